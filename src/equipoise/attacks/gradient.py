@@ -1,0 +1,166 @@
+"""Projected gradient ascent. FGSM and I-FGSM are settings of it, C&W's L-inf form is a goal."""
+
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from equipoise.goals import Goal
+from equipoise.losses import PerImage
+from equipoise.threat import Images, Threat, per_image
+
+
+class Search(Protocol):
+    """How an attack looks for a high point of its goal inside a threat."""
+
+    def __call__(
+        self, goal: Goal, clean: Images, threat: Threat, generator: torch.Generator
+    ) -> Images:
+        """Images in the threat around ``clean`` at which the goal is high."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class PGD:
+    """Projected gradient ascent with restarts.
+
+    It reads gradients with respect to the images alone: no parameter's ``.grad``, no mode and no
+    statistic is touched by it (the goal decides in which mode its model is called).
+
+    Args:
+        steps: Gradient steps, 1 or more.
+        step_size: Length of a step in pixel units, in the threat's norm; never longer than
+            epsilon. Give this or ``relative_step``.
+        relative_step: Length of a step as a fraction of epsilon.
+        random_start: Begin at a random point of the threat rather than at the clean image.
+        restarts: Independent searches; each image keeps the one whose goal is highest.
+        keep: ``"last"`` returns each search's last point, as training does; ``"best"`` the point
+            with the highest goal of all visited, the last one included (one more forward pass).
+
+    Raises:
+        ValueError: If a count is not positive, or not exactly one step length is given, or several
+            restarts would all start at the clean image.
+
+    Source:
+        Madry et al. 2018, Sec. 2.1; AFS Eq. (4) with the sign it leaves out. Deviation from the
+        AFS code: a step never exceeds epsilon, and the pixel box holds at every step.
+    """
+
+    steps: int
+    step_size: float | None = None
+    relative_step: float | None = None
+    random_start: bool = True
+    restarts: int = 1
+    keep: Literal["last", "best"] = "last"
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.restarts < 1:
+            raise ValueError(
+                f"steps and restarts must be 1 or more, got {self.steps} and {self.restarts}."
+            )
+        if (self.step_size is None) == (self.relative_step is None):
+            raise ValueError(
+                "give exactly one of step_size (pixel units) and relative_step (share of epsilon), "
+                f"got step_size={self.step_size} and relative_step={self.relative_step}."
+            )
+        length = self.step_size if self.step_size is not None else self.relative_step
+        if length is None or not length > 0:
+            raise ValueError(f"a step must be longer than 0, got {length}.")
+        if self.restarts > 1 and not self.random_start:
+            raise ValueError("restarts without random_start repeat one search; set random_start.")
+
+    def __call__(
+        self, goal: Goal, clean: Images, threat: Threat, generator: torch.Generator
+    ) -> Images:
+        """Search from ``clean``.
+
+        Args:
+            goal: What to climb.
+            clean: Images in [0, 1].
+            threat: Where to search.
+            generator: The only source of randomness.
+
+        Returns:
+            Images of the same shape, inside the threat, detached.
+        """
+        clean = clean.detach()
+        images, value = self._search(goal, clean, threat, generator)
+        if self.restarts == 1:
+            return images
+        if value is None:
+            value = _value(goal, images)
+        for _ in range(self.restarts - 1):
+            rival, rival_value = self._search(goal, clean, threat, generator)
+            if rival_value is None:
+                rival_value = _value(goal, rival)
+            images, value = _better(images, value, rival, rival_value)
+        return images
+
+    def _search(
+        self, goal: Goal, clean: Images, threat: Threat, generator: torch.Generator
+    ) -> tuple[Images, PerImage | None]:
+        images = threat.random_start(clean, generator) if self.random_start else clean.clone()
+        step = self._step(threat, clean)
+        best: tuple[Images, PerImage] | None = None
+        for _ in range(self.steps):
+            images.requires_grad_(True)
+            with torch.enable_grad():
+                value = goal(images)
+                (gradient,) = torch.autograd.grad(value.sum(), images)
+            images = images.detach()
+            if self.keep == "best":
+                value = value.detach()
+                best = (images, value) if best is None else _better(*best, images, value)
+            images = threat.project(images + threat.ascent(gradient) * step, clean)
+        if best is None:
+            return images, None
+        return _better(*best, images, _value(goal, images))
+
+    def _step(self, threat: Threat, clean: Images) -> float | Tensor:
+        epsilon = per_image(threat.epsilon, clean)
+        if self.relative_step is not None:
+            return self.relative_step * epsilon
+        assert self.step_size is not None  # __post_init__
+        if isinstance(epsilon, Tensor):
+            return epsilon.clamp_max(self.step_size)
+        return min(self.step_size, epsilon)
+
+
+def fgsm() -> PGD:
+    """The fast gradient sign method: one step as long as epsilon, from the clean image.
+
+    Returns:
+        The search.
+
+    Source:
+        Goodfellow et al. 2015, Sec. 4.
+    """
+    return PGD(steps=1, relative_step=1.0, random_start=False)
+
+
+def iterative_fgsm(steps: int = 10) -> PGD:
+    """I-FGSM (basic iterative method): PGD from the clean image, steps of epsilon / ``steps``.
+
+    Returns:
+        The search.
+
+    Source:
+        Kurakin et al. 2017, Sec. 2; AFA Sec. 2.1 ("only a fraction of the allowed noise limit").
+    """
+    return PGD(steps=steps, relative_step=1.0 / steps, random_start=False)
+
+
+@torch.no_grad()
+def _value(goal: Goal, images: Images) -> PerImage:
+    return goal(images)
+
+
+def _better(
+    images: Images, value: PerImage, rival: Images, rival_value: PerImage
+) -> tuple[Images, PerImage]:
+    # Not >: a goal that is NaN is never kept over one that is a number.
+    wins = (rival_value > value) | value.isnan()
+    return torch.where(wins[:, None, None, None], rival, images), torch.where(
+        wins, rival_value, value
+    )

@@ -1,0 +1,238 @@
+"""The command line: demo, list, train, evaluate, report. torch is imported only when it is needed."""
+
+import logging
+import sys
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+from rich.console import Console
+
+from equipoise.epsilon import Epsilon
+
+if TYPE_CHECKING:
+    pass
+
+_console = Console()
+_errors = Console(stderr=True, soft_wrap=True)
+
+
+def demo(out: Path = Path("runs/demo"), seed: int = 0) -> None:
+    """Train four models on handwritten digits, attack them at five strengths, print one table.
+
+    Takes a few minutes on two cores. Run again, it re-uses what is there.
+
+    Args:
+        out: Folder for runs, records and models.
+        seed: Of everything random.
+    """
+    from equipoise import jobs
+    from equipoise.report import rich_table
+    from equipoise.terminal import Terminal
+
+    with Terminal(_console) as terminal:
+        records = jobs.demo(out, seed=seed, reporter=terminal)
+    _console.print(rich_table(records, "Who keeps both accuracies?"))
+    _console.print(f"Models, records and metrics are under {out}.", highlight=False)
+
+
+def list_recipes() -> None:
+    """Name every recipe, with what it trains."""
+    from rich.table import Table
+
+    from equipoise.recipes import RECIPES
+
+    table = Table("recipe", "what it trains")
+    for name, make in RECIPES.items():
+        table.add_row(name, (make.__doc__ or "").splitlines()[0])
+    _console.print(table)
+
+
+def train(recipe: Annotated[str, tyro.conf.Positional]) -> None:
+    """Train a recipe. `equipoise train RECIPE --help` shows every field it lets you change.
+
+    Args:
+        recipe: A name of `equipoise list`, or the recipe.json of an earlier run.
+    """
+    raise AssertionError("parsed by _train")
+
+
+def evaluate(
+    models: Annotated[tuple[Path, ...], tyro.conf.Positional],
+    epsilons: tuple[Epsilon, ...] | None = None,
+    suites: tuple[Literal["pgd", "gate"], ...] | None = None,
+    steps: int | None = None,
+    restarts: int | None = None,
+    images: int | None = None,
+    data: Path | None = None,
+    seed: int = 0,
+    batch_size: int = 256,
+) -> None:
+    """Attack saved models at many strengths and print one table; a record is written beside each.
+
+    Args:
+        models: Run folders or model folders.
+        epsilons: Strengths such as 0 1/255 2/255 4/255 8/255; the recipe's by default.
+        suites: Attacks to try, in order; the recipe's by default.
+        steps: Steps of each search.
+        restarts: Random restarts of the PGD suite.
+        images: Only the first so many test images.
+        data: Folder of the data set, if it lies elsewhere here.
+        seed: Of the attacks.
+        batch_size: Images attacked at once.
+    """
+    from equipoise import jobs, runs
+    from equipoise.models.folder import read_config
+    from equipoise.recipes import Evaluation, from_json
+    from equipoise.report import rich_table
+    from equipoise.terminal import Terminal
+
+    if not models:
+        raise ValueError("evaluate needs at least one model folder, got none.")
+    changes = {
+        "epsilons": epsilons, "suites": suites, "steps": steps, "restarts": restarts,
+        "images": images,
+    }  # fmt: skip
+    changes = {name: value for name, value in changes.items() if value is not None}
+    records, paths = [], []
+    with Terminal(_console) as terminal:
+        for model in models:
+            place = model / "model" if (model / "model").is_dir() else model
+            card: dict[str, Any] = read_config(place)["card"]
+            if "evaluation" not in card:
+                raise runs.RunError(f"{place} does not say how it was to be evaluated.")
+            settings = replace(from_json(card["evaluation"], Evaluation), **changes)
+            record, path = jobs.evaluate(
+                model,
+                evaluation=settings,
+                data=data,
+                seed=seed,
+                batch_size=batch_size,
+                reporter=terminal,
+            )
+            records.append(record)
+            paths.append(path)
+    _console.print(rich_table(records, "Worst case per image"))
+    for path in paths:
+        _console.print(f"record: {path}", highlight=False)
+
+
+def report(
+    records: Annotated[tuple[Path, ...], tyro.conf.Positional], into: Path | None = None
+) -> None:
+    """Print one table from records, or renew the tables inside a Markdown file.
+
+    Args:
+        records: Record files, or folders that hold some.
+        into: A Markdown file with `<!-- records: FOLDER -->` markers; every table in it is renewed.
+    """
+    from equipoise import runs
+    from equipoise.report import fill_markers, rich_table
+
+    if into is not None:
+        changed = fill_markers(into)
+        _console.print(f"{into} {'renewed' if changed else 'was up to date'}.", highlight=False)
+    found = []
+    for path in records:
+        if path.is_dir():
+            found += [record for _, record in runs.iterate_records(path)]
+        else:
+            found.append(runs.read_record(path))
+    if found:
+        _console.print(rich_table(found, "Worst case per image"))
+    elif into is None:
+        raise ValueError("report found no record; name record files or a folder that holds some.")
+
+
+COMMANDS: dict[str, Callable[..., Any]] = {
+    "demo": demo,
+    "list": list_recipes,
+    "train": train,
+    "evaluate": evaluate,
+    "report": report,
+}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Parse and run; a mistake of the user's ends in one clear message and exit status 2."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    # Fabric's one-line notes about precision would tear the progress bars.
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", module="lightning_fabric")
+    try:
+        if arguments[:1] == ["train"] and arguments[1:2] and not arguments[1].startswith("-"):
+            _train(arguments[1], arguments[2:])
+        else:
+            tyro.extras.subcommand_cli_from_dict(
+                COMMANDS,
+                prog="equipoise",
+                description="Classifiers that stay accurate on clean images and under attack.",
+                args=arguments,
+            )
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except (ValueError, RuntimeError) as error:
+        # Our own refusals are ValueErrors and RunErrors; anything else keeps its trace.
+        if not _is_refusal(error):
+            raise
+        _errors.print(f"error: {error}", style="red", markup=False, highlight=False)
+        sys.exit(2)
+
+
+def _train(name: str, arguments: list[str]) -> None:
+    from equipoise import jobs
+    from equipoise.recipes import Recipe
+    from equipoise.terminal import Terminal
+    from equipoise.training import Interrupted
+
+    @dataclass(frozen=True, kw_only=True)
+    class Arguments:
+        """Train this recipe. Every field of it can be changed by its flag."""
+
+        recipe: Annotated[Recipe, tyro.conf.arg(name="")]
+        out: Path | None = None
+        """Run folder; runs/<name> by default."""
+        data: Path | None = None
+        """Folder of the data set."""
+        resume: bool = False
+        """Go on where an earlier run in the same folder stopped."""
+
+    base = jobs.find_recipe(name)
+    given = tyro.cli(
+        Arguments,
+        prog=f"equipoise train {name}",
+        default=Arguments(recipe=base),
+        args=arguments,
+        config=(tyro.conf.AvoidSubcommands,),
+    )
+    recipe: Recipe = given.recipe
+    if given.data is not None:
+        recipe = replace(recipe, dataset=jobs.with_folder(recipe.dataset, given.data))
+    folder = given.out or Path("runs") / recipe.name
+    try:
+        with Terminal(_console) as terminal:
+            jobs.train(recipe, folder, resume=given.resume, reporter=terminal)
+    except Interrupted:
+        _errors.print(
+            f"stopped; a checkpoint is saved. Go on with: equipoise train {folder} --out {folder} "
+            "--resume",
+            highlight=False,
+        )
+        sys.exit(130)
+    _console.print(f"model: {folder / 'model'}", highlight=False)
+    _console.print(f"next: equipoise evaluate {folder}", highlight=False)
+
+
+def _is_refusal(error: Exception) -> bool:
+    from equipoise.runs import RunError
+
+    if isinstance(error, RunError):
+        return True
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    raised_in = trace.tb_frame.f_globals.get("__name__", "") if trace is not None else ""
+    return isinstance(error, ValueError) and raised_in.split(".")[0] == "equipoise"

@@ -1,0 +1,126 @@
+"""A profile as the JSON record that tables and figures are made from."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import torch
+
+from equipoise.attacks import PGD
+from equipoise.data import Split
+from equipoise.epsilon import format_epsilon
+from equipoise.evaluation.profile import Profile
+from equipoise.evaluation.suites import Suite
+from equipoise.goals import Predict, cross_entropy
+from equipoise.models import AdaptiveNetwork, FeatureStack, attack_mode
+from equipoise.runs import RECORD_FORMAT, derive_seed, environment
+from equipoise.threat import Linf
+
+
+def record_of(
+    found: Profile,
+    *,
+    model: str,
+    data: str,
+    norm: str,
+    suites: Sequence[Suite],
+    seed: int,
+    seconds: float,
+    parameters: int,
+    extra: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Everything a reader needs to judge the numbers, and to make them again.
+
+    Args:
+        found: The profile.
+        model: The model's name in tables.
+        data: Name of the data set; the test part was used.
+        norm: Geometry of the threat.
+        suites: What was tried.
+        seed: Of the evaluation.
+        seconds: Wall time it took.
+        parameters: Number of parameters of the model.
+        extra: Further facts, such as the training seed or the fusing weights.
+
+    Returns:
+        A JSON object. ``"headline"`` is the per-image worst case over everything tried.
+    """
+    worst, intervals = found.accuracy(), found.interval()
+    return {
+        "format": RECORD_FORMAT,
+        "model": model,
+        "data": data,
+        "norm": norm,
+        "images": found.broken_at.shape[1],
+        "epsilons": list(found.epsilons),
+        "epsilons_written": [format_epsilon(epsilon) for epsilon in found.epsilons],
+        "headline": {
+            "accuracy": worst,
+            "interval": [list(pair) for pair in intervals],
+            "average": sum(worst) / len(worst),
+            "trade_off": (worst[0] + worst[-1]) / 2,
+        },
+        "suites": [
+            {
+                "name": suite.name,
+                "accuracy": found.accuracy(suite.name),
+                "attacks": [attack.describe() for attack in suite.attacks],
+                "broken_at": found.broken_at[number].tolist(),
+                "broken_by": list(found.broken_by[number]),
+            }
+            for number, suite in enumerate(suites)
+        ],
+        "images_attacked": found.images_left,
+        "seed": seed,
+        "seconds": round(seconds, 2),
+        "parameters": parameters,
+        "environment": environment(),
+        **(extra or {}),
+    }
+
+
+def insides(model: torch.nn.Module, split: Split, epsilons: Sequence[float], seed: int) -> Any:
+    """What a composite model does inside, for its record.
+
+    Args:
+        model: An AFA or AFS model; any other gives nothing.
+        split: Test images.
+        epsilons: Strengths, L-inf.
+        seed: Of the attack's random starts.
+
+    Returns:
+        For AFA, ``fusing_weight``: mean and deviation of W1 = 1 - W0 on images attacked through
+        the generator, and through the fixed robust branch, at each strength. For AFS, each
+        member's ``importance``.
+
+    Source:
+        AFA Fig. 6; AFS Fig. 4(b).
+    """
+    if isinstance(model, FeatureStack):
+        return {"importance": model.importance().tolist()}
+    if not isinstance(model, AdaptiveNetwork):
+        return {}
+    images, labels = split.batch(slice(None))
+    search = PGD(steps=20, relative_step=0.25)
+    curves: dict[str, list[dict[str, float]]] = {}
+    sources: dict[str, Predict] = {
+        "through_generator": model,
+        "through_robust_branch": partial(model, weight=0.0),
+    }
+    with attack_mode(model):
+        for name, source in sources.items():
+            curves[name] = []
+            for epsilon in epsilons:
+                weights = []
+                generator = torch.Generator(images.device)
+                generator.manual_seed(derive_seed(seed, "insides", name, f"{epsilon}"))
+                for rows in torch.arange(len(labels)).split(256):
+                    victims = images[rows].contiguous(memory_format=torch.channels_last)
+                    if epsilon > 0:
+                        goal = cross_entropy(source, labels[rows])
+                        victims = search(goal, victims, Linf(epsilon), generator)
+                    with torch.no_grad():
+                        weights.append(1 - model.logits_and_weight(victims)[1])
+                w1 = torch.cat(weights)
+                curves[name].append({"mean": float(w1.mean()), "std": float(w1.std())})
+    return {"fusing_weight": curves}

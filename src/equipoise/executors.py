@@ -1,0 +1,89 @@
+"""Run a plan's stages: here, in order. Each stage's result is on disk before the next one needs it."""
+
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy
+import torch
+from lightning_fabric import Fabric
+from torch import nn
+
+from equipoise.data import Split
+from equipoise.methods import Stage
+from equipoise.runs import derive_seed
+from equipoise.training import Loop, Reporter, Silent, fit, is_done, load_weights
+
+
+def execute(
+    stages: Sequence[Stage],
+    *,
+    train: Split,
+    loop: Loop,
+    folder: Path,
+    seed: int,
+    fabric: Fabric,
+    reporter: Reporter | None = None,
+) -> tuple[nn.Module, list[str]]:
+    """Run every stage of a plan that is not done yet, in order.
+
+    Args:
+        stages: The plan; a stage comes after those it needs.
+        train: Training part; the validation images are held out of it by the seed.
+        loop: How stages are run.
+        folder: Of the run; stage ``x`` lives in ``stages/x``.
+        seed: Of the run. Each stage draws weights and data order from a seed of its own, derived
+            from this one and the stage's name.
+        fabric: Device and precision, launched.
+        reporter: Who is told.
+
+    Returns:
+        The last stage's outcome in eval mode, and the names of the stages that ran now.
+
+    Raises:
+        TrainingError: If a stage cannot be trained.
+        Interrupted: If the run was asked to stop; running again goes on.
+    """
+    reporter = reporter or Silent()
+    kept, validation = train.hold_out(loop.validation_images, derive_seed(seed, "validation"))
+    outcomes: dict[str, nn.Module] = {}
+    ran: list[str] = []
+    for stage in stages:
+        place = folder / "stages" / stage.name
+        with _fresh_weights(derive_seed(seed, stage.name, "weights")):
+            task: Any = stage.build({name: outcomes[name] for name in stage.needs})
+        if is_done(place):
+            load_weights(task, place, stage.keep)
+            task.to(fabric.device)
+        else:
+            fit(
+                stage,
+                task,
+                train=kept,
+                validation=validation,
+                loop=loop,
+                folder=place,
+                fabric=fabric,
+                seed=derive_seed(seed, stage.name),
+                reporter=reporter,
+            )
+            ran.append(stage.name)
+        outcomes[stage.name] = task.outcome()
+    return outcomes[stages[-1].name].eval(), ran
+
+
+@contextmanager
+def _fresh_weights(seed: int) -> Iterator[None]:
+    """Seed the global generators that ``nn.Module`` constructors draw from; put them back."""
+    numpy_state, python_state = numpy.random.get_state(), random.getstate()
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        numpy.random.seed(seed % 2**32)
+        random.seed(seed)
+        try:
+            yield
+        finally:
+            numpy.random.set_state(numpy_state)
+            random.setstate(python_state)

@@ -1,0 +1,268 @@
+"""Adaptive feature alignment: K branches, then a generator that fuses the outermost two."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from equipoise import goals, losses
+from equipoise.epsilon import Epsilon
+from equipoise.goals import Goal, Predict
+from equipoise.losses import Labels
+from equipoise.methods.stage import MakeNetwork, Norm, Schedule, Stage, TrainingAttack
+from equipoise.methods.training_attack import attacked
+from equipoise.models import AdaptiveNetwork, Branched, fuse, with_branches
+from equipoise.models.fusion import Placement
+from equipoise.objectives import AnyObjective
+from equipoise.threat import Images
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gate:
+    """How stage II trains the weight generator.
+
+    With the defaults it is the paper's plain stage II: one strength drawn for each image, the
+    classification loss alone, the attack white-box through the generator.
+
+    Args:
+        placement: Where the generator reads.
+        hidden: Channels inside it.
+        pairs: Put each image into the batch clean *and* attacked, so that batch norm and loss see
+            the difference between the two and not the difference between images.
+        lead: Share of the stage during which the attack goes through the fixed robust branch;
+            after it, through the generator.
+        detection: Weight of a binary cross-entropy of W0 beside the classification loss, whose
+            target is 1 for clean images and 0 for images attacked at the highest strength, linear
+            between.
+        evasion: Share of attacked images whose attack also climbs that binary cross-entropy, so
+            that the generator meets attacks aimed at itself.
+        strengths: Strengths drawn for attacked images; all of the method's by default.
+
+    Source:
+        AFA Sec. 4.3, stage 2. Deviations: everything that is off by default; LOG.md says what each
+        was measured to be worth.
+    """
+
+    placement: Placement = "input"
+    hidden: int = 16
+    pairs: bool = False
+    lead: float = 0.0
+    detection: float = 0.0
+    evasion: float = 0.0
+    strengths: tuple[Epsilon, ...] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class AFA:
+    """Train a K-branch network over K strengths, then a generator that fuses its outermost two.
+
+    Args:
+        objective: What the attacked branches minimise (the paper's "PGD-AT + ours", ...).
+        strengths: Strength of each branch, ascending, the first 0.
+        attack: Search of every training attack.
+        schedule: Optimiser and learning rate of stage I.
+        gate: How stage II trains.
+        gate_schedule: Optimiser and learning rate of stage II.
+        reduction: ``"mean"`` averages the losses of the K paths; ``"sum"`` adds them, as
+            Algorithm 1 prints, which multiplies the learning rate by K.
+        norm: Geometry of the threat.
+
+    Raises:
+        ValueError: If there are fewer than two strengths, or they do not ascend from 0.
+
+    Source:
+        AFA Sec. 4, Eq. (1)-(3), Algorithm 1.
+    """
+
+    objective: AnyObjective
+    strengths: tuple[Epsilon, ...]
+    attack: TrainingAttack = TrainingAttack()
+    schedule: Schedule
+    gate: Gate = Gate()
+    gate_schedule: Schedule
+    reduction: Literal["mean", "sum"] = "mean"
+    norm: Norm = "Linf"
+
+    def __post_init__(self) -> None:
+        ascending = all(a < b for a, b in zip(self.strengths, self.strengths[1:], strict=False))
+        if len(self.strengths) < 2 or self.strengths[0] != 0 or not ascending:
+            raise ValueError(
+                "strengths must be two or more and ascend from 0, such as (0, 4/255, 8/255), "
+                f"got {self.strengths}."
+            )
+
+    def stages(self, make_network: MakeNetwork) -> list[Stage]:
+        """The plan: ``branches`` (stage I), then ``gate`` (stage II)."""
+
+        def build_branches(needed: Mapping[str, nn.Module]) -> "BranchTask":
+            return BranchTask(with_branches(make_network(), len(self.strengths)), self)
+
+        def build_gate(needed: Mapping[str, nn.Module]) -> "GateTask":
+            branched = needed["branches"]
+            assert isinstance(branched, Branched)
+            adaptive = fuse(branched, placement=self.gate.placement, hidden=self.gate.hidden)
+            return GateTask(adaptive, self)
+
+        return [
+            Stage(
+                name="branches",
+                build=build_branches,
+                schedule=self.schedule,
+                validation=(self.strengths[0], self.strengths[-1]),
+                norm=self.norm,
+            ),
+            Stage(
+                name="gate",
+                build=build_gate,
+                schedule=self.gate_schedule,
+                validation=(self.strengths[0], self.strengths[-1]),
+                norm=self.norm,
+                needs=("branches",),
+            ),
+        ]
+
+
+class BranchTask(nn.Module):
+    """Stage I: clean images through branch 0, images of strength k through branch k.
+
+    All strengths are attacked as one batch, in one grouped forward a step.
+
+    Args:
+        network: A branched network with one branch a strength.
+        method: Strengths, objective and attack.
+
+    Source:
+        AFA Algorithm 1, Eq. (3). Branches count from 0, its paths from 1. Deviation: an objective's
+        clean term goes through branch 0, so that branch k sees only images of strength k.
+    """
+
+    def __init__(self, network: Branched, method: AFA) -> None:
+        super().__init__()
+        self.network = network
+        self.method = method
+
+    def forward(
+        self, images: Images, labels: Labels, generator: torch.Generator, progress: float
+    ) -> dict[str, Tensor]:
+        """One step's loss over all paths."""
+        paths = tuple(range(1, self.network.branches))
+        clean, truth = images.repeat(len(paths), 1, 1, 1), labels.repeat(len(paths))
+        epsilon = torch.tensor(self.method.strengths[1:], device=images.device)
+        through_clean: Predict = partial(self.network, branch=0)
+        through_paths: Predict = partial(self.network, branch=paths)
+        adversarial = attacked(
+            self.network,
+            self.method.objective.goal(through_paths, clean, truth),
+            clean,
+            epsilon.repeat_interleave(len(images)),
+            self.method.attack,
+            self.method.norm,
+            generator,
+        )
+        natural = losses.cross_entropy(through_clean(images), labels)
+        terms = self.method.objective.losses(
+            through_clean, through_paths, clean, adversarial, truth, generator
+        )
+        by_path = torch.stack(
+            [natural.mean(), *(part.mean() for part in terms["loss"].chunk(len(paths)))]
+        )
+        loss = by_path.mean() if self.method.reduction == "mean" else by_path.sum()
+        return {"loss": loss} | {f"loss_{k}": value for k, value in enumerate(by_path)}
+
+    def outcome(self) -> nn.Module:
+        """The branched network."""
+        return self.network
+
+    def predictor(self, epsilon: float) -> Predict:
+        """The branch that was trained for this strength; an oracle, never shown as robustness."""
+        return partial(self.network, branch=self.method.strengths.index(epsilon))
+
+
+class GateTask(nn.Module):
+    """Stage II: everything is frozen but the weight generator.
+
+    Args:
+        network: The two outermost branches and a fresh generator.
+        method: Strengths, attack and how the gate trains.
+
+    Source:
+        AFA Sec. 4.3, stage 2; Fig. 4(b).
+    """
+
+    def __init__(self, network: AdaptiveNetwork, method: AFA) -> None:
+        super().__init__()
+        self.network = network
+        self.method = method
+
+    def forward(
+        self, images: Images, labels: Labels, generator: torch.Generator, progress: float
+    ) -> dict[str, Tensor]:
+        """One step: classification loss, plus detection where it is switched on."""
+        gate, top = self.method.gate, self.method.strengths[-1]
+        strengths = torch.tensor(
+            gate.strengths or self.method.strengths[1 if gate.pairs else 0 :], device=images.device
+        )
+        draw = torch.randint(
+            len(strengths), (len(images),), generator=generator, device=generator.device
+        )
+        epsilon = strengths[draw.to(images.device)]
+        adversarial = attacked(
+            self.network,
+            self._goal(labels, epsilon, generator, progress),
+            images,
+            epsilon,
+            self.method.attack,
+            self.method.norm,
+            generator,
+        )
+        if gate.pairs:
+            images = torch.cat([images, adversarial])
+            labels = labels.repeat(2)
+            epsilon = torch.cat([torch.zeros_like(epsilon), epsilon])
+        else:
+            images = adversarial
+        logits, weight = self.network.logits_and_weight(images)
+        loss = classification = losses.cross_entropy(logits, labels).mean()
+        if gate.detection:
+            detection = losses.weight_cross_entropy(weight, 1 - epsilon / top).mean()
+            loss = loss + gate.detection * detection
+        clean, attacked_most = epsilon == 0, epsilon == top
+        return {
+            "loss": loss,
+            "loss_classification": classification,
+            "weight_clean": _mean(weight, clean),
+            "weight_attacked": _mean(weight, attacked_most),
+        }
+
+    def outcome(self) -> nn.Module:
+        """The adaptive network."""
+        return self.network
+
+    def predictor(self, epsilon: float) -> Predict:
+        """The adaptive network, which estimates the strength itself."""
+        return self.network
+
+    def _goal(
+        self, labels: Labels, epsilon: Tensor, generator: torch.Generator, progress: float
+    ) -> Goal:
+        gate = self.method.gate
+        if progress < gate.lead:
+            return goals.cross_entropy(partial(self.network, weight=0.0), labels)
+        if not gate.evasion:
+            return goals.cross_entropy(self.network, labels)
+        draw = torch.rand(len(labels), generator=generator, device=generator.device)
+        evades = (draw.to(labels.device) < gate.evasion).float()
+
+        def goal(images: Images) -> Tensor:
+            logits, weight = self.network.logits_and_weight(images)
+            evasion = losses.weight_cross_entropy(weight, 0.0)
+            return losses.cross_entropy(logits, labels) + evades * evasion
+
+        return goal
+
+
+def _mean(values: Tensor, rows: Tensor) -> Tensor:
+    return (values.detach() * rows).sum() / rows.sum().clamp_min(1)

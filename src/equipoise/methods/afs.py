@@ -1,0 +1,148 @@
+"""Adversarial feature stacking: N extractors trained at different budgets, one linear merger."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from equipoise import goals, losses
+from equipoise.epsilon import Epsilon, format_epsilon
+from equipoise.goals import Predict
+from equipoise.losses import Labels
+from equipoise.methods.adversarial_training import network_stage
+from equipoise.methods.stage import MakeNetwork, Norm, Schedule, Stage, TrainingAttack
+from equipoise.methods.training_attack import attacked
+from equipoise.models import FeatureExtractor, FeatureStack
+from equipoise.objectives import AnyObjective
+from equipoise.threat import Images
+
+
+@dataclass(frozen=True, kw_only=True)
+class AFS:
+    """Train extractors at several budgets, then a linear merger over their features.
+
+    Args:
+        objective: What the extractors minimise; the merger's loss is Eq. (5) whatever this is.
+        budgets: Strength of each extractor's training attack; 0 trains a standard network.
+        attack: Search of every training attack.
+        schedule: Optimiser and learning rate of each extractor.
+        merger_schedule: The same for the merger.
+        alpha: Weight of the merger's clean term, [0, 1]; 1 - alpha weighs its adversarial term.
+        merger_epsilon: Strength at which the whole stack is attacked while the merger trains.
+        split_batch: Give each image one of the two terms, the first ``alpha`` of the batch clean,
+            as the authors' code does, rather than both, as Eq. (5) says.
+        norm: Geometry of the threat.
+
+    Raises:
+        ValueError: If there is no budget or alpha is not in [0, 1].
+
+    Source:
+        AFS Sec. II, Eq. (1)-(5). Deviation: the best epoch is chosen on a validation split held
+        out of the training set.
+    """
+
+    objective: AnyObjective
+    budgets: tuple[Epsilon, ...]
+    attack: TrainingAttack = TrainingAttack()
+    schedule: Schedule
+    merger_schedule: Schedule
+    alpha: float = 0.5
+    merger_epsilon: Epsilon = 8 / 255
+    split_batch: bool = False
+    norm: Norm = "Linf"
+
+    def __post_init__(self) -> None:
+        if not self.budgets:
+            raise ValueError("budgets must name at least one strength, got none.")
+        if not 0 <= self.alpha <= 1:
+            raise ValueError(f"alpha must be in [0, 1], got {self.alpha}.")
+
+    def stages(self, make_network: MakeNetwork) -> list[Stage]:
+        """The plan: independent extractor stages, then the merger, which needs them all."""
+        extractors = [
+            network_stage(
+                f"extractor{number}_{format_epsilon(budget).replace('/', '_')}",
+                make_network,
+                objective=self.objective,
+                epsilon=budget,
+                attack=self.attack,
+                schedule=self.schedule,
+                norm=self.norm,
+            )
+            for number, budget in enumerate(self.budgets)
+        ]
+        names = tuple(stage.name for stage in extractors)
+
+        def build(needed: Mapping[str, nn.Module]) -> "MergerTask":
+            networks = [needed[name] for name in names]
+            classes = FeatureExtractor(networks[0]).head().out_features
+            return MergerTask(FeatureStack(networks, classes), self)
+
+        merger = Stage(
+            name="merger",
+            build=build,
+            schedule=self.merger_schedule,
+            validation=(0.0, self.merger_epsilon),
+            norm=self.norm,
+            needs=names,
+        )
+        return [*extractors, merger]
+
+
+class MergerTask(nn.Module):
+    """Train the merger of a stack of frozen extractors; its attack goes through the whole stack.
+
+    Args:
+        stack: Extractors and merger.
+        method: Alpha, strength and attack.
+
+    Source:
+        AFS Sec. II-C, Eq. (5).
+    """
+
+    def __init__(self, stack: FeatureStack, method: AFS) -> None:
+        super().__init__()
+        self.stack = stack
+        self.method = method
+
+    def forward(
+        self, images: Images, labels: Labels, generator: torch.Generator, progress: float
+    ) -> dict[str, Tensor]:
+        """One step: alpha times the clean loss plus 1 - alpha times the adversarial one."""
+        alpha, batch = self.method.alpha, len(labels)
+        clean_rows, adversarial_rows = slice(0, batch), slice(0, batch)
+        if self.method.split_batch:
+            first = int(batch * alpha)
+            clean_rows, adversarial_rows = slice(0, first), slice(first, batch)
+        zero = self.stack.merger.bias.sum() * 0
+        clean = adversarial = zero
+        if alpha > 0:
+            clean = self._loss(images[clean_rows], labels[clean_rows])
+        if alpha < 1:
+            victims, truth = images[adversarial_rows], labels[adversarial_rows]
+            found = attacked(
+                self.stack,
+                goals.cross_entropy(self.stack, truth),
+                victims,
+                self.method.merger_epsilon,
+                self.method.attack,
+                self.method.norm,
+                generator,
+            )
+            adversarial = self._loss(found, truth)
+        loss = alpha * clean + (1 - alpha) * adversarial
+        return {"loss": loss, "loss_clean": clean, "loss_adversarial": adversarial}
+
+    def outcome(self) -> nn.Module:
+        """The stack."""
+        return self.stack
+
+    def predictor(self, epsilon: float) -> Predict:
+        """The stack, whatever the strength."""
+        return self.stack
+
+    def _loss(self, images: Images, labels: Labels) -> Tensor:
+        with torch.no_grad():
+            features = self.stack.features(images)
+        return losses.cross_entropy(self.stack.merger(features), labels).mean()

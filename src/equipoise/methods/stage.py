@@ -1,0 +1,141 @@
+"""What a method is made of: stages, each with a task that one training loop can run."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from equipoise.epsilon import Epsilon
+from equipoise.goals import Predict
+from equipoise.losses import Labels
+from equipoise.threat import L2, Images, Linf, Threat
+
+MakeNetwork = Callable[[], nn.Module]
+Norm = Literal["Linf", "L2"]
+THREATS: dict[str, Callable[[float | Tensor], Threat]] = {"Linf": Linf, "L2": L2}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """SGD and how its learning rate moves.
+
+    Args:
+        epochs: Passes over the training images, 1 or more.
+        learning_rate: The highest rate.
+        shape: ``"piecewise"`` multiplies by ``decay_factor`` at every epoch of ``decay_epochs``;
+            ``"cosine"`` falls to 0 over the epochs; ``"one_cycle"`` rises linearly to 40 % of the
+            epochs and falls linearly to 0.
+        decay_epochs: For ``"piecewise"``, counted from 0.
+        decay_factor: The papers' "decays to 0.01" is 0.1.
+        momentum: Of SGD.
+        nesterov: Nesterov's form of it.
+        weight_decay: On all trained parameters.
+        clip_norm: Largest gradient norm, or ``None``.
+
+    Raises:
+        ValueError: If a number is out of range.
+    """
+
+    epochs: int
+    learning_rate: float
+    shape: Literal["piecewise", "cosine", "one_cycle"] = "piecewise"
+    decay_epochs: tuple[int, ...] = ()
+    decay_factor: float = 0.1
+    momentum: float = 0.9
+    nesterov: bool = False
+    weight_decay: float = 5e-4
+    clip_norm: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1:
+            raise ValueError(f"epochs must be 1 or more, got {self.epochs}.")
+        if not self.learning_rate > 0:
+            raise ValueError(f"learning_rate must be above 0, got {self.learning_rate}.")
+
+    def rate(self, progress: float) -> float:
+        """Learning rate when the share ``progress`` in [0, 1] of all steps is done."""
+        if self.shape == "cosine":
+            return self.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
+        if self.shape == "one_cycle":
+            return self.learning_rate * min(progress / 0.4, (1 - progress) / 0.6)
+        passed = sum(progress * self.epochs >= epoch - 1e-9 for epoch in self.decay_epochs)
+        return self.learning_rate * self.decay_factor**passed
+
+
+class Task(Protocol):
+    """What one stage trains, as an ``nn.Module``: one call is one step's loss.
+
+    The whole step, the attack included, is inside the call, so that a data-parallel wrapper reduces
+    gradients once a step while the attack runs on the unwrapped network.
+    """
+
+    def __call__(
+        self, images: Images, labels: Labels, generator: torch.Generator, progress: float
+    ) -> dict[str, Tensor]:
+        """One step: ``"loss"`` to minimise, and scalars to log.
+
+        Args:
+            images: Augmented training images in [0, 1].
+            labels: Class indices.
+            generator: The only source of randomness.
+            progress: Share of the stage's steps already done, [0, 1).
+        """
+        ...
+
+    def outcome(self) -> nn.Module:
+        """The trained module that later stages build on."""
+        ...
+
+    def predictor(self, epsilon: float) -> Predict:
+        """How validation predicts images of a known strength; only stage I of AFA depends on it."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One stage of a plan.
+
+    Args:
+        name: Its folder, and how later stages name it in ``needs``.
+        build: Makes the task from the outcomes of the stages in ``needs``; fresh weights are drawn
+            from torch's global seed, which the executor sets.
+        schedule: Optimiser and learning rate.
+        validation: Strengths at which the validation split is attacked; the mean accuracy over
+            them chooses the best epoch.
+        norm: Geometry of that attack.
+        needs: Names of earlier stages.
+        keep: Which weights later stages get, the best epoch's or the last's.
+    """
+
+    name: str
+    build: Callable[[Mapping[str, nn.Module]], Task]
+    schedule: Schedule
+    validation: tuple[float, ...]
+    norm: Norm = "Linf"
+    needs: tuple[str, ...] = ()
+    keep: Literal["best", "last"] = "best"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingAttack:
+    """How a method's training attack searches, in the terms the papers use.
+
+    Args:
+        steps: Gradient steps.
+        step_size: Pixel units, never longer than epsilon; or give ``relative_step``.
+        relative_step: Share of epsilon; may exceed 1 for a single step (fast adversarial training).
+        random_start: Begin at a random point of the threat.
+        mode: Mode of the network under attack.
+
+    Source:
+        AFS Sec. III (10 steps of 2/255); AFA gives none.
+    """
+
+    steps: int = 10
+    step_size: Epsilon | None = None
+    relative_step: float | None = 0.25
+    random_start: bool = True
+    mode: Literal["eval", "train"] = "eval"

@@ -1,0 +1,44 @@
+"""The attack inside a training step."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from equipoise.attacks import PGD
+from equipoise.goals import Goal
+from equipoise.methods.stage import THREATS, Norm, TrainingAttack
+from equipoise.models import attack_mode
+from equipoise.threat import Images
+
+
+def attacked(
+    module: nn.Module,
+    goal: Goal,
+    clean: Images,
+    epsilon: float | Float[Tensor, " batch"],
+    attack: TrainingAttack,
+    norm: Norm,
+    generator: torch.Generator,
+) -> Images:
+    """Attack a batch for one training step.
+
+    Args:
+        module: Whatever the goal calls; put into the attack's mode and restored.
+        goal: What to climb.
+        clean: Images in [0, 1].
+        epsilon: One strength, or one an image: strengths of several branches are one batch.
+        attack: How to search.
+        norm: Geometry of the threat.
+        generator: The only source of randomness.
+
+    Returns:
+        Adversarial images, detached.
+    """
+    search = PGD(
+        steps=attack.steps,
+        step_size=attack.step_size,
+        relative_step=attack.relative_step,
+        random_start=attack.random_start,
+    )
+    with attack_mode(module, attack.mode):
+        return search(goal, clean, THREATS[norm](epsilon), generator)

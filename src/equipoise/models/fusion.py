@@ -1,0 +1,312 @@
+"""AFA's second stage: two branches fused per image by a weight generator, in one affine map."""
+
+import copy
+from typing import Any, Literal, get_args
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from equipoise.losses import Logits, PerImage
+from equipoise.models.branches import (
+    Branched,
+    MultiBatchNorm2d,
+    RoutedNorm,
+    config_of,
+    replace_modules,
+)
+from equipoise.models.weight_generator import WeightGenerator
+from equipoise.threat import Images
+
+Placement = Literal["input", "stem", "per_norm"]
+
+
+class FusedBatchNorm2d(nn.Module):
+    """Two batch norms with frozen statistics, blended per image, computed as one affine map.
+
+    ``scale = w0 * s0 + w1 * s1`` and ``shift = w0 * t0 + w1 * t1`` where ``s = gamma / sigma`` and
+    ``t = beta - mu * s`` of each norm: one pass over the features, not two norms and a blend.
+
+    Args:
+        channels: Channels of the features.
+
+    Shape:
+        Features ``(batch, channel, height, width)`` and weight ``(batch,)`` to the features' shape.
+
+    Source:
+        AFA Eq. (2), with the norms' gamma and beta that it leaves out.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.scale: Tensor
+        self.shift: Tensor
+        self.register_buffer("scale", torch.ones(2, channels))
+        self.register_buffer("shift", torch.zeros(2, channels))
+
+    @classmethod
+    def of(cls, norms: MultiBatchNorm2d, first: int, last: int) -> "FusedBatchNorm2d":
+        """Fuse two branches of a norm at their running statistics."""
+        pair: list[Any] = [norms.norms[first], norms.norms[last]]
+        fused = cls(pair[0].num_features)
+        with torch.no_grad():
+            for row, norm in enumerate(pair):
+                scale = torch.rsqrt(norm.running_var + norm.eps)
+                if norm.affine:
+                    scale = scale * norm.weight
+                fused.scale[row] = scale
+                fused.shift[row] = (norm.bias if norm.affine else 0.0) - norm.running_mean * scale
+        return fused
+
+    def forward(
+        self,
+        features: Float[Tensor, "batch channel height width"],
+        weight: Float[Tensor, " batch"],
+    ) -> Float[Tensor, "batch channel height width"]:
+        """Blend with weight W0 on the first norm and 1 - W0 on the second."""
+        share = weight.to(self.scale.dtype)[:, None]
+        scale = self.scale[1] + share * (self.scale[0] - self.scale[1])
+        shift = self.shift[1] + share * (self.shift[0] - self.shift[1])
+        scale, shift = scale.to(features.dtype), shift.to(features.dtype)
+        return torch.addcmul(shift[:, :, None, None], features, scale[:, :, None, None])
+
+
+class _Weights:
+    """The fusing weight of the current call; empty between calls."""
+
+    def __init__(self) -> None:
+        self.weight: Tensor | None = None  # W0 that every norm of this call uses
+        self.given = False  # the caller fixed it: no generator runs
+        self.seen: list[Tensor] = []  # W0 of each generator that ran
+
+
+class _FusedSite(nn.Module):
+    """Stands where a network's batch norm stood; with ``per_norm`` it has a generator of its own."""
+
+    def __init__(
+        self, norm: FusedBatchNorm2d, weights: _Weights, generator: WeightGenerator | None
+    ) -> None:
+        super().__init__()
+        self.norm = norm
+        self.weights = weights
+        self.generator = generator
+
+    def forward(self, features: Tensor) -> Tensor:
+        weight = self.weights.weight
+        if self.generator is not None and not self.weights.given:
+            weight = self.generator(features)
+            self.weights.seen.append(weight)
+        assert weight is not None, "a fused norm was called before its network had a fusing weight"
+        return self.norm(features, weight)
+
+
+class AdaptiveNetwork(nn.Module):
+    """AFA as it is deployed: images in, logits out; the strength of an attack is estimated inside.
+
+    Made by ``fuse`` from a trained K-branch network. Everything but the weight generator is frozen
+    and stays in eval mode, also under ``.train()``.
+
+    Args:
+        network: A network whose batch norms are fused pairs.
+        weights: What those pairs share during a call.
+        placement: Where the generator reads: ``"input"`` the images, ``"stem"`` the first
+            convolution's output before any norm, ``"per_norm"`` one small generator in front of
+            each pair, reading that pair's own input.
+        generator: The generator, except for ``per_norm``.
+        hidden: Channels inside the generator.
+
+    Shape:
+        Images ``(batch, channel, height, width)`` in [0, 1] to logits ``(batch, classes)``.
+
+    Raises:
+        ValueError: From ``forward``, if a given fusing weight is not one number an image.
+
+    Source:
+        AFA Sec. 4.2, Fig. 4(b), Eq. (1)-(2).
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        weights: _Weights,
+        placement: Placement,
+        generator: WeightGenerator | None,
+        hidden: int,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.weights = weights
+        self.placement = placement
+        self.generator = generator
+        self.hidden = hidden
+        trained = {id(parameter) for parameter in self.generator_parameters()}
+        for parameter in self.parameters():
+            parameter.requires_grad_(id(parameter) in trained)
+        self.train(self.training)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """How to build the same model again, without its weights."""
+        return {
+            "kind": "adaptive",
+            "placement": self.placement,
+            "hidden": self.hidden,
+            "network": config_of(self.network),
+        }
+
+    def train(self, mode: bool = True) -> "AdaptiveNetwork":
+        """Switch the generator's mode; the frozen network stays in eval mode."""
+        super().train(mode)
+        self.network.eval()
+        for generator in self.generators():
+            generator.train(mode)
+        return self
+
+    def generators(self) -> list[WeightGenerator]:
+        """The weight generator, or one for each pair of norms with ``per_norm``."""
+        return [module for module in self.modules() if isinstance(module, WeightGenerator)]
+
+    def generator_parameters(self) -> list[nn.Parameter]:
+        """All that stage II trains."""
+        return [p for generator in self.generators() for p in generator.parameters()]
+
+    def forward(self, images: Images, *, weight: float | PerImage | None = None) -> Logits:
+        """Logits.
+
+        Args:
+            images: Images in [0, 1].
+            weight: Fix W0 instead of estimating it: 1 is the clean branch, 0 the robust one.
+        """
+        return self.logits_and_weight(images, weight=weight)[0]
+
+    def logits_and_weight(
+        self, images: Images, *, weight: float | PerImage | None = None
+    ) -> tuple[Logits, PerImage]:
+        """Logits and the fusing weight W0 that made them (with ``per_norm``, its mean)."""
+        state, hook = self.weights, None
+        if weight is not None:
+            given = torch.as_tensor(weight, dtype=torch.float32, device=images.device)
+            if given.ndim and given.shape != (len(images),):
+                raise ValueError(
+                    f"weight must be one number or one for each of the {len(images)} images, got "
+                    f"shape {tuple(given.shape)}."
+                )
+            state.weight, state.given = given.expand(len(images)), True
+        elif self.placement == "input":
+            assert self.generator is not None
+            state.weight = self.generator(images - 0.5)
+        elif self.placement == "stem":
+            hook = first_convolution(self.network).register_forward_hook(self._read_stem)
+        try:
+            logits = self.network(images)
+            used = state.weight if state.weight is not None else torch.stack(state.seen).mean(0)
+            return logits, used
+        finally:
+            state.weight, state.given, state.seen = None, False, []
+            if hook is not None:
+                hook.remove()
+
+    def _read_stem(self, module: nn.Module, inputs: Any, output: Tensor) -> None:
+        assert self.generator is not None
+        if self.weights.weight is None:
+            self.weights.weight = self.generator(output)
+
+
+def fuse(
+    branched: Branched,
+    *,
+    placement: Placement,
+    first: int = 0,
+    last: int | None = None,
+    hidden: int = 16,
+) -> AdaptiveNetwork:
+    """Keep two branches of a trained network and put a fresh weight generator in charge of them.
+
+    Args:
+        branched: A trained K-branch network; it is copied, not changed.
+        placement: Where the generator reads.
+        first: The clean branch.
+        last: The robust branch; the last one by default.
+        hidden: Channels inside the generator.
+
+    Returns:
+        The adaptive network; a fresh generator draws its weights from torch's global seed.
+
+    Raises:
+        ValueError: If the placement is unknown.
+        IndexError: If a branch does not exist.
+
+    Source:
+        AFA Sec. 4.1: "drop the intermediate BN branches".
+    """
+    last = branched.branches - 1 if last is None else last
+    for branch in (first, last):
+        if not 0 <= branch < branched.branches:
+            raise IndexError(f"branch must be in [0, {branched.branches}), got {branch}.")
+    network = copy.deepcopy(branched.network)
+    plain = config_of(network) if isinstance(getattr(network, "config", None), dict) else None
+    adaptive = _with_sites(
+        network,
+        RoutedNorm,
+        lambda site: FusedBatchNorm2d.of(site.norm, first, last),
+        placement,
+        hidden,
+    )
+    if plain is not None:
+        adaptive.network.config = plain  # type: ignore[assignment]
+    return adaptive
+
+
+def unfused(network: nn.Module, *, placement: Placement, hidden: int) -> AdaptiveNetwork:
+    """The adaptive form of a plain network with fresh pairs of norms, for loading weights into.
+
+    Returns:
+        The adaptive network.
+
+    Raises:
+        ValueError: If the placement is unknown.
+    """
+    return _with_sites(
+        copy.deepcopy(network),
+        nn.BatchNorm2d,
+        lambda norm: FusedBatchNorm2d(norm.num_features),
+        placement,
+        hidden,
+    )
+
+
+def first_convolution(network: nn.Module) -> nn.Conv2d:
+    """The first convolution in order of registration.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            return module
+    raise ValueError(
+        f"{type(network).__name__} has no convolution for placement='stem'; use 'input'."
+    )
+
+
+def _with_sites(
+    network: nn.Module, kind: type, make: Any, placement: Placement, hidden: int
+) -> AdaptiveNetwork:
+    if placement not in get_args(Placement):
+        raise ValueError(f"placement must be one of {get_args(Placement)}, got {placement!r}.")
+    weights = _Weights()
+    stem = first_convolution(network)
+
+    def site(old: nn.Module) -> _FusedSite:
+        norm = make(old)
+        own = None
+        if placement == "per_norm":
+            own = WeightGenerator(norm.scale.shape[1], hidden, kernel=1)
+        return _FusedSite(norm, weights, own)
+
+    replace_modules(network, kind, site)
+    generator = None
+    if placement != "per_norm":
+        channels = stem.in_channels if placement == "input" else stem.out_channels
+        generator = WeightGenerator(channels, hidden)
+    return AdaptiveNetwork(network, weights, placement, generator, hidden)

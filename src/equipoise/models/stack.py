@@ -1,0 +1,135 @@
+"""AFS: several feature extractors side by side and one linear merger over all their features."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from equipoise.losses import Logits
+from equipoise.models.branches import config_of
+from equipoise.threat import Images
+
+
+class FeatureExtractor(nn.Module):
+    """A classifier's penultimate features: the input of its last linear layer.
+
+    Found without the network's cooperation. Frozen, and always in eval mode.
+
+    Args:
+        network: Any classifier that ends in a linear layer.
+
+    Shape:
+        Images ``(batch, channel, height, width)`` to features ``(batch, size)``.
+
+    Raises:
+        ValueError: If there is no linear layer; from ``forward``, if the last one did not run
+            exactly once on a batch of vectors.
+
+    Source:
+        AFS Sec. II-A; Sec. III, "the hidden activations after the last average pooling layer".
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+        self.size = self.head().in_features
+        for parameter in self.parameters():
+            parameter.requires_grad_(False)
+        self.eval()
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """How to build the network again, without its weights."""
+        return config_of(self.network)
+
+    def head(self) -> nn.Linear:
+        """The network's own last linear layer."""
+        linears = [m for m in self.network.modules() if isinstance(m, nn.Linear)]
+        if not linears:
+            raise ValueError(
+                f"{type(self.network).__name__} has no linear layer, so its penultimate features "
+                "are unknown; wrap it so that it ends in nn.Linear."
+            )
+        return linears[-1]
+
+    def train(self, mode: bool = True) -> "FeatureExtractor":
+        """Stay in eval mode: an extractor is frozen."""
+        return super().train(False)
+
+    def forward(self, images: Images) -> Float[Tensor, "batch size"]:
+        """Penultimate features."""
+        seen: list[Tensor] = []
+
+        def read(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            seen.append(inputs[0])
+
+        hook = self.head().register_forward_pre_hook(read)
+        try:
+            self.network(images)
+        finally:
+            hook.remove()
+        if len(seen) != 1 or seen[0].ndim != 2:
+            raise ValueError(
+                f"the last linear layer of {type(self.network).__name__} must run once on a batch "
+                f"of feature vectors, got {[tuple(f.shape) for f in seen]}."
+            )
+        return seen[0]
+
+
+class FeatureStack(nn.Module):
+    """N frozen extractors, their features concatenated, one linear merger on top.
+
+    Args:
+        networks: Trained classifiers; each keeps its own normalisation and feature size.
+        classes: Number of classes.
+
+    Shape:
+        Images ``(batch, channel, height, width)`` in [0, 1] to logits ``(batch, classes)``.
+
+    Raises:
+        ValueError: If there is no network.
+
+    Source:
+        AFS Sec. II-A, Eq. (1)-(2).
+    """
+
+    def __init__(self, networks: Sequence[nn.Module], classes: int) -> None:
+        super().__init__()
+        if not networks:
+            raise ValueError("a stack needs at least one network, got none.")
+        self.members = nn.ModuleList(FeatureExtractor(network) for network in networks)
+        self.merger = nn.Linear(sum(self.sizes()), classes)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """How to build the same model again, without its weights."""
+        return {
+            "kind": "stack",
+            "classes": self.merger.out_features,
+            "members": [config_of(member) for member in self.members],
+        }
+
+    def sizes(self) -> list[int]:
+        """Feature size of each member."""
+        return [member.size for member in self.members if isinstance(member, FeatureExtractor)]
+
+    def features(self, images: Images) -> Float[Tensor, "batch size"]:
+        """G(x; Theta), all members' features side by side (Eq. 2)."""
+        return torch.cat([member(images) for member in self.members], dim=1)
+
+    def forward(self, images: Images) -> Logits:
+        """z = w^T G(x; Theta) + b (Eq. 1)."""
+        return self.merger(self.features(images))
+
+    def importance(self) -> Float[Tensor, " members"]:
+        """Each member's share of the sum of absolute merger weights; sums to 1.
+
+        Source:
+            AFS Sec. III-B, Fig. 4(b).
+        """
+        with torch.no_grad():
+            parts = self.merger.weight.abs().split(self.sizes(), dim=1)
+            sums = torch.stack([part.sum() for part in parts])
+            return sums / sums.sum()

@@ -1,0 +1,46 @@
+"""Standard training: cross-entropy of clean images."""
+
+from dataclasses import dataclass
+
+import torch
+
+from equipoise import goals, losses
+from equipoise.goals import Goal, Predict
+from equipoise.losses import Labels, PerImage
+from equipoise.threat import Images
+
+
+@dataclass(frozen=True, kw_only=True)
+class Standard:
+    """Cross-entropy of clean images; no attack.
+
+    Args:
+        label_smoothing: Share of the target spread evenly over all classes, [0, 1].
+
+    Source:
+        AFA Algorithm 1, ``L_c``; the papers' "Standard" rows.
+    """
+
+    label_smoothing: float = 0.0
+
+    @property
+    def attacks(self) -> bool:
+        """False."""
+        return False
+
+    def goal(self, predict: Predict, clean: Images, labels: Labels) -> Goal:
+        """Cross-entropy, for whoever attacks such a network all the same."""
+        return goals.cross_entropy(predict, labels)
+
+    def losses(
+        self,
+        predict_clean: Predict,
+        predict_adversarial: Predict,
+        clean: Images,
+        adversarial: Images,
+        labels: Labels,
+        generator: torch.Generator,
+    ) -> dict[str, PerImage]:
+        """Cross-entropy of the clean images."""
+        logits = predict_clean(clean)
+        return {"loss": losses.cross_entropy(logits, labels, self.label_smoothing)}

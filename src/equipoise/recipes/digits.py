@@ -1,0 +1,82 @@
+"""The demo's recipes: scikit-learn's digits, two cores, under a minute each."""
+
+from dataclasses import replace
+
+from equipoise.data import Augmentation, Digits
+from equipoise.methods import AFA, AFS, Gate, Schedule, SingleNetwork
+from equipoise.methods.stage import TrainingAttack
+from equipoise.objectives import PGDAT, Standard
+from equipoise.recipes.recipe import Evaluation, Recipe, WideResNetShape
+from equipoise.training import Loop
+
+STRENGTHS = (0.0, 0.05, 0.1, 0.15, 0.2)
+"""Digits are black on white and 8x8: strengths that matter are larger than on photographs."""
+
+_ATTACK = TrainingAttack(steps=5, relative_step=0.4)
+_SCHEDULE = Schedule(epochs=20, learning_rate=0.1, shape="one_cycle")
+
+
+def standard_digits() -> Recipe:
+    """Standard training on digits."""
+    method = SingleNetwork(objective=Standard(), epsilon=0.0, schedule=_SCHEDULE)
+    return _recipe("standard_digits", method)
+
+
+def pgd_at_digits() -> Recipe:
+    """PGD-AT at the highest strength on digits."""
+    method = SingleNetwork(
+        objective=PGDAT(), epsilon=STRENGTHS[-1], attack=_ATTACK, schedule=_SCHEDULE
+    )
+    return _recipe("pgd_at_digits", method)
+
+
+def afa_digits() -> Recipe:
+    """AFA over PGD-AT on digits, K = 3, with a gate that is led to the attack."""
+    return _recipe("afa_digits", _afa(Gate(pairs=True, lead=0.3, detection=1.0, evasion=0.5)))
+
+
+def afa_digits_plain() -> Recipe:
+    """AFA over PGD-AT on digits with the paper's plain stage II."""
+    return _recipe("afa_digits_plain", _afa(Gate()))
+
+
+def afs_digits() -> Recipe:
+    """AFS on digits: three extractors and a merger."""
+    method = AFS(
+        objective=PGDAT(),
+        budgets=(0.05, 0.1, 0.2),
+        attack=_ATTACK,
+        schedule=_SCHEDULE,
+        merger_schedule=replace(_SCHEDULE, epochs=8),
+        alpha=0.3,
+        merger_epsilon=STRENGTHS[-1],
+    )
+    return _recipe("afs_digits", method)
+
+
+def _afa(gate: Gate) -> AFA:
+    return AFA(
+        objective=PGDAT(),
+        strengths=(0.0, 0.1, 0.2),
+        attack=_ATTACK,
+        schedule=_SCHEDULE,
+        gate=gate,
+        gate_schedule=replace(_SCHEDULE, epochs=12),
+    )
+
+
+def _recipe(name: str, method: SingleNetwork | AFA | AFS) -> Recipe:
+    return Recipe(
+        name=name,
+        dataset=Digits(),
+        network=WideResNetShape(depth=10, width=1),
+        method=method,
+        loop=Loop(
+            batch_size=64,
+            validation_images=200,
+            validate_every=2,
+            augmentation=Augmentation(shift=1, padding="reflect"),
+            precision="bf16-mixed",
+        ),
+        evaluation=Evaluation(epsilons=STRENGTHS),
+    )

@@ -1,0 +1,127 @@
+"""A recipe: everything a run depends on, as one frozen dataclass that goes to JSON and back."""
+
+import functools
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import cattrs
+from cattrs.strategies import configure_tagged_union
+from torch import nn
+
+from equipoise.data import DataSet, DataSource
+from equipoise.epsilon import Epsilon
+from equipoise.evaluation import SuiteName
+from equipoise.methods import AnyMethod, MakeNetwork
+from equipoise.methods.stage import Norm
+from equipoise.models import WideResNet
+from equipoise.objectives import AnyObjective
+from equipoise.training import Loop
+
+
+@dataclass(frozen=True, kw_only=True)
+class WideResNetShape:
+    """Which wide ResNet is trained; channels and classes come from the data.
+
+    Args:
+        depth: 6 n + 4.
+        width: Width factor.
+        activation: ``"relu"`` or ``"silu"``.
+    """
+
+    depth: int
+    width: int
+    activation: Literal["relu", "silu"] = "relu"
+
+    def maker(self, dataset: DataSet) -> MakeNetwork:
+        """A function that makes a fresh network for a data set."""
+
+        def make() -> nn.Module:
+            return WideResNet(
+                depth=self.depth,
+                width=self.width,
+                activation=self.activation,
+                classes=dataset.classes,
+                channels=dataset.channels,
+            )
+
+        return make
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """How the trained model is judged.
+
+    Args:
+        epsilons: Strengths; 0 is always among them.
+        suites: Attacks, in order; the headline is the worst case over all of them.
+        steps: Steps of each search, of epsilon / 4 each.
+        restarts: Random restarts of the PGD suite's searches.
+        images: Only the first so many test images; ``None`` for all.
+        norm: Geometry of the threat.
+    """
+
+    epsilons: tuple[Epsilon, ...]
+    suites: tuple[SuiteName, ...] = ("pgd", "gate")
+    steps: int = 20
+    restarts: int = 2
+    images: int | None = None
+    norm: Norm = "Linf"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """One row of a table: data, network, method, loop, evaluation and seed.
+
+    Args:
+        name: Also the name of its run folder and records.
+        dataset: Where the images come from.
+        network: The backbone.
+        method: What is trained, and how.
+        loop: How the loop runs.
+        evaluation: How the result is judged.
+        seed: Of everything random.
+    """
+
+    name: str
+    dataset: DataSource
+    network: WideResNetShape
+    method: AnyMethod
+    loop: Loop
+    evaluation: Evaluation
+    seed: int = 0
+
+
+def to_json(recipe: Any) -> Any:
+    """A recipe, or any part of one, as JSON values; a member of a union names its kind."""
+    unions = {
+        part: union for union in (DataSource, AnyMethod, AnyObjective) for part in union.__args__
+    }
+    return _converter().unstructure(recipe, unions.get(type(recipe), type(recipe)))
+
+
+def from_json(content: Any, kind: Any = Recipe) -> Any:
+    """A recipe, or a part of one, from JSON values.
+
+    Args:
+        content: What ``to_json`` gave.
+        kind: The part's type.
+
+    Raises:
+        ValueError: If a field is missing, unknown or of the wrong type; the message names it.
+    """
+    try:
+        return _converter().structure(content, kind)
+    except Exception as error:  # cattrs raises exception groups
+        reasons = "; ".join(cattrs.transform_error(error))
+        raise ValueError(f"not a recipe of this version: {reasons}.") from error
+
+
+@functools.cache
+def _converter() -> cattrs.Converter:
+    converter = cattrs.Converter(forbid_extra_keys=True)
+    converter.register_unstructure_hook(Path, str)
+    converter.register_structure_hook(Path, lambda value, _: Path(value))
+    for union in (AnyObjective, DataSource, AnyMethod):  # inner unions first
+        configure_tagged_union(union, converter, tag_name="kind")
+    return converter

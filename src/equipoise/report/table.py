@@ -1,0 +1,140 @@
+"""The headline table: one row a model, clean, each strength, average and trade-off."""
+
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from rich.table import Table
+
+from equipoise import runs
+
+Record = dict[str, Any]
+
+
+def rows(records: Sequence[Record]) -> tuple[list[str], list[list[str]]]:
+    """Header and cells, in percent.
+
+    Args:
+        records: Of models evaluated at the same strengths; several of one model (its seeds) become
+            one row of mean and, in parentheses, standard deviation.
+
+    Returns:
+        Column names and one list of cells a model, in the order the models first appear.
+
+    Raises:
+        ValueError: If there is no record, or strengths or data sets differ.
+    """
+    if not records:
+        raise ValueError("there is no record to make a table of.")
+    first = records[0]
+    for record in records:
+        for key in ("epsilons", "data", "norm"):
+            if record[key] != first[key]:
+                raise ValueError(
+                    f"records of one table must agree in {key}: {first['model']} has {first[key]}, "
+                    f"{record['model']} has {record[key]}; make one table for each."
+                )
+    by_model: dict[str, list[Record]] = defaultdict(list)
+    for record in records:
+        by_model[record["model"]].append(record)
+    names = [f"ε = {text}" for text in first["epsilons_written"][1:]]
+    pgd = f"PGD alone {first['epsilons_written'][-1]}"
+    header = ["model", "clean", *names, "average", "(clean + strongest)/2", pgd]
+    body = []
+    for model, group in by_model.items():
+        columns = [
+            *zip(*(record["headline"]["accuracy"] for record in group), strict=True),
+            [record["headline"]["average"] for record in group],
+            [record["headline"]["trade_off"] for record in group],
+            [record["suites"][0]["accuracy"][-1] for record in group],
+        ]
+        body.append([model, *(_cell(list(column)) for column in columns)])
+    return header, body
+
+
+def rich_table(records: Sequence[Record], title: str) -> Table:
+    """The table for a terminal.
+
+    Args:
+        records: As for ``rows``.
+        title: Printed above.
+
+    Returns:
+        A rich table; the best trade-off is bold.
+    """
+    header, body = rows(records)
+    table = Table(
+        title=title, title_justify="left", caption=caption(records), caption_justify="left"
+    )
+    for number, name in enumerate(header):
+        table.add_column(name, justify="left" if number == 0 else "right", no_wrap=number == 0)
+    best = max(body, key=lambda row: float(row[-2].split()[0]))
+    for row in body:
+        table.add_row(*row, style="bold" if row is best else None)
+    return table
+
+
+def markdown_table(records: Sequence[Record]) -> str:
+    """The table as Markdown, with its caption under it."""
+    header, body = rows(records)
+    lines = ["| " + " | ".join(header) + " |", "|---|" + "---:|" * (len(header) - 1)]
+    lines += ["| " + " | ".join(row) + " |" for row in body]
+    return "\n".join([*lines, "", caption(records)]) + "\n"
+
+
+def caption(records: Sequence[Record]) -> str:
+    """What the numbers are: data, images, threat, attacks, seeds."""
+    first = records[0]
+    tried = sorted(
+        {attack["name"] for r in records for s in r["suites"] for attack in s["attacks"]}
+    )
+    seeds = max(sum(r["model"] == record["model"] for r in records) for record in records)
+    spread = f" Mean over {seeds} seeds (standard deviation)." if seeds > 1 else ""
+    low, high = first["headline"]["interval"][-1]
+    return (
+        f"{first['data']}, {first['images']} test images, {first['norm']}, accuracy in %.{spread} "
+        f"Every strength is the per-image worst case over {len(tried)} attacks, carried upwards; "
+        f"95 % interval of the first row's strongest column: {100 * low:.1f} to {100 * high:.1f}."
+    )
+
+
+def fill_markers(path: Path) -> bool:
+    """Renew every table in a Markdown file that stands between markers.
+
+    A table of all records under ``folder`` stands between ``<!-- records: folder -->`` and
+    ``<!-- end records -->``; the folder is relative to the file.
+
+    Args:
+        path: The Markdown file, rewritten in one step if a table changed.
+
+    Returns:
+        Whether it changed.
+
+    Raises:
+        ValueError: If a folder holds no record.
+    """
+    text = path.read_text()
+
+    def renew(found: re.Match[str]) -> str:
+        folder = path.parent / found["folder"].strip()
+        records = [record for _, record in runs.iterate_records(folder)]
+        return f"{found['begin']}\n{markdown_table(records)}{found['end']}"
+
+    renewed = re.sub(
+        r"(?P<begin><!-- records: (?P<folder>[^>]*) -->)\n.*?(?P<end><!-- end records -->)",
+        renew,
+        text,
+        flags=re.DOTALL,
+    )
+    if renewed != text:
+        runs.write_bytes(path, renewed.encode())
+    return renewed != text
+
+
+def _cell(values: list[float]) -> str:
+    if len(values) == 1:
+        return f"{100 * values[0]:.1f}"
+    return f"{100 * mean(values):.1f} ({100 * stdev(values):.1f})"

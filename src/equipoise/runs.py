@@ -1,0 +1,216 @@
+"""What a run leaves on disk, and how it gets there whole. The only file format; no torch here.
+
+A run folder::
+
+    runs/<name>/
+      recipe.json                  the resolved recipe; `equipoise train <this file>` runs it again
+      environment.json             commit, versions, hardware
+      stages/<stage>/              metrics.jsonl, tensorboard/, checkpoint.safetensors, best, last
+      model/                       config.json, model.safetensors, README.md
+      records/<record>.json        one per evaluation
+
+Every write goes to a temporary neighbour first and replaces the old file in one step, so a reader
+sees the old file or the new one, never half of one.
+"""
+
+import contextlib
+import hashlib
+import importlib.metadata
+import json
+import math
+import os
+import platform
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+RECORD_FORMAT = 1
+PACKAGES = ("equipoise", "torch", "numpy", "lightning-fabric", "safetensors")
+
+
+class RunError(RuntimeError):
+    """A run folder or file that cannot be used; the message names it and the remedy."""
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Replace ``path`` by ``content`` in one step.
+
+    Raises:
+        RunError: If the disk is full or the folder cannot be written; the old file is untouched.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            # mkstemp makes files private; a run folder is as readable as its owner's umask says.
+            os.chmod(temporary, 0o666 & ~_umask())
+            os.replace(temporary, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+            raise
+    except OSError as error:
+        raise RunError(
+            f"cannot write {path} ({error.strerror or error}); what was there is unchanged. "
+            "Free some space or choose another folder with --out, then run again with --resume."
+        ) from error
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Replace ``path`` by ``content`` as indented JSON, in one step.
+
+    Raises:
+        RunError: As ``write_bytes``.
+        ValueError: If a number is NaN or infinite, which JSON does not have.
+    """
+    text = json.dumps(content, indent=2, allow_nan=False) + "\n"
+    write_bytes(path, text.encode())
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        RunError: If it is missing or damaged.
+    """
+    try:
+        return json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise RunError(f"{path} does not exist.") from None
+    except OSError as error:
+        raise RunError(f"{path} cannot be read ({error.strerror or error}).") from error
+    except ValueError as error:
+        raise RunError(f"{path} is damaged: it is not JSON ({error}).") from error
+
+
+def environment() -> dict[str, Any]:
+    """Where a number was made.
+
+    Returns:
+        Commit, Python and package versions, processor, cores and, if torch is loaded, devices.
+    """
+    versions = {}
+    for package in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[package] = importlib.metadata.version(package)
+    found: dict[str, Any] = {
+        "commit": commit(),
+        "python": platform.python_version(),
+        "versions": versions,
+        "platform": platform.platform(),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "devices": _devices(),
+    }
+    return found
+
+
+def commit() -> str | None:
+    """The git commit of the package's source tree.
+
+    Returns:
+        The hash, with ``-dirty`` where tracked files differ from it; ``None`` if installed apart
+        from its repository.
+    """
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():
+        return None
+    try:
+        head = _git(root, "rev-parse", "HEAD")
+        return head + ("-dirty" if _git(root, "status", "--porcelain", "-uno") else "")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def derive_seed(seed: int, *names: str) -> int:
+    """A seed for one named use, so that no two uses of a run's seed share random numbers.
+
+    Returns:
+        A non-negative integer below 2**63.
+    """
+    digest = hashlib.sha256("/".join([str(seed), *names]).encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+def wilson_interval(hits: int, count: int, z: float = 1.96) -> tuple[float, float]:
+    """The Wilson score interval of a proportion.
+
+    Args:
+        hits: Successes.
+        count: Trials, 1 or more.
+        z: Normal quantile; 1.96 for 95 %.
+
+    Returns:
+        Lower and upper end, in [0, 1].
+
+    Source:
+        Wilson 1927.
+    """
+    if count < 1 or not 0 <= hits <= count:
+        raise ValueError(f"hits must be in [0, count] and count 1 or more, got {hits} of {count}.")
+    share, width = hits / count, z * z / count
+    centre = (share + width / 2) / (1 + width)
+    half = z * math.sqrt(share * (1 - share) / count + width / (4 * count)) / (1 + width)
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def iterate_records(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """All records under a folder, in order of their paths.
+
+    Returns:
+        Pairs of path and record.
+
+    Raises:
+        RunError: If a record is damaged or of another format.
+    """
+    for path in sorted(folder.rglob("records/*.json")):
+        yield path, read_record(path)
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """Read one record.
+
+    Raises:
+        RunError: If it is missing, damaged or of another format.
+    """
+    record = read_json(path)
+    if not isinstance(record, dict) or record.get("format") != RECORD_FORMAT:
+        found = record.get("format") if isinstance(record, dict) else type(record).__name__
+        raise RunError(f"{path} is no record of format {RECORD_FORMAT} (found {found}).")
+    return record
+
+
+def _git(root: Path, *arguments: str) -> str:
+    done = subprocess.run(
+        ["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True, timeout=10
+    )
+    return done.stdout.strip()
+
+
+def _processor() -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def _devices() -> list[str]:
+    import sys
+
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_available():
+        return []
+    return [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
