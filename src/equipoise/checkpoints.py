@@ -96,7 +96,7 @@ def unpack(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         state = metadata["state"]
     except (safetensors.SafetensorError, OSError, KeyError) as error:
         raise CheckpointError(f"{path} is damaged ({error}).") from error
@@ -111,8 +111,8 @@ def random_state() -> dict[str, Tensor]:
     Returns:
         Tensors for torch (processor and GPUs), NumPy and Python.
     """
-    name, keys, position, has_gauss, cached = numpy.random.get_state(legacy=True)
-    version, words, gauss = random.getstate()
+    _, keys, position, has_gauss, cached = numpy.random.get_state(legacy=True)
+    _, words, gauss = random.getstate()
     found = {
         "torch": torch.get_rng_state(),
         "numpy": torch.tensor([*map(int, keys), int(position), int(has_gauss)]),

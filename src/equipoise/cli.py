@@ -1,4 +1,4 @@
-"""The command line: demo, list, train, evaluate, report. torch is imported only when it is needed."""
+"""The command line. torch is imported only when it is needed."""
 
 import logging
 import sys

@@ -1,4 +1,4 @@
-"""Run a plan's stages: here, in order. Each stage's result is on disk before the next one needs it."""
+"""Run a plan's stages: here, in order, each one's result on disk before the next needs it."""
 
 import random
 from collections.abc import Iterator, Sequence

@@ -20,7 +20,6 @@ from typing import Any, Literal, Protocol
 import numpy
 import torch
 from lightning_fabric import Fabric
-from torch import nn
 
 from equipoise import checkpoints, runs
 from equipoise.attacks import PGD
@@ -157,14 +156,13 @@ class _Fit:
         seed: int,
         reporter: Reporter | None,
     ) -> None:
-        assert isinstance(task, nn.Module)  # the protocol cannot say so
         self.stage, self.loop, self.folder, self.fabric = stage, loop, folder, fabric
         self.seed, self.reporter = seed, reporter or Silent()
         self.train, self.validation = train.to(fabric.device), validation.to(fabric.device)
         self.task: Any = task
         if loop.channels_last:
             self.task.to(memory_format=torch.channels_last)
-        trained = [p for p in task.parameters() if p.requires_grad]
+        trained = [p for p in self.task.parameters() if p.requires_grad]
         self.optimiser: Any = torch.optim.SGD(
             trained,
             lr=stage.schedule.learning_rate,

@@ -31,8 +31,8 @@ class Profile:
         suites: Names of the suites, in order.
         broken_at: ``(suites, n)``: index of the lowest strength at which the suite broke the image,
             or -1. The first suite saw every image; a later one only what the earlier ones left.
-        broken_by: The attack that did it, per suite and image, or ``None``; ``"clean"`` for an image
-            that was wrong without an attack.
+        broken_by: The attack that did it, per suite and image, or ``None``; ``"clean"`` where the
+            image was wrong without an attack.
         images_left: How many images each suite and attack was run on, summed over strengths.
     """
 

@@ -81,7 +81,7 @@ class _Weights:
 
 
 class _FusedSite(nn.Module):
-    """Stands where a network's batch norm stood; with ``per_norm`` it has a generator of its own."""
+    """Stands where a batch norm stood; with ``per_norm`` it has a generator of its own."""
 
     def __init__(
         self, norm: FusedBatchNorm2d, weights: _Weights, generator: WeightGenerator | None

@@ -15,7 +15,7 @@ class PGDAT:
     """Cross-entropy of adversarial images, whose attack climbs cross-entropy.
 
     Args:
-        label_smoothing: Share of the target spread evenly over all classes, [0, 1]; 0 in the papers.
+        label_smoothing: Share of the target spread evenly over all classes; 0 in the papers.
 
     Source:
         Madry et al. 2018, Eq. (2.1); AFS Eq. (3).
