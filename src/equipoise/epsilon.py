@@ -23,7 +23,8 @@ def parse_epsilon(text: str) -> float:
             refused: it is the papers' shorthand for 8/255 and, read as pixels, allows any image.
     """
     try:
-        value = float(Fraction(text.strip()))
+        above, _, below = text.partition("/")
+        value = float(Fraction(above.strip()) / (int(below) if "/" in text else 1))
     except (ValueError, ZeroDivisionError, OverflowError):
         raise ValueError(
             f"epsilon must be a number or a fraction such as 8/255, got {text!r}."

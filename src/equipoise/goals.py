@@ -5,7 +5,7 @@ sees a model. ``predict`` is any function from images in [0, 1] to logits.
 """
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from equipoise.threat import Images
 Predict = Callable[[Images], Logits]
 
 
+@runtime_checkable
 class Goal(Protocol):
     """Images ``(batch, channel, height, width)`` in, one number an image out; higher is worse
     for the model. Row i of the answer depends on row i of the images alone."""

@@ -57,6 +57,6 @@ def weight_cross_entropy(weight: PerImage, target: float | PerImage) -> PerImage
     Source:
         AFA Sec. 5.2, "Adaptive attack"; the paper does not print the target.
     """
-    weight = weight.float().clamp(1e-6, 1 - 1e-6)
+    weight = weight.float()
     wanted = torch.as_tensor(target, dtype=weight.dtype, device=weight.device).expand_as(weight)
     return functional.binary_cross_entropy(weight, wanted, reduction="none")

@@ -1,7 +1,7 @@
 """What a person sees while something runs: one progress bar a stage, with time left."""
 
 from types import TracebackType
-from typing import Self
+
 
 from rich.console import Console
 from rich.progress import (
@@ -37,7 +37,7 @@ class Terminal:
         )
         self.task: TaskID | None = None
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Terminal":
         self.progress.start()
         return self
 

@@ -6,7 +6,7 @@ run as one batch.
 """
 
 from dataclasses import dataclass
-from typing import Protocol, Self
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -17,6 +17,7 @@ from equipoise.epsilon import check_epsilon
 Images = Float[Tensor, "batch channel height width"]
 
 
+@runtime_checkable
 class Threat(Protocol):
     """The geometry every search needs; ``Linf`` and ``L2`` are the two that exist."""
 
@@ -25,7 +26,7 @@ class Threat(Protocol):
         """Radius of the ball in pixel units, one for all images or one each."""
         ...
 
-    def at(self, epsilon: float | Float[Tensor, " batch"]) -> Self:
+    def at(self, epsilon: float | Float[Tensor, " batch"]) -> "Threat":
         """The same kind of threat at another strength."""
         ...
 

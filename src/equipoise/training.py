@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, cast, runtime_checkable
 
 import numpy
 import torch
@@ -64,6 +64,7 @@ class Loop:
     checkpoint_seconds: float = 60.0
 
 
+@runtime_checkable
 class Reporter(Protocol):
     """Who is told how training goes."""
 
@@ -159,7 +160,7 @@ class _Fit:
         self.stage, self.loop, self.folder, self.fabric = stage, loop, folder, fabric
         self.seed, self.reporter = seed, reporter or Silent()
         self.train, self.validation = train.to(fabric.device), validation.to(fabric.device)
-        self.task: Any = task
+        self.task: Any = cast(Any, task)  # an nn.Module too, which the protocol cannot say
         if loop.channels_last:
             self.task.to(memory_format=torch.channels_last)
         trained = [p for p in self.task.parameters() if p.requires_grad]
@@ -170,7 +171,7 @@ class _Fit:
             nesterov=stage.schedule.nesterov,
             weight_decay=stage.schedule.weight_decay,
         )
-        self.wrapped, self.optimiser = fabric.setup(task, self.optimiser)
+        self.wrapped, self.optimiser = fabric.setup(self.task, self.optimiser)
         self.batch_size = min(loop.batch_size, len(train))
         self.batches = len(train) // self.batch_size  # the incomplete last batch is dropped
         self.generator = torch.Generator(fabric.device).manual_seed(seed)

@@ -1,7 +1,7 @@
 """Projected gradient ascent. FGSM and I-FGSM are settings of it, C&W's L-inf form is a goal."""
 
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -11,6 +11,7 @@ from equipoise.losses import PerImage
 from equipoise.threat import Images, Threat, per_image
 
 
+@runtime_checkable
 class Search(Protocol):
     """How an attack looks for a high point of its goal inside a threat."""
 

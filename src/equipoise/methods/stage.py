@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -65,6 +65,7 @@ class Schedule:
         return self.learning_rate * self.decay_factor**passed
 
 
+@runtime_checkable
 class Task(Protocol):
     """What one stage trains, as an ``nn.Module``: one call is one step's loss.
 

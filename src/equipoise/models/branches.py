@@ -173,7 +173,7 @@ def replace_modules(network: nn.Module, kind: type, make: Any) -> int:
     places = [
         (parent, name, child)
         for parent in network.modules()
-        for name, child in parent.named_children()
+        for name, child in parent._modules.items()  # not named_children: it skips a second name
         if isinstance(child, kind)
     ]
     for parent, name, child in places:

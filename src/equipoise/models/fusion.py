@@ -48,7 +48,12 @@ class FusedBatchNorm2d(nn.Module):
     def of(cls, norms: MultiBatchNorm2d, first: int, last: int) -> "FusedBatchNorm2d":
         """Fuse two branches of a norm at their running statistics."""
         pair: list[Any] = [norms.norms[first], norms.norms[last]]
-        fused = cls(pair[0].num_features)
+        if type(pair[0]) is not nn.BatchNorm2d or pair[0].running_var is None:
+            raise ValueError(
+                f"{type(pair[0]).__name__} cannot be fused: only a plain nn.BatchNorm2d with running "
+                "statistics is one affine map."
+            )
+        fused = cls(pair[0].num_features).to(pair[0].running_var)
         with torch.no_grad():
             for row, norm in enumerate(pair):
                 scale = torch.rsqrt(norm.running_var + norm.eps)
@@ -134,10 +139,10 @@ class AdaptiveNetwork(nn.Module):
         hidden: int,
     ) -> None:
         super().__init__()
-        self.network = network
         self.weights = weights
         self.placement = placement
-        self.generator = generator
+        self.generator = generator  # before the network, whose last linear layer is the last of all
+        self.network = network
         self.hidden = hidden
         trained = {id(parameter) for parameter in self.generator_parameters()}
         for parameter in self.parameters():
@@ -244,7 +249,6 @@ def fuse(
         if not 0 <= branch < branched.branches:
             raise IndexError(f"branch must be in [0, {branched.branches}), got {branch}.")
     network = copy.deepcopy(branched.network)
-    plain = config_of(network) if isinstance(getattr(network, "config", None), dict) else None
     adaptive = _with_sites(
         network,
         RoutedNorm,
@@ -252,9 +256,8 @@ def fuse(
         placement,
         hidden,
     )
-    if plain is not None:
-        adaptive.network.config = plain  # type: ignore[assignment]
-    return adaptive
+    like = next(branched.parameters())
+    return adaptive.to(like.device, like.dtype)
 
 
 def unfused(network: nn.Module, *, placement: Placement, hidden: int) -> AdaptiveNetwork:

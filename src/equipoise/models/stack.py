@@ -62,18 +62,26 @@ class FeatureExtractor(nn.Module):
         """Penultimate features."""
         seen: list[Tensor] = []
 
-        def read(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            seen.append(inputs[0])
+        made: list[Tensor] = []
 
-        hook = self.head().register_forward_pre_hook(read)
+        def read(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            seen.append(inputs[0])
+            made.append(output)
+
+        hook = self.head().register_forward_hook(read)
         try:
-            self.network(images)
+            logits = self.network(images)
         finally:
             hook.remove()
         if len(seen) != 1 or seen[0].ndim != 2:
             raise ValueError(
                 f"the last linear layer of {type(self.network).__name__} must run once on a batch "
                 f"of feature vectors, got {[tuple(f.shape) for f in seen]}."
+            )
+        if made[0] is not logits:
+            raise ValueError(
+                f"{type(self.network).__name__} does not end in its last linear layer, so its "
+                "penultimate features are unknown; wrap it so that it ends in nn.Linear."
             )
         return seen[0]
 

@@ -125,6 +125,11 @@ class WideResNet(nn.Module):
             "std": list(std) if std is not None else [0.25] * channels,
             "activation": activation,
         }
+        if len(self.config["mean"]) != channels or len(self.config["std"]) != channels:
+            raise ValueError(
+                f"mean and std must have one number for each channel, {channels}, got "
+                f"{self.config['mean']} and {self.config['std']}."
+            )
         blocks, unit = (depth - 4) // 6, ACTIVATIONS[activation]
         sizes = [16, 16 * width, 32 * width, 64 * width]
         self.normalise = Normalise(self.config["mean"], self.config["std"])

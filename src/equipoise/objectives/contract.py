@@ -1,6 +1,6 @@
 """The contract of an objective."""
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 
@@ -9,6 +9,7 @@ from equipoise.losses import Labels, PerImage
 from equipoise.threat import Images
 
 
+@runtime_checkable
 class Objective(Protocol):
     """What training minimises, and the goal that its attack climbs.
 
