@@ -183,7 +183,7 @@ class Digits:
         from sklearn.datasets import load_digits
 
         digits = load_digits()
-        levels = numpy.rint(digits.images * (255 / 16)).astype(numpy.uint8)  # 16 grey levels
+        levels = numpy.rint(digits.images * (255 / 16)).astype(numpy.uint8)  # levels 0 to 16
         whole = Split(
             images=torch.from_numpy(levels)[:, None],
             labels=torch.from_numpy(digits.target.astype(numpy.int64)),

@@ -1,10 +1,12 @@
 """What a user asks for in one call: train a recipe, evaluate models, run the demo."""
 
+import json
 import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning_fabric import Fabric
 from torch import nn
 
@@ -16,6 +18,7 @@ from equipoise.methods.stage import THREATS
 from equipoise.models import load, save
 from equipoise.models.folder import read_config
 from equipoise.recipes import RECIPES, Evaluation, Recipe, from_json, to_json
+from equipoise.runs import derive_seed
 from equipoise.training import Reporter, Silent
 
 DEMO = ("standard_digits", "pgd_at_digits", "afa_digits", "afs_digits")
@@ -151,6 +154,8 @@ def evaluate(
         if evaluation.images is None
         else dataset.test.take(slice(0, evaluation.images))
     )
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model, split = model.to(device), split.to(device)
     suites = suites_for(
         model, evaluation.suites, steps=evaluation.steps, restarts=evaluation.restarts
     )
@@ -179,10 +184,20 @@ def evaluate(
         extra={
             "training_seed": card.get("seed"),
             "training_commit": card.get("commit"),
-            **insides(model, split, found.epsilons, seed),
+            **insides(
+                model,
+                split,
+                threat=THREATS[evaluation.norm],
+                epsilons=found.epsilons,
+                seed=seed,
+            ),
         },
     )
-    name = f"{record['model']}__seed{card.get('seed', 0)}.json"
+    settings = to_json(evaluation)
+    name = f"{record['model']}__seed{card.get('seed', 0)}"
+    if seed or settings != card.get("evaluation"):  # another evaluation never replaces this one
+        name += f"__{derive_seed(seed, json.dumps(settings)) % 16**6:06x}"
+    name += ".json"
     path = (place.parent if place.name == "model" else place) / "records" / name
     runs.write_json(path, record)
     return record, path

@@ -44,19 +44,19 @@ def margin(logits: Logits, labels: Labels) -> PerImage:
     return wrong.amax(dim=1) - logits.gather(1, labels[:, None]).squeeze(1)
 
 
-def weight_cross_entropy(weight: PerImage, target: float | PerImage) -> PerImage:
+def gate_cross_entropy(gate: PerImage, target: float | PerImage) -> PerImage:
     """Binary cross-entropy of a fusing weight against where it should be.
 
     Args:
-        weight: Fusing weight in [0, 1] (AFA's W0, or W1).
-        target: Wanted value in [0, 1], one for all or one an image.
+        gate: The fusing weight W0 before its sigmoid, so that the loss still pulls where the
+            weight itself has saturated.
+        target: Wanted W0 in [0, 1], one for all or one an image.
 
     Returns:
-        ``(batch,)``; finite at saturated weights (clamped at 1e-6 as in a float32 sigmoid).
+        ``(batch,)``.
 
     Source:
         AFA Sec. 5.2, "Adaptive attack"; the paper does not print the target.
     """
-    weight = weight.float()
-    wanted = torch.as_tensor(target, dtype=weight.dtype, device=weight.device).expand_as(weight)
-    return functional.binary_cross_entropy(weight, wanted, reduction="none")
+    wanted = torch.as_tensor(target, dtype=torch.float32, device=gate.device).expand_as(gate)
+    return functional.binary_cross_entropy_with_logits(gate.float(), wanted, reduction="none")

@@ -31,9 +31,9 @@ class PGD:
 
     Args:
         steps: Gradient steps, 1 or more.
-        step_size: Length of a step in pixel units, in the threat's norm; never longer than
-            epsilon. Give this or ``relative_step``.
-        relative_step: Length of a step as a fraction of epsilon.
+        step_size: Length of a step in pixel units, in the threat's norm; cut to epsilon where it
+            is longer. Give this or ``relative_step``.
+        relative_step: Length of a step as a multiple of epsilon.
         random_start: Begin at a random point of the threat rather than at the clean image.
         restarts: Independent searches; each image keeps the one whose goal is highest.
         keep: ``"last"`` returns each search's last point, as training does; ``"best"`` the point
@@ -45,7 +45,7 @@ class PGD:
 
     Source:
         Madry et al. 2018, Sec. 2.1; AFS Eq. (4) with the sign it leaves out. Deviation from the
-        AFS code: a step never exceeds epsilon, and the pixel box holds at every step.
+        AFS code: ``step_size`` is cut to epsilon, and the pixel box holds at every step.
     """
 
     steps: int

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from equipoise.attacks import Search
 from equipoise.data import Split
-from equipoise.epsilon import check_epsilon, format_epsilon
+from equipoise.epsilon import format_epsilon
 from equipoise.evaluation.suites import Suite
 from equipoise.goals import Predict, Watched
 from equipoise.losses import margin
@@ -42,27 +42,28 @@ class Profile:
     broken_by: tuple[tuple[str | None, ...], ...]
     images_left: dict[str, int]
 
-    def correct(self, suite: str | None = None) -> Tensor:
+    def correct(self, through: str | None = None) -> Tensor:
         """Whether each image is still classified rightly at each strength.
 
         Args:
-            suite: One suite alone (meaningful for the first one), or ``None`` for all together.
+            through: Count this suite and those before it; ``None`` for all.
 
         Returns:
             Bool ``(strengths, n)``; False stays False at higher strengths.
         """
-        rows = self.broken_at if suite is None else self.broken_at[[self.suites.index(suite)]]
+        last = len(self.suites) if through is None else self.suites.index(through) + 1
+        rows = self.broken_at[:last]
         never = torch.full_like(rows, len(self.epsilons))
         first = torch.where(rows == NEVER, never, rows).amin(dim=0)
         return first[None, :] > torch.arange(len(self.epsilons))[:, None]
 
-    def accuracy(self, suite: str | None = None) -> list[float]:
+    def accuracy(self, through: str | None = None) -> list[float]:
         """Share of images right at each strength, in [0, 1]."""
-        return [float(row.double().mean()) for row in self.correct(suite)]
+        return [float(row.double().mean()) for row in self.correct(through)]
 
-    def interval(self, suite: str | None = None) -> list[tuple[float, float]]:
+    def interval(self, through: str | None = None) -> list[tuple[float, float]]:
         """95 % Wilson interval of each accuracy."""
-        return [wilson_interval(int(row.sum()), len(row)) for row in self.correct(suite)]
+        return [wilson_interval(int(row.sum()), len(row)) for row in self.correct(through)]
 
 
 def profile(
@@ -95,7 +96,8 @@ def profile(
         The profile.
 
     Raises:
-        ValueError: If the model is in train mode, or its answer is not one row of logits an image.
+        ValueError: If the model is in train mode, its answer is not one row of logits an image, no
+            suite is given, or a strength is out of the threat's range.
 
     Source:
         AFA Tables 1-2 and AFS Fig. 4(a) print such curves, from one attack.
@@ -105,7 +107,10 @@ def profile(
             "the model is in train mode, where its answer depends on the batch; "
             "call model.eval() first."
         )
-    strengths = tuple(sorted({0.0, *(check_epsilon(e) for e in epsilons)}))
+    if not suites:
+        raise ValueError("there is nothing to try: none of the suites applies to this model.")
+    strengths = tuple(sorted({0.0, *map(float, epsilons)}))
+    threat(strengths[-1])  # refuses what is out of range before any work is done
     with attack_mode(model), torch.autocast(split.images.device.type, enabled=False):
         wrong = _wrong(model, split, batch_size)
         state = _State(strengths, wrong)

@@ -1,6 +1,6 @@
 """A profile as the JSON record that tables and figures are made from."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -14,7 +14,7 @@ from equipoise.evaluation.suites import Suite
 from equipoise.goals import Predict, cross_entropy
 from equipoise.models import AdaptiveNetwork, FeatureStack, attack_mode
 from equipoise.runs import RECORD_FORMAT, derive_seed, environment
-from equipoise.threat import Linf
+from equipoise.threat import Threat
 
 
 def record_of(
@@ -58,11 +58,12 @@ def record_of(
             "accuracy": worst,
             "interval": [list(pair) for pair in intervals],
             "average": sum(worst) / len(worst),
-            "trade_off": (worst[0] + worst[-1]) / 2,
+            "clean_and_strongest": (worst[0] + worst[-1]) / 2,
         },
         "suites": [
             {
                 "name": suite.name,
+                # Of this suite and those before it: a later suite saw only what they left.
                 "accuracy": found.accuracy(suite.name),
                 "attacks": [attack.describe() for attack in suite.attacks],
                 "broken_at": found.broken_at[number].tolist(),
@@ -79,13 +80,21 @@ def record_of(
     }
 
 
-def insides(model: torch.nn.Module, split: Split, epsilons: Sequence[float], seed: int) -> Any:
+def insides(
+    model: torch.nn.Module,
+    split: Split,
+    *,
+    threat: Callable[[float], Threat],
+    epsilons: Sequence[float],
+    seed: int,
+) -> dict[str, Any]:
     """What a composite model does inside, for its record.
 
     Args:
         model: An AFA or AFS model; any other gives nothing.
         split: Test images.
-        epsilons: Strengths, L-inf.
+        threat: Makes the threat of a strength.
+        epsilons: Strengths.
         seed: Of the attack's random starts.
 
     Returns:
@@ -118,9 +127,9 @@ def insides(model: torch.nn.Module, split: Split, epsilons: Sequence[float], see
                     victims = images[rows].contiguous(memory_format=torch.channels_last)
                     if epsilon > 0:
                         goal = cross_entropy(source, labels[rows])
-                        victims = search(goal, victims, Linf(epsilon), generator)
+                        victims = search(goal, victims, threat(epsilon), generator)
                     with torch.no_grad():
                         weights.append(1 - model.logits_and_weight(victims)[1])
                 w1 = torch.cat(weights)
-                curves[name].append({"mean": float(w1.mean()), "std": float(w1.std())})
+                curves[name].append({"mean": float(w1.mean()), "std": float(w1.std(correction=0))})
     return {"fusing_weight": curves}

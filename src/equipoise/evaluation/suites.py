@@ -1,6 +1,6 @@
 """Which attacks are tried, and in which order."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, is_dataclass
 from functools import partial
 from typing import Any, Literal
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from equipoise import goals, losses
-from equipoise.attacks import PGD
+from equipoise.attacks import PGD, Search
 from equipoise.goals import Goal, Predict, Watched
 from equipoise.losses import Labels
 from equipoise.models import AdaptiveNetwork
@@ -33,7 +33,7 @@ class Attack:
     """
 
     name: str
-    search: PGD
+    search: Search
     loss: Literal["cross_entropy", "margin"]
     extra: Goal | None = None
     source: Predict | None = None
@@ -75,11 +75,8 @@ class Attack:
         return {
             "name": self.name,
             "loss": self.loss,
-            "steps": self.search.steps,
-            "step_size": self.search.step_size,
-            "relative_step": self.search.relative_step,
-            "random_start": self.search.random_start,
-            "restarts": self.search.restarts,
+            "search": type(self.search).__name__,
+            **(asdict(self.search) if is_dataclass(self.search) else {}),
             "transfer": self.source is not None,
         }
 
@@ -164,9 +161,9 @@ def _gate(model: AdaptiveNetwork, steps: int) -> tuple[Attack, ...]:
     return tuple(attacks)
 
 
-def _pushed(model: AdaptiveNetwork, target: float, strength: float) -> Goal:
+def _pushed(model: AdaptiveNetwork, target: float, share: float) -> Goal:
     def goal(images: Images) -> Tensor:
-        weight = model.logits_and_weight(images)[1]
-        return strength * losses.weight_cross_entropy(weight, target)
+        gate = model.logits_and_gate(images)[1]
+        return share * losses.gate_cross_entropy(gate, target)
 
     return goal

@@ -30,6 +30,7 @@ class Gate:
     Args:
         placement: Where the generator reads.
         hidden: Channels inside it.
+        ceiling: Largest W0: bounds what an attack on the generator can gain.
         pairs: Put each image into the batch clean *and* attacked, so that batch norm and loss see
             the difference between the two and not the difference between images.
         lead: Share of the stage during which the attack goes through the fixed robust branch;
@@ -37,9 +38,10 @@ class Gate:
         detection: Weight of a binary cross-entropy of W0 beside the classification loss, whose
             target is 1 for clean images and 0 for images attacked at the highest strength, linear
             between.
-        evasion: Share of attacked images whose attack also climbs that binary cross-entropy, so
-            that the generator meets attacks aimed at itself.
-        strengths: Strengths drawn for attacked images; all of the method's by default.
+        evasion: Share of attacked images whose attack also pushes W0 towards 1, as if the image
+            were clean, so that the generator meets attacks aimed at itself.
+        strengths: Strengths drawn for attacked images; the method's by default, 0 among them
+            unless ``pairs`` adds the clean images anyway.
 
     Source:
         AFA Sec. 4.3, stage 2. Deviations: everything that is off by default; LOG.md says what each
@@ -48,6 +50,7 @@ class Gate:
 
     placement: Placement = "input"
     hidden: int = 16
+    ceiling: float = 1.0
     pairs: bool = False
     lead: float = 0.0
     detection: float = 0.0
@@ -71,7 +74,8 @@ class AFA:
         norm: Geometry of the threat.
 
     Raises:
-        ValueError: If there are fewer than two strengths, or they do not ascend from 0.
+        ValueError: If there are fewer than two strengths, they do not ascend from 0, or the
+            objective runs no attack.
 
     Source:
         AFA Sec. 4, Eq. (1)-(3), Algorithm 1.
@@ -93,6 +97,11 @@ class AFA:
                 "strengths must be two or more and ascend from 0, such as (0, 4/255, 8/255), "
                 f"got {self.strengths}."
             )
+        if not self.objective.attacks:
+            raise ValueError(
+                f"AFA needs an objective with an attack, got {type(self.objective).__name__}: "
+                "branches 1 and up would never see the images they are for."
+            )
 
     def stages(self, make_network: MakeNetwork) -> list[Stage]:
         """The plan: ``branches`` (stage I), then ``gate`` (stage II)."""
@@ -103,7 +112,12 @@ class AFA:
         def build_gate(needed: Mapping[str, nn.Module]) -> "GateTask":
             branched = needed["branches"]
             assert isinstance(branched, Branched)
-            adaptive = fuse(branched, placement=self.gate.placement, hidden=self.gate.hidden)
+            adaptive = fuse(
+                branched,
+                placement=self.gate.placement,
+                hidden=self.gate.hidden,
+                ceiling=self.gate.ceiling,
+            )
             return GateTask(adaptive, self)
 
         return [
@@ -135,7 +149,8 @@ class BranchTask(nn.Module):
         method: Strengths, objective and attack.
 
     Source:
-        AFA Algorithm 1, Eq. (3). Branches count from 0, its paths from 1. Deviation: an objective's
+        AFA Algorithm 1. Branches count from 0, its paths from 1. Eq. (3) adds the clean
+        loss to every path; Algorithm 1, which adds it once, is followed. Deviation: an objective's
         clean term goes through branch 0, so that branch k sees only images of strength k.
     """
 
@@ -224,10 +239,11 @@ class GateTask(nn.Module):
             epsilon = torch.cat([torch.zeros_like(epsilon), epsilon])
         else:
             images = adversarial
-        logits, weight = self.network.logits_and_weight(images)
+        logits, opening = self.network.logits_and_gate(images)
+        weight = self.network.ceiling * torch.sigmoid(opening)
         loss = classification = losses.cross_entropy(logits, labels).mean()
         if gate.detection:
-            detection = losses.weight_cross_entropy(weight, 1 - epsilon / top).mean()
+            detection = losses.gate_cross_entropy(opening, 1 - epsilon / top).mean()
             loss = loss + gate.detection * detection
         clean, attacked_most = epsilon == 0, epsilon == top
         return {
@@ -257,8 +273,8 @@ class GateTask(nn.Module):
         evades = (draw.to(labels.device) < gate.evasion).float()
 
         def goal(images: Images) -> Tensor:
-            logits, weight = self.network.logits_and_weight(images)
-            evasion = losses.weight_cross_entropy(weight, 0.0)
+            logits, opening = self.network.logits_and_gate(images)
+            evasion = losses.gate_cross_entropy(opening, 0.0)
             return losses.cross_entropy(logits, labels) + evades * evasion
 
         return goal

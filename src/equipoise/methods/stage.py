@@ -132,7 +132,8 @@ class TrainingAttack:
         mode: Mode of the network under attack.
 
     Source:
-        AFS Sec. III (10 steps of 2/255); AFA gives none.
+        AFS Sec. III has 10 steps of 2/255, whatever the budget; AFA gives none. The default step
+        is the same at 8/255 and shrinks with the budget.
     """
 
     steps: int = 10

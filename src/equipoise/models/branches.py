@@ -99,8 +99,8 @@ class Branched(nn.Module):
         ValueError: From ``forward``, if the batch does not split into equal groups.
 
     Source:
-        AFA Sec. 4.1. Routing is by argument, never by a row's place in a batch that a data-parallel
-        wrapper may split (OAT's trap).
+        AFA Sec. 4.1. Groups are counted within one call, so a data-parallel wrapper must wrap the
+        whole step that makes the call, never split a grouped batch (OAT's trap).
     """
 
     def __init__(self, network: nn.Module, branches: int, route: Route) -> None:
@@ -177,6 +177,7 @@ def replace_modules(network: nn.Module, kind: type, make: Any) -> int:
         if isinstance(child, kind)
     ]
     for parent, name, child in places:
+        assert child is not None  # isinstance above
         if child not in made:
             made[child] = make(child)
         setattr(parent, name, made[child])

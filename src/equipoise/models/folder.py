@@ -121,8 +121,8 @@ def _branched(branches: int, network: dict[str, Any]) -> nn.Module:
     return with_branches(build(network), branches)
 
 
-def _adaptive(placement: Any, hidden: int, network: dict[str, Any]) -> nn.Module:
-    return unfused(build(network), placement=placement, hidden=hidden)
+def _adaptive(placement: Any, hidden: int, ceiling: float, network: dict[str, Any]) -> nn.Module:
+    return unfused(build(network), placement=placement, hidden=hidden, ceiling=ceiling)
 
 
 def _stack(classes: int, members: list[dict[str, Any]]) -> nn.Module:

@@ -50,8 +50,8 @@ class FusedBatchNorm2d(nn.Module):
         pair: list[Any] = [norms.norms[first], norms.norms[last]]
         if type(pair[0]) is not nn.BatchNorm2d or pair[0].running_var is None:
             raise ValueError(
-                f"{type(pair[0]).__name__} cannot be fused: only a plain nn.BatchNorm2d with running "
-                "statistics is one affine map."
+                f"{type(pair[0]).__name__} cannot be fused: only a plain nn.BatchNorm2d "
+                "with running statistics is one affine map."
             )
         fused = cls(pair[0].num_features).to(pair[0].running_var)
         with torch.no_grad():
@@ -79,10 +79,21 @@ class FusedBatchNorm2d(nn.Module):
 class _Weights:
     """The fusing weight of the current call; empty between calls."""
 
-    def __init__(self) -> None:
+    def __init__(self, ceiling: float) -> None:
+        self.ceiling = ceiling
         self.weight: Tensor | None = None  # W0 that every norm of this call uses
         self.given = False  # the caller fixed it: no generator runs
-        self.seen: list[Tensor] = []  # W0 of each generator that ran
+        self.seen: list[Tensor] = []  # W0 before the sigmoid, of each generator that ran
+
+    def read(self, generator: WeightGenerator, features: Tensor) -> Tensor:
+        """Run a generator: W0 of each image."""
+        logit = generator.logit(features)
+        self.seen.append(logit)
+        self.weight = self.ceiling * torch.sigmoid(logit)
+        return self.weight
+
+    def clear(self) -> None:
+        self.weight, self.given, self.seen = None, False, []
 
 
 class _FusedSite(nn.Module):
@@ -99,8 +110,7 @@ class _FusedSite(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         weight = self.weights.weight
         if self.generator is not None and not self.weights.given:
-            weight = self.generator(features)
-            self.weights.seen.append(weight)
+            weight = self.weights.read(self.generator, features)
         assert weight is not None, "a fused norm was called before its network had a fusing weight"
         return self.norm(features, weight)
 
@@ -114,7 +124,7 @@ class AdaptiveNetwork(nn.Module):
     Args:
         network: A network whose batch norms are fused pairs.
         weights: What those pairs share during a call.
-        placement: Where the generator reads: ``"input"`` the images, ``"stem"`` the first
+        placement: Where the generator reads: ``"input"`` the images less 0.5, ``"stem"`` the first
             convolution's output before any norm, ``"per_norm"`` one small generator in front of
             each pair, reading that pair's own input.
         generator: The generator, except for ``per_norm``.
@@ -140,6 +150,7 @@ class AdaptiveNetwork(nn.Module):
     ) -> None:
         super().__init__()
         self.weights = weights
+        self.ceiling = weights.ceiling
         self.placement = placement
         self.generator = generator  # before the network, whose last linear layer is the last of all
         self.network = network
@@ -156,6 +167,7 @@ class AdaptiveNetwork(nn.Module):
             "kind": "adaptive",
             "placement": self.placement,
             "hidden": self.hidden,
+            "ceiling": self.ceiling,
             "network": config_of(self.network),
         }
 
@@ -187,34 +199,43 @@ class AdaptiveNetwork(nn.Module):
     def logits_and_weight(
         self, images: Images, *, weight: float | PerImage | None = None
     ) -> tuple[Logits, PerImage]:
-        """Logits and the fusing weight W0 that made them (with ``per_norm``, its mean)."""
-        state, hook = self.weights, None
-        if weight is not None:
-            given = torch.as_tensor(weight, dtype=torch.float32, device=images.device)
-            if given.ndim and given.shape != (len(images),):
-                raise ValueError(
-                    f"weight must be one number or one for each of the {len(images)} images, got "
-                    f"shape {tuple(given.shape)}."
-                )
-            state.weight, state.given = given.expand(len(images)), True
-        elif self.placement == "input":
-            assert self.generator is not None
-            state.weight = self.generator(images - 0.5)
-        elif self.placement == "stem":
-            hook = first_convolution(self.network).register_forward_hook(self._read_stem)
+        """Logits and the fusing weight W0 that made them (with ``per_norm``, the generators' mean
+        before the sigmoid)."""
+        if weight is None:
+            logits, gate = self.logits_and_gate(images)
+            return logits, self.ceiling * torch.sigmoid(gate)
+        given = torch.as_tensor(weight, dtype=torch.float32, device=images.device)
+        if given.ndim and given.shape != (len(images),):
+            raise ValueError(
+                f"weight must be one number or one for each of the {len(images)} images, got "
+                f"shape {tuple(given.shape)}."
+            )
+        self.weights.weight, self.weights.given = given.expand(len(images)), True
         try:
-            logits = self.network(images)
-            used = state.weight if state.weight is not None else torch.stack(state.seen).mean(0)
-            return logits, used
+            return self.network(images), given.expand(len(images))
         finally:
-            state.weight, state.given, state.seen = None, False, []
+            self.weights.clear()
+
+    def logits_and_gate(self, images: Images) -> tuple[Logits, PerImage]:
+        """Logits and the gate: W0 before the sigmoid and the ceiling, for attacks and losses."""
+        state, hook = self.weights, None
+        try:
+            if self.placement == "input":
+                assert self.generator is not None
+                state.read(self.generator, images - 0.5)
+            elif self.placement == "stem":
+                hook = first_convolution(self.network).register_forward_hook(self._read_stem)
+            logits = self.network(images)
+            return logits, torch.stack(state.seen).mean(0)
+        finally:
+            state.clear()
             if hook is not None:
                 hook.remove()
 
     def _read_stem(self, module: nn.Module, inputs: Any, output: Tensor) -> None:
         assert self.generator is not None
         if self.weights.weight is None:
-            self.weights.weight = self.generator(output)
+            self.weights.read(self.generator, output)
 
 
 def fuse(
@@ -224,6 +245,7 @@ def fuse(
     first: int = 0,
     last: int | None = None,
     hidden: int = 16,
+    ceiling: float = 1.0,
 ) -> AdaptiveNetwork:
     """Keep two branches of a trained network and put a fresh weight generator in charge of them.
 
@@ -233,12 +255,15 @@ def fuse(
         first: The clean branch.
         last: The robust branch; the last one by default.
         hidden: Channels inside the generator.
+        ceiling: Largest W0, in (0, 1]: the generator's sigmoid is scaled by it. The paper's is 1;
+            a lower one bounds what an attack on the generator can gain.
 
     Returns:
         The adaptive network; a fresh generator draws its weights from torch's global seed.
 
     Raises:
-        ValueError: If the placement is unknown.
+        ValueError: If the placement is unknown, the ceiling out of range, or a norm is more than a
+            plain ``nn.BatchNorm2d`` with running statistics.
         IndexError: If a branch does not exist.
 
     Source:
@@ -255,12 +280,15 @@ def fuse(
         lambda site: FusedBatchNorm2d.of(site.norm, first, last),
         placement,
         hidden,
+        ceiling,
     )
     like = next(branched.parameters())
     return adaptive.to(like.device, like.dtype)
 
 
-def unfused(network: nn.Module, *, placement: Placement, hidden: int) -> AdaptiveNetwork:
+def unfused(
+    network: nn.Module, *, placement: Placement, hidden: int, ceiling: float
+) -> AdaptiveNetwork:
     """The adaptive form of a plain network with fresh pairs of norms, for loading weights into.
 
     Returns:
@@ -275,6 +303,7 @@ def unfused(network: nn.Module, *, placement: Placement, hidden: int) -> Adaptiv
         lambda norm: FusedBatchNorm2d(norm.num_features),
         placement,
         hidden,
+        ceiling,
     )
 
 
@@ -288,16 +317,18 @@ def first_convolution(network: nn.Module) -> nn.Conv2d:
         if isinstance(module, nn.Conv2d):
             return module
     raise ValueError(
-        f"{type(network).__name__} has no convolution for placement='stem'; use 'input'."
+        f"{type(network).__name__} has no nn.Conv2d, so a weight generator cannot be fitted to it."
     )
 
 
 def _with_sites(
-    network: nn.Module, kind: type, make: Any, placement: Placement, hidden: int
+    network: nn.Module, kind: type, make: Any, placement: Placement, hidden: int, ceiling: float
 ) -> AdaptiveNetwork:
     if placement not in get_args(Placement):
         raise ValueError(f"placement must be one of {get_args(Placement)}, got {placement!r}.")
-    weights = _Weights()
+    if not 0 < ceiling <= 1:
+        raise ValueError(f"ceiling must be in (0, 1], got {ceiling}.")
+    weights = _Weights(ceiling)
     stem = first_convolution(network)
 
     def site(old: nn.Module) -> _FusedSite:

@@ -1,5 +1,6 @@
 """AFS: several feature extractors side by side and one linear merger over all their features."""
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,7 +19,7 @@ class FeatureExtractor(nn.Module):
     Found without the network's cooperation. Frozen, and always in eval mode.
 
     Args:
-        network: Any classifier that ends in a linear layer.
+        network: Any classifier that ends in a linear layer; frozen in place.
 
     Shape:
         Images ``(batch, channel, height, width)`` to features ``(batch, size)``.
@@ -90,7 +91,7 @@ class FeatureStack(nn.Module):
     """N frozen extractors, their features concatenated, one linear merger on top.
 
     Args:
-        networks: Trained classifiers; each keeps its own normalisation and feature size.
+        networks: Trained classifiers, copied; each keeps its own normalisation and feature size.
         classes: Number of classes.
 
     Shape:
@@ -107,7 +108,9 @@ class FeatureStack(nn.Module):
         super().__init__()
         if not networks:
             raise ValueError("a stack needs at least one network, got none.")
-        self.members = nn.ModuleList(FeatureExtractor(network) for network in networks)
+        self.members = nn.ModuleList(
+            FeatureExtractor(copy.deepcopy(network)) for network in networks
+        )
         self.merger = nn.Linear(sum(self.sizes()), classes)
 
     @property

@@ -39,5 +39,11 @@ class WeightGenerator(nn.Module):
         self, features: Float[Tensor, "batch channel height width"]
     ) -> Float[Tensor, " batch"]:
         """The fusing weight W0 of each image."""
+        return torch.sigmoid(self.logit(features))
+
+    def logit(
+        self, features: Float[Tensor, "batch channel height width"]
+    ) -> Float[Tensor, " batch"]:
+        """W0 before the sigmoid: an attack on the gate climbs this, which does not saturate."""
         pooled = self.blocks(features).mean(dim=(2, 3))
-        return torch.sigmoid(self.linears(pooled).squeeze(1).float())
+        return self.linears(pooled).squeeze(1).float()

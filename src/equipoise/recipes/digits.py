@@ -10,7 +10,7 @@ from equipoise.recipes.recipe import Evaluation, Recipe, WideResNetShape
 from equipoise.training import Loop
 
 STRENGTHS = (0.0, 0.05, 0.1, 0.15, 0.2)
-"""Digits are black on white and 8x8: strengths that matter are larger than on photographs."""
+"""Bright strokes on black, 8x8: strengths that matter are larger than on photographs."""
 
 _ATTACK = TrainingAttack(steps=5, relative_step=0.4)
 _SCHEDULE = Schedule(epochs=20, learning_rate=0.1, shape="one_cycle")

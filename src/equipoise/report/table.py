@@ -31,7 +31,7 @@ def rows(records: Sequence[Record]) -> tuple[list[str], list[list[str]]]:
         raise ValueError("there is no record to make a table of.")
     first = records[0]
     for record in records:
-        for key in ("epsilons", "data", "norm"):
+        for key in ("epsilons", "data", "norm", "images"):
             if record[key] != first[key]:
                 raise ValueError(
                     f"records of one table must agree in {key}: {first['model']} has {first[key]}, "
@@ -41,14 +41,14 @@ def rows(records: Sequence[Record]) -> tuple[list[str], list[list[str]]]:
     for record in records:
         by_model[record["model"]].append(record)
     names = [f"ε = {text}" for text in first["epsilons_written"][1:]]
-    pgd = f"PGD alone {first['epsilons_written'][-1]}"
-    header = ["model", "clean", *names, "average", "(clean + strongest)/2", pgd]
+    alone = f"{first['suites'][0]['name']} alone, {first['epsilons_written'][-1]}"
+    header = ["model", "clean", *names, "average", "(clean + strongest)/2", alone]
     body = []
     for model, group in by_model.items():
         columns = [
             *zip(*(record["headline"]["accuracy"] for record in group), strict=True),
             [record["headline"]["average"] for record in group],
-            [record["headline"]["trade_off"] for record in group],
+            [record["headline"]["clean_and_strongest"] for record in group],
             [record["suites"][0]["accuracy"][-1] for record in group],
         ]
         body.append([model, *(_cell(list(column)) for column in columns)])
@@ -88,15 +88,15 @@ def markdown_table(records: Sequence[Record]) -> str:
 def caption(records: Sequence[Record]) -> str:
     """What the numbers are: data, images, threat, attacks, seeds."""
     first = records[0]
-    tried = sorted(
-        {attack["name"] for r in records for s in r["suites"] for attack in s["attacks"]}
-    )
+    tried = sorted({sum(len(suite["attacks"]) for suite in r["suites"]) for r in records})
+    attacks = f"{tried[0]}" if len(tried) == 1 else f"{tried[0]} to {tried[-1]}"
     seeds = max(sum(r["model"] == record["model"] for r in records) for record in records)
     spread = f" Mean over {seeds} seeds (standard deviation)." if seeds > 1 else ""
     low, high = first["headline"]["interval"][-1]
     return (
         f"{first['data']}, {first['images']} test images, {first['norm']}, accuracy in %.{spread} "
-        f"Every strength is the per-image worst case over {len(tried)} attacks, carried upwards; "
+        f"Each strength is the per-image worst case over a model's {attacks} attacks, carried "
+        "upwards; "
         f"95 % interval of the first row's strongest column: {100 * low:.1f} to {100 * high:.1f}."
     )
 
