@@ -34,7 +34,7 @@ def pgd_at_cifar10_compact() -> Recipe:
 
 def afa_cifar10_compact() -> Recipe:
     """AFA over PGD-AT, K = 3, with a gate that is led to the attack."""
-    gate = Gate(pairs=True, lead=0.3, detection=1.0, evasion=0.5)
+    gate = Gate(pairs=True, lead=0.5, detection=1.0, hidden=32)
     return _recipe("afa_cifar10_compact", _afa(gate))
 
 
@@ -64,7 +64,7 @@ def _afa(gate: Gate) -> AFA:
         attack=_ATTACK,
         schedule=_SCHEDULE,
         gate=gate,
-        gate_schedule=Schedule(epochs=4, learning_rate=0.05, shape="one_cycle"),
+        gate_schedule=Schedule(epochs=2, learning_rate=0.1, shape="one_cycle"),
     )
 
 
@@ -80,5 +80,5 @@ def _recipe(name: str, method: SingleNetwork | AFA | AFS) -> Recipe:
             augmentation=Augmentation(shift=4, padding="reflect", flip=True),
             precision="bf16-mixed",
         ),
-        evaluation=Evaluation(epsilons=STRENGTHS, images=1000),
+        evaluation=Evaluation(epsilons=STRENGTHS, images=500, steps=10),
     )

@@ -1,0 +1,167 @@
+"""Kill training with SIGKILL at random points of every stage, resume, compare the weights' bits.
+
+Run it from the repository: ``python benchmarks/kill_and_resume.py`` (a few minutes on one core).
+Each kill gets a fresh run of a small AFA or AFS recipe on digits; a checkpoint is written at every
+step, and the kill comes a random moment after a random step, so that it also falls into writes,
+validations and the changes from one stage to the next. The resumed run must end in the same
+``model.safetensors``, byte for byte, as a run that nobody touched.
+"""
+
+import argparse
+import hashlib
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from equipoise import checkpoints, runs
+from equipoise.methods import AFA, AFS, Schedule
+from equipoise.methods.stage import TrainingAttack
+from equipoise.recipes import RECIPES, Recipe, to_json
+
+EPOCHS, BATCH = 2, 128
+STEPS = (1347 - 200) // BATCH
+RECORD = Path(__file__).with_suffix(".json")
+
+
+def small(name: str) -> Recipe:
+    """A digits recipe of two short epochs a stage that saves at every step."""
+    recipe = RECIPES[name]()
+    schedule = Schedule(epochs=EPOCHS, learning_rate=0.1)
+    method: Any = replace(
+        recipe.method, schedule=schedule, attack=TrainingAttack(steps=2, relative_step=0.5)
+    )
+    if isinstance(method, AFA):
+        method = replace(method, gate_schedule=schedule)
+    if isinstance(method, AFS):
+        method = replace(method, merger_schedule=schedule, budgets=(0.1, 0.2))
+    loop = replace(recipe.loop, batch_size=BATCH, validate_every=1, checkpoint_seconds=0.0)
+    return replace(recipe, method=method, loop=loop)
+
+
+def stages_of(recipe: Recipe) -> list[str]:
+    """The names of a recipe's stages; no network is made for them."""
+    return [stage.name for stage in recipe.method.stages(lambda: None)]  # type: ignore[arg-type]
+
+
+def command(recipe: Path, folder: Path) -> list[str]:
+    """The command that starts a run, or goes on with it."""
+    resume = ["--resume"] if folder.exists() else []
+    return [
+        *(sys.executable, "-m", "equipoise", "train", str(recipe)),
+        *("--out", str(folder), *resume),
+    ]
+
+
+def digest(folder: Path) -> str:
+    """Of the final weights."""
+    return hashlib.sha256((folder / "model" / "model.safetensors").read_bytes()).hexdigest()
+
+
+def steps_done(folder: Path, stage: str) -> int:
+    """Steps of a stage that its newest checkpoint holds."""
+    place = folder / "stages" / stage
+    try:
+        found = checkpoints.load_checkpoint(place)
+    except RuntimeError:  # read between two renames
+        return 0
+    return 0 if found is None else int(found[1]["epoch"]) * STEPS + int(found[1]["batch"])
+
+
+def kill_after(arguments: list[str], folder: Path, stage: str, step: int, delay: float) -> bool:
+    """Start a run and kill it ``delay`` seconds after a step; False if it had ended before."""
+    process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    try:
+        while steps_done(folder, stage) < step and process.poll() is None:
+            time.sleep(0.005)
+        time.sleep(delay)
+    finally:
+        process.kill()
+        _, errors = process.communicate()
+    if process.returncode not in (0, -signal.SIGKILL):
+        raise RuntimeError(f"training failed by itself:\n{errors.decode()}")
+    return process.returncode == -signal.SIGKILL
+
+
+def one_kill(
+    recipe: Path, expected: str, stage: str, step: int, delay: float, folder: Path
+) -> dict[str, Any]:
+    """One run, killed once and resumed."""
+    killed = kill_after(command(recipe, folder), folder, stage, step, delay)
+    left = steps_done(folder, stage)
+    half = [str(p.relative_to(folder)) for p in folder.rglob(".*") if p.is_file()]
+    subprocess.run(command(recipe, folder), check=True, capture_output=True)
+    return {
+        "stage": stage,
+        "step": step,
+        "delay_seconds": round(delay, 4),
+        "killed": killed,
+        "checkpoint_at_kill": left,
+        "half_written_files": half,
+        "identical": digest(folder) == expected,
+    }
+
+
+def main() -> None:
+    """Run, print a line a kill, write the record; exit status 1 if any run differs."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--record", type=Path, default=RECORD)
+    given = parser.parse_args()
+
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # one thread count for all runs
+    drawn, began = random.Random(given.seed), time.monotonic()
+    work = Path(tempfile.mkdtemp(prefix="kill_and_resume."))
+    points: list[dict[str, Any]] = []
+    try:
+        places = []
+        for name in ("afa_digits", "afs_digits"):
+            recipe = small(name)
+            path, whole = work / f"{name}.json", work / f"{name}.whole"
+            runs.write_json(path, to_json(recipe))
+            subprocess.run(command(path, whole), check=True, capture_output=True)
+            places += [(name, path, digest(whole), stage) for stage in stages_of(recipe)]
+        for number in range(given.kills):
+            name, path, expected, stage = places[number % len(places)]  # every stage in turn
+            step, delay = drawn.randint(1, EPOCHS * STEPS), drawn.uniform(0, 0.1)
+            folder = work / f"{number}"
+            point = {"recipe": name} | one_kill(path, expected, stage, step, delay, folder)
+            points.append(point)
+            shutil.rmtree(folder)
+            print(
+                f"{number + 1:3d}  {name} {stage} step {step}: "
+                + ("same bits" if point["identical"] else "DIFFERENT BITS"),
+                flush=True,
+            )
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    identical = sum(point["identical"] for point in points)
+    runs.write_json(
+        given.record,
+        {
+            "kills": sum(point["killed"] for point in points),
+            "runs": len(points),
+            "identical": identical,
+            "seed": given.seed,
+            "epochs_per_stage": EPOCHS,
+            "steps_per_epoch": STEPS,
+            "threads": os.environ["OMP_NUM_THREADS"],
+            "seconds": round(time.monotonic() - began, 1),
+            "points": points,
+            "environment": runs.environment(),
+        },
+    )
+    print(f"{identical} of {len(points)} killed and resumed runs end in the same bits.")
+    sys.exit(identical != len(points))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,147 @@
+"""What every model promises. A new model is one line below."""
+
+import copy
+from functools import partial
+
+import pytest
+import torch
+
+from equipoise.attacks import PGD
+from equipoise.goals import cross_entropy
+from equipoise.models import (
+    FeatureStack,
+    FusedBatchNorm2d,
+    WideResNet,
+    attack_mode,
+    fuse,
+    load,
+    save,
+    with_branches,
+)
+from equipoise.threat import Linf
+
+
+def wide_resnet(activation="relu"):
+    return WideResNet(depth=10, width=1, classes=3, activation=activation)
+
+
+def branched(branches=3):
+    return with_branches(wide_resnet(), branches)
+
+
+def adaptive(placement):
+    return fuse(branched(), placement=placement, hidden=4)
+
+
+MODELS = {
+    "wide_resnet": wide_resnet,
+    "wide_resnet_silu": partial(wide_resnet, "silu"),
+    "branched": branched,
+    "branched_once": partial(branched, 1),
+    "adaptive_input": partial(adaptive, "input"),
+    "adaptive_stem": partial(adaptive, "stem"),
+    "adaptive_per_norm": partial(adaptive, "per_norm"),
+    "stack": lambda: FeatureStack([wide_resnet(), wide_resnet("silu")], classes=3),
+    "stack_of_adaptive": lambda: FeatureStack([adaptive("stem"), wide_resnet()], classes=3),
+}
+
+
+@pytest.fixture(params=MODELS.values(), ids=MODELS)
+def model(request, generator):
+    """With statistics and affine parameters that differ from norm to norm, as after training."""
+    torch.manual_seed(0)
+    model = request.param()
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.2, generator=generator)
+            module.running_var.uniform_(0.5, 2.0, generator=generator)
+            torch.nn.init.uniform_(module.weight, 0.5, 1.5, generator=generator)
+        elif isinstance(module, FusedBatchNorm2d):
+            module.scale.uniform_(0.5, 1.5, generator=generator)
+            module.shift.normal_(0, 0.2, generator=generator)
+    return model.eval()
+
+
+def predictor(model):
+    """The model as images to logits; a branched one through its last branch."""
+    branches = getattr(model, "branches", None)
+    return model if branches is None else partial(model, branch=branches - 1)
+
+
+def test_gives_finite_logits_of_every_class(model, images):
+    logits = predictor(model)(images)
+    assert logits.shape == (6, 3)
+    assert logits.dtype == torch.float32
+    assert logits.isfinite().all()
+
+
+def test_in_eval_mode_an_image_is_judged_on_its_own(model, images):
+    predict = predictor(model)
+    torch.testing.assert_close(predict(images)[4:5], predict(images[4:5]), rtol=1e-4, atol=1e-5)
+
+
+def test_in_eval_mode_a_call_changes_nothing(model, images):
+    before = copy.deepcopy(model.state_dict())
+    first = predictor(model)(images)
+    assert torch.equal(predictor(model)(images), first)
+    torch.testing.assert_close(model.state_dict(), before, rtol=0, atol=0)
+
+
+def test_the_gradient_reaches_every_image(model, images):
+    images.requires_grad_(True)
+    (gradient,) = torch.autograd.grad(predictor(model)(images).square().sum(), images)
+    assert gradient.isfinite().all()
+    assert (gradient.flatten(1).abs().amax(dim=1) > 0).all()
+
+
+def test_what_trains_gets_a_gradient(model, images, labels):
+    cross_entropy(predictor(model.train()), labels)(images).sum().backward()
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    assert trained
+    assert any(p.grad is not None and p.grad.abs().max() > 0 for p in trained)
+    assert all(p.grad is None for p in model.parameters() if not p.requires_grad)
+
+
+@pytest.mark.parametrize("mode", ["eval", "train"])
+def test_an_attack_leaves_it_as_it_was(mode, model, images, labels, generator):
+    model.train()
+    before = copy.deepcopy(model)
+    with attack_mode(model, mode):
+        attack = PGD(steps=2, relative_step=0.5)
+        found = attack(cross_entropy(predictor(model), labels), images, Linf(0.05), generator)
+    assert (found != images).flatten(1).any(dim=1).all()
+    torch.testing.assert_close(model.state_dict(), before.state_dict(), rtol=0, atol=0)
+    assert [m.training for m in model.modules()] == [m.training for m in before.modules()]
+    assert [p.requires_grad for p in model.parameters()] == [
+        p.requires_grad for p in before.parameters()
+    ]
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_saving_and_loading_give_identical_logits(model, images, tmp_path):
+    save(model, tmp_path)
+    loaded = load(tmp_path)
+    assert loaded.config == model.config
+    assert torch.equal(predictor(loaded)(images), predictor(model)(images))
+
+
+def test_a_loaded_model_trains_the_same_parameters(model, tmp_path):
+    save(model, tmp_path)
+    assert {name for name, p in load(tmp_path).named_parameters() if p.requires_grad} == {
+        name for name, p in model.named_parameters() if p.requires_grad
+    }
+
+
+def test_a_copy_computes_the_same_and_shares_nothing(model, images):
+    twin = copy.deepcopy(model)
+    wanted = predictor(model)(images)
+    assert torch.equal(predictor(twin)(images), wanted)
+    with torch.no_grad():
+        for tensor in twin.state_dict().values():
+            tensor.zero_()
+    assert torch.equal(predictor(model)(images), wanted)
+
+
+def test_images_that_it_cannot_take_are_refused(model, images):
+    with pytest.raises(ValueError, match="images must have 3 channels and at least 8x8 pixels"):
+        predictor(model)(images[:, :, :5, :5])

@@ -1,0 +1,371 @@
+import dataclasses
+
+import pytest
+import torch
+from torch import nn
+
+from equipoise.attacks import PGD
+from equipoise.data import Split
+from equipoise.evaluation import Attack, Profile, Suite, profile, robust_accuracy, suites_for
+from equipoise.evaluation.profile import NEVER
+from equipoise.goals import Watched
+from equipoise.models import fuse, with_branches
+from equipoise.threat import L2, Linf
+from tiny import linear, same, split, weights, wide_resnet
+
+EPSILONS = (0.0, 0.02, 0.05, 0.1, 0.2)
+STRENGTHS = (0.0, 0.02, 0.1)
+STRONG = PGD(steps=20, relative_step=0.25, keep="best")
+
+
+def adaptive() -> nn.Module:
+    """An adaptive network whose two branches answer differently."""
+    network = with_branches(wide_resnet(), 2)
+    generator = torch.Generator().manual_seed(1)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.5, 1.5, generator=generator)
+            nn.init.normal_(module.bias, generator=generator)
+    torch.manual_seed(2)
+    return fuse(network, placement="input").eval()
+
+
+def labelled_by(model: nn.Module, count: int = 24) -> Split:
+    """Images that the model gets right, all but the last two."""
+    images = split(count).images
+    with torch.no_grad():
+        labels = model(images.float() / 255).argmax(dim=1)
+    labels[-2:] = (labels[-2:] + 1) % 10
+    return Split(images=images, labels=labels, classes=10)
+
+
+def run(model, data, suites, **changes) -> Profile:
+    settings = {"threat": Linf, "epsilons": EPSILONS, "seed": 0}
+    return profile(model, data, suites=suites, **(settings | changes))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Scripted(Attack):
+    """Breaks, at each strength, the images whose first pixel says so."""
+
+    breaks: dict
+    calls: list
+
+    def run(self, model, images, labels, threat, generator):
+        rows = (images[:, 0, 0, 0] * 255).round().long()
+        self.calls.append((round(threat.epsilon, 3), rows.tolist()))
+        watched = Watched(model, labels, lambda logits, labels: logits[:, 0])
+        wanted = self.breaks.get(round(threat.epsilon, 3), ())
+        watched.broken = torch.tensor([int(row) in wanted for row in rows], dtype=torch.bool)
+        return watched
+
+
+def scripted(name: str, breaks: dict, calls: list | None = None) -> Suite:
+    calls = calls if calls is not None else []
+    attack = Scripted(name=name, search=STRONG, loss="margin", breaks=breaks, calls=calls)
+    return Suite(name=name, attacks=(attack,))
+
+
+class AlwaysZero(nn.Module):
+    def forward(self, images):
+        return nn.functional.one_hot(torch.zeros(len(images)).long(), 2) + 0 * images[:, 0, 0, :2]
+
+
+def numbered(wrong: int = 0) -> Split:
+    """Six images whose first pixel is their number; the last ``wrong`` have label 1."""
+    images = torch.zeros(6, 1, 8, 8, dtype=torch.uint8)
+    images[:, 0, 0, 0] = torch.arange(6)
+    labels = (torch.arange(6) >= 6 - wrong).long()
+    return Split(images=images, labels=labels, classes=2)
+
+
+def always_zero() -> nn.Module:
+    return AlwaysZero().eval()
+
+
+def test_an_image_broken_at_a_strength_stays_broken_above_it():
+    found = run(always_zero(), numbered(), [scripted("a", {0.02: {3}, 0.1: {4}})])
+    assert found.correct().tolist() == [
+        [True] * 6,
+        [True, True, True, False, True, True],
+        [True, True, True, False, True, True],
+        [True, True, True, False, False, True],
+        [True, True, True, False, False, True],
+    ]
+    assert found.accuracy() == pytest.approx([1, 5 / 6, 5 / 6, 4 / 6, 4 / 6])
+    assert found.broken_by[0] == (None, None, None, "a", "a", None)
+
+
+def test_only_survivors_are_attacked_on():
+    first, second = [], []
+    suites = [
+        scripted("a", {0.02: {0}, 0.1: {1}}, first),
+        scripted("b", {0.05: {2}}, second),
+    ]
+    found = run(always_zero(), numbered(wrong=1), suites, batch_size=100)
+    # Image 5 is wrong without an attack; what one suite broke, the next one does not see.
+    assert first == [
+        (0.02, [0, 1, 2, 3, 4]),
+        (0.05, [1, 2, 3, 4]),
+        (0.1, [1, 2, 3, 4]),
+        (0.2, [2, 3, 4]),
+    ]
+    assert second == [(0.02, [1, 2, 3, 4]), (0.05, [1, 2, 3, 4]), (0.1, [3, 4]), (0.2, [3, 4])]
+    assert found.images_left == {"a/a": 16, "b/b": 12}
+    assert found.broken_by == (
+        ("a", "a", None, None, None, "clean"),
+        (None, None, "b", None, None, "clean"),
+    )
+
+
+def test_a_later_suite_may_break_an_image_at_a_lower_strength_than_an_earlier_one():
+    suites = [scripted("a", {0.2: {1}}), scripted("b", {0.02: {1}})]
+    found = run(always_zero(), numbered(), suites)
+    assert found.accuracy("a") == pytest.approx([1, 1, 1, 1, 5 / 6])
+    assert found.accuracy("b") == found.accuracy()
+    assert found.accuracy() == pytest.approx([1, 5 / 6, 5 / 6, 5 / 6, 5 / 6])
+
+
+def test_later_attacks_of_a_suite_see_what_the_earlier_ones_left():
+    calls = []
+    suite = scripted("a", {0.02: {0, 1}}, calls)
+    (second,) = scripted("b", {}, calls).attacks
+    suite = Suite(name="both", attacks=(*suite.attacks, second))
+    run(always_zero(), numbered(), [suite], epsilons=(0.02,))
+    assert [rows for _, rows in calls] == [[0, 1, 2, 3, 4, 5], [2, 3, 4, 5]]
+
+
+def test_strengths_are_sorted_and_zero_is_always_among_them():
+    found = run(always_zero(), numbered(), [scripted("a", {})], epsilons=(0.2, 0.05, 0.2))
+    assert found.epsilons == (0.0, 0.05, 0.2)
+
+
+def test_a_model_that_loses_everything_is_profiled_to_the_end():
+    found = run(always_zero(), numbered(), [scripted("a", {0.02: set(range(6))})])
+    assert found.accuracy() == [1.0, 0.0, 0.0, 0.0, 0.0]
+    assert run(always_zero(), numbered(wrong=6), [scripted("a", {})]).accuracy() == [0.0] * 5
+
+
+@pytest.mark.parametrize("threat", [Linf, L2])
+def test_real_attacks_with_nobody_left_to_attack_change_nothing(threat):
+    suites = suites_for(always_zero(), ("pgd",), steps=2, restarts=2)
+    assert run(always_zero(), numbered(wrong=6), suites, threat=threat).accuracy() == [0.0] * 5
+
+
+def exact(model: nn.Module, data: Split, epsilon: float, norm: float) -> torch.Tensor:
+    """How far a two-class linear model's margin stays above 0 at its worst, per image."""
+    layer = model[-1]
+    weight = layer.weight[0] - layer.weight[1]
+    bias = layer.bias[0] - layer.bias[1]
+    side = 1 - 2 * data.labels
+    margin = side * (data.images.flatten(1) / 255 @ weight + bias)
+    dual = weight.abs().sum() if norm == float("inf") else weight.norm()
+    return (margin - epsilon * dual).detach()
+
+
+def grey(count: int = 200) -> Split:
+    """Images so grey that the pixel box binds at no strength up to 0.2."""
+    data = split(count, classes=2)
+    images = 60 + (data.images % 130)
+    model = linear(2)
+    with torch.no_grad():
+        labels = model(images.float() / 255).argmax(dim=1)
+    return Split(images=images, labels=labels, classes=2)
+
+
+@pytest.mark.parametrize("batch_size", [7, 256])
+def test_a_linear_models_robust_accuracy_is_exact(batch_size):
+    model, data = linear(2).eval(), grey()
+    suites = suites_for(model, ("pgd",), steps=20, restarts=1)
+    found = run(model, data, suites, batch_size=batch_size)
+    shares = []
+    for level, epsilon in enumerate(EPSILONS):
+        left = exact(model, data, epsilon, float("inf"))
+        clear = left.abs() > 1e-4
+        assert torch.equal(found.correct()[level][clear], (left > 0)[clear])
+        shares.append(float((left > 0).double().mean()))
+    assert len(set(shares)) >= 3  # the strengths tell models apart
+
+
+def test_a_linear_models_robust_accuracy_is_exact_under_l2_too():
+    model, data = linear(2).eval(), grey()
+    suites = suites_for(model, ("pgd",), steps=40, restarts=1)
+    found = run(model, data, suites, threat=L2, epsilons=(0.05, 0.15))
+    for level, epsilon in enumerate((0.0, 0.05, 0.15)):
+        left = exact(model, data, epsilon, 2)
+        clear = left.abs() > 5e-3
+        assert int(clear.sum()) > 150
+        assert torch.equal(found.correct()[level][clear], (left > 0)[clear])
+    assert 0.05 < found.accuracy()[-1] < 0.95
+
+
+@pytest.mark.parametrize("epsilon", [0.0, 0.02, 0.05])
+def test_the_quick_look_of_validation_is_exact_on_a_linear_model(epsilon):
+    model, data = linear(2).eval(), grey()
+    generator = torch.Generator().manual_seed(0)
+    found = robust_accuracy(
+        model, data, threat=Linf(epsilon), search=STRONG, generator=generator, batch_size=64
+    )
+    expected = (exact(model, data, epsilon, float("inf")) > 0).double().mean()
+    assert found == pytest.approx(float(expected), abs=1 / 200)
+
+
+def test_the_quick_look_searches_under_autocast_and_scores_without():
+    calls = []
+
+    class Autocast:
+        def __enter__(self):
+            calls.append("in")
+
+        def __exit__(self, *problem):
+            calls.append("out")
+
+    def predict(images):
+        calls.append("predict")
+        return linear(2)(images)
+
+    generator = torch.Generator().manual_seed(0)
+    search = PGD(steps=1, relative_step=1.0)
+    robust_accuracy(
+        predict, grey(4), threat=Linf(0.1), search=search, generator=generator, autocast=Autocast
+    )
+    assert calls == ["predict", "in", "predict", "out", "predict"]
+
+
+@pytest.fixture(scope="module")
+def of_adaptive():
+    model = adaptive()
+    data = labelled_by(model)
+    suites = suites_for(model, ("pgd", "gate"), steps=2, restarts=2)
+    return model, data, suites, run(model, data, suites, epsilons=STRENGTHS)
+
+
+def test_the_profile_is_monotone_and_starts_at_the_clean_accuracy(of_adaptive):
+    accuracy = of_adaptive[3].accuracy()
+    assert accuracy[0] == pytest.approx(22 / 24)
+    assert accuracy == sorted(accuracy, reverse=True)
+    assert accuracy[-1] < accuracy[0]
+
+
+def test_the_first_suite_alone_equals_a_run_with_that_suite_only(of_adaptive):
+    model, data, suites, found = of_adaptive
+    alone = run(model, data, suites[:1], epsilons=STRENGTHS)
+    assert alone.accuracy() == found.accuracy("pgd")
+    assert torch.equal(alone.broken_at[0], found.broken_at[0])
+    assert alone.broken_by[0] == found.broken_by[0]
+
+
+def test_more_suites_never_give_a_higher_accuracy(of_adaptive):
+    _, _, _, found = of_adaptive
+    both, alone = found.accuracy(), found.accuracy("pgd")
+    assert all(a <= b for a, b in zip(both, alone, strict=True))
+
+
+def test_the_same_seed_gives_the_same_profile(of_adaptive):
+    model, data, suites, found = of_adaptive
+    again = run(model, data, suites, epsilons=STRENGTHS)
+    assert torch.equal(again.broken_at, found.broken_at)
+    assert again.broken_by == found.broken_by
+    assert again.images_left == found.images_left
+
+
+def test_every_attack_at_every_strength_has_random_starts_of_its_own_from_the_seed():
+    def drawn(seed):
+        seen = []
+
+        class Noting(Scripted):
+            def run(self, model, images, labels, threat, generator):
+                seen.append(generator.initial_seed())
+                return super().run(model, images, labels, threat, generator)
+
+        attacks = tuple(
+            Noting(name=name, search=STRONG, loss="margin", breaks={}, calls=[]) for name in "ab"
+        )
+        suites = [Suite(name=name, attacks=attacks) for name in "cd"]
+        run(always_zero(), numbered(), suites, epsilons=(0.1, 0.2), seed=seed)
+        return seen
+
+    first = drawn(0)
+    assert len(set(first)) == 8
+    assert drawn(0) == first
+    assert not set(drawn(1)) & set(first)
+
+
+def test_the_model_is_left_as_it_was_found():
+    model = wide_resnet().eval()
+    model.norm.weight.requires_grad_(False)
+    model.linear.train()
+    before, modes = weights(model), [m.training for m in model.modules()]
+    data = split(8)
+    run(model, data, suites_for(model, ("pgd",), steps=2, restarts=1))
+    assert same(weights(model), before)
+    assert [m.training for m in model.modules()] == modes
+    assert [p.requires_grad for p in model.parameters()].count(False) == 1
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_a_model_in_train_mode_is_refused():
+    with pytest.raises(ValueError, match=r"train mode.*call model.eval\(\) first"):
+        run(wide_resnet().train(), split(4), [scripted("a", {})])
+
+
+def test_a_model_of_another_class_count_is_refused():
+    with pytest.raises(ValueError, match=r"logits of shape \(4, 10\), got \(4, 7\); the data has"):
+        run(wide_resnet(classes=7).eval(), split(4), [scripted("a", {})])
+
+
+def test_a_model_that_returns_no_tensor_is_refused():
+    class Pair(nn.Module):
+        def forward(self, images):
+            return images, images
+
+    with pytest.raises(ValueError, match="got tuple"):
+        run(Pair().eval(), split(4), [scripted("a", {})])
+
+
+def test_a_strength_above_one_is_refused_with_the_remedy():
+    with pytest.raises(ValueError, match=r"For the papers' 8 write 8 ?/ ?255"):
+        run(always_zero(), numbered(), [scripted("a", {})], epsilons=(8.0,))
+
+
+def test_a_run_of_no_suites_is_refused():
+    with pytest.raises(ValueError, match="nothing to try"):
+        run(always_zero(), numbered(), [])
+
+
+def test_progress_is_reported_between_nothing_and_all():
+    seen = []
+    run(
+        always_zero(),
+        numbered(),
+        [scripted("a", {}), scripted("b", {})],
+        report=lambda text, share: seen.append((text, share)),
+    )
+    assert len(seen) == 8
+    assert seen[0] == ("a a 0.02", 0.0)
+    shares = [share for _, share in seen]
+    assert shares == sorted(shares)
+    assert shares[-1] < 1
+
+
+def test_the_interval_surrounds_the_accuracy(of_adaptive):
+    found = of_adaptive[3]
+    for (low, high), accuracy in zip(found.interval(), found.accuracy(), strict=True):
+        assert low <= accuracy <= high
+        assert high - low > 0.1  # 24 images say little
+
+
+def test_never_broken_is_minus_one():
+    found = run(always_zero(), numbered(), [scripted("a", {})])
+    assert found.broken_at.tolist() == [[NEVER] * 6]
+
+
+def test_a_different_threat_at_each_strength_is_made_by_the_given_function():
+    made = []
+
+    def threat(epsilon):
+        made.append(epsilon)
+        return Linf(epsilon)
+
+    run(always_zero(), numbered(), [scripted("a", {})], threat=threat, epsilons=(0.02, 0.1))
+    assert sorted(set(made)) == [0.02, 0.1]

@@ -1,0 +1,134 @@
+import json
+
+import pytest
+import torch
+from torch import nn
+
+from equipoise.evaluation import insides, profile, record_of, suites_for
+from equipoise.models import FeatureStack, fuse, with_branches
+from equipoise.threat import L2, Linf
+from tiny import linear, split, wide_resnet
+
+EPSILONS = (0.0, 0.1, 8 / 255)  # in no order
+
+
+def adaptive() -> nn.Module:
+    torch.manual_seed(0)
+    return fuse(with_branches(wide_resnet(), 2), placement="input").eval()
+
+
+def look(model: nn.Module, data, epsilons=EPSILONS, threat=Linf, seed: int = 0) -> dict:
+    return insides(model, data, threat=threat, epsilons=epsilons, seed=seed)
+
+
+def record(model: nn.Module | None = None, seed: int = 0, images: int = 12) -> dict:
+    model = (model or linear()).eval()
+    data = split(images)
+    suites = suites_for(model, ("pgd", "gate"), steps=2, restarts=1)
+    found = profile(model, data, threat=Linf, epsilons=EPSILONS, suites=suites, seed=seed)
+    return record_of(
+        found,
+        model="a model",
+        data="noise",
+        norm="Linf",
+        suites=suites,
+        seed=seed,
+        seconds=1.0,
+        parameters=650,
+        extra=look(model, data, found.epsilons, seed=seed),
+    )
+
+
+def test_a_record_is_json():
+    found = record(adaptive())
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
+
+
+def test_the_headline_is_the_worst_case_with_its_interval():
+    found = record()
+    headline = found["headline"]
+    assert found["epsilons"] == [0.0, 8 / 255, 0.1]
+    assert found["epsilons_written"] == ["0", "8/255", "0.1"]
+    accuracy = headline["accuracy"]
+    broken = list(zip(*(s["broken_at"] for s in found["suites"]), strict=True))
+    for level in range(3):
+        right = [all(at == -1 or at > level for at in row) for row in broken]
+        assert accuracy[level] == pytest.approx(sum(right) / 12)
+        low, high = headline["interval"][level]
+        assert low <= accuracy[level] <= high
+    assert headline["average"] == pytest.approx(sum(accuracy) / 3)
+    assert headline["clean_and_strongest"] == pytest.approx((accuracy[0] + accuracy[-1]) / 2)
+
+
+def test_every_attack_is_described_by_its_steps_and_restarts():
+    found = record(adaptive())
+    assert [suite["name"] for suite in found["suites"]] == ["pgd", "gate"]
+    for suite in found["suites"]:
+        assert len(suite["broken_at"]) == len(suite["broken_by"]) == found["images"] == 12
+        for attack in suite["attacks"]:
+            assert {"name", "loss", "steps", "restarts", "relative_step", "random_start"} <= set(
+                attack
+            )
+            assert attack["steps"] == 2
+    attacked = found["images_attacked"]
+    assert set(attacked) == {
+        f"{s['name']}/{a['name']}" for s in found["suites"] for a in s["attacks"]
+    }
+
+
+def test_a_record_says_where_and_how_it_was_made():
+    found = record()
+    assert found["format"] == 1
+    assert (found["model"], found["data"], found["norm"]) == ("a model", "noise", "Linf")
+    assert (found["seed"], found["seconds"], found["parameters"]) == (0, 1.0, 650)
+    assert {"commit", "versions", "processor"} <= set(found["environment"])
+
+
+def test_the_same_seed_gives_the_same_record():
+    assert record() == record()
+
+
+def test_the_insides_of_an_adaptive_network_are_its_fusing_weights_at_every_strength():
+    model, data = adaptive(), split(12)
+    curves = look(model, data)["fusing_weight"]
+    assert set(curves) == {"through_generator", "through_robust_branch"}
+    with torch.no_grad():
+        clean = 1 - model.logits_and_weight(data.batch(slice(None))[0])[1]
+    for curve in curves.values():
+        assert len(curve) == 3
+        assert curve[0]["mean"] == pytest.approx(float(clean.mean()))
+        assert all(0 <= point["mean"] <= 1 and point["std"] >= 0 for point in curve)
+
+
+def test_the_insides_of_a_stack_are_its_members_importance():
+    stack = FeatureStack([wide_resnet(), wide_resnet(seed=1)], 10).eval()
+    importance = look(stack, split(2))["importance"]
+    assert len(importance) == 2
+    assert sum(importance) == pytest.approx(1)
+
+
+def test_a_plain_network_has_no_insides():
+    assert look(wide_resnet().eval(), split(2)) == {}
+
+
+def test_looking_inside_uses_the_geometry_that_is_asked_for():
+    made = []
+
+    def threat(epsilon):
+        made.append(epsilon)
+        return L2(epsilon)
+
+    look(adaptive(), split(2), (0.0, 0.5), threat)
+    assert set(made) == {0.5}
+
+
+def test_looking_inside_leaves_the_model_as_it_was():
+    model = adaptive()
+    before = [p.requires_grad for p in model.parameters()]
+    look(model, split(2))
+    assert [p.requires_grad for p in model.parameters()] == before
+    assert not model.training
+
+
+def test_a_record_of_a_single_image_is_json_too():
+    json.dumps(record(adaptive(), images=1), allow_nan=False)

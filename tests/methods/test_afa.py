@@ -1,0 +1,294 @@
+from dataclasses import replace
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+
+from equipoise import losses
+from equipoise.methods import AFA, Gate, afa
+from equipoise.methods.afa import BranchTask, GateTask
+from equipoise.models import fuse, with_branches
+from equipoise.models.weight_generator import WeightGenerator
+from equipoise.objectives import PGDAT, Standard
+from tiny import ATTACK, SCHEDULE, fit_stage, images_and_labels, same, weights, wide_resnet
+
+STRENGTHS = (0.0, 0.05, 0.2)
+
+
+def method(**settings) -> AFA:
+    defaults = {
+        "objective": PGDAT(),
+        "strengths": STRENGTHS,
+        "attack": ATTACK,
+        "schedule": SCHEDULE,
+        "gate_schedule": SCHEDULE,
+    }
+    return AFA(**(defaults | settings))
+
+
+def branched(classes: int = 10) -> nn.Module:
+    """Three branches that answer differently."""
+    network = with_branches(wide_resnet(classes), 3)
+    generator = torch.Generator().manual_seed(1)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.5, 1.5, generator=generator)
+            nn.init.normal_(module.bias, generator=generator)
+    return network
+
+
+def gate_task(classes: int = 10, **settings) -> GateTask:
+    placement = settings.pop("placement", "input")
+    network = branched(classes)
+    torch.manual_seed(2)
+    gate = Gate(placement=placement, **settings)
+    return GateTask(fuse(network, placement=placement), method(gate=gate))
+
+
+def step(task: nn.Module, seed: int = 0, progress: float = 0.0) -> dict[str, torch.Tensor]:
+    images, labels = images_and_labels()
+    return task(images, labels, torch.Generator().manual_seed(seed), progress)
+
+
+@pytest.fixture
+def attacks(monkeypatch):
+    """Every attack that a step runs: its goal, images and strengths."""
+    seen, real = [], afa.attacked
+
+    def spy(module, goal, clean, epsilon, attack, norm, generator):
+        found = real(module, goal, clean, epsilon, attack, norm, generator)
+        seen.append({"goal": goal, "clean": clean, "epsilon": epsilon, "found": found})
+        return found
+
+    monkeypatch.setattr(afa, "attacked", spy)
+    return seen
+
+
+def test_the_plan_is_branches_then_gate():
+    stages = method().stages(wide_resnet)
+    assert [stage.name for stage in stages] == ["branches", "gate"]
+    assert stages[1].needs == ("branches",)
+    assert all(stage.validation == (0.0, 0.2) for stage in stages)
+    network = stages[0].build({}).outcome()
+    assert network.branches == 3
+    assert stages[1].build({"branches": network}).outcome().placement == "input"
+
+
+def test_the_branches_are_attacked_as_one_batch_each_row_within_its_own_strength(attacks):
+    step(BranchTask(branched(), method()))
+    (attack,) = attacks
+    assert attack["epsilon"].tolist() == pytest.approx([0.05] * 8 + [0.2] * 8)
+    distance = (attack["found"] - attack["clean"]).abs().amax(dim=(1, 2, 3))
+    assert torch.allclose(distance, attack["epsilon"], atol=1e-6)
+    images, _ = images_and_labels()
+    assert torch.equal(attack["clean"], torch.cat([images, images]))
+
+
+def test_each_path_is_attacked_through_its_own_branch(attacks):
+    task = BranchTask(branched(), method()).eval()
+    step(task)
+    images, labels = images_and_labels()
+    own = [losses.cross_entropy(task.network(images, branch=k), labels) for k in (1, 2)]
+    goal = attacks[0]["goal"](torch.cat([images, images]))
+    assert torch.allclose(goal, torch.cat(own), atol=1e-6)
+
+
+def test_clean_images_go_through_branch_zero_and_strength_k_through_branch_k(attacks):
+    task = BranchTask(branched(), method()).eval()
+    terms = step(task)
+    images, labels = images_and_labels()
+    inputs = [images, *attacks[0]["found"].chunk(2)]
+    for k, given in enumerate(inputs):
+        expected = losses.cross_entropy(task.network(given, branch=k), labels).mean()
+        assert torch.allclose(terms[f"loss_{k}"], expected, atol=1e-6)
+    assert torch.allclose(terms["loss"], sum(terms[f"loss_{k}"] for k in range(3)) / 3)
+
+
+def test_a_step_moves_the_statistics_of_every_branch_and_of_each_by_its_own_images(monkeypatch):
+    def brighter(module, goal, clean, epsilon, attack, norm, generator):
+        return (clean * 0.2 + epsilon[:, None, None, None] * 3).clamp(0, 1)
+
+    monkeypatch.setattr(afa, "attacked", brighter)
+    task = BranchTask(branched(), method()).train()
+    step(task)
+    first = next(m for m in task.modules() if isinstance(m, afa.Branched)).network
+    norms = first.stages[0][0].norm1.norm.norms
+    means = [norm.running_mean for norm in norms]
+    assert all(int(norm.num_batches_tracked) == 1 for norm in norms)
+    assert not torch.allclose(means[0], means[1])
+    assert not torch.allclose(means[1], means[2])
+
+
+def test_sum_is_k_times_mean():
+    mean, total = (
+        step(BranchTask(branched(), method(reduction=reduction)).eval())["loss"]
+        for reduction in ("mean", "sum")
+    )
+    assert torch.allclose(total, 3 * mean)
+
+
+def test_validation_of_stage_one_asks_the_branch_of_the_strength():
+    task = BranchTask(branched(), method()).eval()
+    images, _ = images_and_labels()
+    for k, epsilon in enumerate(STRENGTHS):
+        expected = task.network(images, branch=k)
+        assert torch.equal(task.predictor(epsilon)(images), expected)
+
+
+def test_stage_two_trains_the_generator_and_nothing_else(tmp_path):
+    whole = method(gate=Gate())
+    _, gate = whole.stages(partial(wide_resnet, 2))
+    task = gate.build({"branches": branched(classes=2)})
+    before = weights(task)
+    fit_stage(replace(gate, keep="last"), task, tmp_path)
+    after = weights(task)
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    generator = {name for name in before if name.startswith("network.generator.")}
+    assert moved <= generator
+    assert {name for name in generator if name.endswith("weight")} <= moved
+
+
+@pytest.mark.parametrize("placement", ["input", "stem", "per_norm"])
+def test_only_the_generator_gets_gradients(placement):
+    task = gate_task(placement=placement).train()
+    step(task)["loss"].backward()
+    inside = {id(p) for p in task.network.generator_parameters()}
+    assert inside
+    for parameter in task.parameters():
+        assert (parameter.grad is not None) == (id(parameter) in inside)
+        assert parameter.requires_grad == (id(parameter) in inside)
+
+
+def test_stage_twos_attack_goes_through_the_generator(attacks):
+    task = gate_task()
+    step(task)
+    images, labels = images_and_labels()
+    task.eval()
+    with torch.no_grad():
+        expected = losses.cross_entropy(task.network(images), labels)
+        assert torch.equal(attacks[0]["goal"](images), expected)
+    # The gradient differs from the one at the same, fixed weight: the generator is on its path.
+    weight = task.network.logits_and_weight(images)[1].detach()
+    given = images.requires_grad_()
+    (through,) = torch.autograd.grad(attacks[0]["goal"](given).sum(), given)
+    fixed = losses.cross_entropy(task.network(given, weight=weight), labels)
+    (around,) = torch.autograd.grad(fixed.sum(), given)
+    assert float((through - around).abs().max()) > 1e-6
+
+
+def test_while_led_the_attack_goes_through_the_fixed_robust_branch(attacks):
+    task = gate_task(lead=0.5)
+    images, labels = images_and_labels()
+    for progress in (0.0, 0.49, 0.5):
+        step(task, progress=progress)
+    task.eval()
+    robust = losses.cross_entropy(task.network(images, weight=0.0), labels)
+    adaptive = losses.cross_entropy(task.network(images), labels)
+    assert not torch.allclose(robust, adaptive)
+    for attack, expected in zip(attacks, (robust, robust, adaptive), strict=True):
+        assert torch.allclose(attack["goal"](images), expected)
+
+
+def test_an_evading_attack_also_pushes_the_weight_to_clean(attacks):
+    task = gate_task(evasion=1.0)
+    step(task)
+    task.eval()
+    images, labels = images_and_labels()
+    logits, weight = task.network.logits_and_weight(images)
+    expected = losses.cross_entropy(logits, labels) - torch.log(1 - weight)
+    assert torch.allclose(attacks[0]["goal"](images), expected, atol=1e-5)
+
+
+def test_strengths_are_drawn_for_each_image_from_the_training_strengths(attacks):
+    task = gate_task()
+    for seed in range(8):
+        step(task, seed)
+    drawn = torch.cat([attack["epsilon"] for attack in attacks])
+    assert sorted({round(e, 4) for e in drawn.tolist()}) == list(STRENGTHS)
+    counts = [int((drawn - e).abs().lt(1e-6).sum()) for e in STRENGTHS]
+    assert min(counts) > 8  # of 64 / 3
+
+
+def test_the_gates_own_strengths_take_the_place_of_the_methods(attacks):
+    step(gate_task(strengths=(0.1,)))
+    assert attacks[0]["epsilon"].tolist() == pytest.approx([0.1] * 8)
+
+
+def test_pairs_put_each_image_into_the_batch_clean_and_attacked(attacks):
+    task = gate_task(pairs=True).train()
+    seen = []
+    read = task.network.generator.blocks
+    read.register_forward_hook(lambda _, given, out: seen.append(given[0]))
+    step(task)
+    images, _ = images_and_labels()
+    assert torch.allclose(seen[-1] + 0.5, torch.cat([images, attacks[0]["found"]]), atol=1e-6)
+    assert float(attacks[0]["epsilon"].min()) > 0
+
+
+def test_detection_adds_the_cross_entropy_of_the_weight_with_targets_by_strength(monkeypatch):
+    task = gate_task(pairs=True, detection=0.5, strengths=(0.05,)).eval()
+    monkeypatch.setattr(afa, "attacked", lambda module, goal, clean, *rest: clean)
+    terms = step(task)
+    images, labels = images_and_labels()
+    logits, weight = task.network.logits_and_weight(images)
+    classification = losses.cross_entropy(logits, labels).mean()
+    assert torch.allclose(terms["loss_classification"], classification)
+    target = 1 - 0.05 / 0.2
+    clean = -weight.log()
+    attacked = -(target * weight.log() + (1 - target) * (1 - weight).log())
+    expected = classification + 0.5 * torch.cat([clean, attacked]).mean()
+    assert torch.allclose(terms["loss"], expected, atol=1e-5)
+
+
+def test_the_logged_weights_are_means_over_clean_and_most_attacked_images(attacks):
+    task = gate_task(pairs=True).eval()
+    terms = step(task)
+    images, _ = images_and_labels()
+    top = attacks[0]["epsilon"] > 0.19
+    assert bool(top.any())
+    with torch.no_grad():
+        clean = task.network.logits_and_weight(images)[1].mean()
+        most = task.network.logits_and_weight(attacks[0]["found"][top])[1].mean()
+    assert torch.allclose(terms["weight_clean"], clean, atol=1e-6)
+    assert torch.allclose(terms["weight_attacked"], most, atol=1e-6)
+
+
+def test_the_generator_is_in_eval_mode_under_attack_and_in_training_mode_in_the_step():
+    task = gate_task().train()
+    modes = []
+    generator = next(m for m in task.modules() if isinstance(m, WeightGenerator))
+    generator.blocks.register_forward_hook(lambda *_: modes.append(generator.training))
+    step(task)
+    assert modes == [False] * ATTACK.steps + [True]
+
+
+@pytest.mark.parametrize(
+    "strengths", [(0.1, 0.2), (0.0,), (), (0.0, 0.2, 0.1), (0.0, 0.0, 0.1), (0.2, 0.0)]
+)
+def test_strengths_that_do_not_ascend_from_zero_are_refused(strengths):
+    with pytest.raises(ValueError, match="strengths must be two or more and ascend from 0"):
+        method(strengths=strengths)
+
+
+def test_an_objective_without_an_attack_is_refused():
+    with pytest.raises(ValueError, match="AFA needs an objective with an attack, got Standard"):
+        method(objective=Standard())
+
+
+def test_the_gates_ceiling_bounds_the_weight():
+    stage = method(gate=Gate(ceiling=0.6)).stages(wide_resnet)[1]
+    network = stage.build({"branches": branched()}).outcome()
+    with torch.no_grad():
+        network.generator.linears[-1].bias.fill_(50)
+        weight = network.logits_and_weight(images_and_labels()[0])[1]
+    assert weight.tolist() == pytest.approx([0.6] * 8)
+
+
+def test_one_step_is_the_same_with_the_same_generator():
+    one, again = (weights_of_a_step() for _ in range(2))
+    assert same(one, again)
+
+
+def weights_of_a_step() -> dict[str, torch.Tensor]:
+    return {name: value.detach() for name, value in step(BranchTask(branched(), method())).items()}

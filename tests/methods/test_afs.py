@@ -1,0 +1,177 @@
+from dataclasses import replace
+from functools import partial
+
+import pytest
+import torch
+
+from equipoise import losses
+from equipoise.methods import AFS, afs
+from equipoise.methods.afs import MergerTask
+from equipoise.models import FeatureStack
+from equipoise.objectives import PGDAT
+from tiny import ATTACK, SCHEDULE, fit_stage, images_and_labels, linear, weights, wide_resnet
+
+
+def method(**settings) -> AFS:
+    defaults = {
+        "objective": PGDAT(),
+        "budgets": (2 / 255, 0.1),
+        "attack": ATTACK,
+        "schedule": SCHEDULE,
+        "merger_schedule": SCHEDULE,
+        "merger_epsilon": 0.2,
+    }
+    return AFS(**(defaults | settings))
+
+
+def task(classes: int = 10, **settings) -> MergerTask:
+    members = [wide_resnet(classes, seed=1), wide_resnet(classes, seed=2)]
+    torch.manual_seed(3)
+    return MergerTask(FeatureStack(members, classes), method(**settings))
+
+
+def step(of: MergerTask, count: int = 8) -> dict[str, torch.Tensor]:
+    images, labels = images_and_labels(count)
+    return of(images, labels, torch.Generator().manual_seed(0), 0.0)
+
+
+@pytest.fixture
+def attacks(monkeypatch):
+    """Every attack that a step runs: module, goal, images, strength and what it found."""
+    seen, real = [], afs.attacked
+
+    def spy(module, goal, clean, epsilon, attack, norm, generator):
+        found = real(module, goal, clean, epsilon, attack, norm, generator)
+        seen.append(
+            {"module": module, "goal": goal, "clean": clean, "epsilon": epsilon, "found": found}
+        )
+        return found
+
+    monkeypatch.setattr(afs, "attacked", spy)
+    return seen
+
+
+def test_the_plan_is_one_extractor_a_budget_and_then_the_merger():
+    stages = method().stages(wide_resnet)
+    assert [s.name for s in stages] == ["extractor0_2_255", "extractor1_0.1", "merger"]
+    assert [s.validation for s in stages] == [(2 / 255,), (0.1,), (0.0, 0.2)]
+    assert [s.needs for s in stages] == [(), (), ("extractor0_2_255", "extractor1_0.1")]
+    members = {s.name: s.build({}).outcome() for s in stages[:2]}
+    stack = stages[2].build(members).outcome()
+    assert stack.sizes() == [64, 64]
+
+
+def test_each_extractor_is_attacked_at_its_own_budget():
+    stages = method().stages(wide_resnet)
+    assert [stage.build({}).epsilon for stage in stages[:2]] == [2 / 255, 0.1]
+
+
+def test_the_mergers_attack_goes_through_the_whole_stack(attacks):
+    merger = task(alpha=0.0)
+    images, labels = images_and_labels()
+    loss = step(merger)["loss"]
+    (attack,) = attacks
+    assert attack["epsilon"] == 0.2
+    assert attack["module"] is merger.stack
+    expected = losses.cross_entropy(merger.stack(images), labels)
+    assert torch.equal(attack["goal"](images), expected)
+    distance = (attack["found"] - attack["clean"]).abs().amax(dim=(1, 2, 3))
+    assert torch.allclose(distance, torch.full((8,), 0.2), atol=1e-6)
+    whole = losses.cross_entropy(merger.stack(attack["found"]), labels).mean()
+    assert torch.allclose(loss, whole)
+
+
+def test_the_gradient_of_the_mergers_attack_comes_through_every_member(attacks):
+    merger = task(alpha=0.0)
+    step(merger)
+    images, labels = images_and_labels()
+    given = images.requires_grad_()
+    (found,) = torch.autograd.grad(attacks[0]["goal"](given).sum(), given)
+
+    def through(members):
+        """The gradient that reaches the images through these members alone."""
+        parts = [merger.stack.members[n](given) for n in (0, 1)]
+        parts = [part if n in members else part.detach() for n, part in enumerate(parts)]
+        logits = merger.stack.merger(torch.cat(parts, dim=1))
+        return torch.autograd.grad(losses.cross_entropy(logits, labels).sum(), given)[0]
+
+    assert torch.allclose(found, through({0, 1}), atol=1e-6)
+    for alone in ({0}, {1}):
+        assert float((found - through(alone)).abs().max()) > 1e-3
+
+
+def test_alpha_weighs_the_clean_term_against_the_adversarial_one():
+    terms = step(task(alpha=0.3))
+    expected = 0.3 * terms["loss_clean"] + 0.7 * terms["loss_adversarial"]
+    assert torch.allclose(terms["loss"], expected)
+    images, labels = images_and_labels()
+    clean = losses.cross_entropy(task().stack(images), labels).mean()
+    assert torch.allclose(terms["loss_clean"], clean)
+    assert terms["loss_adversarial"].item() > clean.item()
+
+
+def test_with_alpha_one_there_is_no_attack_and_only_the_clean_term(attacks):
+    terms = step(task(alpha=1.0))
+    assert attacks == []
+    assert torch.equal(terms["loss"], terms["loss_clean"])
+    assert terms["loss_adversarial"].item() == 0
+
+
+def test_with_alpha_zero_there_is_only_the_adversarial_term():
+    terms = step(task(alpha=0.0))
+    assert torch.equal(terms["loss"], terms["loss_adversarial"])
+    assert terms["loss_clean"].item() == 0
+
+
+def test_a_split_batch_gives_each_image_one_of_the_two_terms(attacks):
+    merger = task(alpha=0.25, split_batch=True)
+    terms = step(merger)
+    images, labels = images_and_labels()
+    assert torch.equal(attacks[0]["clean"], images[2:])
+    clean = losses.cross_entropy(merger.stack(images[:2]), labels[:2]).mean()
+    adversarial = losses.cross_entropy(merger.stack(attacks[0]["found"]), labels[2:]).mean()
+    assert torch.allclose(terms["loss"], 0.25 * clean + 0.75 * adversarial)
+
+
+@pytest.mark.parametrize("alpha", [0.1, 0.9])
+def test_a_split_batch_too_small_for_one_of_the_terms_still_has_a_loss(alpha):
+    assert bool(step(task(alpha=alpha, split_batch=True), count=1)["loss"].isfinite())
+    assert bool(step(task(alpha=alpha, split_batch=True), count=2)["loss"].isfinite())
+
+
+def test_the_merger_trains_and_its_extractors_stay_as_they_were_bit_for_bit(tmp_path):
+    merger = task(classes=2)
+    before = weights(merger)
+    stage = method().stages(partial(wide_resnet, 2))[-1]
+    fit_stage(replace(stage, keep="last"), merger, tmp_path)
+    after = weights(merger)
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    assert moved == {"stack.merger.weight", "stack.merger.bias"}
+
+
+def test_only_the_merger_gets_gradients():
+    merger = task().train()
+    step(merger)["loss"].backward()
+    with_gradient = {name for name, p in merger.named_parameters() if p.grad is not None}
+    assert with_gradient == {"stack.merger.weight", "stack.merger.bias"}
+
+
+def test_members_of_different_sizes_are_stacked():
+    def make_two():
+        sizes = iter([wide_resnet, linear])
+        return lambda: next(sizes)()
+
+    stages = method().stages(make_two())
+    members = {s.name: s.build({}).outcome() for s in stages[:2]}
+    assert stages[2].build(members).outcome().sizes() == [64, 64]
+
+
+@pytest.mark.parametrize("alpha", [2.0, -0.1, float("nan")])
+def test_an_alpha_outside_of_zero_to_one_is_refused(alpha):
+    with pytest.raises(ValueError, match=r"alpha must be in \[0, 1\], got"):
+        method(alpha=alpha)
+
+
+def test_no_budgets_are_refused():
+    with pytest.raises(ValueError, match="budgets must name at least one strength"):
+        method(budgets=())

@@ -1,0 +1,194 @@
+import json
+import pickle
+
+import pytest
+import torch
+from torch import nn
+
+from equipoise.models import WideResNet, fuse, load, save, with_branches
+from equipoise.models.folder import ModelFolderError, read_config
+
+
+@pytest.fixture
+def network():
+    torch.manual_seed(0)
+    return WideResNet(depth=10, width=1, classes=3).eval()
+
+
+@pytest.fixture
+def folder(network, tmp_path):
+    save(network, tmp_path / "model", card={"name": "a test", "epsilon": 0.1})
+    return tmp_path / "model"
+
+
+def rewrite_config(folder, change):
+    document = json.loads((folder / "config.json").read_text())
+    change(document)
+    (folder / "config.json").write_text(json.dumps(document))
+
+
+def test_a_folder_holds_config_weights_and_card(folder):
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "README.md",
+        "config.json",
+        "model.safetensors",
+    ]
+    assert read_config(folder)["card"] == {"name": "a test", "epsilon": 0.1}
+    card = (folder / "README.md").read_text()
+    assert card.startswith("# a test\n")
+    assert "- **epsilon**: 0.1" in card
+
+
+def test_a_loaded_model_is_in_eval_mode_and_computes_the_same(folder, network, images):
+    loaded = load(folder)
+    assert not any(module.training for module in loaded.modules())
+    assert torch.equal(loaded(images), network(images))
+
+
+def test_a_run_folder_is_read_through_its_model_folder(folder, network, images):
+    assert torch.equal(load(folder.parent)(images), network(images))
+
+
+def test_saving_again_replaces_what_was_there(folder, images):
+    torch.manual_seed(1)
+    other = WideResNet(depth=10, width=1, classes=5).eval()
+    save(other, str(folder))
+    assert torch.equal(load(str(folder))(images), other(images))
+
+
+def test_loading_and_saving_give_the_same_bytes(folder, tmp_path):
+    save(load(folder), tmp_path / "again", card=read_config(folder)["card"])
+    for path in folder.iterdir():
+        assert (tmp_path / "again" / path.name).read_bytes() == path.read_bytes()
+
+
+def test_a_loaded_model_owes_nothing_to_the_global_seed(folder, images):
+    torch.manual_seed(5)
+    first = load(folder)(images)
+    torch.manual_seed(6)
+    assert torch.equal(load(folder)(images), first)
+
+
+def test_a_branched_network_keeps_every_branch(network, tmp_path, images):
+    model = with_branches(network, branches=2)
+    model.train()
+    for k in range(2):
+        model(images + k, branch=k)
+    save(model.eval(), tmp_path)
+    for k in range(2):
+        assert torch.equal(load(tmp_path)(images, branch=k), model(images, branch=k))
+
+
+def test_an_adaptive_network_keeps_its_generator(network, tmp_path, images):
+    model = fuse(with_branches(network, branches=2), placement="stem", hidden=4)
+    model.train()
+    model(images)
+    save(model.eval(), tmp_path)
+    wanted = model.logits_and_weight(images)
+    torch.testing.assert_close(load(tmp_path).logits_and_weight(images), wanted, rtol=0, atol=0)
+
+
+def test_a_model_that_does_not_know_its_config_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"Linear cannot be saved .* Save its state_dict"):
+        save(nn.Linear(2, 2), tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+
+
+def test_a_folder_that_is_none_is_refused(tmp_path):
+    with pytest.raises(ModelFolderError, match=r"is no model folder: .*config.json does not exist"):
+        load(tmp_path / "nowhere")
+
+
+def test_missing_weights_are_refused(folder):
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(ModelFolderError, match=r"model.safetensors is missing; copy the folder"):
+        load(folder)
+
+
+@pytest.mark.parametrize("keep", [0, 5, 200, -1])
+def test_truncated_weights_are_refused(keep, folder):
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(ModelFolderError, match=r"model.safetensors is damaged"):
+        load(folder)
+
+
+class Bomb:
+    exploded = False
+
+    def __reduce__(self):
+        return (setattr, (Bomb, "exploded", True))
+
+
+@pytest.mark.parametrize("write", [pickle.dump, torch.save])
+def test_a_pickle_that_poses_as_weights_is_refused_and_not_run(write, folder):
+    with (folder / "model.safetensors").open("wb") as file:
+        write(Bomb(), file)
+    with pytest.raises(ModelFolderError, match=r"model.safetensors is damaged"):
+        load(folder)
+    assert not Bomb.exploded
+
+
+def test_a_folder_where_weights_should_be_is_refused(folder):
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors").mkdir()
+    with pytest.raises(ModelFolderError, match=r"model.safetensors"):
+        load(folder)
+
+
+@pytest.mark.parametrize("text", ["", "{", "weights", "\x00\xff"])
+def test_a_config_that_is_no_json_is_refused(text, folder):
+    (folder / "config.json").write_bytes(text.encode("latin-1"))
+    with pytest.raises(ModelFolderError, match=r"is no model folder: .*config.json"):
+        load(folder)
+
+
+@pytest.mark.parametrize("text", ["[]", "3", '{"format": 2, "model": {}}', '{"format": 1}'])
+def test_a_config_of_another_format_is_refused(text, folder):
+    (folder / "config.json").write_text(text)
+    with pytest.raises(ModelFolderError, match="is no model configuration of format 1"):
+        load(folder)
+
+
+@pytest.mark.parametrize("kind", ["resnet_9000", None, ["wide_resnet"], "os.system"])
+def test_an_unknown_kind_is_refused(kind, folder):
+    rewrite_config(folder, lambda document: document["model"].update(kind=kind))
+    with pytest.raises(ModelFolderError, match=r"config.json does not describe a model"):
+        load(folder)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"depth": 11}, {"depth": "ten"}, {"colour": "red"}, {"mean": [0.5]}, {"classes": 1}],
+    ids=str,
+)
+def test_a_setting_that_builds_nothing_is_refused(change, folder):
+    rewrite_config(folder, lambda document: document["model"].update(change))
+    with pytest.raises(ModelFolderError, match=r"config.json does not describe a model"):
+        load(folder)
+
+
+def test_a_missing_setting_is_refused(folder):
+    rewrite_config(folder, lambda document: document["model"].pop("width"))
+    with pytest.raises(ModelFolderError, match=r"does not describe a model: .*width"):
+        load(folder)
+
+
+@pytest.mark.parametrize(
+    "model", [[], "wide_resnet", {"kind": "stack", "classes": 3, "members": 1}]
+)
+def test_a_model_that_is_no_configuration_is_refused(model, folder):
+    rewrite_config(folder, lambda document: document.update(model=model))
+    with pytest.raises(ModelFolderError, match=r"config.json does not describe a model"):
+        load(folder)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"width": 2}, {"depth": 16}, {"classes": 4}, {"channels": 1, "mean": [0.5], "std": [0.25]}],
+    ids=str,
+)
+def test_weights_of_another_network_are_refused(change, folder):
+    rewrite_config(folder, lambda document: document["model"].update(change))
+    with pytest.raises(ModelFolderError, match=r"model.safetensors does not fit config.json"):
+        load(folder)

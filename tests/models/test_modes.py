@@ -1,0 +1,64 @@
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from equipoise.models import attack_mode
+
+
+@pytest.fixture
+def network():
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Dropout(0.5), nn.Flatten())
+    network.train()
+    network[1].eval()
+    network[0].bias.requires_grad_(False)
+    return network
+
+
+@pytest.mark.parametrize(("mode", "training"), [("eval", False), ("train", True)])
+def test_everything_is_in_the_attacks_mode_and_nothing_trains(mode, training, network):
+    with attack_mode(network, mode):
+        assert {module.training for module in network.modules()} == {training}
+        assert not any(parameter.requires_grad for parameter in network.parameters())
+
+
+@pytest.mark.parametrize("mode", ["eval", "train"])
+@pytest.mark.parametrize("fails", [False, True])
+def test_everything_is_restored_also_after_an_error(mode, fails, network, images):
+    before = copy.deepcopy(network)
+    try:
+        with attack_mode(network, mode):
+            network(images)
+            if fails:
+                raise KeyboardInterrupt
+    except KeyboardInterrupt:
+        pass
+    assert [m.training for m in network.modules()] == [m.training for m in before.modules()]
+    assert [p.requires_grad for p in network.parameters()] == [
+        p.requires_grad for p in before.parameters()
+    ]
+    torch.testing.assert_close(network.state_dict(), before.state_dict(), rtol=0, atol=0)
+
+
+def test_train_mode_uses_the_attacked_batchs_own_statistics(images):
+    norm = nn.BatchNorm2d(3)
+    with attack_mode(norm, "train"):
+        assert norm(images).mean(dim=(0, 2, 3)).abs().max() < 1e-5
+    with attack_mode(norm, "eval"):
+        assert norm(images).mean(dim=(0, 2, 3)).abs().max() > 0.1
+
+
+def test_buffers_keep_their_identity(images):
+    norm = nn.BatchNorm2d(3)
+    mean = norm.running_mean
+    with attack_mode(norm, "train"):
+        norm(images)
+    assert norm.running_mean is mean
+
+
+def test_gradients_still_reach_the_images(network, images):
+    images.requires_grad_(True)
+    with attack_mode(network, "eval"):
+        (gradient,) = torch.autograd.grad(network(images).square().sum(), images)
+    assert gradient.abs().max() > 0

@@ -1,0 +1,88 @@
+import copy
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import tiny
+from equipoise.data import Cifar10
+from equipoise.recipes import RECIPES, Evaluation, from_json, to_json
+
+
+def stored(name: str = "afa_digits") -> dict:
+    return json.loads(json.dumps(to_json(RECIPES[name]())))
+
+
+def test_the_parts_of_a_union_name_their_kind():
+    found = stored()
+    assert found["method"]["kind"] == "AFA"
+    assert found["method"]["objective"]["kind"] == "PGDAT"
+    assert found["dataset"]["kind"] == "Digits"
+
+
+def test_a_part_alone_round_trips_too():
+    recipe = RECIPES["afs_digits"]()
+    assert from_json(to_json(recipe.evaluation), Evaluation) == recipe.evaluation
+
+
+def test_a_folder_survives_as_a_path():
+    recipe = replace(tiny.recipe(), dataset=Cifar10(folder=Path("/data/cifar10"), limit=5))
+    found = from_json(json.loads(json.dumps(to_json(recipe))))
+    assert found == recipe
+    assert isinstance(found.dataset.folder, Path)
+
+
+@pytest.mark.parametrize(
+    "path", [(), ("method",), ("method", "schedule"), ("method", "objective"), ("loop",)]
+)
+def test_an_unknown_field_is_refused_by_name(path):
+    content = stored()
+    part = content
+    for key in path:
+        part = part[key]
+    part["speling"] = 1
+    with pytest.raises(ValueError, match=r"not a recipe of this version: .*speling"):
+        from_json(content)
+
+
+def test_a_missing_field_is_refused_by_name():
+    content = stored()
+    del content["method"]["schedule"]["epochs"]
+    with pytest.raises(ValueError, match=r"epochs"):
+        from_json(content)
+
+
+def test_an_unknown_kind_is_refused_by_name():
+    content = stored()
+    content["method"]["kind"] = "MAGIC"
+    with pytest.raises(ValueError, match=r"not a recipe of this version: .*MAGIC"):
+        from_json(content)
+
+
+@pytest.mark.parametrize("value", ["many", None, [1]])
+def test_a_value_of_the_wrong_type_is_refused_by_its_place(value):
+    content = stored()
+    content["loop"]["batch_size"] = value
+    with pytest.raises(ValueError, match="batch_size"):
+        from_json(content)
+
+
+def test_a_value_that_breaks_a_rule_is_refused_by_the_rule():
+    content = stored("afs_digits")
+    content["method"]["alpha"] = 2
+    with pytest.raises(ValueError, match=r"alpha must be in \[0, 1\]"):
+        from_json(content)
+
+
+@pytest.mark.parametrize("content", [[], "recipe", None, 3])
+def test_what_is_no_object_is_refused(content):
+    with pytest.raises(ValueError, match="not a recipe of this version"):
+        from_json(content)
+
+
+def test_reading_leaves_the_content_alone():
+    content = stored()
+    before = copy.deepcopy(content)
+    from_json(content)
+    assert content == before

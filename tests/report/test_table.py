@@ -1,0 +1,143 @@
+import copy
+import subprocess
+import sys
+
+import pytest
+from rich.console import Console
+
+from equipoise import runs
+from equipoise.report import fill_markers, markdown_table, rich_table
+from equipoise.report.table import caption, rows
+
+RECORD = {
+    "format": 1,
+    "model": "one",
+    "data": "digits",
+    "norm": "Linf",
+    "images": 450,
+    "epsilons": [0.0, 8 / 255],
+    "epsilons_written": ["0", "8/255"],
+    "headline": {
+        "accuracy": [0.9, 0.5],
+        "interval": [[0.88, 0.92], [0.45, 0.55]],
+        "average": 0.7,
+        "clean_and_strongest": 0.7,
+    },
+    "suites": [
+        {"name": "pgd", "accuracy": [0.9, 0.6], "attacks": [{"name": "a"}, {"name": "b"}]},
+        {"name": "gate", "accuracy": [0.9, 0.5], "attacks": [{"name": "c"}]},
+    ],
+}
+
+
+def record(model: str = "one", clean: float = 0.9, robust: float = 0.5, **changes) -> dict:
+    found = copy.deepcopy(RECORD) | {"model": model} | changes
+    found["headline"] |= {
+        "accuracy": [clean, robust],
+        "average": (clean + robust) / 2,
+        "clean_and_strongest": (clean + robust) / 2,
+    }
+    return found
+
+
+@pytest.fixture
+def page(tmp_path):
+    """A Markdown file with two tables, and their records."""
+    for folder, model in (("a", "one"), ("b", "two")):
+        runs.write_json(tmp_path / folder / "records" / "x.json", record(model))
+    path = tmp_path / "page.md"
+    path.write_text(
+        "# ε\n\n<!-- records: a -->\nold\n<!-- end records -->\n\nbetween\n\n"
+        "<!-- records: b -->\n<!-- end records -->\n\nafter\n"
+    )
+    return path
+
+
+def test_a_row_holds_percents_of_the_headline_and_of_the_first_suite_alone():
+    header, body = rows([record()])
+    assert header == [
+        "model",
+        "clean",
+        "ε = 8/255",
+        "average",
+        "(clean + strongest)/2",
+        "pgd alone, 8/255",
+    ]
+    assert body == [["one", "90.0", "50.0", "70.0", "70.0", "60.0"]]
+
+
+def test_models_keep_the_order_in_which_they_come():
+    _, body = rows([record("b"), record("a"), record("b")])
+    assert [row[0] for row in body] == ["b", "a"]
+
+
+def test_several_seeds_become_their_mean_and_standard_deviation():
+    _, body = rows([record(clean=0.9), record(clean=0.8), record(clean=0.7)])
+    assert body[0][1] == "80.0 (10.0)"
+    assert "Mean over 3 seeds" in caption([record(), record(), record()])
+    assert "Mean over" not in caption([record("a"), record("b")])
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("epsilons", [0.0, 0.1]), ("data", "cifar10"), ("norm", "L2"), ("images", 10)],
+)
+def test_records_that_do_not_compare_are_refused_by_what_differs(key, value):
+    with pytest.raises(ValueError, match=rf"must agree in {key}: one has .*, two has"):
+        rows([record("one"), record("two", **{key: value})])
+
+
+def test_no_record_makes_no_table():
+    with pytest.raises(ValueError, match="no record"):
+        rows([])
+
+
+def test_the_caption_says_what_the_numbers_are():
+    text = caption([record()])
+    for part in ("digits", "450 test images", "Linf", "over a model's 3 attacks", "45.0 to 55.0"):
+        assert part in text
+
+
+def test_the_markdown_table_has_a_row_a_model():
+    lines = markdown_table([record("one"), record("two", robust=0.6)]).splitlines()
+    assert lines[0].startswith("| model | clean | ε = 8/255 |")
+    assert lines[1] == "|---|---:|---:|---:|---:|---:|"
+    assert lines[2] == "| one | 90.0 | 50.0 | 70.0 | 70.0 | 60.0 |"
+    assert lines[3].startswith("| two | 90.0 | 60.0 |")
+    assert lines[5] == caption([record("one"), record("two")])
+
+
+def test_the_terminals_table_prints_the_best_trade_off_in_bold():
+    console = Console(record=True, width=120, force_terminal=True)
+    console.print(rich_table([record("one"), record("best", robust=0.8)], "Title"))
+    line = next(text for text in console.export_text(styles=True).splitlines() if "best" in text)
+    assert "\x1b[1m" in line
+
+
+def test_every_table_between_markers_is_renewed_and_nothing_else(page):
+    assert fill_markers(page)
+    text = page.read_text()
+    assert text.startswith("# ε\n\n<!-- records: a -->\n| model |")
+    assert "| one | 90.0 |" in text
+    assert "| two | 90.0 |" in text
+    assert "old" not in text
+    assert "<!-- end records -->\n\nbetween\n\n<!-- records: b -->\n" in text
+    assert text.endswith("<!-- end records -->\n\nafter\n")
+
+
+def test_a_page_that_is_up_to_date_is_left_alone(page):
+    fill_markers(page)
+    before = page.stat().st_mtime_ns
+    assert not fill_markers(page)
+    assert page.stat().st_mtime_ns == before
+
+
+def test_markers_of_a_folder_without_records_are_refused(page):
+    page.write_text("<!-- records: nothing -->\n<!-- end records -->\n")
+    with pytest.raises(ValueError, match="no record"):
+        fill_markers(page)
+
+
+def test_reports_are_made_without_torch():
+    code = "import equipoise.report, sys; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,250 @@
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+
+import tiny
+from equipoise import cli, jobs, runs
+from equipoise.data import Digits
+from equipoise.recipes import RECIPES, Evaluation, to_json
+
+
+def output(capsys) -> str:
+    """All that was printed, on one line: tables wrap."""
+    found = capsys.readouterr()
+    return " ".join((found.out + found.err).replace("│", " ").split())
+
+
+def run(*arguments) -> None:
+    cli.main([str(argument) for argument in arguments])
+
+
+def refused(capsys, *arguments) -> str:
+    """What a refusal says; its exit status is 2."""
+    with pytest.raises(SystemExit) as left:
+        run(*arguments)
+    said = output(capsys)
+    assert left.value.code == 2
+    assert "Traceback" not in said
+    return said
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A finished run whose recipe evaluates eight digits quickly."""
+    folder = tmp_path_factory.mktemp("cli") / "run"
+    quick = Evaluation(epsilons=(0.0, 0.1), suites=("pgd",), steps=1, restarts=1, images=8)
+    jobs.train(replace(tiny.recipe(), evaluation=quick), folder, dataset=tiny.digits())
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _few_digits(monkeypatch):
+    monkeypatch.setattr(Digits, "load", lambda self: tiny.digits())
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["report", "--help"]])
+def test_help_exits_0_without_importing_torch(arguments):
+    code = (
+        "import sys\nfrom equipoise import cli\n"
+        f"try:\n    cli.main({arguments})\n"
+        "except SystemExit as left:\n    assert left.code == 0, left.code\n"
+        "assert 'torch' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "usage: equipoise" in done.stdout
+
+
+def test_the_module_runs_as_the_command_does():
+    done = subprocess.run(
+        [sys.executable, "-m", "equipoise", "--help"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0
+    for command in cli.COMMANDS:
+        assert command in done.stdout
+
+
+def test_list_names_every_recipe_and_what_it_trains(capsys):
+    run("list")
+    said = output(capsys)
+    for name in RECIPES:
+        assert name in said
+    assert "Standard training on digits." in said
+
+
+def test_a_recipes_help_shows_its_fields(capsys):
+    with pytest.raises(SystemExit) as left:
+        run("train", "pgd_at_digits", "--help")
+    assert left.value.code == 0
+    said = output(capsys)
+    for flag in ("--method.epsilon", "--loop.batch-size", "--seed", "--resume", "--out"):
+        assert flag in said
+
+
+@pytest.mark.parametrize("flag", ["--method.epsilon", "--evaluation.epsilons"])
+def test_an_epsilon_of_8_is_refused_with_the_remedy(capsys, tmp_path, flag):
+    said = refused(capsys, "train", "pgd_at_digits", flag, "8", "--out", tmp_path / "run")
+    assert "epsilon must be in [0, 1] pixel units, got 8." in said
+    assert "write 8/255" in said
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_epsilon_of_8_255ths_is_taken(monkeypatch, tmp_path):
+    asked = []
+    monkeypatch.setattr(jobs, "train", lambda recipe, folder, **rest: asked.append(recipe))
+    run("train", "pgd_at_digits", "--method.epsilon", "8/255", "--out", tmp_path)
+    assert asked[0].method.epsilon == 8 / 255
+    assert replace(asked[0], method=RECIPES["pgd_at_digits"]().method) == RECIPES["pgd_at_digits"]()
+
+
+def test_flags_change_nested_fields_and_only_those(monkeypatch, tmp_path):
+    asked = []
+    monkeypatch.setattr(jobs, "train", lambda recipe, folder, **rest: asked.append((recipe, rest)))
+    run(
+        *("train", "afa_digits", "--out", tmp_path, "--resume", "--seed", "3"),
+        *("--method.gate.hidden", "8", "--method.schedule.epochs", "5"),
+    )
+    ((recipe, rest),) = asked
+    base = RECIPES["afa_digits"]()
+    method = replace(
+        base.method,
+        gate=replace(base.method.gate, hidden=8),
+        schedule=replace(base.method.schedule, epochs=5),
+    )
+    assert recipe == replace(base, seed=3, method=method)
+    assert rest["resume"]
+
+
+def test_an_unknown_recipe_is_refused_with_a_suggestion(capsys):
+    assert "Did you mean afa_digits" in refused(capsys, "train", "afa_digitz")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["train", "afa_digits", "--speling", "3"],
+        ["evaluate", "somewhere", "--speling", "3"],
+        ["--speling"],
+        ["speling"],
+    ],
+)
+def test_an_unknown_flag_or_command_is_refused_by_name(capsys, arguments):
+    assert "speling" in refused(capsys, *arguments)
+
+
+def test_a_recipe_without_a_name_is_refused(capsys):
+    assert "equipoise list" in refused(capsys, "train")
+
+
+def test_a_value_against_a_rule_is_refused_by_the_rule(capsys, tmp_path):
+    said = refused(capsys, "train", "afs_digits", "--method.alpha", "2", "--out", tmp_path / "run")
+    assert "alpha must be in [0, 1], got 2" in said
+
+
+def test_a_data_folder_without_data_is_refused(capsys, tmp_path):
+    said = refused(
+        capsys,
+        *("train", "standard_cifar10_compact", "--data", tmp_path, "--out", tmp_path / "run"),
+    )
+    assert "holds no data/train-*.parquet" in said
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_data_folder_for_digits_is_refused(capsys, tmp_path):
+    said = refused(capsys, "train", "standard_digits", "--data", tmp_path)
+    assert "--data has no meaning" in said
+
+
+def test_a_recipe_that_needs_data_says_how_to_give_it(capsys, tmp_path):
+    said = refused(capsys, "train", "standard_cifar10_compact", "--out", tmp_path / "run")
+    assert "--data FOLDER" in said
+
+
+def test_a_file_in_the_place_of_the_run_folder_is_refused(capsys, tmp_path):
+    (tmp_path / "file").write_text("x")
+    assert "--out" in refused(capsys, "train", "standard_digits", "--out", tmp_path / "file")
+
+
+def test_training_evaluating_and_reporting_from_the_command_line(capsys, tmp_path):
+    recipe = replace(tiny.recipe(), evaluation=Evaluation(epsilons=(0.0, 0.1), steps=1))
+    runs.write_json(tmp_path / "recipe.json", to_json(recipe))
+    folder = tmp_path / "run"
+    run("train", tmp_path / "recipe.json", "--out", folder)
+    assert f"equipoise evaluate {folder}" in output(capsys).replace(" /", "/").replace(
+        "evaluate/", "evaluate /"
+    )
+    refusal = refused(capsys, "train", tmp_path / "recipe.json", "--out", folder)
+    assert "already holds a run" in refusal
+    run(
+        *("evaluate", folder, "--epsilons", "0", "26/255", "--suites", "pgd"),
+        *("--steps", "1", "--restarts", "1", "--images", "8"),
+    )
+    ((_, record),) = runs.iterate_records(folder)
+    assert record["epsilons"] == [0.0, 26 / 255]
+    assert record["images"] == 8
+    assert "standard_digits" in output(capsys)
+    run("report", folder)
+    said = output(capsys)
+    assert "ε = 26/255" in said
+    assert f"{100 * record['headline']['accuracy'][0]:.1f}" in said
+
+
+def test_evaluate_uses_the_recipes_settings_by_default(capsys, trained):
+    run("evaluate", trained)
+    (path,) = (trained / "records").iterdir()
+    assert runs.read_record(path)["images"] == 8
+    assert "8 test images" in output(capsys)
+
+
+def test_evaluate_without_a_model_is_refused(capsys, tmp_path):
+    assert "at least one model folder" in refused(capsys, "evaluate")
+    assert "is no model folder" in refused(capsys, "evaluate", tmp_path)
+
+
+def test_evaluate_refuses_an_epsilon_of_8(capsys, trained):
+    assert "write 8/255" in refused(capsys, "evaluate", trained, "--epsilons", "0", "8")
+
+
+def test_report_into_renews_the_tables_between_markers(capsys, trained, tmp_path):
+    run("evaluate", trained)
+    page = tmp_path / "page.md"
+    page.write_text(f"before\n<!-- records: {trained} -->\n<!-- end records -->\nafter\n")
+    output(capsys)
+    run("report", "--into", page)
+    assert "renewed" in output(capsys)
+    text = page.read_text()
+    assert "| standard_digits |" in text
+    assert text.startswith("before\n")
+    assert text.endswith("after\n")
+    run("report", "--into", page)
+    assert "was up to date" in output(capsys)
+
+
+def test_report_refuses_files_that_are_not_there(capsys, tmp_path):
+    assert "does not exist" in refused(capsys, "report", tmp_path / "none.json")
+    assert "none.md" in refused(capsys, "report", "--into", tmp_path / "none.md")
+
+
+def test_report_without_records_is_refused(capsys, tmp_path):
+    assert "found no record" in refused(capsys, "report", tmp_path)
+
+
+def test_a_mistake_of_ours_keeps_its_trace(monkeypatch, tmp_path):
+    def broken(*arguments, **settings):
+        return int("not a number")
+
+    monkeypatch.setattr(jobs, "train", broken)
+    with pytest.raises(ValueError, match="invalid literal"):
+        run("train", "standard_digits", "--out", tmp_path)
+
+
+def test_ctrl_c_outside_of_training_exits_130(monkeypatch, tmp_path):
+    def interrupted(*arguments, **settings):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(jobs, "train", interrupted)
+    with pytest.raises(SystemExit) as left:
+        run("train", "standard_digits", "--out", tmp_path)
+    assert left.value.code == 130

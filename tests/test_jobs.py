@@ -1,0 +1,219 @@
+import json
+from dataclasses import replace
+
+import pytest
+
+import tiny
+from equipoise import jobs, load, runs
+from equipoise.data import Cifar10, Digits
+from equipoise.models import AdaptiveNetwork
+from equipoise.models.folder import ModelFolderError, read_config
+from equipoise.recipes import Evaluation, to_json
+
+QUICK = Evaluation(epsilons=(0.0, 0.1), suites=("pgd",), steps=1, restarts=1, images=8)
+
+
+@pytest.fixture(scope="module")
+def data():
+    return tiny.digits()
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, data):
+    """A finished run that tests must not change."""
+    folder = tmp_path_factory.mktemp("jobs") / "run"
+    jobs.train(tiny.recipe(), folder, dataset=data)
+    return folder
+
+
+def test_training_returns_the_saved_model_in_eval_mode(tmp_path, data):
+    model = jobs.train(tiny.recipe("afa_digits"), tmp_path / "run", dataset=data)
+    saved = load(tmp_path / "run")
+    assert isinstance(saved, AdaptiveNetwork)
+    assert not model.training
+    assert tiny.same(tiny.weights(saved), tiny.weights(model))
+
+
+def test_a_run_leaves_its_recipe_environment_and_card(trained):
+    assert jobs.find_recipe(str(trained)) == tiny.recipe()
+    assert {"commit", "versions"} <= set(runs.read_json(trained / "environment.json"))
+    card = read_config(trained / "model")["card"]
+    assert (card["name"], card["data"], card["seed"]) == ("standard_digits", "digits", 0)
+    assert card["classes"] == [str(i) for i in range(10)]
+    assert {path.name for path in trained.iterdir()} == {
+        "recipe.json",
+        "environment.json",
+        "stages",
+        "model",
+    }
+
+
+def test_resuming_a_finished_run_trains_nothing_and_changes_no_weights(trained, data):
+    before = (trained / "model" / "model.safetensors").stat().st_mtime_ns
+    reporter = tiny.AfterSteps(0, lambda: pytest.fail("it trained again"))
+    model = jobs.train(tiny.recipe(), trained, dataset=data, resume=True, reporter=reporter)
+    assert reporter.stages == []
+    assert (trained / "model" / "model.safetensors").stat().st_mtime_ns == before
+    assert tiny.same(tiny.weights(load(trained)), tiny.weights(model))
+
+
+def test_a_model_folder_that_a_kill_left_half_written_is_completed(tmp_path, data):
+    folder = tmp_path / "run"
+    jobs.train(tiny.recipe(), folder, dataset=data)
+    whole = (folder / "model" / "config.json").read_bytes()
+    (folder / "model" / "config.json").unlink()
+    jobs.train(tiny.recipe(), folder, dataset=data, resume=True)
+    assert (folder / "model" / "config.json").read_bytes() == whole
+
+
+def test_a_folder_that_holds_a_run_is_refused_without_resume(trained, data):
+    with pytest.raises(runs.RunError, match=r"already holds a run.*--resume.*--out"):
+        jobs.train(tiny.recipe(), trained, dataset=data)
+
+
+def test_a_folder_that_holds_something_else_is_refused(tmp_path, data):
+    (tmp_path / "holiday.jpg").write_text("x")
+    for resume in (False, True):
+        with pytest.raises(runs.RunError, match=r"is no run folder; choose another.*--out"):
+            jobs.train(tiny.recipe(), tmp_path, dataset=data, resume=resume)
+
+
+def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path, data):
+    (tmp_path / "run").write_text("x")
+    with pytest.raises(runs.RunError, match=r"--out"):
+        jobs.train(tiny.recipe(), tmp_path / "run", dataset=data)
+
+
+def test_an_empty_folder_is_taken(tmp_path, data):
+    jobs.train(tiny.recipe(), tmp_path, dataset=data)
+    assert (tmp_path / "model" / "config.json").exists()
+
+
+def test_a_run_of_another_recipe_is_refused_and_the_differences_named(trained, data):
+    other = tiny.recipe(seed=7)
+    other = replace(other, loop=replace(other.loop, batch_size=9))
+    with pytest.raises(runs.RunError, match=r"differs in loop.batch_size, seed\)") as refusal:
+        jobs.train(other, trained, dataset=data, resume=True)
+    assert f"equipoise train {trained / 'recipe.json'} --out {trained} --resume" in str(
+        refusal.value
+    )
+
+
+def test_a_damaged_recipe_in_the_folder_is_refused(trained, tmp_path, data):
+    (tmp_path / "recipe.json").write_text("{")
+    with pytest.raises(runs.RunError, match="is damaged"):
+        jobs.train(tiny.recipe(), tmp_path, dataset=data, resume=True)
+
+
+def test_recipes_are_found_by_name_file_or_run_folder(trained):
+    assert jobs.find_recipe("afa_digits").name == "afa_digits"
+    assert jobs.find_recipe(str(trained / "recipe.json")) == tiny.recipe()
+    assert jobs.find_recipe(str(trained)) == tiny.recipe()
+
+
+def test_an_unknown_recipe_names_the_nearest_ones():
+    with pytest.raises(ValueError, match=r"'afa_digitz'. Did you mean afa_digits"):
+        jobs.find_recipe("afa_digitz")
+    with pytest.raises(ValueError, match="`equipoise list` names them all"):
+        jobs.find_recipe("resnet")
+
+
+def test_a_recipe_file_with_an_unknown_field_is_refused_by_file_and_field(tmp_path):
+    content = to_json(tiny.recipe()) | {"speling": 1}
+    runs.write_json(tmp_path / "recipe.json", content)
+    with pytest.raises(runs.RunError, match=r"recipe.json is not a recipe of this.*speling"):
+        jobs.find_recipe(str(tmp_path))
+
+
+def test_evaluating_a_run_writes_a_record_beside_it(trained, data):
+    record, path = jobs.evaluate(trained, evaluation=QUICK, dataset=data)
+    try:
+        assert path.parent == trained / "records"
+        assert path.name.startswith("standard_digits__seed0__")  # settings of its own
+        assert runs.read_record(path) == json.loads(json.dumps(record))
+        assert record["images"] == 8
+        assert record["epsilons"] == [0.0, 0.1]
+        assert (record["training_seed"], record["seed"]) == (0, 0)
+        assert record["training_commit"] == runs.commit()
+    finally:
+        path.unlink()
+        path.parent.rmdir()
+
+
+def test_a_model_folder_alone_is_enough_to_evaluate(trained, tmp_path, data):
+    from shutil import copytree
+
+    copytree(trained / "model", tmp_path / "elsewhere")
+    record, path = jobs.evaluate(tmp_path / "elsewhere", evaluation=QUICK, dataset=data)
+    assert path.parent == tmp_path / "elsewhere" / "records"
+    again, _ = jobs.evaluate(tmp_path / "elsewhere", evaluation=QUICK, dataset=data)
+    assert {**record, "seconds": 0} == {**again, "seconds": 0}
+
+
+def test_evaluation_takes_settings_and_data_from_the_card(tmp_path, trained):
+    from shutil import copytree
+
+    copytree(trained / "model", tmp_path / "model")
+    path = tmp_path / "model" / "config.json"
+    content = runs.read_json(path)
+    content["card"]["evaluation"] = to_json(QUICK)
+    runs.write_json(path, content)
+    record, path_of_record = jobs.evaluate(tmp_path / "model")
+    assert path_of_record.name == "standard_digits__seed0.json"
+    assert (record["images"], record["data"]) == (8, "digits")
+    attack = record["suites"][0]["attacks"][0]
+    assert (attack["steps"], attack["restarts"]) == (1, 1)
+
+
+def test_another_evaluation_never_replaces_a_record(trained, tmp_path, data):
+    from shutil import copytree
+
+    copytree(trained / "model", tmp_path / "model")
+    changes = [{}, {"seed": 1}, {"evaluation": replace(QUICK, steps=2)}]
+    paths = [
+        jobs.evaluate(tmp_path / "model", dataset=data, **({"evaluation": QUICK} | change))[1]
+        for change in changes
+    ]
+    assert len(set(paths)) == 3
+    assert jobs.evaluate(tmp_path / "model", dataset=data, evaluation=QUICK)[1] == paths[0]
+
+
+def test_a_folder_without_a_model_is_refused(tmp_path):
+    with pytest.raises(ModelFolderError, match="is no model folder"):
+        jobs.evaluate(tmp_path, evaluation=QUICK)
+
+
+def test_data_of_another_class_count_is_refused(trained):
+    from equipoise.data import DataSet
+
+    other = DataSet(
+        name="two",
+        train=tiny.learnable(),
+        test=tiny.learnable(),
+        class_names=("dark", "bright"),
+    )
+    with pytest.raises(ValueError, match="the data has 2 classes"):
+        jobs.evaluate(trained, evaluation=QUICK, dataset=other)
+
+
+def test_a_data_folder_moves_a_source_that_is_read_from_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    from pathlib import Path
+
+    moved = jobs.with_folder(Cifar10(limit=3), Path("here"))
+    assert moved == Cifar10(folder=tmp_path / "here", limit=3)
+    with pytest.raises(ValueError, match="--data has no meaning"):
+        jobs.with_folder(Digits(), tmp_path)
+
+
+def test_the_demo_trains_and_evaluates_its_recipes_once(tmp_path, monkeypatch):
+    small = {name: (lambda name=name: tiny.recipe(name)) for name in jobs.DEMO[:2]}
+    monkeypatch.setattr(jobs, "RECIPES", small)
+    monkeypatch.setattr(jobs, "DEMO", jobs.DEMO[:2])
+    monkeypatch.setattr(Digits, "load", lambda self: tiny.digits())
+    first = jobs.demo(tmp_path)
+    assert [record["model"] for record in first] == list(small)
+    reporter = tiny.AfterSteps(0, lambda: pytest.fail("it ran again"))
+    again = jobs.demo(tmp_path, reporter=reporter)
+    assert again == json.loads(json.dumps(first))
+    assert reporter.stages == []

@@ -1,0 +1,177 @@
+"""Kills at every kind of place; the resumed run must give the bits of an uninterrupted one."""
+
+import contextlib
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+import tiny
+from equipoise import checkpoints, cli, jobs, runs
+from equipoise.recipes import to_json
+from equipoise.terminal import Terminal
+
+COMMAND = [sys.executable, "-m", "equipoise", "train"]
+
+
+class Killed(BaseException):
+    """Stands for a kill: nothing in the package catches it."""
+
+
+def steps_of(folder: Path, stage: str) -> int:
+    """How many steps of a stage its newest checkpoint holds."""
+    try:
+        _, state = checkpoints.unpack(folder / "stages" / stage / checkpoints.CURRENT)
+    except RuntimeError:  # between two renames there is none
+        return 0
+    return int(state["epoch"]) * 1000 + int(state["batch"])
+
+
+def kill_at(command: list[str], folder: Path, stage: str, point: int) -> None:
+    """Start a run, wait until a stage has come so far, and end it by SIGKILL."""
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    try:
+        while steps_of(folder, stage) < point:
+            assert process.poll() is None, process.stderr.read().decode()
+            time.sleep(0.02)
+    finally:
+        process.kill()
+        process.communicate()
+    assert process.returncode == -signal.SIGKILL
+
+
+def weights(folder: Path) -> bytes:
+    return (folder / "model" / "model.safetensors").read_bytes()
+
+
+@pytest.mark.slow
+def test_two_kills_with_sigkill_leave_no_trace_in_the_weights(tmp_path):
+    recipe = tiny.recipe("afa_digits")
+    recipe = replace(recipe, loop=replace(recipe.loop, batch_size=128, validation_images=200))
+    runs.write_json(tmp_path / "recipe.json", to_json(recipe))
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    command = [*COMMAND, str(tmp_path / "recipe.json"), "--out"]
+    subprocess.run([*command, str(whole)], check=True, capture_output=True)
+
+    drawn = random.Random(0)
+    in_branches = 1000 * drawn.randrange(2) + drawn.randrange(1, 8)
+    in_gate = drawn.randrange(1, 8)
+    kill_at([*command, str(cut)], cut, "branches", in_branches)
+    assert not (cut / "stages" / "branches" / "done.json").exists()
+    kill_at([*command, str(cut), "--resume"], cut, "gate", in_gate)
+    assert not (cut / "model").exists()
+    subprocess.run([*command, str(cut), "--resume"], check=True, capture_output=True)
+    assert weights(cut) == weights(whole)
+
+
+def killed_at(monkeypatch, owner, name: str, number: int) -> None:
+    """Let a function's call of this number, counted from 0, end in a kill."""
+    real, calls = getattr(owner, name), iter(range(number + 1))
+
+    def counted(*arguments, **settings):
+        if next(calls, None) == number:
+            raise Killed
+        return real(*arguments, **settings)
+
+    monkeypatch.setattr(owner, name, counted)
+
+
+def small() -> jobs.Recipe:
+    """One epoch a stage, two steps an epoch."""
+    recipe = tiny.recipe("afa_digits")
+    short = replace(tiny.SCHEDULE, epochs=1)
+    method = replace(recipe.method, schedule=short, gate_schedule=short, strengths=(0.0, 0.2))
+    return replace(recipe, method=method)
+
+
+@pytest.fixture(scope="module")
+def data():
+    return tiny.digits(train=48, test=8)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, data):
+    folder = tmp_path_factory.mktemp("runs") / "whole"
+    jobs.train(small(), folder, dataset=data)
+    return folder
+
+
+# A run of ``small`` renames 23 files, the last three of them into its model folder.
+@pytest.mark.parametrize("place", range(24))
+def test_a_kill_before_any_rename_leaves_a_run_that_resumes(
+    tmp_path, monkeypatch, data, whole, place
+):
+    folder = tmp_path / "run"
+    killed_at(monkeypatch, os, "replace", place)
+    with contextlib.suppress(Killed):
+        jobs.train(small(), folder, dataset=data)
+    monkeypatch.undo()
+    jobs.train(small(), folder, dataset=data, resume=True)
+    assert weights(folder) == weights(whole)
+    assert (folder / "model" / "config.json").exists()
+    for metrics in folder.glob("stages/*/metrics.jsonl"):
+        assert len(metrics.read_text().splitlines()) == 1  # an epoch
+    assert not [path for path in folder.rglob(".*") if path.is_file()]
+
+
+@pytest.mark.parametrize("name", ["afs_digits", "standard_digits"])
+@pytest.mark.parametrize("place", [6, 11])
+def test_other_methods_resume_to_the_same_bits_too(tmp_path, monkeypatch, data, name, place):
+    recipe = tiny.recipe(name)
+    jobs.train(recipe, tmp_path / "whole", dataset=data)
+    killed_at(monkeypatch, os, "replace", place)
+    with pytest.raises(Killed):
+        jobs.train(recipe, tmp_path / "cut", dataset=data)
+    monkeypatch.undo()
+    jobs.train(recipe, tmp_path / "cut", dataset=data, resume=True)
+    assert weights(tmp_path / "cut") == weights(tmp_path / "whole")
+
+
+def test_what_a_sigkill_leaves_half_written_is_cleared_away(tmp_path, data, whole):
+    folder = tmp_path / "run"
+    jobs.train(small(), folder, dataset=data)
+    stage = folder / "stages" / "gate"
+    (stage / "done.json").unlink()
+    (stage / "..checkpoint.new.k1lled00").write_bytes(b"half a checkpoint")
+    jobs.train(small(), folder, dataset=data, resume=True)
+    assert not list(stage.glob(".*"))
+    assert weights(folder) == weights(whole)
+
+
+def test_a_kill_while_the_first_file_was_written_does_not_block_the_folder(tmp_path, data, whole):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / ".recipe.json.k1lled00").write_bytes(b"{")
+    jobs.train(small(), folder, dataset=data, resume=True)
+    assert weights(folder) == weights(whole)
+
+
+def test_sigint_exits_130_with_the_command_that_goes_on(tmp_path, monkeypatch, capsys):
+    recipe = tiny.recipe()
+    recipe = replace(recipe, loop=replace(recipe.loop, batch_size=128, checkpoint_seconds=1e9))
+    runs.write_json(tmp_path / "recipe.json", to_json(recipe))
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    cli.main(["train", str(tmp_path / "recipe.json"), "--out", str(whole)])
+
+    interrupt = tiny.AfterSteps(11, partial(os.kill, os.getpid(), signal.SIGINT))
+    interrupt.stages.append("network")
+    monkeypatch.setattr(Terminal, "step", lambda self, done, text: interrupt.step(done, text))
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["train", str(tmp_path / "recipe.json"), "--out", str(cut)])
+    assert stopped.value.code == 130
+    said = capsys.readouterr().err.replace("\n", "")
+    assert "a checkpoint is saved" in said
+    assert steps_of(cut, "network") > 0
+    assert not (cut / "model").exists()
+
+    command = said.split("equipoise ", 1)[1].split()
+    cli.main(command)
+    assert weights(cut) == weights(whole)

@@ -1,0 +1,159 @@
+import errno
+import json
+import os
+import stat
+
+import pytest
+
+from equipoise import runs
+
+
+def full(*arguments, **settings):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.fixture
+def old(tmp_path):
+    path = tmp_path / "file.json"
+    path.write_text("old")
+    return path
+
+
+def test_a_write_replaces_the_whole_file_and_leaves_no_neighbour(old):
+    runs.write_bytes(old, b"new")
+    assert old.read_bytes() == b"new"
+    assert list(old.parent.iterdir()) == [old]
+
+
+def test_a_write_makes_the_folders_that_are_missing(tmp_path):
+    runs.write_bytes(tmp_path / "a" / "b" / "file", b"new")
+    assert (tmp_path / "a" / "b" / "file").read_bytes() == b"new"
+
+
+@pytest.mark.parametrize("call", ["fsync", "replace", "fdopen", "chmod"])
+def test_a_full_disk_leaves_the_old_file_and_says_what_to_do(old, monkeypatch, call):
+    monkeypatch.setattr(os, call, full)
+    with pytest.raises(runs.RunError, match=r"No space left.*unchanged.*Free some space.*--resume"):
+        runs.write_bytes(old, b"new")
+    monkeypatch.undo()
+    assert old.read_text() == "old"
+    assert list(old.parent.iterdir()) == [old]
+
+
+def test_an_interrupted_write_leaves_the_old_file(old, monkeypatch):
+    def interrupted(handle):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "fsync", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        runs.write_bytes(old, b"new")
+    monkeypatch.undo()
+    assert old.read_text() == "old"
+    assert list(old.parent.iterdir()) == [old]
+
+
+def test_a_path_through_a_file_is_refused(old):
+    with pytest.raises(runs.RunError, match=r"cannot write .* choose another folder"):
+        runs.write_bytes(old / "inside", b"new")
+
+
+def test_written_files_are_as_readable_as_the_umask_says(tmp_path):
+    before = os.umask(0o022)
+    try:
+        runs.write_bytes(tmp_path / "file", b"new")
+        assert os.umask(0o022) == 0o022
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == 0o644
+
+
+def test_json_comes_back_as_it_went(tmp_path):
+    content = {"a": [1, 2.5, None, "ε"], "b": {"c": True}}
+    runs.write_json(tmp_path / "file.json", content)
+    assert runs.read_json(tmp_path / "file.json") == content
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_a_number_that_json_does_not_have_is_refused_and_nothing_is_written(tmp_path, number):
+    with pytest.raises(ValueError, match="JSON"):
+        runs.write_json(tmp_path / "file.json", {"a": number})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_reading_what_is_not_there_is_refused(tmp_path):
+    with pytest.raises(runs.RunError, match=r"file.json does not exist"):
+        runs.read_json(tmp_path / "file.json")
+
+
+@pytest.mark.parametrize("content", [b"", b'{"a": 1', b"\xff\xfe\xfa"])
+def test_reading_damaged_json_is_refused(tmp_path, content):
+    (tmp_path / "file.json").write_bytes(content)
+    with pytest.raises(runs.RunError, match="is damaged: it is not JSON"):
+        runs.read_json(tmp_path / "file.json")
+
+
+def test_reading_a_folder_as_json_is_refused(tmp_path):
+    with pytest.raises(runs.RunError, match="cannot be read"):
+        runs.read_json(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "found"), [({"format": 99}, "99"), ({"a": 1}, "None"), ([1], "list")]
+)
+def test_a_record_of_another_format_is_refused(tmp_path, content, found):
+    (tmp_path / "record.json").write_text(json.dumps(content))
+    with pytest.raises(runs.RunError, match=rf"no record of format 1 \(found {found}\)"):
+        runs.read_record(tmp_path / "record.json")
+
+
+def test_records_are_found_below_a_folder_in_order_of_their_paths(tmp_path):
+    for place in ("b/records/x.json", "a/records/y.json", "a/model/config.json"):
+        runs.write_json(tmp_path / place, {"format": 1, "name": place})
+    found = [record["name"] for _, record in runs.iterate_records(tmp_path)]
+    assert found == ["a/records/y.json", "b/records/x.json"]
+
+
+def test_records_are_found_in_a_folder_named_records(tmp_path):
+    runs.write_json(tmp_path / "records" / "x.json", {"format": 1})
+    assert len(list(runs.iterate_records(tmp_path / "records"))) == 1
+
+
+@pytest.mark.parametrize(
+    ("hits", "count", "low", "high"),
+    [
+        (0, 10, 0.0, 0.2775),
+        (10, 10, 0.7225, 1.0),
+        (5, 10, 0.2366, 0.7634),
+        (81, 263, 0.2553, 0.3662),  # Newcombe 1998, Table I
+        (15, 148, 0.0624, 0.1605),
+        (1, 29, 0.0061, 0.1718),
+    ],
+)
+def test_the_wilson_interval_has_the_published_values(hits, count, low, high):
+    assert runs.wilson_interval(hits, count) == pytest.approx((low, high), abs=6e-5)
+
+
+@pytest.mark.parametrize(("hits", "count"), [(0, 0), (-1, 5), (6, 5)])
+def test_the_wilson_interval_of_no_proportion_is_refused(hits, count):
+    with pytest.raises(ValueError, match=r"hits must be in \[0, count\]"):
+        runs.wilson_interval(hits, count)
+
+
+def test_a_derived_seed_depends_on_the_seed_and_on_every_name():
+    names = [(), ("a",), ("b",), ("a", "b"), ("b", "a"), ("ab",)]
+    seeds = {runs.derive_seed(seed, *name) for seed in (0, 1) for name in names}
+    assert len(seeds) == 12
+    assert all(0 <= seed < 2**63 for seed in seeds)
+
+
+def test_derived_seeds_never_change_between_versions():
+    assert runs.derive_seed(0, "network") == 715385884120655211  # else old runs would not resume
+
+
+def test_the_environment_names_commit_versions_and_hardware():
+    found = runs.environment()
+    assert {"commit", "python", "versions", "platform", "processor", "cores", "devices"} <= set(
+        found
+    )
+    assert {"equipoise", "torch", "numpy"} <= set(found["versions"])
+    assert json.loads(json.dumps(found)) == found
