@@ -139,7 +139,7 @@ def test_what_a_sigkill_leaves_half_written_is_cleared_away(tmp_path, data, whol
     jobs.train(small(), folder, dataset=data)
     stage = folder / "stages" / "gate"
     (stage / "done.json").unlink()
-    (stage / "..checkpoint.new.k1lled00").write_bytes(b"half a checkpoint")
+    (stage / "..checkpoint.new.k1lled00.part").write_bytes(b"half a checkpoint")
     jobs.train(small(), folder, dataset=data, resume=True)
     assert not list(stage.glob(".*"))
     assert weights(folder) == weights(whole)
@@ -148,7 +148,7 @@ def test_what_a_sigkill_leaves_half_written_is_cleared_away(tmp_path, data, whol
 def test_a_kill_while_the_first_file_was_written_does_not_block_the_folder(tmp_path, data, whole):
     folder = tmp_path / "run"
     folder.mkdir()
-    (folder / ".recipe.json.k1lled00").write_bytes(b"{")
+    (folder / ".recipe.json.k1lled00.part").write_bytes(b"{")
     jobs.train(small(), folder, dataset=data, resume=True)
     assert weights(folder) == weights(whole)
 

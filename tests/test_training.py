@@ -11,8 +11,9 @@ from torch import nn
 from equipoise import checkpoints, training
 from equipoise.methods import Schedule, Stage
 from equipoise.methods.adversarial_training import NetworkTask, network_stage
+from equipoise.metrics import METRICS
 from equipoise.objectives import PGDAT, Standard
-from equipoise.training import BEST, LAST, METRICS, Interrupted, Loop, TrainingError
+from equipoise.training import BEST, LAST, Interrupted, Loop, TrainingError
 from tiny import (
     ATTACK,
     LOOP,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 from rich.console import Console
 
-from equipoise.epsilon import Epsilon
+from equipoise.epsilon import Epsilons
 
 if TYPE_CHECKING:
     pass
@@ -62,7 +62,7 @@ def train(recipe: Annotated[str, tyro.conf.Positional]) -> None:
 
 def evaluate(
     models: Annotated[tuple[Path, ...], tyro.conf.Positional],
-    epsilons: tuple[Epsilon, ...] | None = None,
+    epsilons: Epsilons | None = None,
     suites: tuple[Literal["pgd", "gate"], ...] | None = None,
     steps: int | None = None,
     restarts: int | None = None,

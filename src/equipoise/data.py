@@ -46,6 +46,11 @@ class Split:
                 "images must be uint8 of shape (n, channel, height, width), got "
                 f"{self.images.dtype} of shape {tuple(self.images.shape)}."
             )
+        if self.labels.ndim != 1 or self.labels.dtype not in (torch.int64, torch.int32):
+            raise DataError(
+                f"labels must be whole numbers of shape (n,), got {self.labels.dtype} of shape "
+                f"{tuple(self.labels.shape)}."
+            )
         if len(self.images) != len(self.labels):
             raise DataError(f"{len(self.images)} images have {len(self.labels)} labels.")
         if len(self.labels) == 0:
@@ -256,7 +261,11 @@ def _read_parquet(folder: Path, part: str, limit: int | None) -> tuple[Split, tu
             ) from error
     rows = rows[:limit]
     images, labels, coding = [], [], ""
+    if not rows:
+        raise DataError(f"{folder} holds no image of {part}.")
     for number, row in enumerate(rows):
+        if row["label"] is None:
+            raise DataError(f"{folder}: image {number} of {part} has no label.")
         try:
             image = Image.open(io.BytesIO(row["img"]["bytes"]))
             coding = coding or str(image.format)

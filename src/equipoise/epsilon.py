@@ -48,12 +48,12 @@ def format_epsilon(value: float) -> str:
     """Write a strength as the fraction of 255 that it is, or else as a short decimal.
 
     Returns:
-        ``"8/255"`` for 0.03137..., ``"0"`` for 0, ``"0.1"`` for 0.1.
+        ``"8/255"`` for 0.03137..., ``"0"`` for 0, ``"0.2"`` for 0.2 although it is 51/255.
     """
     levels = value * 255
     if value == 0 or value == 1:
         return f"{value:g}"
-    if abs(levels - round(levels)) < 1e-6:
+    if abs(levels - round(levels)) < 1e-6 and round(value, 2) != value and levels > 0.5:
         return f"{round(levels)}/255"
     return f"{value:.4g}"
 
@@ -73,3 +73,15 @@ Epsilon = Annotated[
     ),
 ]
 """A strength in [0, 1] pixel units; on the command line ``8/255`` or a decimal."""
+
+Epsilons = Annotated[
+    tuple[float, ...],
+    tyro.constructors.PrimitiveConstructorSpec(
+        nargs="*",
+        metavar="[EPSILON [EPSILON ...]]",
+        instance_from_str=lambda arguments: tuple(parse_epsilon(text) for text in arguments),
+        is_instance=lambda value: isinstance(value, tuple),
+        str_from_instance=lambda value: [format_epsilon(one) for one in value],
+    ),
+]
+"""Strengths, whose refusal tyro's own tuples would swallow."""

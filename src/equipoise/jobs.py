@@ -98,7 +98,7 @@ def train(
         fabric=fabric,
         reporter=reporter,
     )
-    if ran or not (folder / "model").exists():
+    if ran or not (folder / "model" / "config.json").exists():  # written last
         card = {
             "name": recipe.name,
             "data": dataset.name,
@@ -252,6 +252,10 @@ def with_folder(source: DataSource, folder: Path) -> DataSource:
 
 def _claim(folder: Path, content: Any, resume: bool) -> None:
     """Refuse a folder that another run lives in."""
+    if folder.exists() and not folder.is_dir():
+        raise runs.RunError(f"{folder} is a file; choose another folder with --out.")
+    if folder.exists():
+        runs.clear_temporaries(folder)
     if not folder.exists() or not any(folder.iterdir()):
         return
     stored = folder / RECIPE

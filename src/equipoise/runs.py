@@ -5,7 +5,8 @@ A run folder::
     runs/<name>/
       recipe.json                  the resolved recipe; `equipoise train <this file>` runs it again
       environment.json             commit, versions, hardware
-      stages/<stage>/              metrics.jsonl, tensorboard/, checkpoint.safetensors, best, last
+      stages/<stage>/              metrics.jsonl, tensorboard/, two checkpoints, best and last
+                                   weights, done.json once it is finished
       model/                       config.json, model.safetensors, README.md
       records/<record>.json        one per evaluation
 
@@ -27,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 RECORD_FORMAT = 1
+PART = ".part"
 PACKAGES = ("equipoise", "torch", "numpy", "lightning-fabric", "safetensors")
 
 
@@ -42,7 +44,7 @@ def write_bytes(path: Path, content: bytes) -> None:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=PART)
         try:
             with os.fdopen(handle, "wb") as file:
                 file.write(content)
@@ -60,6 +62,13 @@ def write_bytes(path: Path, content: bytes) -> None:
             f"cannot write {path} ({error.strerror or error}); what was there is unchanged. "
             "Free some space or choose another folder with --out, then run again with --resume."
         ) from error
+
+
+def clear_temporaries(folder: Path) -> None:
+    """Delete what writes that were cut short by a kill left in a folder."""
+    for path in folder.glob(f".*{PART}"):
+        with contextlib.suppress(OSError):
+            path.unlink()
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -169,7 +178,10 @@ def iterate_records(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
     Raises:
         RunError: If a record is damaged or of another format.
     """
-    for path in sorted(folder.rglob("records/*.json")):
+    found = set(folder.rglob("records/*.json"))
+    if folder.resolve().name == "records":
+        found |= set(folder.glob("*.json"))
+    for path in sorted(found):
         yield path, read_record(path)
 
 

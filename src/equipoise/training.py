@@ -4,15 +4,11 @@ A killed run resumes to the same bits: a checkpoint holds the module, the optimi
 in the epoch, the epoch's data order, running means and every random state.
 """
 
-import contextlib
-import json
 import math
 import random
-import shutil
-import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol, cast, runtime_checkable
@@ -26,9 +22,11 @@ from equipoise.attacks import PGD
 from equipoise.data import Augmentation, Split
 from equipoise.evaluation import robust_accuracy
 from equipoise.methods.stage import THREATS, Stage, Task
+from equipoise.metrics import metrics_log
 from equipoise.models import attack_mode
+from equipoise.signals import stop_on_signals
 
-BEST, LAST, DONE, METRICS = "best.safetensors", "last.safetensors", "done.json", "metrics.jsonl"
+BEST, LAST, DONE = "best.safetensors", "last.safetensors", "done.json"
 
 
 class TrainingError(runs.RunError):
@@ -62,6 +60,11 @@ class Loop:
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
     channels_last: bool = True
     checkpoint_seconds: float = 60.0
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "validation_steps", "validate_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be 1 or more, got {getattr(self, name)}.")
 
 
 @runtime_checkable
@@ -181,13 +184,16 @@ class _Fit:
         self.stop = threading.Event()
 
     def run(self) -> dict[str, Any]:
-        _seed_everything(self.seed)
+        torch.manual_seed(self.seed)
+        numpy.random.seed(self.seed % 2**32)
+        random.seed(self.seed)
+        runs.clear_temporaries(self.folder)
         self.resume()
         total = self.batches * self.stage.schedule.epochs
         self.reporter.begin(self.stage.name, total, self._steps_done())
         self._started = time.monotonic() - self.at.seconds
         saved = time.monotonic()
-        with _stop_on_signals(self.stop), _metrics(self.folder, self.at.epoch) as log:
+        with stop_on_signals(self.stop), metrics_log(self.folder, self.at.epoch) as log:
             while self.at.epoch < self.stage.schedule.epochs:
                 if self.at.batch == 0:
                     self._new_order()
@@ -205,7 +211,10 @@ class _Fit:
                 saved = time.monotonic()
                 if self.stop.is_set() and self.at.epoch < self.stage.schedule.epochs:
                     raise Interrupted
-        return self._finish()
+        summary = self._finish()
+        if self.stop.is_set():  # in the last epoch: this stage is done, the run is not
+            raise Interrupted
+        return summary
 
     def _steps_done(self) -> int:
         return self.at.epoch * self.batches + self.at.batch
@@ -243,7 +252,7 @@ class _Fit:
             raise TrainingError(
                 f"the loss of stage {self.stage.name} became "
                 f"{terms['loss'].item()} in epoch {self.at.epoch}, step {self._steps_done()}. "
-                f"The checkpoint before it is kept in {self.folder}. Lower the learning rate "
+                f"Earlier checkpoints are kept in {self.folder}. Lower the learning rate "
                 f"(it was {rate:g}), set clip_norm, or train in 32-true precision."
             )
         self.optimiser.step()
@@ -298,6 +307,13 @@ class _Fit:
         """Write a checkpoint."""
         self.at.seconds = time.monotonic() - self._started
         tensors = {f"module.{k}": v for k, v in self.task.state_dict().items()}
+        for name, tensor in tensors.items():
+            if not bool(tensor.isfinite().all()):
+                raise TrainingError(
+                    f"{name} of stage {self.stage.name} is no finite number any more, so no "
+                    f"checkpoint was written; earlier ones are kept in {self.folder}. Lower the "
+                    "learning rate, set clip_norm, or train in 32-true precision."
+                )
         tensors |= {
             f"optimiser.{k}": v for k, v in checkpoints.optimiser_tensors(self.optimiser).items()
         }
@@ -373,69 +389,10 @@ def load_weights(task: Any, folder: Path, keep: Literal["best", "last"]) -> None
     Raises:
         CheckpointError: If the file is missing or damaged.
     """
-    tensors, _ = checkpoints.unpack(folder / (BEST if keep == "best" else LAST))
+    try:
+        tensors, _ = checkpoints.unpack(folder / (BEST if keep == "best" else LAST))
+    except checkpoints.CheckpointError as error:
+        raise checkpoints.CheckpointError(
+            f"{error} To train this stage again, delete {folder}."
+        ) from error
     task.load_state_dict(tensors)
-
-
-def _seed_everything(seed: int) -> None:
-    torch.manual_seed(seed)
-    numpy.random.seed(seed % 2**32)
-    random.seed(seed)
-
-
-@contextlib.contextmanager
-def _stop_on_signals(stop: threading.Event) -> Iterator[None]:
-    """Turn the first SIGINT or SIGTERM into a flag; the second one ends the process at once."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def request(number: int, frame: Any) -> None:
-        stop.set()
-        signal.signal(number, before[signal.Signals(number)])
-
-    for number in before:
-        signal.signal(number, request)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-@contextlib.contextmanager
-def _metrics(folder: Path, epoch: int) -> Iterator[Callable[[dict[str, Any]], None]]:
-    """Append one line an epoch to metrics.jsonl and TensorBoard; drop what a resume repeats."""
-    from torch.utils.tensorboard import SummaryWriter
-
-    path = folder / METRICS
-    lines = path.read_text().splitlines() if path.exists() else []
-    kept = []
-    for line in lines:
-        with contextlib.suppress(ValueError, KeyError):  # a line cut short by a kill
-            if json.loads(line)["epoch"] < epoch:
-                kept.append(line)
-    runs.write_bytes(path, "".join(line + "\n" for line in kept).encode())
-    board = folder / "tensorboard"
-    if not kept:
-        shutil.rmtree(board, ignore_errors=True)
-    writer = SummaryWriter(str(board), purge_step=epoch)
-
-    def write(entry: dict[str, Any]) -> None:
-        try:
-            with path.open("a") as file:
-                file.write(json.dumps(entry) + "\n")
-        except OSError as error:
-            raise runs.RunError(
-                f"cannot write {path} ({error.strerror}); free some space and run again with "
-                "--resume."
-            ) from error
-        for part in ("train", "validation"):
-            for name, value in entry.get(part, {}).items():
-                writer.add_scalar(f"{part}/{name}", value, entry["epoch"])
-
-    try:
-        yield write
-    finally:
-        writer.close()

@@ -126,7 +126,7 @@ def profile(
                     state.count(f"{suite.name}/{attack.name}", len(rows))
                     generator = torch.Generator(split.images.device)
                     generator.manual_seed(derive_seed(seed, suite.name, attack.name, f"{epsilon}"))
-                    for part in rows.split(batch_size):
+                    for part in rows.split(batch_size) if len(rows) else ():
                         images, labels = split.batch(part)
                         images = images.contiguous(memory_format=torch.channels_last)
                         found = attack.run(model, images, labels, threat(epsilon), generator)

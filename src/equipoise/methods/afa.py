@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from equipoise import goals, losses
-from equipoise.epsilon import Epsilon
+from equipoise.epsilon import Epsilons
 from equipoise.goals import Goal, Predict
 from equipoise.losses import Labels
 from equipoise.methods.stage import MakeNetwork, Norm, Schedule, Stage, TrainingAttack
@@ -55,7 +55,7 @@ class Gate:
     lead: float = 0.0
     detection: float = 0.0
     evasion: float = 0.0
-    strengths: tuple[Epsilon, ...] | None = None
+    strengths: Epsilons | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +82,7 @@ class AFA:
     """
 
     objective: AnyObjective
-    strengths: tuple[Epsilon, ...]
+    strengths: Epsilons
     attack: TrainingAttack = TrainingAttack()
     schedule: Schedule
     gate: Gate = Gate()

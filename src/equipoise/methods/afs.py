@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from equipoise import goals, losses
-from equipoise.epsilon import Epsilon, format_epsilon
+from equipoise.epsilon import Epsilon, Epsilons, format_epsilon
 from equipoise.goals import Predict
 from equipoise.losses import Labels
 from equipoise.methods.adversarial_training import network_stage
@@ -43,7 +43,7 @@ class AFS:
     """
 
     objective: AnyObjective
-    budgets: tuple[Epsilon, ...]
+    budgets: Epsilons
     attack: TrainingAttack = TrainingAttack()
     schedule: Schedule
     merger_schedule: Schedule
@@ -117,9 +117,9 @@ class MergerTask(nn.Module):
             clean_rows, adversarial_rows = slice(0, first), slice(first, batch)
         zero = self.stack.merger.bias.sum() * 0
         clean = adversarial = zero
-        if alpha > 0:
+        if alpha > 0 and clean_rows.stop > clean_rows.start:
             clean = self._loss(images[clean_rows], labels[clean_rows])
-        if alpha < 1:
+        if alpha < 1 and adversarial_rows.stop > adversarial_rows.start:
             victims, truth = images[adversarial_rows], labels[adversarial_rows]
             found = attacked(
                 self.stack,

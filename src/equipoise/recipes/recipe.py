@@ -10,7 +10,7 @@ from cattrs.strategies import configure_tagged_union
 from torch import nn
 
 from equipoise.data import DataSet, DataSource
-from equipoise.epsilon import Epsilon
+from equipoise.epsilon import Epsilons
 from equipoise.evaluation import SuiteName
 from equipoise.methods import AnyMethod, MakeNetwork
 from equipoise.methods.stage import Norm
@@ -61,7 +61,7 @@ class Evaluation:
         norm: Geometry of the threat.
     """
 
-    epsilons: tuple[Epsilon, ...]
+    epsilons: Epsilons
     suites: tuple[SuiteName, ...] = ("pgd", "gate")
     steps: int = 20
     restarts: int = 2
@@ -113,8 +113,16 @@ def from_json(content: Any, kind: Any = Recipe) -> Any:
     try:
         return _converter().structure(content, kind)
     except Exception as error:  # cattrs raises exception groups
-        reasons = "; ".join(cattrs.transform_error(error))
+        reasons = "; ".join(cattrs.transform_error(error, format_exception=_reason))
         raise ValueError(f"not a recipe of this version: {reasons}.") from error
+
+
+def _reason(error: BaseException, kind: Any) -> str:
+    if type(error) is ValueError:
+        return str(error).rstrip(".")
+    if isinstance(error, KeyError):
+        return f"no field or kind {error}"
+    return cattrs.v.format_exception(error, kind)
 
 
 @functools.cache

@@ -116,7 +116,10 @@ def fill_markers(path: Path) -> bool:
     Raises:
         ValueError: If a folder holds no record.
     """
-    text = path.read_text()
+    try:
+        text = path.read_text()
+    except OSError as error:
+        raise runs.RunError(f"{path} cannot be read ({error.strerror}).") from error
 
     def renew(found: re.Match[str]) -> str:
         folder = path.parent / found["folder"].strip()
