@@ -7,7 +7,7 @@ import torch
 from equipoise import losses
 from equipoise.methods import AFS, afs
 from equipoise.methods.afs import MergerTask
-from equipoise.models import FeatureStack
+from equipoise.models import FeatureExtractor, FeatureStack, WideResNet, save
 from equipoise.objectives import PGDAT
 from tiny import ATTACK, SCHEDULE, fit_stage, images_and_labels, linear, weights, wide_resnet
 
@@ -175,3 +175,18 @@ def test_an_alpha_outside_of_zero_to_one_is_refused(alpha):
 def test_no_budgets_are_refused():
     with pytest.raises(ValueError, match="budgets must name at least one strength"):
         method(budgets=())
+
+
+def test_saved_models_are_stacked_without_training_any(tmp_path):
+    networks = [
+        WideResNet(depth=10, width=width, classes=10, channels=1).eval() for width in (1, 2)
+    ]
+    for number, network in enumerate(networks):
+        save(network, tmp_path / f"{number}")
+    saved = method(extractors=(tmp_path / "0", tmp_path / "1"))
+    (merger,) = saved.stages(lambda: pytest.fail("a network was made"))
+    stack = merger.build({}).outcome()
+    assert stack.sizes() == [64, 128]
+    images = torch.rand(2, 1, 8, 8)
+    wanted = [FeatureExtractor(network)(images) for network in networks]
+    assert torch.equal(stack.features(images), torch.cat(wanted, dim=1))

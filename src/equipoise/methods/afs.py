@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +14,7 @@ from equipoise.losses import Labels
 from equipoise.methods.adversarial_training import network_stage
 from equipoise.methods.stage import MakeNetwork, Norm, Schedule, Stage, TrainingAttack
 from equipoise.methods.training_attack import attacked
-from equipoise.models import FeatureExtractor, FeatureStack
+from equipoise.models import FeatureExtractor, FeatureStack, load
 from equipoise.objectives import AnyObjective
 from equipoise.threat import Images
 
@@ -25,6 +26,7 @@ class AFS:
     Args:
         objective: What the extractors minimise; the merger's loss is Eq. (5) whatever this is.
         budgets: Strength of each extractor's training attack; 0 trains a standard network.
+        extractors: Model folders to stack instead of training any; budgets then have no meaning.
         attack: Search of every training attack.
         schedule: Optimiser and learning rate of each extractor.
         merger_schedule: The same for the merger.
@@ -44,6 +46,7 @@ class AFS:
 
     objective: AnyObjective
     budgets: Epsilons
+    extractors: tuple[Path, ...] = ()
     attack: TrainingAttack = TrainingAttack()
     schedule: Schedule
     merger_schedule: Schedule
@@ -72,10 +75,12 @@ class AFS:
             )
             for number, budget in enumerate(self.budgets)
         ]
+        if self.extractors:
+            extractors = []
         names = tuple(stage.name for stage in extractors)
 
         def build(needed: Mapping[str, nn.Module]) -> "MergerTask":
-            networks = [needed[name] for name in names]
+            networks = [needed[name] for name in names] or [load(p) for p in self.extractors]
             classes = FeatureExtractor(networks[0]).head().out_features
             return MergerTask(FeatureStack(networks, classes), self)
 
