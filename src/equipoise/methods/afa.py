@@ -135,6 +135,9 @@ class AFA:
                 validation=(self.strengths[0], self.strengths[-1]),
                 norm=self.norm,
                 needs=("branches",),
+                # PGD through a fresh generator scores as well as through a trained one, so the
+                # best epoch would be an early one, whose weight does not depend on the image yet.
+                keep="last",
             ),
         ]
 

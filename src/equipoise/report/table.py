@@ -7,6 +7,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+from rich import box
 from rich.table import Table
 
 from equipoise import runs
@@ -67,10 +68,22 @@ def rich_table(records: Sequence[Record], title: str) -> Table:
     """
     header, body = rows(records)
     table = Table(
-        title=title, title_justify="left", caption=caption(records), caption_justify="left"
+        title=title,
+        title_justify="left",
+        caption=caption(records),
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
     )
     for number, name in enumerate(header):
-        table.add_column(name, justify="left" if number == 0 else "right", no_wrap=number == 0)
+        # Broken by hand so that the table fits into 80 columns.
+        short = name.replace(" = ", " ").replace(
+            "(clean + strongest)/2", "(clean +\nstrongest)\n/ 2"
+        )
+        table.add_column(
+            short.replace("alone, ", "alone\n"), justify="right" if number else "left", no_wrap=True
+        )
     best = max(body, key=lambda row: float(row[-2].split()[0]))
     for row in body:
         table.add_row(*row, style="bold" if row is best else None)
