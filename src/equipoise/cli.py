@@ -1,17 +1,16 @@
 """The command line. torch is imported only when it is needed."""
 
-import logging
 import sys
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import tyro
 from rich.console import Console
 
 from equipoise.epsilon import Epsilons
+from equipoise.signals import Interrupted
 
 if TYPE_CHECKING:
     pass
@@ -33,8 +32,11 @@ def demo(out: Path = Path("runs/demo"), seed: int = 0) -> None:
     from equipoise.report import rich_table
     from equipoise.terminal import Terminal
 
-    with Terminal(_console) as terminal:
-        records = jobs.demo(out, seed=seed, reporter=terminal)
+    try:
+        with Terminal(_console) as terminal:
+            records = jobs.demo(out, seed=seed, reporter=terminal)
+    except Interrupted:
+        _stopped(f"equipoise demo --out {out} --seed {seed}")
     _console.print(rich_table(records, "Who keeps both accuracies?"))
     _console.print(f"Models, records and metrics are under {out}.", highlight=False)
 
@@ -159,9 +161,6 @@ COMMANDS: dict[str, Callable[..., Any]] = {
 def main(arguments: list[str] | None = None) -> None:
     """Parse and run; a mistake of the user's ends in one clear message and exit status 2."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    # Fabric's one-line notes about precision would tear the progress bars.
-    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", module="lightning_fabric")
     try:
         if arguments[:1] == ["train"] and arguments[1:2] and not arguments[1].startswith("-"):
             _train(arguments[1], arguments[2:])
@@ -186,7 +185,6 @@ def _train(name: str, arguments: list[str]) -> None:
     from equipoise import jobs
     from equipoise.recipes import Recipe
     from equipoise.terminal import Terminal
-    from equipoise.training import Interrupted
 
     @dataclass(frozen=True, kw_only=True)
     class Arguments:
@@ -216,14 +214,14 @@ def _train(name: str, arguments: list[str]) -> None:
         with Terminal(_console) as terminal:
             jobs.train(recipe, folder, resume=given.resume, reporter=terminal)
     except Interrupted:
-        _errors.print(
-            f"stopped; a checkpoint is saved. Go on with: equipoise train {folder} --out {folder} "
-            "--resume",
-            highlight=False,
-        )
-        sys.exit(130)
+        _stopped(f"equipoise train {folder} --out {folder} --resume")
     _console.print(f"model: {folder / 'model'}", highlight=False)
     _console.print(f"next: equipoise evaluate {folder}", highlight=False)
+
+
+def _stopped(command: str) -> NoReturn:
+    _errors.print(f"stopped; a checkpoint is saved. Go on with: {command}", highlight=False)
+    sys.exit(130)
 
 
 def _is_refusal(error: Exception) -> bool:

@@ -7,6 +7,10 @@ from collections.abc import Iterator
 from typing import Any
 
 
+class Interrupted(Exception):
+    """The run was asked to stop and has saved a checkpoint."""
+
+
 @contextlib.contextmanager
 def stop_on_signals(stop: threading.Event) -> Iterator[None]:
     """Turn the first SIGINT or SIGTERM into a flag; the second one acts as if this were not here.

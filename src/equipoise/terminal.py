@@ -1,5 +1,6 @@
 """What a person sees while something runs: one progress bar a stage, with time left."""
 
+import logging
 from types import TracebackType
 
 from rich.console import Console
@@ -37,6 +38,8 @@ class Terminal:
         self.task: TaskID | None = None
 
     def __enter__(self) -> "Terminal":
+        # Fabric's notes about precision would tear the bars. It sets its level when it is imported.
+        logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
         self.progress.start()
         return self
 

@@ -24,17 +24,13 @@ from equipoise.evaluation import robust_accuracy
 from equipoise.methods.stage import THREATS, Stage, Task
 from equipoise.metrics import metrics_log
 from equipoise.models import attack_mode
-from equipoise.signals import stop_on_signals
+from equipoise.signals import Interrupted, stop_on_signals
 
 BEST, LAST, DONE = "best.safetensors", "last.safetensors", "done.json"
 
 
 class TrainingError(runs.RunError):
     """Training that cannot go on; the message says why and what to change."""
-
-
-class Interrupted(Exception):
-    """The run was asked to stop and has saved a checkpoint."""
 
 
 @dataclass(frozen=True, kw_only=True)
