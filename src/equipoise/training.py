@@ -21,7 +21,7 @@ from equipoise import checkpoints, runs
 from equipoise.attacks import PGD
 from equipoise.data import Augmentation, Split
 from equipoise.evaluation import robust_accuracy
-from equipoise.methods.stage import THREATS, Stage, Task
+from equipoise.methods.stage import THREATS, Schedule, Stage, Task
 from equipoise.metrics import metrics_log
 from equipoise.models import attack_mode
 from equipoise.signals import Interrupted, stop_on_signals
@@ -163,13 +163,7 @@ class _Fit:
         if loop.channels_last:
             self.task.to(memory_format=torch.channels_last)
         trained = [p for p in self.task.parameters() if p.requires_grad]
-        self.optimiser: Any = torch.optim.SGD(
-            trained,
-            lr=stage.schedule.learning_rate,
-            momentum=stage.schedule.momentum,
-            nesterov=stage.schedule.nesterov,
-            weight_decay=stage.schedule.weight_decay,
-        )
+        self.optimiser: Any = _optimiser(trained, stage.schedule)
         self.wrapped, self.optimiser = fabric.setup(self.task, self.optimiser)
         self.batch_size = min(loop.batch_size, len(train))
         self.batches = len(train) // self.batch_size  # the incomplete last batch is dropped
@@ -392,3 +386,11 @@ def load_weights(task: Any, folder: Path, keep: Literal["best", "last"]) -> None
             f"{error} To train this stage again, delete {folder}."
         ) from error
     task.load_state_dict(tensors)
+
+
+def _optimiser(trained: list[torch.nn.Parameter], schedule: Schedule) -> torch.optim.Optimizer:
+    rate, decay = schedule.learning_rate, schedule.weight_decay
+    if schedule.optimiser == "adamw":
+        return torch.optim.AdamW(trained, lr=rate, weight_decay=decay)
+    momentum, nesterov = schedule.momentum, schedule.nesterov
+    return torch.optim.SGD(trained, rate, momentum, weight_decay=decay, nesterov=nesterov)

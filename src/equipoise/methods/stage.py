@@ -20,17 +20,18 @@ THREATS: dict[str, Callable[[float | Tensor], Threat]] = {"Linf": Linf, "L2": L2
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
-    """SGD and how its learning rate moves.
+    """An optimiser and how its learning rate moves.
 
     Args:
         epochs: Passes over the training images, 1 or more.
         learning_rate: The highest rate.
+        optimiser: ``"sgd"`` as in both papers, or ``"adamw"``.
         shape: ``"piecewise"`` multiplies by ``decay_factor`` at every epoch of ``decay_epochs``;
             ``"cosine"`` falls to 0 over the epochs; ``"one_cycle"`` rises linearly to 40 % of the
             epochs and falls linearly to 0.
         decay_epochs: For ``"piecewise"``, counted from 0.
         decay_factor: The papers' "decays to 0.01" is 0.1.
-        momentum: Of SGD.
+        momentum: Of SGD; AdamW keeps its own defaults.
         nesterov: Nesterov's form of it.
         weight_decay: On all trained parameters.
         clip_norm: Largest gradient norm, or ``None``.
@@ -41,6 +42,7 @@ class Schedule:
 
     epochs: int
     learning_rate: float
+    optimiser: Literal["sgd", "adamw"] = "sgd"
     shape: Literal["piecewise", "cosine", "one_cycle"] = "piecewise"
     decay_epochs: tuple[int, ...] = ()
     decay_factor: float = 0.1
@@ -52,6 +54,8 @@ class Schedule:
     def __post_init__(self) -> None:
         if self.epochs < 1:
             raise ValueError(f"epochs must be 1 or more, got {self.epochs}.")
+        if self.optimiser not in ("sgd", "adamw"):
+            raise ValueError(f"optimiser must be sgd or adamw, got {self.optimiser!r}.")
         if not self.learning_rate > 0:
             raise ValueError(f"learning_rate must be above 0, got {self.learning_rate}.")
 
