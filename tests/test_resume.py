@@ -134,6 +134,20 @@ def test_other_methods_resume_to_the_same_bits_too(tmp_path, monkeypatch, data, 
     assert weights(tmp_path / "cut") == weights(tmp_path / "whole")
 
 
+@pytest.mark.parametrize("place", [5, 6])
+def test_adamw_resumes_to_the_same_bits_too(tmp_path, monkeypatch, data, place):
+    recipe = tiny.recipe("standard_digits")
+    schedule = replace(recipe.method.schedule, optimiser="adamw", learning_rate=1e-2)
+    recipe = replace(recipe, method=replace(recipe.method, schedule=schedule))
+    jobs.train(recipe, tmp_path / "whole", dataset=data)
+    killed_at(monkeypatch, os, "replace", place)
+    with pytest.raises(Killed):
+        jobs.train(recipe, tmp_path / "cut", dataset=data)
+    monkeypatch.undo()
+    jobs.train(recipe, tmp_path / "cut", dataset=data, resume=True)
+    assert weights(tmp_path / "cut") == weights(tmp_path / "whole")
+
+
 def test_what_a_sigkill_leaves_half_written_is_cleared_away(tmp_path, data, whole):
     folder = tmp_path / "run"
     jobs.train(small(), folder, dataset=data)
