@@ -17,7 +17,7 @@ _SCHEDULE = Schedule(epochs=30, learning_rate=0.2, shape="one_cycle")
 """0.2 is PGD-AT's best of 0.1, 0.2 and 0.3 (LOG.md)."""
 
 
-LED = Gate(pairs=True, lead=0.5, detection=1.0, hidden=32, ceiling=0.1)
+LED = Gate(pairs=True, lead=0.5, detection=1.0, hidden=32, ceiling=0.05)
 """A gate that is led to the attack; LOG.md says what each setting was measured to be worth."""
 
 
@@ -52,7 +52,7 @@ def afs_digits() -> Recipe:
         budgets=(0.15, 0.2, 0.25),
         attack=_ATTACK,
         schedule=_SCHEDULE,
-        merger_schedule=replace(_SCHEDULE, epochs=10, learning_rate=0.1),
+        merger_schedule=replace(_SCHEDULE, epochs=20, learning_rate=0.3),
         alpha=0.2,
         merger_epsilon=STRENGTHS[-1],
     )
