@@ -77,13 +77,16 @@ def rich_table(records: Sequence[Record], title: str) -> Table:
         pad_edge=False,
     )
     for number, name in enumerate(header):
-        # Broken by hand so that the table fits into 80 columns.
+        # Broken by hand, and only names may be folded, so that the table fits into 80 columns.
         short = name.replace(" = ", " ").replace(
-            "(clean + strongest)/2", "(clean +\nstrongest)\n/ 2"
+            "(clean + strongest)/2", "(clean +\nstrongest)\n/2"
         )
-        table.add_column(
-            short.replace("alone, ", "alone\n"), justify="right" if number else "left", no_wrap=True
-        )
+        short = short.replace(" alone, ", "\nalone\n").replace("average", "avg")
+        if number == 0:
+            table.add_column(short, overflow="fold")
+        else:
+            widest = max([*(len(row[number]) for row in body), *map(len, short.split("\n"))])
+            table.add_column(short, justify="right", min_width=widest)
     best = max(body, key=lambda row: float(row[-2].split()[0]))
     for row in body:
         table.add_row(*row, style="bold" if row is best else None)
