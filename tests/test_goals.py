@@ -40,7 +40,10 @@ def test_watched_climbs_its_loss_and_what_is_added_to_it():
     images, labels = dark_then(0.2, 0.7), torch.tensor([0, 0])
     plain = goals.Watched(first_pixel_as_logits, labels, losses.margin)
     more = goals.Watched(
-        first_pixel_as_logits, labels, losses.margin, extra=lambda images: images.sum((1, 2, 3))
+        first_pixel_as_logits,
+        labels,
+        losses.margin,
+        joint=lambda images: (first_pixel_as_logits(images), images.sum((1, 2, 3))),
     )
     torch.testing.assert_close(plain(images), torch.tensor([-0.6, 0.4]))
     torch.testing.assert_close(more(images), torch.tensor([-0.6 + 0.8, 0.4 + 2.8]))

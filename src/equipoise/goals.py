@@ -15,6 +15,7 @@ from equipoise.losses import Labels, Logits, PerImage
 from equipoise.threat import Images
 
 Predict = Callable[[Images], Logits]
+Joint = Callable[[Images], tuple[Logits, PerImage]]
 
 
 @runtime_checkable
@@ -56,8 +57,9 @@ class Watched:
         predict: Images to logits.
         labels: ``(batch,)``.
         loss: The per-image loss to climb, called as ``loss(logits, labels)``.
-        extra: Added to the loss, called with the images; for attacks on something beside the
-            logits, such as AFA's gate.
+        joint: Called in place of ``predict``; gives the logits and something per image that is
+            added to the loss, from one forward pass. For attacks on something beside the logits,
+            such as AFA's gate.
 
     Attributes:
         broken: ``(batch,)`` bool, whether a misclassified point was visited.
@@ -69,21 +71,24 @@ class Watched:
         predict: Predict,
         labels: Labels,
         loss: Callable[[Logits, Labels], PerImage],
-        extra: Goal | None = None,
+        joint: Joint | None = None,
     ) -> None:
         self.predict = predict
         self.labels = labels
         self.loss = loss
-        self.extra = extra
+        self.joint = joint
         self.broken = torch.zeros_like(labels, dtype=torch.bool)
         self.images: Tensor | None = None
 
     def __call__(self, images: Images, /) -> PerImage:
         """The loss at ``images``, taking note of what is misclassified there."""
-        logits = self.predict(images)
+        if self.joint is None:
+            logits = self.predict(images)
+            self.note(images, logits)
+            return self.loss(logits, self.labels)
+        logits, added = self.joint(images)
         self.note(images, logits)
-        value = self.loss(logits, self.labels)
-        return value if self.extra is None else value + self.extra(images)
+        return self.loss(logits, self.labels) + added
 
     @torch.no_grad()
     def note(self, images: Images, logits: Logits) -> None:

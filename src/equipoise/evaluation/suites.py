@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from equipoise import goals, losses
 from equipoise.attacks import PGD, Search
-from equipoise.goals import Goal, Predict, Watched
+from equipoise.goals import Joint, Predict, Watched
 from equipoise.losses import Labels
 from equipoise.models import AdaptiveNetwork
 from equipoise.threat import Images, Threat
@@ -27,7 +27,7 @@ class Attack:
         name: Unique within its suite.
         search: How to look.
         loss: Per-image loss to climb.
-        extra: Makes a goal that is added to the loss.
+        joint: Gives logits and a number per image that is added to the loss, in one pass.
         source: Climb the loss of this function's logits instead of the model's own, and carry the
             images found over to the model (a transfer attack).
     """
@@ -35,7 +35,7 @@ class Attack:
     name: str
     search: Search
     loss: Literal["cross_entropy", "margin"]
-    extra: Goal | None = None
+    joint: Joint | None = None
     source: Predict | None = None
 
     def run(
@@ -60,7 +60,7 @@ class Attack:
             of a transfer attack, the point that it returns.
         """
         loss = losses.cross_entropy if self.loss == "cross_entropy" else losses.margin
-        watched = Watched(model, labels, loss, self.extra)
+        watched = Watched(model, labels, loss, self.joint)
         if self.source is None:
             self.search(watched, images, threat, generator)
             return watched
@@ -155,15 +155,15 @@ def _gate(model: AdaptiveNetwork, steps: int) -> tuple[Attack, ...]:
                     name=f"gate-to-{side}-{ratio:g}",
                     search=search,
                     loss="cross_entropy",
-                    extra=_pushed(model, target, 1 / ratio),
+                    joint=_pushed(model, target, 1 / ratio),
                 )
             )
     return tuple(attacks)
 
 
-def _pushed(model: AdaptiveNetwork, target: float, share: float) -> Goal:
-    def goal(images: Images) -> Tensor:
-        gate = model.logits_and_gate(images)[1]
-        return share * losses.gate_cross_entropy(gate, target)
+def _pushed(model: AdaptiveNetwork, target: float, share: float) -> Joint:
+    def joint(images: Images) -> tuple[Tensor, Tensor]:
+        logits, gate = model.logits_and_gate(images)
+        return logits, share * losses.gate_cross_entropy(gate, target)
 
-    return goal
+    return joint
