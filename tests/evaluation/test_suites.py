@@ -5,6 +5,8 @@ from torch import nn
 from equipoise.attacks import PGD
 from equipoise.evaluation import Attack, suites_for
 from equipoise.evaluation.suites import GATE_RATIOS
+from equipoise.goals import Watched
+from equipoise.losses import cross_entropy
 from equipoise.models import fuse, with_branches
 from equipoise.threat import Linf
 from tiny import images_and_labels, linear, wide_resnet
@@ -72,19 +74,15 @@ def gate_attack(model: nn.Module, name: str) -> Attack:
 
 
 def weight_under(name: str) -> float:
-    """Mean W0 at the last point an attack on the gate visits."""
+    """Mean W0 at the point that an attack on the gate finds."""
     model = adaptive()
     images, _ = images_and_labels()
-    visited = []
-
-    def predict(given):
-        visited.append(given.detach())
-        return model(given)
-
     labels = labels_of(model, images)
-    gate_attack(model, name).run(predict, images, labels, Linf(0.2), generator())
+    attack = gate_attack(model, name)
+    goal = Watched(model, labels, cross_entropy, attack.joint)
+    found = attack.search(goal, images, Linf(0.2), generator())
     with torch.no_grad():
-        return float(model.logits_and_weight(visited[-1])[1].mean())
+        return float(model.logits_and_weight(found)[1].mean())
 
 
 def test_an_attack_on_the_gate_moves_the_weight_in_its_direction():
