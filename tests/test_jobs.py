@@ -2,11 +2,13 @@ import json
 from dataclasses import replace
 
 import pytest
+import torch
 
 import tiny
 from equipoise import jobs, load, runs
 from equipoise.data import Cifar10, Digits
-from equipoise.models import AdaptiveNetwork
+from equipoise.evaluation import profile
+from equipoise.models import AdaptiveNetwork, save
 from equipoise.models.folder import ModelFolderError, read_config
 from equipoise.recipes import Evaluation, to_json
 
@@ -210,10 +212,37 @@ def test_the_demo_trains_and_evaluates_its_recipes_once(tmp_path, monkeypatch):
     small = {name: (lambda name=name: tiny.recipe(name)) for name in jobs.DEMO[:2]}
     monkeypatch.setattr(jobs, "RECIPES", small)
     monkeypatch.setattr(jobs, "DEMO", jobs.DEMO[:2])
-    monkeypatch.setattr(Digits, "load", lambda self: tiny.digits())
-    first = jobs.demo(tmp_path)
+    heard: dict[str, tiny.AfterSteps] = {}
+
+    def listen(name: str) -> tiny.AfterSteps:
+        return heard.setdefault(name, tiny.AfterSteps(0, None))
+
+    first = jobs.demo(tmp_path, workers=2, reporter=listen)
     assert [record["model"] for record in first] == list(small)
-    reporter = tiny.AfterSteps(0, lambda: pytest.fail("it ran again"))
-    again = jobs.demo(tmp_path, reporter=reporter)
+    assert heard["pgd_at_digits"].stages == ["network", "evaluate pgd_at_digits"]
+    heard.clear()
+    again = jobs.demo(tmp_path, workers=2, reporter=listen)
     assert again == json.loads(json.dumps(first))
-    assert reporter.stages == []
+    assert all(reporter.stages == [] for reporter in heard.values())
+
+
+def test_validation_images_are_those_held_out_of_this_training(trained, data, monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        jobs,
+        "profile",
+        lambda model, split, **rest: seen.append(split) or profile(model, split, **rest),
+    )
+    judge = replace(QUICK, images=None, part="validation")
+    record, path = jobs.evaluate(trained, evaluation=judge, dataset=data)
+    held_out = data.train.hold_out(16, runs.derive_seed(0, "validation"))[1]
+    assert torch.equal(seen[0].images, held_out.images)
+    assert (record["part"], record["images"]) == ("validation", 16)
+    path.unlink()
+
+
+def test_a_model_that_names_no_validation_images_is_refused_for_them(tmp_path, data):
+    model = tiny.wide_resnet()
+    save(model, tmp_path, {"dataset": {"kind": "Digits"}})
+    with pytest.raises(ValueError, match="does not say which validation images"):
+        jobs.evaluate(tmp_path, evaluation=replace(QUICK, part="validation"), dataset=data)

@@ -34,7 +34,7 @@ def demo(out: Path = Path("runs/demo"), seed: int = 0) -> None:
 
     try:
         with Terminal(_console) as terminal:
-            records = jobs.demo(out, seed=seed, reporter=terminal)
+            records = jobs.demo(out, seed=seed, reporter=terminal.of)
     except Interrupted:
         _stopped(f"equipoise demo --out {out} --seed {seed}")
     _console.print(rich_table(records, "Who keeps both accuracies?"))
@@ -69,6 +69,7 @@ def evaluate(
     steps: int | None = None,
     restarts: int | None = None,
     images: int | None = None,
+    part: Literal["test", "validation"] | None = None,
     data: Path | None = None,
     seed: int = 0,
     batch_size: int = 256,
@@ -81,7 +82,8 @@ def evaluate(
         suites: Attacks to try, in order; the recipe's by default.
         steps: Steps of each search.
         restarts: Random restarts of the PGD suite.
-        images: Only the first so many test images.
+        images: Only the first so many images.
+        part: "validation" for the images held out of training, on which settings are chosen.
         data: Folder of the data set, if it lies elsewhere here.
         seed: Of the attacks.
         batch_size: Images attacked at once.
@@ -96,7 +98,7 @@ def evaluate(
         raise ValueError("evaluate needs at least one model folder, got none.")
     changes = {
         "epsilons": epsilons, "suites": suites, "steps": steps, "restarts": restarts,
-        "images": images,
+        "images": images, "part": part,
     }  # fmt: skip
     changes = {name: value for name, value in changes.items() if value is not None}
     records, paths = [], []

@@ -1,17 +1,19 @@
 """What a user asks for in one call: train a recipe, evaluate models, run the demo."""
 
 import json
+import os
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from lightning_fabric import Fabric
 from torch import nn
 
 from equipoise import runs
-from equipoise.data import DataSet, DataSource, Digits
+from equipoise.data import DataSet, DataSource, Digits, Split
 from equipoise.evaluation import insides, profile, record_of, suites_for
 from equipoise.executors import execute
 from equipoise.methods.stage import THREATS
@@ -19,6 +21,7 @@ from equipoise.models import load, save
 from equipoise.models.folder import read_config
 from equipoise.recipes import RECIPES, Evaluation, Recipe, from_json, to_json
 from equipoise.runs import derive_seed
+from equipoise.side_by_side import side_by_side
 from equipoise.training import Reporter, Silent
 
 DEMO = ("standard_digits", "pgd_at_digits", "afa_digits", "afs_digits")
@@ -106,6 +109,7 @@ def train(
             "dataset": to_json(recipe.dataset),
             "evaluation": to_json(recipe.evaluation),
             "seed": recipe.seed,
+            "validation_images": recipe.loop.validation_images,
             "commit": runs.commit(),
         }
         save(model, folder / "model", card)
@@ -149,11 +153,9 @@ def evaluate(
         evaluation = from_json(card["evaluation"], Evaluation)
     if dataset is None:
         dataset = _source_of(card, data).load()
-    split = (
-        dataset.test
-        if evaluation.images is None
-        else dataset.test.take(slice(0, evaluation.images))
-    )
+    split = _part(dataset, card, evaluation.part)
+    if evaluation.images is not None:
+        split = split.take(slice(0, evaluation.images))
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model, split = model.to(device), split.to(device)
     suites = suites_for(
@@ -176,6 +178,7 @@ def evaluate(
         found,
         model=card.get("name", place.name),
         data=dataset.name,
+        part=evaluation.part,
         norm=evaluation.norm,
         suites=suites,
         seed=seed,
@@ -203,28 +206,53 @@ def evaluate(
     return record, path
 
 
-def demo(folder: Path, *, seed: int = 0, reporter: Reporter | None = None) -> list[dict[str, Any]]:
+def demo(
+    folder: Path,
+    *,
+    seed: int = 0,
+    workers: int | None = None,
+    reporter: Callable[[str], Reporter] | None = None,
+) -> list[dict[str, Any]]:
     """Train and evaluate the four demo recipes on digits; what is already there is re-used.
 
     Args:
         folder: Gets one run folder a recipe.
         seed: Of training.
-        reporter: Who is told.
+        workers: Recipes trained at the same time, one thread each; by default one a core.
+        reporter: Gives the reporter of a recipe.
 
     Returns:
         Four records.
     """
-    records = []
-    for name in DEMO:
-        recipe = replace(RECIPES[name](), seed=seed)
-        place = folder / name
-        train(recipe, place, resume=True, reporter=reporter)
-        path = place / "records" / f"{name}__seed{seed}.json"
-        if path.exists():
-            records.append(runs.read_record(path))
-        else:
-            records.append(evaluate(place, reporter=reporter)[0])
-    return records
+    found = side_by_side(
+        {
+            name: (_train_and_evaluate, (replace(RECIPES[name](), seed=seed), folder / name))
+            for name in reversed(DEMO)  # the longest first
+        },
+        workers=workers or os.cpu_count() or 1,
+        threads=1,
+        reporter=reporter or (lambda name: Silent()),
+    )
+    return [found[name] for name in DEMO]
+
+
+def _train_and_evaluate(recipe: Recipe, place: Path, *, reporter: Reporter) -> dict[str, Any]:
+    train(recipe, place, resume=True, reporter=reporter)
+    path = place / "records" / f"{recipe.name}__seed{recipe.seed}.json"
+    return runs.read_record(path) if path.exists() else evaluate(place, reporter=reporter)[0]
+
+
+def _part(dataset: DataSet, card: dict[str, Any], part: Literal["test", "validation"]) -> Split:
+    """The images to evaluate on: test images, or those that were held out of this training."""
+    if part == "test":
+        return dataset.test
+    if "validation_images" not in card or "seed" not in card:
+        raise ValueError(
+            "the model folder does not say which validation images were held out of its training; "
+            "train it again with this version, or evaluate on the test part."
+        )
+    seed = derive_seed(card["seed"], "validation")
+    return dataset.train.hold_out(card["validation_images"], seed)[1]
 
 
 def _source_of(card: dict[str, Any], data: Path | None) -> DataSource:

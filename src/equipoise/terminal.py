@@ -35,7 +35,7 @@ class Terminal:
             console=console,
             disable=not console.is_terminal,
         )
-        self.task: TaskID | None = None
+        self.bar = _Bar(self, "")
 
     def __enter__(self) -> "Terminal":
         # Fabric's notes about precision would tear the bars. It sets its level when it is imported.
@@ -51,17 +51,42 @@ class Terminal:
     ) -> None:
         self.progress.stop()
 
+    def of(self, name: str) -> "_Bar":
+        """A reporter whose bars carry a name, for work that runs beside other work."""
+        return _Bar(self, f"{name} ")
+
     def begin(self, stage: str, steps: int, done: int) -> None:
         """A new bar; on a pipe, a line."""
-        if not self.console.is_terminal:
-            self.console.print(f"{stage}: {steps} steps" + (f", {done} done" if done else ""))
-        self.task = self.progress.add_task(stage, total=steps, completed=done, text="")
+        self.bar.begin(stage, steps, done)
 
     def step(self, done: int, text: str) -> None:
         """Move the current bar."""
-        if self.task is not None:
-            self.progress.update(self.task, completed=done, text=text)
+        self.bar.step(done, text)
 
     def say(self, text: str) -> None:
         """Print a line above the bars."""
-        self.console.print(text)
+        self.bar.say(text)
+
+
+class _Bar:
+    def __init__(self, terminal: Terminal, prefix: str) -> None:
+        self.terminal, self.prefix = terminal, prefix
+        self.task: TaskID | None = None
+        self.steps = 0
+
+    def begin(self, stage: str, steps: int, done: int) -> None:
+        console, progress = self.terminal.console, self.terminal.progress
+        if not console.is_terminal:
+            note = f", {done} done" if done else ""
+            console.print(f"{self.prefix}{stage}: {steps} steps{note}", highlight=False)
+        if self.task is not None:  # a bar that is left has come to its end
+            progress.update(self.task, completed=self.steps, text="")
+        self.task = progress.add_task(self.prefix + stage, total=steps, completed=done, text="")
+        self.steps = steps
+
+    def step(self, done: int, text: str) -> None:
+        if self.task is not None:
+            self.terminal.progress.update(self.task, completed=done, text=text)
+
+    def say(self, text: str) -> None:
+        self.terminal.console.print(self.prefix + text)

@@ -30,6 +30,7 @@ def record(model: nn.Module | None = None, seed: int = 0, images: int = 12) -> d
         found,
         model="a model",
         data="noise",
+        part="test",
         norm="Linf",
         suites=suites,
         seed=seed,

@@ -22,6 +22,7 @@ def record_of(
     *,
     model: str,
     data: str,
+    part: str,
     norm: str,
     suites: Sequence[Suite],
     seed: int,
@@ -34,7 +35,8 @@ def record_of(
     Args:
         found: The profile.
         model: The model's name in tables.
-        data: Name of the data set; the test part was used.
+        data: Name of the data set.
+        part: Which images of it were used, ``"test"`` or ``"validation"``.
         norm: Geometry of the threat.
         suites: What was tried.
         seed: Of the evaluation.
@@ -50,6 +52,7 @@ def record_of(
         "format": RECORD_FORMAT,
         "model": model,
         "data": data,
+        "part": part,
         "norm": norm,
         "images": found.broken_at.shape[1],
         "epsilons": list(found.epsilons),

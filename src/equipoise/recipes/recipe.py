@@ -57,7 +57,9 @@ class Evaluation:
         suites: Attacks, in order; the headline is the worst case over all of them.
         steps: Steps of each search, of epsilon / 4 each.
         restarts: Random restarts of the PGD suite's searches.
-        images: Only the first so many test images; ``None`` for all.
+        images: Only the first so many images; ``None`` for all.
+        part: ``"test"``, or ``"validation"`` for the images that were held out of the model's
+            training: settings are chosen on those.
         norm: Geometry of the threat.
     """
 
@@ -66,6 +68,7 @@ class Evaluation:
     steps: int = 20
     restarts: int = 2
     images: int | None = None
+    part: Literal["test", "validation"] = "test"
     norm: Norm = "Linf"
 
 

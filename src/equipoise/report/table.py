@@ -32,11 +32,12 @@ def rows(records: Sequence[Record]) -> tuple[list[str], list[list[str]]]:
         raise ValueError("there is no record to make a table of.")
     first = records[0]
     for record in records:
-        for key in ("epsilons", "data", "norm", "images"):
-            if record[key] != first[key]:
+        for key in ("epsilons", "data", "part", "norm", "images"):
+            if record.get(key) != first.get(key):
                 raise ValueError(
-                    f"records of one table must agree in {key}: {first['model']} has {first[key]}, "
-                    f"{record['model']} has {record[key]}; make one table for each."
+                    f"records of one table must agree in {key}: {first['model']} has "
+                    f"{first.get(key)}, {record['model']} has {record.get(key)}; make one table "
+                    "for each."
                 )
     by_model: dict[str, list[Record]] = defaultdict(list)
     for record in records:
@@ -110,7 +111,8 @@ def caption(records: Sequence[Record]) -> str:
     spread = f" Mean over {seeds} seeds (standard deviation)." if seeds > 1 else ""
     low, high = first["headline"]["interval"][-1]
     return (
-        f"{first['data']}, {first['images']} test images, {first['norm']}, accuracy in %.{spread} "
+        f"{first['data']}, {first['images']} {first.get('part', 'test')} images, {first['norm']}, "
+        f"accuracy in %.{spread} "
         f"Each strength is the per-image worst case over a model's {attacks} attacks, carried "
         "upwards; "
         f"95 % interval of the first row's strongest column: {100 * low:.1f} to {100 * high:.1f}."
