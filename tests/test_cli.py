@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 import tiny
-from equipoise import cli, jobs, runs
+from equipoise import cli, jobs, judge, runs
 from equipoise.data import Digits
 from equipoise.recipes import RECIPES, Evaluation, to_json
 
@@ -34,7 +34,7 @@ def refused(capsys, *arguments) -> str:
 def trained(tmp_path_factory):
     """A finished run whose recipe evaluates eight digits quickly."""
     folder = tmp_path_factory.mktemp("cli") / "run"
-    quick = Evaluation(epsilons=(0.0, 0.1), suites=("pgd",), steps=1, restarts=1, images=8)
+    quick = Evaluation(epsilons=(0.0, 0.1), suites=("quick",), steps=1, restarts=1, images=8)
     jobs.train(replace(tiny.recipe(), evaluation=quick), folder, dataset=tiny.digits())
     return folder
 
@@ -42,6 +42,7 @@ def trained(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def _few_digits(monkeypatch):
     data = tiny.digits()
+    monkeypatch.setattr(judge, "self_checks", lambda *arguments, **settings: [])
     monkeypatch.setattr(Digits, "load", lambda self: data)
 
 
@@ -179,7 +180,7 @@ def test_training_evaluating_and_reporting_from_the_command_line(capsys, tmp_pat
     refusal = refused(capsys, "train", tmp_path / "recipe.json", "--out", folder)
     assert "already holds a run" in refusal
     run(
-        *("evaluate", folder, "--epsilons", "0", "26/255", "--suites", "pgd"),
+        *("evaluate", folder, "--epsilons", "0", "26/255", "--suite", "quick"),
         *("--steps", "1", "--restarts", "1", "--images", "8"),
     )
     ((_, record),) = runs.iterate_records(folder)
@@ -200,7 +201,7 @@ def test_evaluate_uses_the_recipes_settings_by_default(capsys, trained):
 
 
 def test_evaluate_without_a_model_is_refused(capsys, tmp_path):
-    assert "at least one model folder" in refused(capsys, "evaluate")
+    assert "at least one model" in refused(capsys, "evaluate")
     assert "is no model folder" in refused(capsys, "evaluate", tmp_path)
 
 
@@ -249,3 +250,75 @@ def test_ctrl_c_outside_of_training_exits_130(monkeypatch, tmp_path):
     with pytest.raises(SystemExit) as left:
         run("train", "standard_digits", "--out", tmp_path)
     assert left.value.code == 130
+
+
+@pytest.fixture
+def importable(tmp_path, monkeypatch):
+    (tmp_path / "my_networks.py").write_text(
+        "import torch\n"
+        "from torch import nn\n\n\n"
+        "def make():\n"
+        "    torch.manual_seed(0)\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))\n\n\n"
+        "class Pair(nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.network = make()\n\n"
+        "    def forward(self, images):\n"
+        "        return {'features': images, 'logits': self.network(images)}\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    yield tmp_path
+    sys.modules.pop("my_networks", None)
+
+
+FOREIGN = ("--dataset", "digits", "--epsilons", "0.1", "--images", "8", "--steps", "2")
+
+
+def test_evaluate_takes_any_importable_network(capsys, importable):
+    run("evaluate", "my_networks:make", *FOREIGN)
+    assert "my_networks.make" in output(capsys)
+    (path,) = (importable / "runs" / "my_networks.make" / "records").glob("*.json")
+    record = runs.read_record(path)
+    assert (record["data"], record["images"], record["part"]) == ("digits", 8, "test")
+
+
+def test_evaluate_takes_the_logits_out_of_an_answer_or_says_how(capsys, importable):
+    run("evaluate", "my_networks:Pair", *FOREIGN, "--logits", "logits")
+    said = refused(capsys, "evaluate", "my_networks:Pair", *FOREIGN)
+    assert "a dict with the keys ['features', 'logits']" in said
+    assert "--logits" in said
+
+
+def test_evaluate_asks_for_what_a_foreign_network_does_not_say(capsys, importable):
+    assert "name the strengths with --epsilons" in refused(capsys, "evaluate", "my_networks:make")
+    said = refused(capsys, "evaluate", "my_networks:make", "--epsilons", "0.1")
+    assert "name it with --dataset" in said
+
+
+def test_evaluate_attacks_from_a_surrogate(capsys, importable, trained):
+    run(
+        *("evaluate", "my_networks:make", *FOREIGN),
+        *("--suite", "transfer", "--surrogates", trained),
+    )
+    (path,) = (importable / "runs" / "my_networks.make" / "records").glob("*.json")
+    (suite,) = runs.read_record(path)["suites"]
+    assert [attack["name"] for attack in suite["attacks"]] == [
+        "from-standard_digits-cross-entropy",
+        "from-standard_digits-margin",
+    ]
+
+
+def test_compare_pairs_models_image_by_image_and_refuses_other_images(capsys, importable):
+    for name in ("make", "Pair"):
+        run("evaluate", f"my_networks:{name}", *FOREIGN, "--logits", "logits")
+    capsys.readouterr()
+    places = sorted((importable / "runs").rglob("records"))
+    run("compare", *places)
+    said = output(capsys)
+    assert "my_networks.make against my_networks.Pair" in said
+    assert "not told apart" in said
+    run("evaluate", "my_networks:make", *FOREIGN[:-4], "--images", "6", "--steps", "2")
+    (eight,) = places[0].glob("*.json")
+    (six,) = (p for p in places[1].glob("*.json") if runs.read_record(p)["images"] == 6)
+    assert "must agree in images" in refused(capsys, "compare", eight, six)

@@ -11,13 +11,13 @@ def predict():
     return nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 3))
 
 
-@pytest.mark.parametrize("name", ["cross_entropy", "margin"])
+@pytest.mark.parametrize("name", ["cross_entropy", "margin", "dlr"])
 def test_a_goal_is_its_loss_of_the_predicted_logits(name, predict, images, labels):
     goal = getattr(goals, name)(predict, labels)
     assert torch.equal(goal(images), getattr(losses, name)(predict(images), labels))
 
 
-@pytest.mark.parametrize("name", ["cross_entropy", "margin"])
+@pytest.mark.parametrize("name", ["cross_entropy", "margin", "dlr"])
 def test_a_row_of_the_goal_depends_on_its_own_image_alone(name, predict, images, labels):
     images.requires_grad_(True)
     value = getattr(goals, name)(predict, labels)(images)
@@ -43,7 +43,11 @@ def test_watched_climbs_its_loss_and_what_is_added_to_it():
         first_pixel_as_logits,
         labels,
         losses.margin,
-        joint=lambda images: (first_pixel_as_logits(images), images.sum((1, 2, 3))),
+        joint=lambda images: (
+            first_pixel_as_logits(images),
+            first_pixel_as_logits(images),
+            images.sum((1, 2, 3)),
+        ),
     )
     torch.testing.assert_close(plain(images), torch.tensor([-0.6, 0.4]))
     torch.testing.assert_close(more(images), torch.tensor([-0.6 + 0.8, 0.4 + 2.8]))

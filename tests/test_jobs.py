@@ -5,14 +5,20 @@ import pytest
 import torch
 
 import tiny
-from equipoise import jobs, load, runs
+from equipoise import jobs, judge, load, runs
 from equipoise.data import Cifar10, Digits
 from equipoise.evaluation import profile
 from equipoise.models import AdaptiveNetwork, save
 from equipoise.models.folder import ModelFolderError, read_config
 from equipoise.recipes import Evaluation, to_json
 
-QUICK = Evaluation(epsilons=(0.0, 0.1), suites=("pgd",), steps=1, restarts=1, images=8)
+QUICK = Evaluation(epsilons=(0.0, 0.1), suites=("quick",), steps=1, restarts=1, images=8)
+
+
+@pytest.fixture(autouse=True)
+def _no_self_checks(monkeypatch):
+    """They have tests of their own, and cost more than all else here."""
+    monkeypatch.setattr(judge, "self_checks", lambda *arguments, **settings: [])
 
 
 @pytest.fixture(scope="module")
@@ -229,12 +235,12 @@ def test_the_demo_trains_and_evaluates_its_recipes_once(tmp_path, monkeypatch):
 def test_validation_images_are_those_held_out_of_this_training(trained, data, monkeypatch):
     seen = []
     monkeypatch.setattr(
-        jobs,
+        judge,
         "profile",
         lambda model, split, **rest: seen.append(split) or profile(model, split, **rest),
     )
-    judge = replace(QUICK, images=None, part="validation")
-    record, path = jobs.evaluate(trained, evaluation=judge, dataset=data)
+    settings = replace(QUICK, images=None, part="validation")
+    record, path = jobs.evaluate(trained, evaluation=settings, dataset=data)
     held_out = data.train.hold_out(16, runs.derive_seed(0, "validation"))[1]
     assert torch.equal(seen[0].images, held_out.images)
     assert (record["part"], record["images"]) == ("validation", 16)

@@ -45,6 +45,58 @@ def test_a_tie_has_margin_zero_whichever_class_comes_first():
     assert losses.margin(logits, torch.tensor([0, 1])).tolist() == [0.0, 0.0]
 
 
+def test_dlr_is_the_margin_over_the_first_minus_the_third():
+    wanted = [-1.5 / 3.0, 0.0, 0.5 / 7.5, 90.0 / 90.0]
+    np.testing.assert_allclose(call(losses.dlr), wanted, rtol=1e-6)
+
+
+FIVE = torch.tensor([[4.0, 1.0, 3.0, 0.0, -2.0], [4.0, 1.0, 3.0, 0.0, -2.0]])
+
+
+def test_targeted_margin_is_the_targets_logit_minus_the_labels():
+    found = losses.targeted_margin(FIVE, torch.tensor([0, 3]), torch.tensor([2, 1]))
+    assert found.tolist() == [-1.0, 1.0]
+
+
+def test_targeted_dlr_divides_by_the_first_minus_the_mean_of_third_and_fourth():
+    found = losses.targeted_dlr(FIVE, torch.tensor([0, 3]), torch.tensor([2, 1]))
+    torch.testing.assert_close(found, torch.tensor([-1.0, 1.0]) / (4.0 - (1.0 + 0.0) / 2))
+
+
+def test_dlr_is_positive_exactly_where_misclassified(generator):
+    logits = torch.randn(500, 4, generator=generator)
+    labels = torch.randint(4, (500,), generator=generator)
+    assert torch.equal(losses.dlr(logits, labels) > 0, logits.argmax(dim=1) != labels)
+
+
+def test_dlr_does_not_see_the_scale_of_the_logits(generator):
+    logits = torch.randn(50, 4, generator=generator)
+    labels, targets = torch.randint(4, (2, 50), generator=generator)
+    for scale in (1e-3, 1e3):
+        torch.testing.assert_close(losses.dlr(scale * logits, labels), losses.dlr(logits, labels))
+        torch.testing.assert_close(
+            losses.targeted_dlr(scale * logits, labels, targets),
+            losses.targeted_dlr(logits, labels, targets),
+        )
+
+
+def test_dlr_of_equal_logits_is_zero_with_a_finite_gradient():
+    logits = torch.zeros(1, 4, requires_grad=True)
+    label, target = torch.tensor([0]), torch.tensor([1])
+    value = losses.dlr(logits, label) + losses.targeted_dlr(logits, label, target)
+    value.sum().backward()
+    assert value.item() == 0.0
+    assert logits.grad.isfinite().all()
+
+
+def test_losses_that_need_more_classes_say_what_to_use_instead():
+    two, three, label = torch.zeros(1, 2), torch.zeros(1, 3), torch.tensor([0])
+    with pytest.raises(ValueError, match="DLR loss needs 3 classes or more, got 2"):
+        losses.dlr(two, label)
+    with pytest.raises(ValueError, match=r"4 classes or more, got 3\. Use the margin"):
+        losses.targeted_dlr(three, label, label)
+
+
 def test_gate_cross_entropy_is_the_binary_cross_entropy_of_the_weight():
     weight, target = np.array([0.9, 0.2, 0.5]), np.array([1.0, 0.0, 0.25])
     wanted = -(target * np.log(weight) + (1 - target) * np.log(1 - weight))
@@ -69,7 +121,7 @@ def test_a_saturated_gate_still_pulls_both_ways(gate, target, slope):
     assert logit.grad.item() == pytest.approx(slope, abs=1e-6)
 
 
-@pytest.mark.parametrize("loss", [losses.cross_entropy, losses.margin])
+@pytest.mark.parametrize("loss", [losses.cross_entropy, losses.margin, losses.dlr])
 def test_half_precision_logits_are_reduced_in_float32(loss):
     logits = torch.tensor(LOGITS, dtype=torch.bfloat16)
     found = loss(logits, torch.tensor(LABELS))
@@ -77,7 +129,7 @@ def test_half_precision_logits_are_reduced_in_float32(loss):
     assert torch.equal(found, loss(logits.float(), torch.tensor(LABELS)))
 
 
-@pytest.mark.parametrize("loss", [losses.cross_entropy, losses.margin])
+@pytest.mark.parametrize("loss", [losses.cross_entropy, losses.margin, losses.dlr])
 def test_losses_leave_their_input_alone(loss):
     logits = torch.tensor(LOGITS, dtype=torch.float32)
     loss(logits, torch.tensor(LABELS))

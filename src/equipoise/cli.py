@@ -4,7 +4,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
+from typing import Annotated, Any, Literal, NoReturn
 
 import tyro
 from rich.console import Console
@@ -12,9 +12,7 @@ from rich.console import Console
 from equipoise.epsilon import Epsilons
 from equipoise.signals import Interrupted
 
-if TYPE_CHECKING:
-    pass
-
+Suites = Literal["quick", "paper", "standard", "autoattack", "adaptive", "transfer"]
 _console = Console()
 _errors = Console(stderr=True, soft_wrap=True)
 
@@ -63,92 +61,134 @@ def train(recipe: Annotated[str, tyro.conf.Positional]) -> None:
 
 
 def evaluate(
-    models: Annotated[tuple[Path, ...], tyro.conf.Positional],
+    models: Annotated[tuple[str, ...], tyro.conf.Positional],
     epsilons: Epsilons | None = None,
-    suites: tuple[Literal["pgd", "gate"], ...] | None = None,
+    suite: tuple[Suites, ...] | None = None,
     steps: int | None = None,
     restarts: int | None = None,
     images: int | None = None,
     part: Literal["test", "validation"] | None = None,
+    norm: Literal["Linf", "L2"] | None = None,
+    dataset: Literal["digits", "cifar10"] | None = None,
     data: Path | None = None,
+    surrogates: tuple[str, ...] = (),
+    logits: str | None = None,
+    search_precision: Literal["32-true", "bf16-mixed"] = "32-true",
+    self_checks: bool = True,
     seed: int = 0,
     batch_size: int = 256,
 ) -> None:
-    """Attack saved models at many strengths and print one table; a record is written beside each.
+    """Attack models at many strengths and print one table; a record is written beside each.
+
+    Stopped or killed, the same command goes on; with more strengths or suites it re-uses what is
+    known.
 
     Args:
-        models: Run folders or model folders.
+        models: Run folders, model folders, module:function, ONNX or torch.export files.
         epsilons: Strengths such as 0 1/255 2/255 4/255 8/255; the recipe's by default.
-        suites: Attacks to try, in order; the recipe's by default.
-        steps: Steps of each search.
-        restarts: Random restarts of the PGD suite.
+        suite: Attacks to try, in order; the recipe's by default.
+        steps: Steps of each search of quick, adaptive and transfer.
+        restarts: Random restarts of quick.
         images: Only the first so many images.
         part: "validation" for the images held out of training, on which settings are chosen.
+        norm: Geometry of the threat.
+        dataset: Data for a model that does not say on what it was trained.
         data: Folder of the data set, if it lies elsewhere here.
+        surrogates: Models that the suite transfer attacks in the model's place.
+        logits: Which part of the model's answer holds the logits: a key, a place, or binary.
+        search_precision: Of the searches; scores are float32 always.
+        self_checks: Look for signs that the score is too good.
         seed: Of the attacks.
         batch_size: Images attacked at once.
     """
-    from equipoise import jobs, runs
-    from equipoise.models.folder import read_config
-    from equipoise.recipes import Evaluation, from_json
-    from equipoise.report import rich_table
+    from equipoise import jobs
+    from equipoise.report import rich_checks, rich_columns, rich_table
     from equipoise.terminal import Terminal
 
     if not models:
-        raise ValueError("evaluate needs at least one model folder, got none.")
+        raise ValueError("evaluate needs at least one model, got none.")
     changes = {
-        "epsilons": epsilons, "suites": suites, "steps": steps, "restarts": restarts,
-        "images": images, "part": part,
+        "epsilons": epsilons, "suites": suite, "steps": steps, "restarts": restarts,
+        "images": images, "part": part, "norm": norm,
     }  # fmt: skip
     changes = {name: value for name, value in changes.items() if value is not None}
     records, paths = [], []
     with Terminal(_console) as terminal:
+        source = jobs.named_source(dataset, data) if dataset is not None else None
         for model in models:
-            place = model / "model" if (model / "model").is_dir() else model
-            card: dict[str, Any] = read_config(place)["card"]
-            if "evaluation" not in card:
-                raise runs.RunError(f"{place} does not say how it was to be evaluated.")
-            settings = replace(from_json(card["evaluation"], Evaluation), **changes)
             record, path = jobs.evaluate(
                 model,
-                evaluation=settings,
+                changes=changes,
+                dataset=source.load() if source is not None else None,
                 data=data,
                 seed=seed,
                 batch_size=batch_size,
+                surrogates=surrogates,
+                logits=logits,
+                search_precision=search_precision,
+                checks=self_checks,
                 reporter=terminal,
             )
             records.append(record)
             paths.append(path)
     _console.print(rich_table(records, "Worst case per image"))
+    if any(each["independent"] for each in records[0]["suites"]):
+        _console.print(rich_columns(records, "Attack by attack"))
+    _console.print(rich_checks(*records))
     for path in paths:
         _console.print(f"record: {path}", highlight=False)
 
 
+def compare(records: Annotated[tuple[Path, ...], tyro.conf.Positional]) -> None:
+    """Compare models image by image: is one better than the first, or not told apart?
+
+    Args:
+        records: Record files, or folders that hold some. All others are compared with the first, so
+            name the baseline first.
+    """
+    from equipoise.report import rich_comparison
+
+    title = "Compared image by image with the first"
+    _console.print(rich_comparison(_records(records), title))
+
+
 def report(
-    records: Annotated[tuple[Path, ...], tyro.conf.Positional], into: Path | None = None
+    records: Annotated[tuple[Path, ...], tyro.conf.Positional],
+    suite: Suites | None = None,
+    into: Path | None = None,
 ) -> None:
     """Print one table from records, or renew the tables inside a Markdown file.
 
     Args:
         records: Record files, or folders that hold some.
+        suite: Show this suite attack by attack as well.
         into: A Markdown file with `<!-- records: FOLDER -->` markers; every table in it is renewed.
     """
-    from equipoise import runs
-    from equipoise.report import fill_markers, rich_table
+    from equipoise.report import fill_markers, rich_checks, rich_columns, rich_table
 
     if into is not None:
         changed = fill_markers(into)
         _console.print(f"{into} {'renewed' if changed else 'was up to date'}.", highlight=False)
-    found = []
-    for path in records:
-        if path.is_dir():
-            found += [record for _, record in runs.iterate_records(path)]
-        else:
-            found.append(runs.read_record(path))
+    found = _records(records)
     if found:
         _console.print(rich_table(found, "Worst case per image"))
+        if suite is not None:
+            _console.print(rich_columns(found, "Attack by attack", suite))
+        _console.print(rich_checks(*found))
     elif into is None:
         raise ValueError("report found no record; name record files or a folder that holds some.")
+
+
+def _records(places: tuple[Path, ...]) -> list[dict[str, Any]]:
+    from equipoise import runs
+
+    found = []
+    for place in places:
+        if place.is_dir():
+            found += [record for _, record in runs.iterate_records(place)]
+        else:
+            found.append(runs.read_record(place))
+    return found
 
 
 COMMANDS: dict[str, Callable[..., Any]] = {
@@ -157,6 +197,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "train": train,
     "evaluate": evaluate,
     "report": report,
+    "compare": compare,
 }
 
 

@@ -1,26 +1,22 @@
 """What a user asks for in one call: train a recipe, evaluate models, run the demo."""
 
-import json
 import os
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import torch
 from lightning_fabric import Fabric
 from torch import nn
 
 from equipoise import runs
-from equipoise.data import DataSet, DataSource, Digits, Split
-from equipoise.evaluation import insides, profile, record_of, suites_for
+from equipoise.data import DataSet
 from equipoise.executors import execute
-from equipoise.methods.stage import THREATS
-from equipoise.models import load, save
-from equipoise.models.folder import read_config
-from equipoise.recipes import RECIPES, Evaluation, Recipe, from_json, to_json
-from equipoise.runs import derive_seed
+from equipoise.judge import evaluate as evaluate
+from equipoise.judge import named_source as named_source
+from equipoise.judge import with_folder as with_folder
+from equipoise.models import save
+from equipoise.recipes import RECIPES, Recipe, from_json, to_json
 from equipoise.side_by_side import side_by_side
 from equipoise.training import Reporter, Silent
 
@@ -116,96 +112,6 @@ def train(
     return model.eval()
 
 
-def evaluate(
-    folder: Path,
-    *,
-    evaluation: Evaluation | None = None,
-    dataset: DataSet | None = None,
-    data: Path | None = None,
-    seed: int = 0,
-    batch_size: int = 256,
-    reporter: Reporter | None = None,
-) -> tuple[dict[str, Any], Path]:
-    """Evaluate a saved model and write the record beside it.
-
-    Args:
-        folder: A run folder or model folder.
-        evaluation: What to try; by default what its recipe says.
-        dataset: The data; by default what its recipe says.
-        data: Folder of that data, if it lies elsewhere here.
-        seed: Of the attacks' random starts.
-        batch_size: Images attacked at once.
-        reporter: Who is told.
-
-    Returns:
-        The record and where it was written.
-
-    Raises:
-        ModelFolderError: If the model cannot be loaded.
-        DataError: If the data cannot be read.
-        ValueError: If model and data do not fit.
-    """
-    reporter = reporter or Silent()
-    place = folder / "model" if (folder / "model").is_dir() else folder
-    card = read_config(place)["card"]
-    model = load(place)
-    if evaluation is None:
-        evaluation = from_json(card["evaluation"], Evaluation)
-    if dataset is None:
-        dataset = _source_of(card, data).load()
-    split = _part(dataset, card, evaluation.part)
-    if evaluation.images is not None:
-        split = split.take(slice(0, evaluation.images))
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    model, split = model.to(device), split.to(device)
-    suites = suites_for(
-        model, evaluation.suites, steps=evaluation.steps, restarts=evaluation.restarts
-    )
-    reporter.begin(f"evaluate {card.get('name', place)}", 1000, 0)
-    began = time.monotonic()
-    found = profile(
-        model,
-        split,
-        threat=THREATS[evaluation.norm],
-        epsilons=evaluation.epsilons,
-        suites=suites,
-        seed=seed,
-        batch_size=batch_size,
-        report=lambda text, share: reporter.step(int(1000 * share), text),
-    )
-    reporter.step(1000, "done")
-    record = record_of(
-        found,
-        model=card.get("name", place.name),
-        data=dataset.name,
-        part=evaluation.part,
-        norm=evaluation.norm,
-        suites=suites,
-        seed=seed,
-        seconds=time.monotonic() - began,
-        parameters=sum(parameter.numel() for parameter in model.parameters()),
-        extra={
-            "training_seed": card.get("seed"),
-            "training_commit": card.get("commit"),
-            **insides(
-                model,
-                split,
-                threat=THREATS[evaluation.norm],
-                epsilons=found.epsilons,
-                seed=seed,
-            ),
-        },
-    )
-    settings = to_json(evaluation)
-    name = f"{record['model']}__seed{card.get('seed', 0)}"
-    if seed or settings != card.get("evaluation"):  # another evaluation never replaces this one
-        name += f"__{derive_seed(seed, json.dumps(settings)) % 16**6:06x}"
-    name += ".json"
-    path = (place.parent if place.name == "model" else place) / "records" / name
-    runs.write_json(path, record)
-    return record, path
-
-
 def demo(
     folder: Path,
     *,
@@ -240,42 +146,6 @@ def _train_and_evaluate(recipe: Recipe, place: Path, *, reporter: Reporter) -> d
     train(recipe, place, resume=True, reporter=reporter)
     path = place / "records" / f"{recipe.name}__seed{recipe.seed}.json"
     return runs.read_record(path) if path.exists() else evaluate(place, reporter=reporter)[0]
-
-
-def _part(dataset: DataSet, card: dict[str, Any], part: Literal["test", "validation"]) -> Split:
-    """The images to evaluate on: test images, or those that were held out of this training."""
-    if part == "test":
-        return dataset.test
-    if "validation_images" not in card or "seed" not in card:
-        raise ValueError(
-            "the model folder does not say which validation images were held out of its training; "
-            "train it again with this version, or evaluate on the test part."
-        )
-    seed = derive_seed(card["seed"], "validation")
-    return dataset.train.hold_out(card["validation_images"], seed)[1]
-
-
-def _source_of(card: dict[str, Any], data: Path | None) -> DataSource:
-    if "dataset" not in card:
-        raise ValueError(
-            "the model folder does not say which data it was trained on; evaluate it from Python "
-            "with equipoise.evaluation.profile."
-        )
-    source: DataSource = from_json(card["dataset"], DataSource)
-    if data is not None:
-        source = with_folder(source, data)
-    return source
-
-
-def with_folder(source: DataSource, folder: Path) -> DataSource:
-    """The same source, read from another folder.
-
-    Raises:
-        ValueError: If it is not read from a folder.
-    """
-    if isinstance(source, Digits):
-        raise ValueError("Digits is not read from a folder, so --data has no meaning for it.")
-    return replace(source, folder=folder.resolve())
 
 
 def _claim(folder: Path, content: Any, resume: bool) -> None:

@@ -44,6 +44,64 @@ def margin(logits: Logits, labels: Labels) -> PerImage:
     return wrong.amax(dim=1) - logits.gather(1, labels[:, None]).squeeze(1)
 
 
+def dlr(logits: Logits, labels: Labels) -> PerImage:
+    """The margin over the difference of the largest and the third largest logit.
+
+    A positive factor on the logits leaves it as it is, so that a network cannot hide behind large
+    logits. It is positive exactly where misclassified.
+
+    Returns:
+        ``(batch,)``; 1 wherever the label's logit is the third largest, so flat there.
+
+    Raises:
+        ValueError: If there are fewer than three classes.
+
+    Source:
+        Croce and Hein 2020, Eq. (6), "difference of logits ratio"; the 1e-12 is of their code.
+    """
+    _check_classes(logits, least=3, name="DLR")
+    first, _, third = logits.float().topk(3, dim=1).values.unbind(dim=1)
+    return margin(logits, labels) / (first - third + 1e-12)
+
+
+def targeted_margin(logits: Logits, labels: Labels, targets: Labels) -> PerImage:
+    """The target's logit minus the label's.
+
+    Args:
+        logits: Unnormalised scores.
+        labels: Class indices.
+        targets: Class indices, for each image the wrong class to push it to.
+
+    Returns:
+        ``(batch,)``; where it is positive, the image is misclassified (as any class).
+    """
+    logits = logits.float()
+    label, target = (logits.gather(1, each[:, None]).squeeze(1) for each in (labels, targets))
+    return target - label
+
+
+def targeted_dlr(logits: Logits, labels: Labels, targets: Labels) -> PerImage:
+    """The targeted margin, made independent of the logits' scale.
+
+    Args:
+        logits: Unnormalised scores.
+        labels: Class indices.
+        targets: Class indices, for each image the wrong class to push it to.
+
+    Returns:
+        ``(batch,)``; the largest logit minus the mean of the third and fourth divides it.
+
+    Raises:
+        ValueError: If there are fewer than four classes.
+
+    Source:
+        Croce and Hein 2020, Eq. (7); the 1e-12 is of their code.
+    """
+    _check_classes(logits, least=4, name="targeted DLR")
+    first, _, third, fourth = logits.float().topk(4, dim=1).values.unbind(dim=1)
+    return targeted_margin(logits, labels, targets) / (first - (third + fourth) / 2 + 1e-12)
+
+
 def gate_cross_entropy(gate: PerImage, target: float | PerImage) -> PerImage:
     """Binary cross-entropy of a fusing weight against where it should be.
 
@@ -60,3 +118,29 @@ def gate_cross_entropy(gate: PerImage, target: float | PerImage) -> PerImage:
     """
     wanted = torch.as_tensor(target, dtype=torch.float32, device=gate.device).expand_as(gate)
     return functional.binary_cross_entropy_with_logits(gate.float(), wanted, reduction="none")
+
+
+def carlini_wagner(logits: Logits, labels: Labels, kappa: float = 0.0) -> PerImage:
+    """The C&W loss with its confidence: ``-max(z_y - max_{j != y} z_j + kappa, 0)``.
+
+    Args:
+        logits: Unnormalised scores.
+        labels: Class indices.
+        kappa: Wanted lead of the wrong class, in units of logits; the gradient is zero beyond it.
+
+    Returns:
+        ``(batch,)``, 0 or less.
+
+    Source:
+        Carlini and Wagner 2017, f_6, in the L-inf form of Madry et al. 2018, which has kappa 50.
+    """
+    return -(kappa - margin(logits, labels)).clamp_min(0.0)
+
+
+def _check_classes(logits: Logits, least: int, name: str) -> None:
+    classes = logits.shape[1]
+    if classes < least:
+        raise ValueError(
+            f"the {name} loss needs {least} classes or more, got {classes}. "
+            "Use the margin, which needs two."
+        )

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from equipoise.epsilon import check_epsilon
@@ -128,6 +128,12 @@ class L2:
         largest = gradient.abs().amax(dim=(1, 2, 3), keepdim=True)
         scaled = gradient / torch.where(largest > 0, largest, 1.0)
         return scaled / _length(scaled).clamp_min(1e-12)
+
+
+def narrowed(threat: Threat, rows: Int[Tensor, " rows"]) -> Threat:
+    """The same threat for some of the images: only a strength per image changes."""
+    epsilon = threat.epsilon
+    return threat.at(epsilon[rows]) if isinstance(epsilon, Tensor) else threat
 
 
 def per_image(value: float | Float[Tensor, " batch"], images: Images) -> float | Tensor:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from equipoise.attacks import PGD, fgsm, iterative_fgsm
+from equipoise.attacks import APGD, PGD, Square, fgsm, iterative_fgsm
 from equipoise.goals import cross_entropy
 from equipoise.models import attack_mode
 from equipoise.threat import L2, Linf
@@ -20,7 +20,16 @@ RANDOM = {
     "pgd_absolute_step": PGD(steps=40, step_size=0.05),
     "pgd_restarts": PGD(steps=20, relative_step=0.25, restarts=3),
     "pgd_best": PGD(steps=20, relative_step=0.25, restarts=2, keep="best"),
+    "apgd": APGD(steps=30),
+    "apgd_restarts": APGD(steps=20, restarts=2),
 }
+BY_QUERIES = {
+    "square": Square(queries=40),
+    "square_restarts": Square(queries=20, restarts=2, rescale=True),
+}
+BY_GRADIENT = FIXED | RANDOM
+EXACT_IN_LINF = BY_GRADIENT | {"square": Square(queries=1200, rescale=True)}
+RANDOM |= BY_QUERIES
 ATTACKS = FIXED | RANDOM
 THREATS = {
     "linf": Linf(0.2),
@@ -31,6 +40,7 @@ THREATS = {
 
 one_or_each = ["one", "each"]
 every_attack = pytest.mark.parametrize("attack", ATTACKS.values(), ids=ATTACKS)
+every_gradient_attack = pytest.mark.parametrize("attack", BY_GRADIENT.values(), ids=BY_GRADIENT)
 every_random_attack = pytest.mark.parametrize("attack", RANDOM.values(), ids=RANDOM)
 every_threat = pytest.mark.parametrize("threat", THREATS.values(), ids=THREATS)
 
@@ -88,7 +98,7 @@ def test_stays_in_the_ball_and_the_box(attack, threat, clean, generator):
     assert (moved <= torch.as_tensor(threat.epsilon) + 1e-5).all()
 
 
-@every_attack
+@pytest.mark.parametrize("attack", EXACT_IN_LINF.values(), ids=EXACT_IN_LINF)
 @pytest.mark.parametrize("epsilon", [0.2, torch.tensor([0.0, 0.03, 0.1, 0.3])], ids=one_or_each)
 def test_reaches_the_optimum_of_a_linear_goal_in_linf(attack, epsilon, clean, slope, generator):
     found = attack(lambda x: (x * slope).sum((1, 2, 3)), clean, Linf(epsilon), generator)
@@ -96,7 +106,7 @@ def test_reaches_the_optimum_of_a_linear_goal_in_linf(attack, epsilon, clean, sl
     torch.testing.assert_close(found, (clean + radius * slope.sign()).clamp(0, 1))
 
 
-@every_attack
+@every_gradient_attack
 @pytest.mark.parametrize("epsilon", [0.3, torch.tensor([0.0, 0.1, 0.2, 0.4])], ids=one_or_each)
 def test_reaches_the_optimum_of_a_linear_goal_in_l2(attack, epsilon, slope, generator):
     clean = torch.full((4, 3, 4, 4), 0.5)  # so far from the box that it does not matter

@@ -1,13 +1,15 @@
+import dataclasses
+
 import pytest
 import torch
 from torch import nn
 
 from equipoise.attacks import PGD
-from equipoise.evaluation import Attack, suites_for
+from equipoise.evaluation import SearchAttack, suites_for
 from equipoise.evaluation.suites import GATE_RATIOS
 from equipoise.goals import Watched
 from equipoise.losses import cross_entropy
-from equipoise.models import fuse, with_branches
+from equipoise.models import FeatureStack, fuse, with_branches
 from equipoise.threat import Linf
 from tiny import images_and_labels, linear, wide_resnet
 
@@ -37,8 +39,8 @@ def labels_of(model, images):
         return model(images).argmax(dim=1)
 
 
-def test_the_pgd_suite_climbs_cross_entropy_and_the_margin():
-    (suite,) = suites_for(linear(), ("pgd",), steps=7, restarts=3)
+def test_the_quick_suite_climbs_cross_entropy_and_the_margin():
+    (suite,) = suites_for(linear(), ("quick",), classes=10, steps=7, restarts=3)
     assert [(a.name, a.loss) for a in suite.attacks] == [
         ("pgd-cross-entropy", "cross_entropy"),
         ("pgd-margin", "margin"),
@@ -48,28 +50,31 @@ def test_the_pgd_suite_climbs_cross_entropy_and_the_margin():
         assert (described["steps"], described["restarts"]) == (7, 3)
         assert described["relative_step"] == 0.25
         assert described["random_start"]
-        assert not described["transfer"]
+        assert described["kind"] == "white box"
 
 
 def test_the_gate_suite_is_for_models_with_a_generator_alone():
-    assert [s.name for s in suites_for(linear(), ("pgd", "gate"))] == ["pgd"]
-    assert [s.name for s in suites_for(adaptive(), ("gate", "pgd"))] == ["gate", "pgd"]
+    assert [s.name for s in suites_for(linear(), ("quick", "adaptive"), classes=10)] == ["quick"]
+    assert [s.name for s in suites_for(adaptive(), ("adaptive", "quick"), classes=10)] == [
+        "adaptive",
+        "quick",
+    ]
 
 
 def test_the_gate_suite_fixes_the_weight_and_pushes_it_both_ways_at_seven_ratios():
-    (suite,) = suites_for(adaptive(), ("gate",))
+    (suite,) = suites_for(adaptive(), ("adaptive",), classes=10)
     assert GATE_RATIOS == (10, 5, 2, 1, 0.5, 0.2, 0.1)
     names = [attack.name for attack in suite.attacks]
     assert len(names) == len(set(names))
     for side in ("clean", "robust"):
         for ratio in GATE_RATIOS:
             assert f"gate-to-{side}-{ratio:g}" in names
-    transfers = [attack.name for attack in suite.attacks if attack.describe()["transfer"]]
+    transfers = [attack.name for attack in suite.attacks if attack.source is not None]
     assert {"fixed-weight-1", "fixed-weight-0"} <= set(transfers)
 
 
-def gate_attack(model: nn.Module, name: str) -> Attack:
-    (suite,) = suites_for(model, ("gate",), steps=10)
+def gate_attack(model: nn.Module, name: str) -> SearchAttack:
+    (suite,) = suites_for(model, ("adaptive",), classes=10, steps=10)
     return next(attack for attack in suite.attacks if attack.name == name)
 
 
@@ -102,7 +107,7 @@ def test_a_white_box_attack_counts_every_point_it_visits():
         logits[:, 1 if len(calls) == 1 else 0] += 1
         return logits
 
-    attack = Attack(name="a", search=SEARCH, loss="cross_entropy")
+    attack = SearchAttack(name="a", search=SEARCH, loss="cross_entropy")
     found = attack.run(model, images, labels, Linf(0.1), generator())
     assert found.broken.tolist() == [True] * 4
 
@@ -111,7 +116,7 @@ def test_what_is_called_broken_is_misclassified_and_within_the_threat():
     model = wide_resnet().eval()
     images, _ = images_and_labels(16)
     labels = labels_of(model, images)
-    attack = Attack(name="a", search=SEARCH, loss="margin")
+    attack = SearchAttack(name="a", search=SEARCH, loss="margin")
     found = attack.run(model, images, labels, Linf(0.2), generator())
     rows = found.broken
     assert bool(rows.any())
@@ -130,7 +135,7 @@ def test_a_transfer_attack_climbs_its_source_and_is_judged_on_the_model():
         asked.append(given)
         return model(given)
 
-    attack = Attack(name="a", search=SEARCH, loss="cross_entropy", source=source)
+    attack = SearchAttack(name="a", search=SEARCH, loss="cross_entropy", source=source)
     found = attack.run(judged, images, labels, Linf(0.2), generator())
     assert len(asked) == 1
     assert torch.equal(found.broken, labels_of(model, asked[0]) != labels)
@@ -142,4 +147,123 @@ def test_a_transfer_attack_climbs_its_source_and_is_judged_on_the_model():
 @pytest.mark.parametrize(("steps", "restarts"), [(0, 1), (1, 0)])
 def test_counts_below_one_are_refused(steps, restarts):
     with pytest.raises(ValueError, match="must be 1 or more"):
-        suites_for(linear(), ("pgd",), steps=steps, restarts=restarts)
+        suites_for(linear(), ("quick",), classes=10, steps=steps, restarts=restarts)
+
+
+@pytest.mark.parametrize("classes", [2, 3, 4, 10])
+def test_the_standard_suite_runs_with_any_number_of_classes(classes):
+    model = linear(classes).eval()
+    images, _ = images_and_labels(3)
+    labels = labels_of(model, images)
+    (suite,) = suites_for(model, ("standard",), classes=classes)
+    losses = {attack.loss for attack in suite.attacks}
+    assert ("dlr" in losses) == ("targeted_dlr" in losses) == (classes >= 4)
+    for attack in suite.attacks:
+        small = PGD(steps=2, relative_step=0.5, keep="best")
+        quick = dataclasses.replace(attack, search=small)
+        assert quick.run(model, images, labels, Linf(0.9), generator()).broken.shape == (3,)
+        if attack.targets:
+            assert attack.targets <= classes - 1
+
+
+def test_the_papers_attacks_are_columns_of_their_own_with_kappa_named():
+    (suite,) = suites_for(linear(), ("paper",), classes=10)
+    assert suite.independent
+    assert [attack.name for attack in suite.attacks] == [
+        "fgsm",
+        "pgd-10",
+        "pgd-20",
+        "cw-30-kappa-50",
+        "square-5000",
+    ]
+    assert suite.attacks[3].describe()["kappa"] == 50
+
+
+def test_a_targeted_attack_aims_at_the_likeliest_wrong_classes_first():
+    aimed = []
+
+    def search(goal, clean, threat, generator):
+        aimed.append(goal.targets.tolist())
+        return clean
+
+    logits = torch.tensor([[0.0, 3.0, 2.0, 1.0], [9.0, 1.0, 2.0, 3.0]])
+    attack = SearchAttack(name="a", search=search, loss="targeted_margin", targets=2)
+    images, _ = images_and_labels(2)
+    attack.run(lambda images: logits, images, torch.tensor([1, 0]), Linf(0.1), generator())
+    assert aimed == [[2, 3], [3, 2]]
+
+
+def test_the_adaptive_suite_attacks_a_stack_through_and_on_its_members():
+    stack = FeatureStack([wide_resnet(), wide_resnet(seed=1)], 10).eval()
+    (suite,) = suites_for(stack, ("adaptive",), classes=10, steps=2)
+    names = [attack.name for attack in suite.attacks]
+    assert names == [
+        *("member-0", "member-1"),
+        *("without-0", "more-of-0", "without-1", "more-of-1"),
+    ]
+    images, _ = images_and_labels(3)
+    with torch.no_grad():
+        judged, climbed, added = suite.attacks[2].joint(images)
+        features = stack.features(images)
+        features[:, :64] = 0
+        without = stack.merger(features)
+        torch.testing.assert_close(judged, stack(images))
+        torch.testing.assert_close(climbed, without)
+    assert added == 0
+
+
+def test_a_stack_of_one_has_nothing_to_adapt_to():
+    assert suites_for(FeatureStack([wide_resnet()], 10), ("adaptive",), classes=10) == []
+
+
+def test_transfer_needs_a_surrogate_and_attacks_each():
+    with pytest.raises(ValueError, match=r"needs at least one surrogate.*--surrogates"):
+        suites_for(linear(), ("transfer",), classes=10)
+    surrogates = {"a": linear(seed=1), "b": linear(seed=2)}
+    (suite,) = suites_for(linear(), ("transfer",), classes=10, surrogates=surrogates)
+    assert [attack.name for attack in suite.attacks] == [
+        *("from-a-cross-entropy", "from-a-margin", "from-b-cross-entropy", "from-b-margin"),
+    ]
+    assert {attack.kind for attack in suite.attacks} == {"transfer"}
+
+
+class NoGradients(nn.Module):
+    gives_gradients = False
+
+    def forward(self, images):
+        return linear()(images)
+
+
+def test_a_model_without_gradients_meets_the_attacks_that_need_none():
+    suites = suites_for(NoGradients(), ("quick", "standard"), classes=10)
+    assert [(s.name, [a.name for a in s.attacks]) for s in suites] == [
+        ("standard", ["square-1000"])
+    ]
+    with pytest.raises(ValueError, match="gives no gradients, and the suites quick need them"):
+        suites_for(NoGradients(), ("quick",), classes=10)
+
+
+def test_broken_points_of_a_lower_precision_are_judged_by_the_model():
+    """The search sees every image misclassified at once; the model disagrees about the first."""
+
+    class Lower:
+        inside = False
+
+        def __enter__(self):
+            Lower.inside = True
+
+        def __exit__(self, *problem):
+            Lower.inside = False
+
+    def model(images):
+        logits = torch.zeros(len(images), 10) + 0 * images.sum(dim=(1, 2, 3))[:, None]
+        bright = images[:, 0, 0, 0] > 0.5
+        logits[:, 1] += 1.0 if Lower.inside else bright
+        return logits
+
+    images = torch.full((2, 1, 8, 8), 0.2)
+    images[1] = 0.8
+    attack = SearchAttack(name="a", search=SEARCH, loss="margin")
+    labels = torch.zeros(2, dtype=torch.long)
+    found = attack.run(model, images, labels, Linf(0.1), generator(), Lower)
+    assert found.broken.tolist() == [False, True]

@@ -1,13 +1,14 @@
 """Projected gradient ascent. FGSM and I-FGSM are settings of it, C&W's L-inf form is a goal."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
+from equipoise.attacks.work import Work, better, value_and_gradient, value_only
 from equipoise.goals import Goal
-from equipoise.losses import PerImage
 from equipoise.threat import Images, Threat, per_image
 
 
@@ -85,38 +86,29 @@ class PGD:
         Returns:
             Images of the same shape, inside the threat, detached.
         """
-        clean = clean.detach()
-        images, value = self._search(goal, clean, threat, generator)
-        if self.restarts == 1:
-            return images
-        if value is None:
-            value = _value(goal, images)
-        for _ in range(self.restarts - 1):
-            rival, rival_value = self._search(goal, clean, threat, generator)
-            if rival_value is None:
-                rival_value = _value(goal, rival)
-            images, value = _better(images, value, rival, rival_value)
-        return images
-
-    def _search(
-        self, goal: Goal, clean: Images, threat: Threat, generator: torch.Generator
-    ) -> tuple[Images, PerImage | None]:
-        images = threat.random_start(clean, generator) if self.random_start else clean.clone()
-        step = self._step(threat, clean)
-        best: tuple[Images, PerImage] | None = None
-        for _ in range(self.steps):
-            images.requires_grad_(True)
-            with torch.enable_grad():
-                value = goal(images)
-                (gradient,) = torch.autograd.grad(value.sum(), images)
-            images = images.detach()
-            if self.keep == "best":
-                value = value.detach()
-                best = (images, value) if best is None else _better(*best, images, value)
-            images = threat.project(images + threat.ascent(gradient) * step, clean)
-        if best is None:
-            return images, None
-        return _better(*best, images, _value(goal, images))
+        work = Work(goal, clean.detach(), threat)
+        images = work.clean
+        best: Sequence[Tensor] = ()
+        for _ in range(self.restarts):
+            best = work.shed(*best)
+            if work.is_over():
+                break
+            images = work.clean.clone()
+            if self.random_start:
+                images = work.threat.random_start(work.clean, generator)
+            for _ in range(self.steps):
+                value, gradient = value_and_gradient(work.goal, images)
+                if self.keep == "best":
+                    best = better(best, images, value)
+                step = self._step(work.threat, work.clean)
+                images = images + work.threat.ascent(gradient) * step
+                images = work.threat.project(images, work.clean)
+                images, *best = work.shed(images, *best)
+                if work.is_over():
+                    break
+            if not work.is_over() and (self.keep == "best" or self.restarts > 1):
+                best = better(best, images, value_only(work.goal, images))
+        return work.finish(best[0] if best else images)
 
     def _step(self, threat: Threat, clean: Images) -> float | Tensor:
         epsilon = per_image(threat.epsilon, clean)
@@ -150,18 +142,3 @@ def iterative_fgsm(steps: int = 10) -> PGD:
         Kurakin et al. 2017, Sec. 2; AFA Sec. 2.1 ("only a fraction of the allowed noise limit").
     """
     return PGD(steps=steps, relative_step=1.0 / steps, random_start=False)
-
-
-@torch.no_grad()
-def _value(goal: Goal, images: Images) -> PerImage:
-    return goal(images)
-
-
-def _better(
-    images: Images, value: PerImage, rival: Images, rival_value: PerImage
-) -> tuple[Images, PerImage]:
-    # Not >: a goal that is NaN is never kept over one that is a number.
-    wins = (rival_value > value) | value.isnan()
-    return torch.where(wins[:, None, None, None], rival, images), torch.where(
-        wins, rival_value, value
-    )

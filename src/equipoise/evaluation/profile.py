@@ -1,6 +1,7 @@
 """The robustness profile: accuracy at ascending strengths, each image's worst case, in float32."""
 
 import contextlib
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,9 @@ from torch import Tensor, nn
 from equipoise.attacks import Search
 from equipoise.data import Split
 from equipoise.epsilon import format_epsilon
+from equipoise.evaluation.attack import Attack, Autocast, Kind
+from equipoise.evaluation.rescoring import EvaluationError, Rescoring, rescore
+from equipoise.evaluation.store import BROKEN, UNKNOWN, Store, unit_key
 from equipoise.evaluation.suites import Suite
 from equipoise.goals import Predict, Watched
 from equipoise.losses import margin
@@ -23,47 +27,103 @@ NEVER = -1
 
 
 @dataclass(frozen=True, kw_only=True)
+class Tried:
+    """What one attack did.
+
+    Args:
+        suite: The suite it ran in.
+        name: Its name.
+        kind: What the attacker sees.
+        broken_at: ``(n,)``: index of the lowest strength at which it broke the image, 0 where the
+            image is wrong without an attack, -1 where it never did, or was never tried because an
+            earlier attack had done it.
+        images_attacked: How many images it was run on, at each strength from the second on.
+        forward_passes: Images sent through a network.
+        backward_passes: Images whose gradient was taken.
+        seconds: Time it took when it was computed.
+        settings: What it says of itself.
+    """
+
+    suite: str
+    name: str
+    kind: Kind
+    broken_at: Int[Tensor, " n"]
+    images_attacked: tuple[int, ...]
+    forward_passes: int
+    backward_passes: int
+    seconds: float
+    settings: dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Profile:
     """What an evaluation found, per image.
 
     Args:
         epsilons: Strengths, ascending from 0.
-        suites: Names of the suites, in order.
-        broken_at: ``(suites, n)``: index of the lowest strength at which the suite broke the image,
-            or -1. The first suite saw every image; a later one only what the earlier ones left.
-        broken_by: The attack that did it, per suite and image, or ``None``; ``"clean"`` where the
-            image was wrong without an attack.
-        images_left: How many images each suite and attack was run on, summed over strengths.
+        suites: Suites, in order.
+        tried: Every attack of every suite, in order.
+        clean: ``(n,)``, whether each image is right without an attack.
+        rescored: The second pass over everything found.
     """
 
     epsilons: tuple[float, ...]
-    suites: tuple[str, ...]
-    broken_at: Int[Tensor, "suites n"]
-    broken_by: tuple[tuple[str | None, ...], ...]
-    images_left: dict[str, int]
+    suites: tuple[Suite, ...]
+    tried: tuple[Tried, ...]
+    clean: Tensor
+    rescored: Rescoring
 
-    def correct(self, through: str | None = None) -> Tensor:
-        """Whether each image is still classified rightly at each strength.
+    def broken_at(self, suite: str | None = None) -> Int[Tensor, " n"]:
+        """Index of the lowest strength at which each image was broken, or -1.
 
         Args:
-            through: Count this suite and those before it; ``None`` for all.
+            suite: By this suite and those before it, or by this suite alone if it is independent;
+                ``None`` for everything tried.
+        """
+        rows = torch.stack(
+            [torch.where(self.clean, NEVER, 0), *(t.broken_at for t in self._of(suite))]
+        )
+        never = torch.full_like(rows, len(self.epsilons))
+        first = torch.where(rows == NEVER, never, rows).amin(dim=0)
+        return torch.where(first == len(self.epsilons), NEVER, first)
+
+    def broken_by(self, suite: str | None = None) -> list[str | None]:
+        """The first attack, as ``suite/attack``, that broke each image at that strength;
+        ``"clean"`` where none was needed."""
+        first = self.broken_at(suite)
+        names: list[str | None] = ["clean" if at == 0 else None for at in first.tolist()]
+        for tried in self._of(suite):
+            for row in ((tried.broken_at == first) & (first > 0)).nonzero().flatten().tolist():
+                names[row] = names[row] or f"{tried.suite}/{tried.name}"
+        return names
+
+    def correct(self, suite: str | None = None) -> Tensor:
+        """Whether each image is still classified rightly at each strength.
 
         Returns:
             Bool ``(strengths, n)``; False stays False at higher strengths.
         """
-        last = len(self.suites) if through is None else self.suites.index(through) + 1
-        rows = self.broken_at[:last]
-        never = torch.full_like(rows, len(self.epsilons))
-        first = torch.where(rows == NEVER, never, rows).amin(dim=0)
+        first = self.broken_at(suite)
+        never = torch.full_like(first, len(self.epsilons))
+        first = torch.where(first == NEVER, never, first)
         return first[None, :] > torch.arange(len(self.epsilons))[:, None]
 
-    def accuracy(self, through: str | None = None) -> list[float]:
+    def accuracy(self, suite: str | None = None) -> list[float]:
         """Share of images right at each strength, in [0, 1]."""
-        return [float(row.double().mean()) for row in self.correct(through)]
+        return [float(row.double().mean()) for row in self.correct(suite)]
 
-    def interval(self, through: str | None = None) -> list[tuple[float, float]]:
+    def interval(self, suite: str | None = None) -> list[tuple[float, float]]:
         """95 % Wilson interval of each accuracy."""
-        return [wilson_interval(int(row.sum()), len(row)) for row in self.correct(through)]
+        return [wilson_interval(int(row.sum()), len(row)) for row in self.correct(suite)]
+
+    def _of(self, suite: str | None) -> list[Tried]:
+        if suite is None:
+            return list(self.tried)
+        names = [found.name for found in self.suites]
+        here = names.index(suite)
+        counted = {suite} if self.suites[here].independent else set(names[: here + 1])
+        counted -= {s.name for s in self.suites if s.independent and s.name != suite}
+        return [tried for tried in self.tried if tried.suite in counted]
 
 
 def profile(
@@ -75,12 +135,15 @@ def profile(
     suites: Sequence[Suite],
     seed: int,
     batch_size: int = 256,
+    store: Store | None = None,
+    autocast: Autocast = contextlib.nullcontext,
     report: Callable[[str, float], None] = lambda text, share: None,
 ) -> Profile:
     """Attack a model at ascending strengths and keep every image's worst case.
 
     An image that is broken at a strength stays broken above it: the curve is monotone by
-    construction, and only survivors are attacked on.
+    construction, and only survivors are attacked on. An independent suite does not look at what
+    other suites, or its own other attacks, have broken.
 
     Args:
         model: Images in [0, 1] to logits. Left as it was found.
@@ -90,6 +153,8 @@ def profile(
         suites: What to try, in order.
         seed: Of all random starts.
         batch_size: Images attacked at once.
+        store: What is known already; gets everything that is found.
+        autocast: Precision of the searches; what they find is always judged in float32.
         report: Called with what is being done and the share done.
 
     Returns:
@@ -98,6 +163,7 @@ def profile(
     Raises:
         ValueError: If the model is in train mode, its answer is not one row of logits an image, no
             suite is given, or a strength is out of the threat's range.
+        EvaluationError: If images that were found do not fool the model a second time.
 
     Source:
         AFA Tables 1-2 and AFS Fig. 4(a) print such curves, from one attack.
@@ -111,27 +177,117 @@ def profile(
         raise ValueError("there is nothing to try: none of the suites applies to this model.")
     strengths = tuple(sorted({0.0, *map(float, epsilons)}))
     threat(strengths[-1])  # refuses what is out of range before any work is done
+    store = store if store is not None else Store(len(split))
     with attack_mode(model), torch.autocast(split.images.device.type, enabled=False):
-        wrong = _wrong(model, split, batch_size)
-        state = _State(strengths, wrong)
+        clean = ~_wrong(model, split, batch_size)
+        run = _Run(model, split, threat, strengths, seed, batch_size, store, autocast, clean)
         total = sum(len(suite.attacks) for suite in suites) * max(1, len(strengths) - 1)
         done = 0
-        for number, suite in enumerate(suites):
-            state.begin(suite.name)
+        for suite in suites:
             for level, epsilon in enumerate(strengths[1:], start=1):
                 for attack in suite.attacks:
-                    report(f"{suite.name} {attack.name} {format_epsilon(epsilon)}", done / total)
+                    text = f"{suite.name} {attack.name} {format_epsilon(epsilon)}"
+
+                    def say(share: float, text: str = text, done: int = done) -> None:
+                        report(text, (done + share) / total)
+
+                    run.attack(suite, attack, level, say)
                     done += 1
-                    rows = state.left(level, alone=number == 0)
-                    state.count(f"{suite.name}/{attack.name}", len(rows))
-                    generator = torch.Generator(split.images.device)
-                    generator.manual_seed(derive_seed(seed, suite.name, attack.name, f"{epsilon}"))
-                    for part in rows.split(batch_size) if len(rows) else ():
-                        images, labels = split.batch(part)
-                        images = images.contiguous(memory_format=torch.channels_last)
-                        found = attack.run(model, images, labels, threat(epsilon), generator)
-                        state.note(part[found.broken.to(part.device)], level, attack.name)
-    return state.profile()
+        found = run.tried(suites)
+        rescored = rescore(model, split, threat, run.found(), other_than=batch_size)
+    return Profile(
+        epsilons=strengths, suites=tuple(suites), tried=found, clean=clean.cpu(), rescored=rescored
+    )
+
+
+class _Run:
+    """One evaluation under way."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        split: Split,
+        threat: Callable[[float], Threat],
+        strengths: tuple[float, ...],
+        seed: int,
+        batch_size: int,
+        store: Store,
+        autocast: Autocast,
+        clean: Tensor,
+    ) -> None:
+        self.model, self.split, self.threat = model, split, threat
+        self.strengths, self.seed, self.batch_size = strengths, seed, batch_size
+        self.store, self.autocast = store, autocast
+        self.first = torch.where(clean.cpu(), NEVER, 0)
+        self.by_attack: dict[tuple[str, str], Tensor] = {}
+        self.attacked: dict[tuple[str, str], list[int]] = {}
+        self.units: dict[tuple[str, str], list[tuple[str, float]]] = {}
+        self.worst = self.first.clone()
+
+    def attack(
+        self, suite: Suite, attack: Attack, level: int, report: Callable[[float], None]
+    ) -> None:
+        epsilon, place = self.strengths[level], (suite.name, attack.name)
+        own = self.by_attack.setdefault(place, self.first.clone())
+        before = own if suite.independent else self.worst
+        rows = ((before == NEVER) | (before > level)).nonzero().squeeze(1)
+        # Two attacks of one name may differ in what they go through, so the model is in the key.
+        threat = self.threat(epsilon)
+        key = unit_key(attack.describe(), type(threat).__name__, epsilon, self.seed)
+        report(0.0)
+        unknown = rows[self.store.outcome(key, rows) == UNKNOWN]
+        for number, part in enumerate(unknown.split(self.batch_size) if len(unknown) else ()):
+            images, labels = self.split.batch(part.to(self.split.labels.device))
+            images = images.contiguous(memory_format=torch.channels_last)
+            generator = torch.Generator(self.split.images.device)
+            generator.manual_seed(derive_seed(self.seed, key, str(int(part[0]))))
+            began = time.monotonic()
+            try:
+                found = attack.run(self.model, images, labels, threat, generator, self.autocast)
+            except Exception as error:
+                raise EvaluationError(
+                    f"{suite.name}/{attack.name} failed at {format_epsilon(epsilon)} on images "
+                    f"{int(part[0])} to {int(part[-1])}: {error}. What was finished before is "
+                    "kept; run the same command again to go on, or leave this suite out."
+                ) from error
+            self.store.put(key, part, found, time.monotonic() - began)
+            report(min(1.0, (number + 1) * self.batch_size / len(unknown)))
+        broken = rows[self.store.outcome(key, rows) == BROKEN]
+        own[broken] = level
+        if not suite.independent:
+            self.worst[broken] = level
+        self.attacked.setdefault(place, []).append(len(rows))
+        self.units.setdefault(place, []).append((key, epsilon))
+
+    def tried(self, suites: Sequence[Suite]) -> tuple[Tried, ...]:
+        found = []
+        for suite in suites:
+            for attack in suite.attacks:
+                place = (suite.name, attack.name)
+                costs = [self.store.cost(key) for key, _ in self.units.get(place, [])]
+                found.append(
+                    Tried(
+                        suite=suite.name,
+                        name=attack.name,
+                        kind=attack.kind,
+                        broken_at=self.by_attack.get(place, self.first),
+                        images_attacked=tuple(self.attacked.get(place, [])),
+                        forward_passes=sum(cost[0] for cost in costs),
+                        backward_passes=sum(cost[1] for cost in costs),
+                        seconds=round(sum(cost[2] for cost in costs), 2),
+                        settings=attack.describe(),
+                    )
+                )
+        return tuple(found)
+
+    def found(self) -> list[tuple[int, float, Tensor]]:
+        """Every adversarial image: its place, its strength, the image."""
+        units = {unit for units in self.units.values() for unit in units}
+        return [
+            (row, epsilon, image)
+            for key, epsilon in sorted(units)
+            for row, image in self.store.found(key)
+        ]
 
 
 def robust_accuracy(
@@ -176,44 +332,6 @@ def robust_accuracy(
                 watched.note(found, predict(found))
         right += int((~watched.broken).sum())
     return right / len(split)
-
-
-class _State:
-    def __init__(self, strengths: tuple[float, ...], wrong: Tensor) -> None:
-        self.strengths = strengths
-        self.wrong = wrong
-        self.names: list[str] = []
-        self.broken_at: list[Tensor] = []
-        self.broken_by: list[list[str | None]] = []
-        self.images_left: dict[str, int] = {}
-
-    def begin(self, name: str) -> None:
-        self.names.append(name)
-        self.broken_at.append(torch.where(self.wrong, 0, NEVER))
-        self.broken_by.append(["clean" if bad else None for bad in self.wrong.tolist()])
-
-    def left(self, level: int, alone: bool) -> Tensor:
-        """Images that are right so far at this level: by this suite alone, or by all so far."""
-        rows = self.broken_at[-1:] if alone else self.broken_at
-        survives = torch.stack([(at == NEVER) | (at > level) for at in rows]).all(dim=0)
-        return survives.nonzero().squeeze(1)
-
-    def note(self, rows: Tensor, level: int, attack: str) -> None:
-        for row in rows.tolist():
-            self.broken_at[-1][row] = level
-            self.broken_by[-1][row] = attack
-
-    def count(self, name: str, images: int) -> None:
-        self.images_left[name] = self.images_left.get(name, 0) + images
-
-    def profile(self) -> Profile:
-        return Profile(
-            epsilons=self.strengths,
-            suites=tuple(self.names),
-            broken_at=torch.stack(self.broken_at).cpu(),
-            broken_by=tuple(tuple(row) for row in self.broken_by),
-            images_left=self.images_left,
-        )
 
 
 @torch.no_grad()

@@ -1,6 +1,7 @@
 """A profile as the JSON record that tables and figures are made from."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from functools import partial
 from typing import Any
 
@@ -23,9 +24,11 @@ def record_of(
     model: str,
     data: str,
     part: str,
+    images_sha256: str,
     norm: str,
-    suites: Sequence[Suite],
     seed: int,
+    batch_size: int,
+    search_precision: str,
     seconds: float,
     parameters: int,
     extra: dict[str, Any] | None = None,
@@ -37,12 +40,14 @@ def record_of(
         model: The model's name in tables.
         data: Name of the data set.
         part: Which images of it were used, ``"test"`` or ``"validation"``.
+        images_sha256: Hash of those images and their labels.
         norm: Geometry of the threat.
-        suites: What was tried.
         seed: Of the evaluation.
-        seconds: Wall time it took.
+        batch_size: Images attacked at once.
+        search_precision: Of the searches; scores are float32.
+        seconds: Wall time it took, from what was known before.
         parameters: Number of parameters of the model.
-        extra: Further facts, such as the training seed or the fusing weights.
+        extra: Further facts, such as the training seed, self-checks or the fusing weights.
 
     Returns:
         A JSON object. ``"headline"`` is the per-image worst case over everything tried.
@@ -54,7 +59,8 @@ def record_of(
         "data": data,
         "part": part,
         "norm": norm,
-        "images": found.broken_at.shape[1],
+        "images": len(found.clean),
+        "images_sha256": images_sha256,
         "epsilons": list(found.epsilons),
         "epsilons_written": [format_epsilon(epsilon) for epsilon in found.epsilons],
         "headline": {
@@ -63,23 +69,42 @@ def record_of(
             "average": sum(worst) / len(worst),
             "clean_and_strongest": (worst[0] + worst[-1]) / 2,
         },
-        "suites": [
-            {
-                "name": suite.name,
-                # Of this suite and those before it: a later suite saw only what they left.
-                "accuracy": found.accuracy(suite.name),
-                "attacks": [attack.describe() for attack in suite.attacks],
-                "broken_at": found.broken_at[number].tolist(),
-                "broken_by": list(found.broken_by[number]),
-            }
-            for number, suite in enumerate(suites)
-        ],
-        "images_attacked": found.images_left,
+        "broken_at": found.broken_at().tolist(),
+        "broken_by": found.broken_by(),
+        "suites": [_suite(found, suite) for suite in found.suites],
+        "rescored": asdict(found.rescored),
         "seed": seed,
+        "batch_size": batch_size,
+        "search_precision": search_precision,
         "seconds": round(seconds, 2),
+        "forward_passes": sum(tried.forward_passes for tried in found.tried),
+        "backward_passes": sum(tried.backward_passes for tried in found.tried),
         "parameters": parameters,
         "environment": environment(),
         **(extra or {}),
+    }
+
+
+def _suite(found: Profile, suite: Suite) -> dict[str, Any]:
+    return {
+        "name": suite.name,
+        "independent": suite.independent,
+        # Of this suite and those before it, which left it the rest; of itself if independent.
+        "accuracy": found.accuracy(suite.name),
+        "broken_at": found.broken_at(suite.name).tolist(),
+        "broken_by": found.broken_by(suite.name),
+        "attacks": [
+            {
+                **tried.settings,
+                "broken_at": tried.broken_at.tolist(),
+                "images_attacked": list(tried.images_attacked),
+                "forward_passes": tried.forward_passes,
+                "backward_passes": tried.backward_passes,
+                "seconds": tried.seconds,
+            }
+            for tried in found.tried
+            if tried.suite == suite.name
+        ],
     }
 
 

@@ -1,84 +1,24 @@
 """Which attacks are tried, and in which order."""
 
-from dataclasses import asdict, dataclass, is_dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from equipoise import goals, losses
-from equipoise.attacks import PGD, Search
-from equipoise.goals import Joint, Predict, Watched
-from equipoise.losses import Labels
-from equipoise.models import AdaptiveNetwork
-from equipoise.threat import Images, Threat
+from equipoise import losses
+from equipoise.attacks import APGD, PGD, Square, fgsm
+from equipoise.evaluation.attack import Attack, Loss, SearchAttack
+from equipoise.evaluation.reference import PARTS, Reference
+from equipoise.goals import Joint, Predict
+from equipoise.models import AdaptiveNetwork, FeatureStack
+from equipoise.threat import Images
 
-SuiteName = Literal["pgd", "gate"]
+SuiteName = Literal["quick", "paper", "standard", "autoattack", "adaptive", "transfer"]
 GATE_RATIOS = (10.0, 5.0, 2.0, 1.0, 1 / 2, 1 / 5, 1 / 10)
 """Cross-entropy to binary cross-entropy, AFA Sec. 5.2 "Adaptive attack"."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Attack:
-    """A search and what it climbs, named for the record.
-
-    Args:
-        name: Unique within its suite.
-        search: How to look.
-        loss: Per-image loss to climb.
-        joint: Gives logits and a number per image that is added to the loss, in one pass.
-        source: Climb the loss of this function's logits instead of the model's own, and carry the
-            images found over to the model (a transfer attack).
-    """
-
-    name: str
-    search: Search
-    loss: Literal["cross_entropy", "margin"]
-    joint: Joint | None = None
-    source: Predict | None = None
-
-    def run(
-        self,
-        model: Predict,
-        images: Images,
-        labels: Labels,
-        threat: Threat,
-        generator: torch.Generator,
-    ) -> Watched:
-        """Attack a batch.
-
-        Args:
-            model: The function under evaluation.
-            images: Clean images in [0, 1].
-            labels: Class indices.
-            threat: Where to search.
-            generator: The only source of randomness.
-
-        Returns:
-            What was broken and by which images. Every point that a white-box search visits counts;
-            of a transfer attack, the point that it returns.
-        """
-        loss = losses.cross_entropy if self.loss == "cross_entropy" else losses.margin
-        watched = Watched(model, labels, loss, self.joint)
-        if self.source is None:
-            self.search(watched, images, threat, generator)
-            return watched
-        transfer = goals.cross_entropy if self.loss == "cross_entropy" else goals.margin
-        found = self.search(transfer(self.source, labels), images, threat, generator)
-        with torch.no_grad():
-            watched.note(found, model(found))
-        return watched
-
-    def describe(self) -> dict[str, Any]:
-        """Its settings, for the record."""
-        return {
-            "name": self.name,
-            "loss": self.loss,
-            "search": type(self.search).__name__,
-            **(asdict(self.search) if is_dataclass(self.search) else {}),
-            "transfer": self.source is not None,
-        }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,74 +27,169 @@ class Suite:
 
     Args:
         name: The column's name.
-        attacks: Tried in this order, each on what the earlier ones left.
+        attacks: Tried in this order.
+        independent: Run each attack on all images, whatever others have broken, so that each has a
+            number of its own; otherwise each sees only what all before it left.
     """
 
     name: str
     attacks: tuple[Attack, ...]
+    independent: bool = False
 
 
 def suites_for(
-    model: nn.Module, names: tuple[SuiteName, ...], *, steps: int = 20, restarts: int = 2
+    model: nn.Module,
+    names: Sequence[SuiteName],
+    *,
+    classes: int,
+    steps: int = 20,
+    restarts: int = 2,
+    seed: int = 0,
+    surrogates: Mapping[str, nn.Module] | None = None,
 ) -> list[Suite]:
     """Build the named suites for a model.
 
     Args:
         model: The model under evaluation.
-        names: Suites in order. ``"pgd"``: PGD on cross-entropy and on the margin. ``"gate"``: for
-            a model with a weight generator, attacks that the generator is part of; it is left out
-            for other models.
-        steps: Steps of each search, of epsilon / 4 each.
-        restarts: Random restarts of each search.
+        names: Suites in order.
+
+            - ``"quick"``: PGD on cross-entropy and on the margin, ``restarts`` each.
+            - ``"paper"``: FGSM, PGD-10, PGD-20, C&W and Square, one column each.
+            - ``"standard"``: PGD on the margin, APGD on cross-entropy, on DLR and targeted, Square.
+            - ``"autoattack"``: the reference's four attacks at their original settings.
+            - ``"adaptive"``: for a model with a weight generator, attacks that the generator is
+              part of; for a stack, attacks through and on its members; left out for others.
+            - ``"transfer"``: PGD on each surrogate.
+        classes: Number of classes; with fewer than 4 the margin takes DLR's place.
+        steps: Steps of each search of ``quick``, ``adaptive`` and ``transfer``, of epsilon / 4.
+        restarts: Random restarts of each search of ``quick``.
+        seed: Of ``autoattack``, which draws from generators of its own.
+        surrogates: By name, the models that ``transfer`` attacks in the model's place.
 
     Returns:
         The suites that apply.
 
+    Raises:
+        ValueError: If ``transfer`` is named without surrogates, or a surrogate is.
+
     Source:
-        AFA Sec. 5.2: PGD, C&W in its L-inf form, and "Adaptive attack" at seven ratios. Deviation:
+        AFA Sec. 5.2 and Table 3; AFS Table IV; Croce and Hein 2020. Deviations in ``adaptive``:
         every image keeps its worst case over the ratios, not the set its best single ratio, and
         the generator is pushed both ways.
     """
     suites = []
     for name in names:
-        if name == "pgd":
-            suites.append(Suite(name=name, attacks=_pgd(steps, restarts)))
+        if name == "quick":
+            suites.append(Suite(name=name, attacks=_quick(steps, restarts)))
+        elif name == "paper":
+            suites.append(Suite(name=name, attacks=_paper(), independent=True))
+        elif name == "standard":
+            suites.append(Suite(name=name, attacks=_standard(classes)))
+        elif name == "autoattack":
+            parts = tuple(Reference(part=part, seed=seed, classes=classes) for part in PARTS)
+            suites.append(Suite(name=name, attacks=parts))
+        elif name == "transfer":
+            if not surrogates:
+                raise ValueError(
+                    "the suite transfer needs at least one surrogate; name saved models with "
+                    "--surrogates FOLDER..."
+                )
+            suites.append(Suite(name=name, attacks=_transfer(surrogates, steps)))
         elif isinstance(model, AdaptiveNetwork):
-            suites.append(Suite(name=name, attacks=_gate(model, steps)))
-    return suites
+            suites.append(Suite(name=name, attacks=_adaptive_gate(model, steps)))
+        elif isinstance(model, FeatureStack) and len(model.members) > 1:
+            suites.append(Suite(name=name, attacks=_adaptive_stack(model, steps)))
+    return suites if getattr(model, "gives_gradients", True) else _blind(suites)
 
 
-def _search(steps: int, restarts: int = 1, keep: Literal["last", "best"] = "best") -> PGD:
-    return PGD(steps=steps, relative_step=0.25, restarts=restarts, keep=keep)
+def _blind(suites: list[Suite]) -> list[Suite]:
+    """What is left for a model without gradients."""
+    left = []
+    for suite in suites:
+        attacks = tuple(a for a in suite.attacks if a.kind in ("black box", "transfer"))
+        if attacks:
+            left.append(replace(suite, attacks=attacks))
+    if not left:
+        raise ValueError(
+            "the model gives no gradients, and the suites "
+            f"{', '.join(suite.name for suite in suites)} need them; use transfer with a surrogate "
+            "that has gradients, or standard or paper, of which Square is left."
+        )
+    return left
 
 
-def _pgd(steps: int, restarts: int) -> tuple[Attack, ...]:
+def _search(steps: int, restarts: int = 1) -> PGD:
+    return PGD(steps=steps, relative_step=0.25, restarts=restarts, keep="best")
+
+
+def _quick(steps: int, restarts: int) -> tuple[Attack, ...]:
     search = _search(steps, restarts)
     return (
-        Attack(name="pgd-cross-entropy", search=search, loss="cross_entropy"),
-        Attack(name="pgd-margin", search=search, loss="margin"),
+        SearchAttack(name="pgd-cross-entropy", search=search, loss="cross_entropy"),
+        SearchAttack(name="pgd-margin", search=search, loss="margin"),
     )
 
 
-def _gate(model: AdaptiveNetwork, steps: int) -> tuple[Attack, ...]:
+def _paper() -> tuple[Attack, ...]:
+    """PGD's step and C&W's numbers are given nowhere in the papers: epsilon / 4, and the usual
+    30 steps and kappa 50."""
+    return (
+        SearchAttack(name="fgsm", search=fgsm(), loss="cross_entropy"),
+        SearchAttack(name="pgd-10", search=_search(10), loss="cross_entropy"),
+        SearchAttack(name="pgd-20", search=_search(20), loss="cross_entropy"),
+        SearchAttack(name="cw-30-kappa-50", search=_search(30), loss="cw", kappa=50.0),
+        SearchAttack(
+            name="square-5000", search=Square(queries=5000), loss="margin", kind="black box"
+        ),
+    )
+
+
+def _standard(classes: int) -> tuple[Attack, ...]:
+    scale_free: Loss = "dlr" if classes >= 4 else "margin"
+    targeted: Loss = "targeted_dlr" if classes >= 4 else "targeted_margin"
+    targets = min(9, classes - 1)
+    return (
+        SearchAttack(name="pgd-margin", search=_search(20), loss="margin"),
+        SearchAttack(name="apgd-cross-entropy", search=APGD(steps=50), loss="cross_entropy"),
+        SearchAttack(
+            name="apgd-targeted-margin",
+            search=APGD(steps=30),
+            loss="targeted_margin",
+            targets=targets,
+        ),
+        SearchAttack(name=f"apgd-{scale_free}", search=APGD(steps=50), loss=scale_free),
+        SearchAttack(
+            name=f"apgd-{targeted.replace('_', '-')}",
+            search=APGD(steps=50),
+            loss=targeted,
+            targets=min(3, targets),
+        ),
+        SearchAttack(
+            name="square-1000", search=Square(queries=1000), loss="margin", kind="black box"
+        ),
+    )
+
+
+def _adaptive_gate(model: AdaptiveNetwork, steps: int) -> tuple[Attack, ...]:
     search = _search(steps)
-    attacks = []
-    for fixed in (1.0, 0.0, 0.5):
-        attacks.append(
-            Attack(
-                name=f"fixed-weight-{fixed:g}",
-                search=search,
-                loss="margin",
-                source=partial(model, weight=fixed),
-            )
+    attacks = [
+        SearchAttack(
+            name=f"fixed-weight-{fixed:g}",
+            search=search,
+            loss="margin",
+            kind="gate",
+            source=partial(model, weight=fixed),
         )
+        for fixed in (model.ceiling, 0.0, model.ceiling / 2)
+    ]
     for target, side in ((0.0, "clean"), (1.0, "robust")):
         for ratio in GATE_RATIOS:
             attacks.append(
-                Attack(
+                SearchAttack(
                     name=f"gate-to-{side}-{ratio:g}",
                     search=search,
                     loss="cross_entropy",
+                    kind="gate",
                     joint=_pushed(model, target, 1 / ratio),
                 )
             )
@@ -162,8 +197,65 @@ def _gate(model: AdaptiveNetwork, steps: int) -> tuple[Attack, ...]:
 
 
 def _pushed(model: AdaptiveNetwork, target: float, share: float) -> Joint:
-    def joint(images: Images) -> tuple[Tensor, Tensor]:
+    def joint(images: Images) -> tuple[Tensor, Tensor, Tensor]:
         logits, gate = model.logits_and_gate(images)
-        return logits, share * losses.gate_cross_entropy(gate, target)
+        return logits, logits, share * losses.gate_cross_entropy(gate, target)
 
     return joint
+
+
+def _adaptive_stack(model: FeatureStack, steps: int) -> tuple[Attack, ...]:
+    """Each member as a source, and the whole with some members' say changed: what a gradient of
+    the plain sum hides behind the loudest member shows there."""
+    search, count = _search(steps), len(model.members)
+    attacks = []
+    for number, member in enumerate(model.members):
+        source: Predict = member.network  # type: ignore[assignment]
+        attacks.append(
+            SearchAttack(
+                name=f"member-{number}",
+                search=search,
+                loss="margin",
+                kind="transfer",
+                source=source,
+            )
+        )
+    for number in range(count):
+        for share, word in ((0.0, "without"), (3.0, "more-of")):
+            shares = torch.ones(count)
+            shares[number] = share
+            attacks.append(
+                SearchAttack(
+                    name=f"{word}-{number}",
+                    search=search,
+                    loss="margin",
+                    joint=_reweighted(model, shares),
+                )
+            )
+    return tuple(attacks)
+
+
+def _reweighted(model: FeatureStack, shares: Tensor) -> Joint:
+    def joint(images: Images) -> tuple[Tensor, Tensor, float]:
+        parts = model.logits_by_member(images)
+        bias = model.merger.bias
+        changed = (parts * shares.to(parts.device)[:, None, None]).sum(dim=0) + bias
+        return parts.sum(dim=0) + bias, changed, 0.0
+
+    return joint
+
+
+def _transfer(surrogates: Mapping[str, nn.Module], steps: int) -> tuple[Attack, ...]:
+    attacks = []
+    for name, surrogate in surrogates.items():
+        for loss in ("cross_entropy", "margin"):
+            attacks.append(
+                SearchAttack(
+                    name=f"from-{name}-{loss.replace('_', '-')}",
+                    search=_search(steps),
+                    loss=loss,
+                    kind="transfer",
+                    source=surrogate.eval(),
+                )
+            )
+    return tuple(attacks)

@@ -134,6 +134,13 @@ class FeatureStack(nn.Module):
         """z = w^T G(x; Theta) + b (Eq. 1)."""
         return self.merger(self.features(images))
 
+    def logits_by_member(self, images: Images) -> Float[Tensor, "members batch classes"]:
+        """What each member adds to the logits; their sum and the merger's bias are the logits."""
+        weights = self.merger.weight.split(self.sizes(), dim=1)
+        features = [member(images) for member in self.members]
+        pairs = zip(features, weights, strict=True)
+        return torch.stack([feature @ weight.T for feature, weight in pairs])
+
     def importance(self) -> Float[Tensor, " members"]:
         """Each member's share of the sum of absolute merger weights; sums to 1.
 

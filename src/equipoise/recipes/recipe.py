@@ -64,7 +64,7 @@ class Evaluation:
     """
 
     epsilons: Epsilons
-    suites: tuple[SuiteName, ...] = ("pgd", "gate")
+    suites: tuple[SuiteName, ...] = ("quick", "adaptive")
     steps: int = 20
     restarts: int = 2
     images: int | None = None

@@ -1,0 +1,159 @@
+"""What is already known about a model under attack, unit by unit, in memory and on disk.
+
+A unit is one attack at one strength on one batch. It is written whole or not at all, and the same
+unit comes out the same whoever computes it: so an evaluation may be killed anywhere, be shared
+between processes, or be taken up again at more strengths.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from jaxtyping import Int
+from torch import Tensor, nn
+
+from equipoise import runs
+from equipoise.data import Split
+from equipoise.evaluation.attack import Found
+from equipoise.threat import Images
+
+UNKNOWN, SURVIVED, BROKEN = 0, 1, 2
+
+
+class Store:
+    """Outcomes by attack, strength and image.
+
+    Args:
+        count: Number of images under evaluation.
+        folder: Where units are kept; ``None`` for memory only.
+
+    Raises:
+        RunError: If a unit on disk belongs to more images than there are. A damaged unit is
+            deleted, and computed again.
+    """
+
+    def __init__(self, count: int, folder: Path | None = None) -> None:
+        self.count = count
+        self.folder = folder
+        self._known: dict[str, Tensor] = {}
+        self._found: dict[str, dict[int, Tensor]] = {}
+        self._costs: dict[str, list[float]] = {}
+        if folder is not None and folder.is_dir():
+            for place in sorted(path for path in folder.iterdir() if path.is_dir()):
+                runs.clear_temporaries(place)
+                for path in sorted(place.glob("*.safetensors")):
+                    self._read(place.name, path)
+
+    def outcome(self, key: str, rows: Int[Tensor, " rows"]) -> Int[Tensor, " rows"]:
+        """What is known of each image: unknown, survived or broken."""
+        return self._table(key)[rows]
+
+    def put(self, key: str, rows: Int[Tensor, " rows"], found: Found, seconds: float) -> None:
+        """Add a unit, on disk first.
+
+        Args:
+            key: Attack and strength, from ``unit_key``.
+            rows: Which images.
+            found: What the attack did to them.
+            seconds: Time it took.
+
+        Raises:
+            RunError: If it cannot be written.
+        """
+        broken = found.broken.cpu()
+        tensors = {
+            "rows": rows.cpu(),
+            "broken": broken,
+            "images": found.images.detach().cpu()[broken].contiguous(),
+            "cost": torch.tensor(
+                [found.forward_passes, found.backward_passes, seconds], dtype=torch.float64
+            ),
+        }
+        if self.folder is not None:
+            path = self.folder / key / f"{int(rows[0]):08d}_{len(rows)}.safetensors"
+            runs.write_bytes(path, safetensors.torch.save(tensors))
+        self._add(key, tensors)
+
+    def cost(self, key: str) -> tuple[int, int, float]:
+        """Forward passes, backward passes and seconds of all units of an attack and strength."""
+        forward, backward, seconds = self._costs.get(key, [0.0, 0.0, 0.0])
+        return int(forward), int(backward), seconds
+
+    def found(self, key: str) -> Iterator[tuple[int, Images]]:
+        """Every adversarial image ``(1, channel, height, width)`` of an attack and strength, with
+        the image's place in the split."""
+        for row, image in sorted(self._found.get(key, {}).items()):
+            yield row, image[None]
+
+    def _table(self, key: str) -> Tensor:
+        return self._known.setdefault(key, torch.full((self.count,), UNKNOWN, dtype=torch.int8))
+
+    def _read(self, key: str, path: Path) -> None:
+        try:
+            tensors = safetensors.torch.load_file(path)
+            rows = tensors["rows"]
+        except (safetensors.SafetensorError, OSError, KeyError):
+            path.unlink(missing_ok=True)
+            return
+        if len(rows) and int(rows.max()) >= self.count:
+            raise runs.RunError(
+                f"{path} speaks of image {int(rows.max())}, but only {self.count} are evaluated; "
+                f"delete {self.folder}."
+            )
+        self._add(key, tensors)
+
+    def _add(self, key: str, tensors: dict[str, Tensor]) -> None:
+        rows, broken = tensors["rows"], tensors["broken"].bool()
+        self._table(key)[rows] = torch.where(broken, BROKEN, SURVIVED).to(torch.int8)
+        images = self._found.setdefault(key, {})
+        for row, image in zip(rows[broken].tolist(), tensors["images"], strict=True):
+            images[row] = image
+        costs = self._costs.setdefault(key, [0.0, 0.0, 0.0])
+        for number, value in enumerate(tensors["cost"].tolist()):
+            costs[number] += value
+
+
+def unit_key(attack: dict[str, Any], norm: str, epsilon: float, seed: int) -> str:
+    """The name of an attack at a strength; attacks with the same settings share it.
+
+    Args:
+        attack: What ``Attack.describe`` says.
+        norm: Geometry of the threat.
+        epsilon: Strength.
+        seed: Of the evaluation.
+
+    Returns:
+        A folder name.
+    """
+    text = json.dumps([attack, norm, epsilon, seed], sort_keys=True)
+    return f"{attack['name']}_{hashlib.sha256(text.encode()).hexdigest()[:12]}".replace("/", "_")
+
+
+def fingerprint(model: nn.Module, split: Split) -> str:
+    """A hash of a model's weights and of the images and labels it is judged on.
+
+    Returns:
+        64 hexadecimal digits.
+    """
+    found = hashlib.sha256(repr(model).encode())
+    for name, value in sorted(model.state_dict().items()):
+        found.update(name.encode())
+        found.update(value.detach().cpu().contiguous().numpy().tobytes())
+    found.update(images_hash(split).encode())
+    return found.hexdigest()
+
+
+def images_hash(split: Split) -> str:
+    """A hash of images and labels, so that records of the same images know each other.
+
+    Returns:
+        64 hexadecimal digits.
+    """
+    found = hashlib.sha256(split.images.cpu().contiguous().numpy().tobytes())
+    found.update(split.labels.cpu().to(torch.int64).numpy().tobytes())
+    return found.hexdigest()

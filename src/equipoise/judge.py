@@ -1,0 +1,282 @@
+"""Evaluate a model, saved or foreign, and write the record beside it."""
+
+import contextlib
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from equipoise import runs
+from equipoise.data import Cifar10, DataSet, DataSource, Digits, Split
+from equipoise.evaluation import (
+    Profile,
+    Store,
+    fingerprint,
+    images_hash,
+    insides,
+    profile,
+    record_of,
+    suites_for,
+)
+from equipoise.evaluation.self_checks import self_checks
+from equipoise.evaluation.suites import Suite
+from equipoise.methods.stage import THREATS
+from equipoise.models import load
+from equipoise.models.folder import read_config
+from equipoise.models.foreign import LogitsOf, is_foreign, load_foreign
+from equipoise.recipes import Evaluation, from_json, to_json
+from equipoise.runs import derive_seed
+from equipoise.training import Reporter, Silent
+
+
+def evaluate(
+    model: Path | str,
+    *,
+    evaluation: Evaluation | None = None,
+    changes: Mapping[str, Any] | None = None,
+    dataset: DataSet | None = None,
+    data: Path | None = None,
+    seed: int = 0,
+    batch_size: int = 256,
+    surrogates: Sequence[Path | str] = (),
+    logits: str | None = None,
+    search_precision: Literal["32-true", "bf16-mixed"] = "32-true",
+    checks: bool = True,
+    reporter: Reporter | None = None,
+) -> tuple[dict[str, Any], Path]:
+    """Evaluate a model and write the record beside it.
+
+    What was found is kept under ``evaluations/`` next to the record, unit by unit: an evaluation
+    that was cut short goes on, and one at more strengths or with more attacks re-uses it.
+
+    Args:
+        model: A run folder, a model folder, or a foreign network: ``module:function``, an ONNX
+            file, a ``torch.export`` file.
+        evaluation: What to try; by default what the model's recipe says.
+        changes: Fields of it that are set otherwise.
+        dataset: The data; by default what the model's recipe says.
+        data: Folder of that data, if it lies elsewhere here.
+        seed: Of the attacks' random starts.
+        batch_size: Images attacked at once.
+        surrogates: Models that the suite ``transfer`` attacks in this one's place.
+        logits: Which part of the model's answer holds the logits.
+        search_precision: Of the searches; scores are float32 always.
+        checks: Run the self-checks.
+        reporter: Who is told.
+
+    Returns:
+        The record and where it was written.
+
+    Raises:
+        ModelFolderError: If the model cannot be loaded.
+        DataError: If the data cannot be read.
+        ValueError: If model, data and suites do not fit.
+        EvaluationError: If what was found does not hold when it is judged again.
+    """
+    reporter = reporter or Silent()
+    network, card, name, place = _find(str(model), logits)
+    if evaluation is None:
+        evaluation = _settings(card, str(model), changes or {})
+    elif changes:
+        evaluation = replace(evaluation, **changes)
+    dataset = dataset or source_of(card, data).load()
+    split = _part(dataset, card, evaluation.part)
+    if evaluation.images is not None:
+        split = split.take(slice(0, evaluation.images))
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    network, split = network.to(device), split.to(device)
+    suites = _suites(network, evaluation, split.classes, seed, surrogates, device)
+    threat = THREATS[evaluation.norm]
+    known = place / "evaluations" / f"{name}_{fingerprint(network, split)[:12]}"
+    reporter.begin(f"evaluate {name}", 1000, 0)
+    report: Callable[[str, float], None] = lambda text, share: reporter.step(int(share), text)  # noqa: E731
+    began = time.monotonic()
+    found = profile(
+        network,
+        split,
+        threat=threat,
+        epsilons=evaluation.epsilons,
+        suites=suites,
+        seed=seed,
+        batch_size=batch_size,
+        store=Store(len(split), known),
+        autocast=_autocast(search_precision, device),
+        report=lambda text, share: report(text, 900 * share),
+    )
+    extra = {
+        "training_seed": card.get("seed"),
+        "training_commit": card.get("commit"),
+        **insides(network, split, threat=threat, epsilons=found.epsilons, seed=seed),
+    }
+    if checks and getattr(network, "gives_gradients", True):
+        extra["self_checks"] = _checked(
+            network,
+            split,
+            evaluation,
+            found,
+            seed,
+            lambda text, share: report(text, 900 + 100 * share),
+        )
+    reporter.step(1000, "done")
+    record = record_of(
+        found,
+        model=name,
+        data=dataset.name,
+        part=evaluation.part,
+        images_sha256=images_hash(split),
+        norm=evaluation.norm,
+        seed=seed,
+        batch_size=batch_size,
+        search_precision=search_precision,
+        seconds=time.monotonic() - began,
+        parameters=sum(parameter.numel() for parameter in network.parameters()),
+        extra=extra,
+    )
+    path = place / "records" / _record_name(record, card, evaluation, seed, surrogates)
+    runs.write_json(path, record)
+    return record, path
+
+
+def with_folder(source: DataSource, folder: Path) -> DataSource:
+    """The same source, read from another folder.
+
+    Raises:
+        ValueError: If it is not read from a folder.
+    """
+    if isinstance(source, Digits):
+        raise ValueError("Digits is not read from a folder, so --data has no meaning for it.")
+    return replace(source, folder=folder.resolve())
+
+
+def source_of(card: dict[str, Any], data: Path | None) -> DataSource:
+    """The data that a model was trained on.
+
+    Args:
+        card: The model's card.
+        data: Folder of that data, if it lies elsewhere here.
+
+    Raises:
+        ValueError: If the card does not say.
+    """
+    if "dataset" not in card:
+        raise ValueError(
+            "the model does not say which data it was trained on; name it with --dataset."
+        )
+    source: DataSource = from_json(card["dataset"], DataSource)
+    return source if data is None else with_folder(source, data)
+
+
+def _find(model: str, logits: str | None) -> tuple[nn.Module, dict[str, Any], str, Path]:
+    """The network, its card, its name, and the folder that gets the record."""
+    if is_foreign(model):
+        name = Path(model).stem if Path(model).is_file() else model.replace(":", ".")
+        return LogitsOf(load_foreign(model), logits).eval(), {}, name, Path("runs") / name
+    folder = Path(model)
+    place = folder / "model" if (folder / "model").is_dir() else folder
+    card = read_config(place)["card"]
+    network = load(place)
+    if logits is not None:
+        network = LogitsOf(network, logits).eval()
+    home = place.parent if place.name == "model" else place
+    return network, card, card.get("name", place.name), home
+
+
+def _settings(card: dict[str, Any], model: str, changes: Mapping[str, Any]) -> Evaluation:
+    """What the model's recipe says, or, for a foreign model, what is given alone."""
+    if "evaluation" in card:
+        found: Evaluation = from_json(card["evaluation"], Evaluation)
+        return replace(found, **changes)
+    if "epsilons" not in changes:
+        raise runs.RunError(
+            f"{model} does not say how it was to be evaluated; name the strengths with --epsilons."
+        )
+    return Evaluation(**changes)
+
+
+def named_source(name: Literal["digits", "cifar10"], data: Path | None) -> DataSource:
+    """A data source by its short name."""
+    return Digits() if name == "digits" else Cifar10(folder=data)
+
+
+def _part(dataset: DataSet, card: dict[str, Any], part: Literal["test", "validation"]) -> Split:
+    """The images to evaluate on: test images, or those that were held out of this training."""
+    if part == "test":
+        return dataset.test
+    if "validation_images" not in card or "seed" not in card:
+        raise ValueError(
+            "the model folder does not say which validation images were held out of its training; "
+            "train it again with this version, or evaluate on the test part."
+        )
+    seed = derive_seed(card["seed"], "validation")
+    return dataset.train.hold_out(card["validation_images"], seed)[1]
+
+
+def _suites(
+    network: nn.Module,
+    evaluation: Evaluation,
+    classes: int,
+    seed: int,
+    surrogates: Sequence[Path | str],
+    device: str,
+) -> list[Suite]:
+    sources: dict[str, nn.Module] = {}
+    for surrogate in surrogates:
+        source, _, name, _ = _find(str(surrogate), None)
+        sources[name if name not in sources else f"{name}-{len(sources)}"] = source.to(device)
+    return suites_for(
+        network,
+        evaluation.suites,
+        classes=classes,
+        steps=evaluation.steps,
+        restarts=evaluation.restarts,
+        seed=seed,
+        surrogates=sources,
+    )
+
+
+def _autocast(precision: str, device: str) -> Callable[[], contextlib.AbstractContextManager[Any]]:
+    if precision == "32-true":
+        return contextlib.nullcontext
+    return partial(torch.autocast, device, torch.bfloat16)
+
+
+def _checked(
+    network: nn.Module,
+    split: Split,
+    evaluation: Evaluation,
+    found: Profile,
+    seed: int,
+    report: Callable[[str, float], None],
+) -> list[dict[str, Any]]:
+    findings = self_checks(
+        network,
+        split,
+        threat=THREATS[evaluation.norm],
+        epsilons=found.epsilons,
+        tried=found.tried,
+        seed=seed,
+        report=report,
+    )
+    return [asdict(finding) for finding in findings]
+
+
+def _record_name(
+    record: dict[str, Any],
+    card: dict[str, Any],
+    evaluation: Evaluation,
+    seed: int,
+    surrogates: Sequence[Path | str],
+) -> str:
+    settings = to_json(evaluation)
+    name = f"{record['model']}__seed{card.get('seed', 0)}"
+    if seed or settings != card.get("evaluation") or surrogates:
+        # Another evaluation never replaces this one.
+        text = json.dumps([settings, *map(str, surrogates)])
+        name += f"__{derive_seed(seed, text) % 16**6:06x}"
+    return f"{name}.json"

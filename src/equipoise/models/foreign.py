@@ -1,0 +1,198 @@
+"""Networks that this package did not build: importable ones, exported ones, odd outputs."""
+
+import hashlib
+import importlib
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from equipoise.losses import Logits
+from equipoise.runs import RunError
+from equipoise.threat import Images
+
+BINARY = "binary"
+
+
+def is_foreign(name: str) -> bool:
+    """Whether a name means a network from elsewhere rather than a model folder."""
+    if Path(name).is_dir():
+        return False
+    return Path(name).suffix in (".onnx", ".pt2") or ":" in name
+
+
+def load_foreign(name: str) -> nn.Module:
+    """A network from elsewhere.
+
+    Args:
+        name: ``module:function`` for an importable function without arguments that returns an
+            ``nn.Module`` (its code runs: name only what you trust), an ONNX file, or a file of
+            ``torch.export``. Images in [0, 1] go in, so normalisation must be inside.
+
+    Returns:
+        The network in eval mode. One from an ONNX file gives no gradients.
+
+    Raises:
+        RunError: If it cannot be found, imported or read; the message says how.
+    """
+    path = Path(name)
+    if path.suffix in (".onnx", ".pt2"):
+        if not path.is_file():
+            raise RunError(f"{path} does not exist.")
+        return OnnxNetwork(path) if path.suffix == ".onnx" else ExportedNetwork(path)
+    module, _, function = name.partition(":")
+    sys.path.insert(0, os.getcwd())
+    try:
+        made = getattr(importlib.import_module(module), function)()
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
+        raise RunError(
+            f"{name} gives no network ({error}); name an importable module and a function in it "
+            "without arguments, as in my_models:make_network."
+        ) from error
+    finally:
+        sys.path.remove(os.getcwd())
+    if not isinstance(made, nn.Module):
+        raise RunError(f"{name} must return an nn.Module, got {type(made).__name__}.")
+    return made.eval()
+
+
+class OnnxNetwork(nn.Module):
+    """An ONNX file, run by ONNX Runtime. It gives no gradients.
+
+    Args:
+        path: The file; one input ``(batch, channel, height, width)``, float32.
+
+    Raises:
+        RunError: If ONNX Runtime is missing or cannot read the file.
+    """
+
+    gives_gradients = False
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise RunError(f"{path} needs ONNX Runtime: pip install 'equipoise[onnx]'.") from error
+        try:
+            self.session: Any = onnxruntime.InferenceSession(
+                str(path), providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:
+            raise RunError(f"{path} cannot be read by ONNX Runtime ({error}).") from error
+        self.digest = _digest(path)
+        self.eval()
+
+    def extra_repr(self) -> str:
+        """The file's hash."""
+        return self.digest
+
+    def forward(self, images: Images) -> Any:
+        """What the file's first output is."""
+        inputs = {self.session.get_inputs()[0].name: images.detach().cpu().float().numpy()}
+        return torch.from_numpy(self.session.run(None, inputs)[0]).to(images.device)
+
+
+class ExportedNetwork(nn.Module):
+    """A file of ``torch.export``. It gives gradients; its mode is fixed.
+
+    Args:
+        path: The file.
+
+    Raises:
+        RunError: If it cannot be read.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        try:
+            program = torch.export.load(path).module()
+        except Exception as error:
+            raise RunError(f"{path} cannot be read as a torch.export file ({error}).") from error
+        for parameter in program.parameters():
+            parameter.requires_grad_(False)
+        self._program = (program,)  # not a submodule: its mode cannot be switched
+        self.digest = _digest(path)
+        self.eval()
+
+    def extra_repr(self) -> str:
+        """The file's hash."""
+        return self.digest
+
+    def forward(self, images: Images) -> Any:
+        """What the program answers."""
+        return self._program[0](images)
+
+
+class LogitsOf(nn.Module):
+    """A network whose answer is not simply a tensor of logits.
+
+    Args:
+        network: Any network.
+        select: Which part of its answer holds the logits: a key of a dict (or an attribute), the
+            place in a tuple, or ``"binary"`` for one logit an image, which becomes two; ``None``
+            takes the answer as it is.
+
+    Raises:
+        ValueError: From ``forward``, if the answer has no such part or is no tensor
+            ``(batch, classes)``; the message says what it is.
+    """
+
+    def __init__(self, network: nn.Module, select: str | None = None) -> None:
+        super().__init__()
+        self.network = network
+        self.select = select
+        self.gives_gradients = getattr(network, "gives_gradients", True)
+
+    def forward(self, images: Images) -> Logits:
+        """The logits."""
+        answer = self.network(images)
+        if self.select is not None and not isinstance(answer, Tensor):
+            answer = self._part(answer)
+        if not isinstance(answer, Tensor):
+            raise ValueError(
+                f"the model must return logits, got {_described(answer)}; say which part of it "
+                "holds them with --logits."
+            )
+        if answer.ndim == 1 or (answer.ndim == 2 and answer.shape[1] == 1):
+            if self.select != BINARY:
+                raise ValueError(
+                    f"the model must return logits of shape (batch, classes), got one number an "
+                    f"image (shape {tuple(answer.shape)}); if it is the logit of class 1, say "
+                    "--logits binary."
+                )
+            single = answer.flatten()
+            return torch.stack([torch.zeros_like(single), single], dim=1)
+        if answer.ndim != 2:
+            raise ValueError(
+                f"the model must return logits of shape (batch, classes), got shape "
+                f"{tuple(answer.shape)}."
+            )
+        return answer
+
+    def _part(self, answer: Any) -> Any:
+        select = self.select or ""
+        if isinstance(answer, dict) and select in answer:
+            return answer[select]
+        if isinstance(answer, (tuple, list)) and select.isdigit() and int(select) < len(answer):
+            return answer[int(select)]
+        if not isinstance(answer, (tuple, list)) and isinstance(
+            getattr(answer, select, None), Tensor
+        ):
+            return getattr(answer, select)
+        raise ValueError(f"the model's answer has no part {select!r}: it is {_described(answer)}.")
+
+
+def _described(answer: Any) -> str:
+    if isinstance(answer, dict):
+        return f"a dict with the keys {sorted(map(str, answer))}"
+    if isinstance(answer, (tuple, list)):
+        return f"a {type(answer).__name__} of {len(answer)} parts"
+    return f"a {type(answer).__name__}"
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
