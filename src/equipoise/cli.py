@@ -75,6 +75,7 @@ def evaluate(
     logits: str | None = None,
     search_precision: Literal["32-true", "bf16-mixed"] = "32-true",
     self_checks: bool = True,
+    workers: int = 1,
     seed: int = 0,
     batch_size: int = 256,
 ) -> None:
@@ -98,6 +99,7 @@ def evaluate(
         logits: Which part of the model's answer holds the logits: a key, a place, or binary.
         search_precision: Of the searches; scores are float32 always.
         self_checks: Look for signs that the score is too good.
+        workers: Processes among which batches of images are shared out.
         seed: Of the attacks.
         batch_size: Images attacked at once.
     """
@@ -127,6 +129,7 @@ def evaluate(
                 logits=logits,
                 search_precision=search_precision,
                 checks=self_checks,
+                workers=workers,
                 reporter=terminal,
             )
             records.append(record)

@@ -1,11 +1,9 @@
 """Evaluate a model, saved or foreign, and write the record beside it."""
 
-import contextlib
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -48,6 +46,7 @@ def evaluate(
     logits: str | None = None,
     search_precision: Literal["32-true", "bf16-mixed"] = "32-true",
     checks: bool = True,
+    workers: int = 1,
     reporter: Reporter | None = None,
 ) -> tuple[dict[str, Any], Path]:
     """Evaluate a model and write the record beside it.
@@ -68,6 +67,7 @@ def evaluate(
         logits: Which part of the model's answer holds the logits.
         search_precision: Of the searches; scores are float32 always.
         checks: Run the self-checks.
+        workers: Processes among which batches of images are shared out.
         reporter: Who is told.
 
     Returns:
@@ -106,7 +106,8 @@ def evaluate(
         seed=seed,
         batch_size=batch_size,
         store=Store(len(split), known),
-        autocast=_autocast(search_precision, device),
+        precision=search_precision,
+        workers=workers,
         report=lambda text, share: report(text, 900 * share),
     )
     extra = {
@@ -238,12 +239,6 @@ def _suites(
         seed=seed,
         surrogates=sources,
     )
-
-
-def _autocast(precision: str, device: str) -> Callable[[], contextlib.AbstractContextManager[Any]]:
-    if precision == "32-true":
-        return contextlib.nullcontext
-    return partial(torch.autocast, device, torch.bfloat16)
 
 
 def _checked(

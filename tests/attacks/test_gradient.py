@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from equipoise import goals, losses
 from equipoise.attacks import PGD, fgsm, iterative_fgsm
 from equipoise.threat import L2, Linf
 
@@ -140,3 +141,14 @@ def test_settings_that_make_no_search_are_refused(settings, message):
 def test_an_epsilon_for_other_images_is_refused():
     with pytest.raises(ValueError, match="one for each of the 2 images"):
         fgsm()(waves, CLEAN, Linf(torch.tensor([0.1, 0.1, 0.1])), torch.Generator())
+
+
+def test_images_that_are_done_before_the_search_keep_what_was_found():
+    images = torch.full((3, 1, 8, 8), 0.5)
+    labels = torch.zeros(3, dtype=torch.long)
+    goal = goals.Watched(lambda x: x.flatten(1)[:, :2], labels, losses.margin)
+    goal.note(images, torch.tensor([[0.0, 1.0]] * 3))
+    for restarts in (1, 2):
+        search = PGD(steps=2, relative_step=0.5, restarts=restarts, keep="best")
+        found = search(goal, images, Linf(0.1), torch.Generator())
+        assert torch.equal(found, images)

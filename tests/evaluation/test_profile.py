@@ -283,21 +283,41 @@ def test_every_image_found_is_judged_again_in_batches_of_another_size(of_adaptiv
     assert found.rescored.boundary == 0
 
 
-def test_searches_of_lower_precision_are_judged_in_float32(of_adaptive):
+def test_searches_of_lower_precision_start_from_the_same_clean_accuracy(of_adaptive):
     model, data, suites, _ = of_adaptive
-    seen = []
-
-    class Lower:
-        def __enter__(self):
-            seen.append("in")
-            model.config_for_test = 1
-
-        def __exit__(self, *problem):
-            del model.config_for_test
-
-    found = run(model, data, suites[:1], epsilons=STRENGTHS, autocast=Lower)
-    assert seen
+    found = run(model, data, suites[:1], epsilons=STRENGTHS, precision="bf16-mixed")
     assert found.accuracy()[0] == pytest.approx(22 / 24)
+    assert found.rescored.boundary == 0
+
+
+@pytest.mark.slow
+def test_several_processes_find_what_one_finds(of_adaptive, tmp_path):
+    model, data, suites, _ = of_adaptive
+    settings = {"epsilons": STRENGTHS, "batch_size": 5}
+    one = run(model, data, suites, **settings)
+    two = run(model, data, suites, workers=2, store=Store(len(data), tmp_path), **settings)
+    assert [t.broken_at.tolist() for t in two.tried] == [t.broken_at.tolist() for t in one.tried]
+    assert [t.forward_passes for t in two.tried] == [t.forward_passes for t in one.tried]
+
+
+@pytest.mark.slow
+def test_a_failure_in_another_process_is_named():
+    attack = dataclasses.replace(
+        suites_for(linear(), ("quick",), classes=10)[0].attacks[0], search=fails
+    )
+    with pytest.raises(EvaluationError, match=r"s/pgd-cross-entropy failed .*no such thing"):
+        run(linear().eval(), split(8), [Suite(name="s", attacks=(attack,))], workers=2)
+
+
+def fails(*arguments):
+    raise RuntimeError("no such thing")
+
+
+def test_a_model_that_cannot_be_copied_asks_for_one_process():
+    model = always_zero()
+    model.unpicklable = lambda: None
+    with pytest.raises(EvaluationError, match=r"cannot be copied .*--workers 1"):
+        run(model, numbered(), [scripted("a", {})], workers=2)
 
 
 def test_a_later_suite_may_break_an_image_at_a_lower_strength_than_an_earlier_one():

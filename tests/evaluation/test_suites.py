@@ -237,7 +237,7 @@ class NoGradients(nn.Module):
 def test_a_model_without_gradients_meets_the_attacks_that_need_none():
     suites = suites_for(NoGradients(), ("quick", "standard"), classes=10)
     assert [(s.name, [a.name for a in s.attacks]) for s in suites] == [
-        ("standard", ["square-1000"])
+        ("standard", ["square-500"])
     ]
     with pytest.raises(ValueError, match="gives no gradients, and the suites quick need them"):
         suites_for(NoGradients(), ("quick",), classes=10)

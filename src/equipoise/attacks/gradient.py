@@ -91,9 +91,9 @@ class PGD:
         best: Sequence[Tensor] = ()
         for _ in range(self.restarts):
             best = work.shed(*best)
+            images = work.clean.clone()
             if work.is_over():
                 break
-            images = work.clean.clone()
             if self.random_start:
                 images = work.threat.random_start(work.clean, generator)
             for _ in range(self.steps):

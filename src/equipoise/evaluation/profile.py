@@ -1,8 +1,7 @@
 """The robustness profile: accuracy at ascending strengths, each image's worst case, in float32."""
 
 import contextlib
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,14 +12,16 @@ from torch import Tensor, nn
 from equipoise.attacks import Search
 from equipoise.data import Split
 from equipoise.epsilon import format_epsilon
-from equipoise.evaluation.attack import Attack, Autocast, Kind
-from equipoise.evaluation.rescoring import EvaluationError, Rescoring, rescore
-from equipoise.evaluation.store import BROKEN, UNKNOWN, Store, unit_key
+from equipoise.evaluation.attack import Found, Kind
+from equipoise.evaluation.rescoring import Rescoring, rescore
+from equipoise.evaluation.store import BROKEN, UNKNOWN, Store
 from equipoise.evaluation.suites import Suite
+from equipoise.evaluation.unit import Bench, Precision
+from equipoise.evaluation.workers import Workers
 from equipoise.goals import Predict, Watched
 from equipoise.losses import margin
 from equipoise.models import attack_mode
-from equipoise.runs import derive_seed, wilson_interval
+from equipoise.runs import wilson_interval
 from equipoise.threat import Threat
 
 NEVER = -1
@@ -136,7 +137,8 @@ def profile(
     seed: int,
     batch_size: int = 256,
     store: Store | None = None,
-    autocast: Autocast = contextlib.nullcontext,
+    precision: Precision = "32-true",
+    workers: int = 1,
     report: Callable[[str, float], None] = lambda text, share: None,
 ) -> Profile:
     """Attack a model at ascending strengths and keep every image's worst case.
@@ -154,7 +156,8 @@ def profile(
         seed: Of all random starts.
         batch_size: Images attacked at once.
         store: What is known already; gets everything that is found.
-        autocast: Precision of the searches; what they find is always judged in float32.
+        precision: Of the searches; what they find is always judged in float32.
+        workers: Processes among which batches are shared out; the outcome does not depend on it.
         report: Called with what is being done and the share done.
 
     Returns:
@@ -180,23 +183,32 @@ def profile(
     store = store if store is not None else Store(len(split))
     with attack_mode(model), torch.autocast(split.images.device.type, enabled=False):
         clean = ~_wrong(model, split, batch_size)
-        run = _Run(model, split, threat, strengths, seed, batch_size, store, autocast, clean)
-        total = sum(len(suite.attacks) for suite in suites) * max(1, len(strengths) - 1)
-        done = 0
-        for suite in suites:
+    bench = Bench(
+        model=model, split=split, threat=threat, suites=suites, seed=seed, precision=precision
+    )
+    total = sum(len(suite.attacks) for suite in suites) * max(1, len(strengths) - 1)
+    done = 0
+    with contextlib.ExitStack() as stack:
+        pool = stack.enter_context(Workers(bench, workers)) if workers > 1 else None
+        run = _Run(bench, strengths, batch_size, store, clean, pool)
+        for place, suite in enumerate(suites):
             for level, epsilon in enumerate(strengths[1:], start=1):
-                for attack in suite.attacks:
+                for number, attack in enumerate(suite.attacks):
                     text = f"{suite.name} {attack.name} {format_epsilon(epsilon)}"
 
                     def say(share: float, text: str = text, done: int = done) -> None:
                         report(text, (done + share) / total)
 
-                    run.attack(suite, attack, level, say)
+                    run.attack(place, number, level, say)
                     done += 1
-        found = run.tried(suites)
+    with attack_mode(model), torch.autocast(split.images.device.type, enabled=False):
         rescored = rescore(model, split, threat, run.found(), other_than=batch_size)
     return Profile(
-        epsilons=strengths, suites=tuple(suites), tried=found, clean=clean.cpu(), rescored=rescored
+        epsilons=strengths,
+        suites=tuple(suites),
+        tried=run.tried(),
+        clean=clean.cpu(),
+        rescored=rescored,
     )
 
 
@@ -205,73 +217,67 @@ class _Run:
 
     def __init__(
         self,
-        model: nn.Module,
-        split: Split,
-        threat: Callable[[float], Threat],
+        bench: Bench,
         strengths: tuple[float, ...],
-        seed: int,
         batch_size: int,
         store: Store,
-        autocast: Autocast,
         clean: Tensor,
+        pool: Workers | None,
     ) -> None:
-        self.model, self.split, self.threat = model, split, threat
-        self.strengths, self.seed, self.batch_size = strengths, seed, batch_size
-        self.store, self.autocast = store, autocast
+        self.bench, self.strengths, self.batch_size = bench, strengths, batch_size
+        self.store, self.pool = store, pool
         self.first = torch.where(clean.cpu(), NEVER, 0)
-        self.by_attack: dict[tuple[str, str], Tensor] = {}
-        self.attacked: dict[tuple[str, str], list[int]] = {}
-        self.units: dict[tuple[str, str], list[tuple[str, float]]] = {}
         self.worst = self.first.clone()
+        self.by_attack: dict[tuple[int, int], Tensor] = {}
+        self.attacked: dict[tuple[int, int], list[int]] = {}
+        self.units: dict[tuple[int, int], list[tuple[str, float]]] = {}
 
-    def attack(
-        self, suite: Suite, attack: Attack, level: int, report: Callable[[float], None]
-    ) -> None:
-        epsilon, place = self.strengths[level], (suite.name, attack.name)
+    def attack(self, suite: int, attack: int, level: int, report: Callable[[float], None]) -> None:
+        epsilon, place = self.strengths[level], (suite, attack)
+        independent = self.bench.suites[suite].independent
         own = self.by_attack.setdefault(place, self.first.clone())
-        before = own if suite.independent else self.worst
+        before = own if independent else self.worst
         rows = ((before == NEVER) | (before > level)).nonzero().squeeze(1)
-        # Two attacks of one name may differ in what they go through, so the model is in the key.
-        threat = self.threat(epsilon)
-        key = unit_key(attack.describe(), type(threat).__name__, epsilon, self.seed)
+        key = self.bench.key(suite, attack, epsilon)
         report(0.0)
         unknown = rows[self.store.outcome(key, rows) == UNKNOWN]
-        for number, part in enumerate(unknown.split(self.batch_size) if len(unknown) else ()):
-            images, labels = self.split.batch(part.to(self.split.labels.device))
-            images = images.contiguous(memory_format=torch.channels_last)
-            generator = torch.Generator(self.split.images.device)
-            generator.manual_seed(derive_seed(self.seed, key, str(int(part[0]))))
-            began = time.monotonic()
-            try:
-                found = attack.run(self.model, images, labels, threat, generator, self.autocast)
-            except Exception as error:
-                raise EvaluationError(
-                    f"{suite.name}/{attack.name} failed at {format_epsilon(epsilon)} on images "
-                    f"{int(part[0])} to {int(part[-1])}: {error}. What was finished before is "
-                    "kept; run the same command again to go on, or leave this suite out."
-                ) from error
-            self.store.put(key, part, found, time.monotonic() - began)
-            report(min(1.0, (number + 1) * self.batch_size / len(unknown)))
+        # What is known of these rows is whole batches of this very split, or of an evaluation at
+        # other strengths; so an evaluation that goes on splits what is left as it did before.
+        parts = unknown.split(self.batch_size) if len(unknown) else ()
+        for number, (part, found, seconds) in enumerate(self._found(suite, attack, epsilon, parts)):
+            self.store.put(key, part, found, seconds)
+            report((number + 1) / len(parts))
         broken = rows[self.store.outcome(key, rows) == BROKEN]
         own[broken] = level
-        if not suite.independent:
+        if not independent:
             self.worst[broken] = level
         self.attacked.setdefault(place, []).append(len(rows))
         self.units.setdefault(place, []).append((key, epsilon))
 
-    def tried(self, suites: Sequence[Suite]) -> tuple[Tried, ...]:
+    def _found(
+        self, suite: int, attack: int, epsilon: float, parts: Sequence[Tensor]
+    ) -> Iterator[tuple[Tensor, Found, float]]:
+        if self.pool is None:
+            for part in parts:
+                yield part, *self.bench.run(suite, attack, epsilon, part)
+        else:
+            units = [(suite, attack, epsilon, part) for part in parts]
+            for unit, found, seconds in self.pool.run(units):
+                yield unit[3], found, seconds
+
+    def tried(self) -> tuple[Tried, ...]:
         found = []
-        for suite in suites:
-            for attack in suite.attacks:
-                place = (suite.name, attack.name)
-                costs = [self.store.cost(key) for key, _ in self.units.get(place, [])]
+        for place, suite in enumerate(self.bench.suites):
+            for number, attack in enumerate(suite.attacks):
+                here = (place, number)
+                costs = [self.store.cost(key) for key, _ in self.units.get(here, [])]
                 found.append(
                     Tried(
                         suite=suite.name,
                         name=attack.name,
                         kind=attack.kind,
-                        broken_at=self.by_attack.get(place, self.first),
-                        images_attacked=tuple(self.attacked.get(place, [])),
+                        broken_at=self.by_attack.get(here, self.first),
+                        images_attacked=tuple(self.attacked.get(here, [])),
                         forward_passes=sum(cost[0] for cost in costs),
                         backward_passes=sum(cost[1] for cost in costs),
                         seconds=round(sum(cost[2] for cost in costs), 2),

@@ -12,7 +12,7 @@ from equipoise import losses
 from equipoise.attacks import APGD, PGD, Square, fgsm
 from equipoise.evaluation.attack import Attack, Loss, SearchAttack
 from equipoise.evaluation.reference import PARTS, Reference
-from equipoise.goals import Joint, Predict
+from equipoise.goals import Predict
 from equipoise.models import AdaptiveNetwork, FeatureStack
 from equipoise.threat import Images
 
@@ -55,7 +55,8 @@ def suites_for(
 
             - ``"quick"``: PGD on cross-entropy and on the margin, ``restarts`` each.
             - ``"paper"``: FGSM, PGD-10, PGD-20, C&W and Square, one column each.
-            - ``"standard"``: PGD on the margin, APGD on cross-entropy, on DLR and targeted, Square.
+            - ``"standard"``: PGD on the margin, APGD on cross-entropy and DLR, both targeted,
+              Square; fewer steps than AutoAttack, more kinds.
             - ``"autoattack"``: the reference's four attacks at their original settings.
             - ``"adaptive"``: for a model with a weight generator, attacks that the generator is
               part of; for a stack, attacks through and on its members; left out for others.
@@ -152,6 +153,12 @@ def _standard(classes: int) -> tuple[Attack, ...]:
         SearchAttack(name="pgd-margin", search=_search(20), loss="margin"),
         SearchAttack(name="apgd-cross-entropy", search=APGD(steps=50), loss="cross_entropy"),
         SearchAttack(
+            name="pgd-targeted-margin",
+            search=_search(20),
+            loss="targeted_margin",
+            targets=targets,
+        ),
+        SearchAttack(
             name="apgd-targeted-margin",
             search=APGD(steps=30),
             loss="targeted_margin",
@@ -159,13 +166,13 @@ def _standard(classes: int) -> tuple[Attack, ...]:
         ),
         SearchAttack(name=f"apgd-{scale_free}", search=APGD(steps=50), loss=scale_free),
         SearchAttack(
-            name=f"apgd-{targeted.replace('_', '-')}",
+            name=f"apgd-{targeted.replace('_', '-')}-3",
             search=APGD(steps=50),
             loss=targeted,
             targets=min(3, targets),
         ),
         SearchAttack(
-            name="square-1000", search=Square(queries=1000), loss="margin", kind="black box"
+            name="square-500", search=Square(queries=500), loss="margin", kind="black box"
         ),
     )
 
@@ -190,18 +197,23 @@ def _adaptive_gate(model: AdaptiveNetwork, steps: int) -> tuple[Attack, ...]:
                     search=search,
                     loss="cross_entropy",
                     kind="gate",
-                    joint=_pushed(model, target, 1 / ratio),
+                    joint=_Pushed(model, target, 1 / ratio),
                 )
             )
     return tuple(attacks)
 
 
-def _pushed(model: AdaptiveNetwork, target: float, share: float) -> Joint:
-    def joint(images: Images) -> tuple[Tensor, Tensor, Tensor]:
-        logits, gate = model.logits_and_gate(images)
-        return logits, logits, share * losses.gate_cross_entropy(gate, target)
+@dataclass(frozen=True)
+class _Pushed:
+    """Cross-entropy and, at a share, the gate's binary cross-entropy, from one pass."""
 
-    return joint
+    model: AdaptiveNetwork
+    target: float
+    share: float
+
+    def __call__(self, images: Images) -> tuple[Tensor, Tensor, Tensor]:
+        logits, gate = self.model.logits_and_gate(images)
+        return logits, logits, self.share * losses.gate_cross_entropy(gate, self.target)
 
 
 def _adaptive_stack(model: FeatureStack, steps: int) -> tuple[Attack, ...]:
@@ -222,27 +234,29 @@ def _adaptive_stack(model: FeatureStack, steps: int) -> tuple[Attack, ...]:
         )
     for number in range(count):
         for share, word in ((0.0, "without"), (3.0, "more-of")):
-            shares = torch.ones(count)
-            shares[number] = share
+            shares = tuple(share if member == number else 1.0 for member in range(count))
             attacks.append(
                 SearchAttack(
                     name=f"{word}-{number}",
                     search=search,
                     loss="margin",
-                    joint=_reweighted(model, shares),
+                    joint=_Reweighted(model, shares),
                 )
             )
     return tuple(attacks)
 
 
-def _reweighted(model: FeatureStack, shares: Tensor) -> Joint:
-    def joint(images: Images) -> tuple[Tensor, Tensor, float]:
-        parts = model.logits_by_member(images)
-        bias = model.merger.bias
-        changed = (parts * shares.to(parts.device)[:, None, None]).sum(dim=0) + bias
-        return parts.sum(dim=0) + bias, changed, 0.0
+@dataclass(frozen=True)
+class _Reweighted:
+    """The stack's logits to judge, and those with some members' say changed to climb."""
 
-    return joint
+    model: FeatureStack
+    shares: tuple[float, ...]
+
+    def __call__(self, images: Images) -> tuple[Tensor, Tensor, float]:
+        parts, bias = self.model.logits_by_member(images), self.model.merger.bias
+        shares = torch.tensor(self.shares, device=parts.device)[:, None, None]
+        return parts.sum(dim=0) + bias, (parts * shares).sum(dim=0) + bias, 0.0
 
 
 def _transfer(surrogates: Mapping[str, nn.Module], steps: int) -> tuple[Attack, ...]:

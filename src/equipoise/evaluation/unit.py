@@ -1,0 +1,93 @@
+"""One unit of an evaluation: one attack at one strength on one batch."""
+
+import contextlib
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+import torch
+from jaxtyping import Int
+from torch import Tensor, nn
+
+from equipoise.data import Split
+from equipoise.epsilon import format_epsilon
+from equipoise.evaluation.attack import Autocast, Found
+from equipoise.evaluation.rescoring import EvaluationError
+from equipoise.evaluation.store import unit_key
+from equipoise.evaluation.suites import Suite
+from equipoise.models import attack_mode
+from equipoise.runs import derive_seed
+from equipoise.threat import Threat
+
+Precision = Literal["32-true", "bf16-mixed"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bench:
+    """Everything a unit needs; the same unit comes out the same on every bench alike.
+
+    Args:
+        model: Images in [0, 1] to logits, in eval mode.
+        split: The images under evaluation.
+        threat: Makes the threat of a strength.
+        suites: The suites, in order.
+        seed: Of the evaluation.
+        precision: Of the searches; what they find is always judged in float32.
+    """
+
+    model: nn.Module
+    split: Split
+    threat: Callable[[float], Threat]
+    suites: Sequence[Suite]
+    seed: int
+    precision: Precision = "32-true"
+
+    def key(self, suite: int, attack: int, epsilon: float) -> str:
+        """The unit's name, without its rows."""
+        settings = self.suites[suite].attacks[attack].describe()
+        return unit_key(settings, type(self.threat(epsilon)).__name__, epsilon, self.seed)
+
+    def run(
+        self, suite: int, attack: int, epsilon: float, rows: Int[Tensor, " rows"]
+    ) -> tuple[Found, float]:
+        """Run a unit.
+
+        Args:
+            suite: Place of the suite.
+            attack: Place of the attack in it.
+            epsilon: Strength.
+            rows: Which images.
+
+        Returns:
+            What was found, and the seconds it took.
+
+        Raises:
+            EvaluationError: If the attack failed; the message names it and the images.
+        """
+        chosen = self.suites[suite].attacks[attack]
+        device = self.split.labels.device
+        images, labels = self.split.batch(rows.to(device))
+        images = images.contiguous(memory_format=torch.channels_last)
+        generator = torch.Generator(self.split.images.device)
+        name = self.key(suite, attack, epsilon)
+        generator.manual_seed(derive_seed(self.seed, name, str(int(rows[0]))))
+        began = time.monotonic()
+        try:
+            with attack_mode(self.model), torch.autocast(device.type, enabled=False):
+                found = chosen.run(
+                    self.model, images, labels, self.threat(epsilon), generator, self._autocast()
+                )
+        except Exception as error:
+            raise EvaluationError(
+                f"{self.suites[suite].name}/{chosen.name} failed at {format_epsilon(epsilon)} on "
+                f"images {int(rows[0])} to {int(rows[-1])}: {error}. What was finished before is "
+                "kept; run the same command again to go on, or leave this suite out."
+            ) from error
+        return found, time.monotonic() - began
+
+    def _autocast(self) -> Autocast:
+        if self.precision == "32-true":
+            return contextlib.nullcontext
+        return partial(torch.autocast, self.split.images.device.type, torch.bfloat16)
