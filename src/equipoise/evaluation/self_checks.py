@@ -222,7 +222,7 @@ def _one_step(probes: Probes) -> Finding:
     hits, count = int((probes.one_step & ~probes.by_cross_entropy).sum()), len(probes)
     return Finding.of(
         "one step",
-        graded(hits, count, warn=0.01, fail=0.05),
+        graded(hits, count, warn=0.02, fail=0.06),
         f"one step breaks {hits} of {count} images ({hits / count:.1%}) that 20 steps with the "
         "same epsilon do not.",
         {"share": hits / count},
@@ -255,11 +255,11 @@ def _goals_disagree(probes: Probes) -> Finding:
     gap = margin - entropy
     return Finding.of(
         "goals disagree",
-        graded(max(0, gap), count, warn=0.05, fail=0.12),
+        graded(max(0, gap), count, warn=0.08, fail=0.13),
         f"of {count} images 20 steps on the margin break {margin}, on the cross-entropy {entropy}: "
         f"{gap / count:.1%} more.",
         {"margin": margin / count, "cross_entropy": entropy / count, "gap": gap / count},
-        good="the two goals agree, as they do on honest models (to about 4 points).",
+        good="the two goals agree, as they do on honest models, to a few points.",
         bad="training has flattened the cross-entropy, not the decision, so a cross-entropy score "
         "overstates robustness; quote the worst case over margin and targeted attacks.",
     )
