@@ -267,3 +267,14 @@ def test_broken_points_of_a_lower_precision_are_judged_by_the_model():
     labels = torch.zeros(2, dtype=torch.long)
     found = attack.run(model, images, labels, Linf(0.1), generator(), Lower)
     assert found.broken.tolist() == [False, True]
+
+
+def test_the_point_where_a_search_ends_counts_though_the_search_never_looked_at_it():
+    """FGSM on a linear model: the only point beyond the clean one is where it ends."""
+    model = linear(2).eval()
+    images = torch.full((4, 1, 8, 8), 0.5)
+    labels = labels_of(model, images)
+    (suite,) = suites_for(model, ("paper",), classes=2)
+    found = suite.attacks[0].run(model, images, labels, Linf(0.4), generator())
+    assert found.broken.all()
+    assert torch.equal(labels_of(model, found.images), 1 - labels)
