@@ -1,0 +1,75 @@
+"""An independent judge: our PGD breaks at least as many images as Foolbox's at equal steps."""
+
+import warnings
+
+import pytest
+import torch
+from torch import nn
+
+from equipoise import goals, losses
+from equipoise.attacks import PGD
+from equipoise.threat import L2, Linf
+from tiny import digits
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # its imports warn of their own age
+    foolbox = pytest.importorskip("foolbox")
+
+STEPS = 20
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(512, 10)
+    )
+    images, labels = digits(600, 120).train.batch(slice(None))
+    optimiser = torch.optim.Adam(network.parameters(), 5e-3)
+    for _ in range(60):
+        points = images.clone().requires_grad_(True)
+        loss = nn.functional.cross_entropy(network(points), labels)
+        (gradient,) = torch.autograd.grad(loss, points)
+        attacked = (images + 0.1 * gradient.sign()).clamp(0, 1)
+        optimiser.zero_grad()
+        nn.functional.cross_entropy(network(attacked), labels).backward()
+        optimiser.step()
+    return network.eval()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("threat", "epsilon", "attack"),
+    [(Linf, 0.12, "LinfPGD"), (L2, 0.8, "L2PGD")],
+    ids=["Linf", "L2"],
+)
+def test_pgd_breaks_at_least_as_many_images_as_foolboxs(model, threat, epsilon, attack):
+    images, labels = digits(600, 120).test.batch(slice(None))
+    ours, theirs = [], []
+    for seed in range(3):
+        search = PGD(steps=STEPS, relative_step=0.1)
+        generator = torch.Generator().manual_seed(seed)
+        found = search(goals.cross_entropy(model, labels), images, threat(epsilon), generator)
+        ours.append(int((model(found).argmax(1) != labels).sum()))
+        torch.manual_seed(seed)
+        judge = foolbox.PyTorchModel(model, bounds=(0, 1), device="cpu")
+        rival = getattr(foolbox.attacks, attack)(rel_stepsize=0.1, steps=STEPS)
+        _, points, broken = rival(judge, images, labels, epsilons=epsilon)
+        theirs.append(int(broken.sum()))
+        assert float((points - images).abs().max()) <= epsilon + 1e-6
+    assert 10 < sum(theirs) / 3 < 110  # the strength tells attacks apart
+    assert sum(ours) >= sum(theirs) - 3  # one image a seed: random starts differ
+
+
+@pytest.mark.slow
+def test_what_evaluation_counts_is_no_less_than_foolboxs_worst_point(model):
+    """At equal steps and starts, every visited point counts: never fewer than the last one."""
+    images, labels = digits(600, 120).test.batch(slice(None))
+    torch.manual_seed(0)
+    judge = foolbox.PyTorchModel(model, bounds=(0, 1), device="cpu")
+    rival = foolbox.attacks.LinfPGD(rel_stepsize=0.1, steps=STEPS)
+    _, _, broken = rival(judge, images, labels, epsilons=0.12)
+    watched = goals.Watched(model, labels, losses.margin)
+    search = PGD(steps=STEPS, relative_step=0.1, keep="best")
+    search(watched, images, Linf(0.12), torch.Generator().manual_seed(0))
+    assert int(watched.broken.sum()) >= int(broken.sum())
