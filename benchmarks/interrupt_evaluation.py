@@ -21,8 +21,8 @@ from typing import Any
 from equipoise import runs
 
 SETTINGS = (
-    *("--images", "64", "--suite", "quick", "standard", "adaptive"),
-    *("--steps", "10", "--batch-size", "16"),
+    *("--images", "32", "--suite", "quick", "adaptive", "--no-self-checks"),
+    *("--steps", "10", "--batch-size", "8"),
 )
 
 

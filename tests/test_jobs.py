@@ -8,7 +8,7 @@ import tiny
 from equipoise import jobs, judge, load, runs
 from equipoise.data import Cifar10, Digits
 from equipoise.evaluation import profile
-from equipoise.models import AdaptiveNetwork, save
+from equipoise.models import AdaptiveNetwork, conditioned, save
 from equipoise.models.folder import ModelFolderError, read_config
 from equipoise.recipes import Evaluation, to_json
 
@@ -252,3 +252,21 @@ def test_a_model_that_names_no_validation_images_is_refused_for_them(tmp_path, d
     save(model, tmp_path, {"dataset": {"kind": "Digits"}})
     with pytest.raises(ValueError, match="does not say which validation images"):
         jobs.evaluate(tmp_path, evaluation=replace(QUICK, part="validation"), dataset=data)
+
+
+def test_a_conditional_network_is_evaluated_at_each_preference(tmp_path, data):
+    network = conditioned(tiny.wide_resnet(), preferences=(0.0, 1.0), size=4)
+    save(network, tmp_path / "oat", {"name": "oat", "seed": 0})
+    found = {}
+    for preference in (None, 0.0):
+        found[preference], path = jobs.evaluate(
+            tmp_path / "oat", evaluation=QUICK, dataset=data, preference=preference
+        )
+        assert path.exists()
+    assert [found[p]["model"] for p in (None, 0.0)] == ["oat@1", "oat@0"]
+    assert len(list((tmp_path / "oat" / "records").iterdir())) == 2
+
+
+def test_a_plain_network_takes_no_preference(trained, data):
+    with pytest.raises(ValueError, match="takes no preference"):
+        jobs.evaluate(trained, evaluation=QUICK, dataset=data, preference=0.5)

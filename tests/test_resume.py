@@ -11,6 +11,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import numpy
 import pytest
 
 import tiny
@@ -139,6 +140,25 @@ def test_adamw_resumes_to_the_same_bits_too(tmp_path, monkeypatch, data, place):
     recipe = tiny.recipe("standard_digits")
     schedule = replace(recipe.method.schedule, optimiser="adamw", learning_rate=1e-2)
     recipe = replace(recipe, method=replace(recipe.method, schedule=schedule))
+    jobs.train(recipe, tmp_path / "whole", dataset=data)
+    killed_at(monkeypatch, os, "replace", place)
+    with pytest.raises(Killed):
+        jobs.train(recipe, tmp_path / "cut", dataset=data)
+    monkeypatch.undo()
+    jobs.train(recipe, tmp_path / "cut", dataset=data, resume=True)
+    assert weights(tmp_path / "cut") == weights(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("place", [7, 12, 17])
+def test_every_switch_of_the_loop_at_once_resumes_to_the_same_bits(
+    tmp_path, monkeypatch, data, place
+):
+    extra = tmp_path / "extra.npz"
+    pixels = data.test.images.permute(0, 2, 3, 1).numpy()
+    numpy.savez(extra, image=pixels, label=data.test.labels.numpy())
+    recipe = small()
+    switches = {"averaging": "swa", "awp_gamma": 0.01, "extra": extra, "alarms": True}
+    recipe = replace(recipe, loop=replace(recipe.loop, **switches))
     jobs.train(recipe, tmp_path / "whole", dataset=data)
     killed_at(monkeypatch, os, "replace", place)
     with pytest.raises(Killed):

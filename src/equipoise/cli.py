@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
 
@@ -73,6 +74,7 @@ def evaluate(
     data: Path | None = None,
     surrogates: tuple[str, ...] = (),
     logits: str | None = None,
+    preferences: tuple[float, ...] = (),
     search_precision: Literal["32-true", "bf16-mixed"] = "32-true",
     self_checks: bool = True,
     workers: int = 1,
@@ -97,6 +99,7 @@ def evaluate(
         data: Folder of the data set, if it lies elsewhere here.
         surrogates: Models that the suite transfer attacks in the model's place.
         logits: Which part of the model's answer holds the logits: a key, a place, or binary.
+        preferences: For OAT's networks: evaluate at each of these lambdas; one record each.
         search_precision: Of the searches; scores are float32 always.
         self_checks: Look for signs that the score is too good.
         workers: Processes among which batches of images are shared out.
@@ -117,7 +120,7 @@ def evaluate(
     records, paths = [], []
     with Terminal(_console) as terminal:
         source = jobs.named_source(dataset, data) if dataset is not None else None
-        for model in models:
+        for model, preference in product(models, preferences or (None,)):
             record, path = jobs.evaluate(
                 model,
                 changes=changes,
@@ -127,6 +130,7 @@ def evaluate(
                 batch_size=batch_size,
                 surrogates=surrogates,
                 logits=logits,
+                preference=preference,
                 search_precision=search_precision,
                 checks=self_checks,
                 workers=workers,

@@ -77,6 +77,96 @@ def dlr(predict: Predict, labels: Labels) -> Goal:
     return lambda images: losses.dlr(predict(images), labels)
 
 
+def kl_divergence(predict: Predict, clean: Images) -> Goal:
+    """Climb the KL divergence from the prediction at the clean images.
+
+    The clean prediction is made once, when the goal is first called, so that it sees the mode in
+    which the network is attacked.
+
+    Returns:
+        The goal of TRADES' training attack. It is flat at the clean images themselves: a search
+        has to begin beside them.
+    """
+    reference: list[Logits] = []
+
+    def goal(images: Images) -> PerImage:
+        if not reference:
+            with torch.no_grad():
+                reference.append(predict(clean))
+        return losses.kl_divergence(predict(images), reference[0])
+
+    return goal
+
+
+class Friendly:
+    """A goal that lets an image go soon after the search has crossed the decision boundary.
+
+    It counts at how many of the visited points an image was misclassified. The image is done at the
+    first point that brings the count above ``tau``: ``tau`` steps after the first misclassified
+    one, where the search does not cross back. That point is what is ``found``.
+
+    Args:
+        predict: Images to logits.
+        clean: The images under attack.
+        labels: ``(batch,)``.
+        climb: Makes the goal to climb, as ``climb(predict, clean, labels)``; it calls its
+            ``predict`` at the visited points last. Made anew for the images that are left, so one
+            that begins with the clean images predicts them again then.
+        tau: Further steps, 0 or more.
+
+    Source:
+        Zhang et al. 2020 (FAT), Algorithm 1.
+    """
+
+    def __init__(
+        self,
+        predict: Predict,
+        clean: Images,
+        labels: Labels,
+        climb: Callable[[Predict, Images, Labels], Goal],
+        tau: int,
+    ) -> None:
+        self.predict, self.clean, self.labels = predict, clean, labels
+        self.climb, self.tau = climb, tau
+        self.goal = climb(self._recorded, clean, labels)
+        self.rows = torch.arange(len(labels), device=labels.device)
+        self.root = self
+        self._logits: Logits | None = None
+        self._misses = torch.zeros_like(labels)
+        self._images = torch.zeros_like(clean)
+
+    def __call__(self, images: Images, /) -> PerImage:
+        """The goal at ``images``, taking note of what is misclassified there."""
+        value = self.goal(images)
+        assert self._logits is not None, "the goal did not call its predict"
+        wrong = self._logits.argmax(dim=1) != self.labels
+        self.root._misses[self.rows[wrong]] += 1
+        enough = wrong & (self.root._misses[self.rows] == self.tau + 1)
+        self.root._images[self.rows[enough]] = images.detach()[enough]
+        return value
+
+    @property
+    def done(self) -> Bool[Tensor, " batch"]:
+        """Whether each image was misclassified at more than ``tau`` points."""
+        return self.root._misses[self.rows] > self.tau
+
+    def found(self, images: Images) -> Images:
+        """``images`` with the point where the search stopped in place of each that is done."""
+        done = self.done[:, None, None, None]
+        return torch.where(done, self.root._images[self.rows], images)
+
+    def narrowed(self, rows: Int[Tensor, " rows"]) -> "Friendly":
+        """The same goal for some of the images; what it finds is noted here too."""
+        part = Friendly(self.predict, self.clean[rows], self.labels[rows], self.climb, self.tau)
+        part.rows, part.root = self.rows[rows], self.root
+        return part
+
+    def _recorded(self, images: Images) -> Logits:
+        logits = self.predict(images)
+        self._logits = logits.detach()
+        return logits
+
+
 class Watched:
     """A goal that remembers the first misclassified point of every image.
 

@@ -164,7 +164,7 @@ def _claim(folder: Path, content: Any, resume: bool) -> None:
             f"{folder} already holds a run. Go on with it by --resume, or choose another folder "
             "with --out."
         )
-    before = runs.read_json(stored)
+    before = _of_this_version(runs.read_json(stored))
     if before != content:
         changed = ", ".join(_differences(before, content)) or "its fields"
         raise runs.RunError(
@@ -172,6 +172,14 @@ def _claim(folder: Path, content: Any, resume: bool) -> None:
             f"with --out, or go on with the stored one: equipoise train {stored} --out {folder} "
             "--resume."
         )
+
+
+def _of_this_version(content: Any) -> Any:
+    """A stored recipe with the fields that came later, at their defaults."""
+    try:
+        return to_json(from_json(content))
+    except ValueError:
+        return content
 
 
 def _differences(before: Any, after: Any, path: str = "") -> list[str]:

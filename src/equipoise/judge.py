@@ -25,7 +25,7 @@ from equipoise.evaluation import (
 from equipoise.evaluation.self_checks import self_checks
 from equipoise.evaluation.suites import Suite
 from equipoise.methods.stage import THREATS
-from equipoise.models import load
+from equipoise.models import Conditional, load
 from equipoise.models.folder import read_config
 from equipoise.models.foreign import LogitsOf, is_foreign, load_foreign
 from equipoise.recipes import Evaluation, from_json, to_json
@@ -44,6 +44,7 @@ def evaluate(
     batch_size: int = 256,
     surrogates: Sequence[Path | str] = (),
     logits: str | None = None,
+    preference: float | None = None,
     search_precision: Literal["32-true", "bf16-mixed"] = "32-true",
     checks: bool = True,
     workers: int = 1,
@@ -65,6 +66,7 @@ def evaluate(
         batch_size: Images attacked at once.
         surrogates: Models that the suite ``transfer`` attacks in this one's place.
         logits: Which part of the model's answer holds the logits.
+        preference: For a conditional network (OAT), the lambda to fix; its default if not given.
         search_precision: Of the searches; scores are float32 always.
         checks: Run the self-checks.
         workers: Processes among which batches of images are shared out.
@@ -81,6 +83,7 @@ def evaluate(
     """
     reporter = reporter or Silent()
     network, card, name, place = _find(str(model), logits)
+    network, name = _at(network, name, preference)
     if evaluation is None:
         evaluation = _settings(card, str(model), changes or {})
     elif changes:
@@ -139,7 +142,16 @@ def evaluate(
         parameters=sum(parameter.numel() for parameter in network.parameters()),
         extra=extra,
     )
-    path = place / "records" / _record_name(record, card, evaluation, seed, surrogates)
+    settings = [
+        to_json(evaluation),
+        seed,
+        batch_size,
+        search_precision,
+        logits,
+        *map(str, surrogates),
+    ]
+    usual = [card.get("evaluation"), 0, 256, "32-true", None]
+    path = place / "records" / _record_name(record, settings, usual)
     runs.write_json(path, record)
     return record, path
 
@@ -176,7 +188,7 @@ def source_of(card: dict[str, Any], data: Path | None) -> DataSource:
 def _find(model: str, logits: str | None) -> tuple[nn.Module, dict[str, Any], str, Path]:
     """The network, its card, its name, and the folder that gets the record."""
     if is_foreign(model):
-        name = Path(model).stem if Path(model).is_file() else model.replace(":", ".")
+        name = Path(model).name if Path(model).is_file() else model.replace(":", ".")
         return LogitsOf(load_foreign(model), logits).eval(), {}, name, Path("runs") / name
     folder = Path(model)
     place = folder / "model" if (folder / "model").is_dir() else folder
@@ -186,6 +198,16 @@ def _find(model: str, logits: str | None) -> tuple[nn.Module, dict[str, Any], st
         network = LogitsOf(network, logits).eval()
     home = place.parent if place.name == "model" else place
     return network, card, card.get("name", place.name), home
+
+
+def _at(network: nn.Module, name: str, preference: float | None) -> tuple[nn.Module, str]:
+    """A conditional network at one preference, which its name then says."""
+    if isinstance(network, Conditional):
+        preference = network.default if preference is None else preference
+        return network.at(preference), f"{name}@{preference:g}"
+    if preference is not None:
+        raise ValueError(f"{name} takes no preference; only conditional networks (OAT) do.")
+    return network, name
 
 
 def _settings(card: dict[str, Any], model: str, changes: Mapping[str, Any]) -> Evaluation:
@@ -261,17 +283,9 @@ def _checked(
     return [asdict(finding) for finding in findings]
 
 
-def _record_name(
-    record: dict[str, Any],
-    card: dict[str, Any],
-    evaluation: Evaluation,
-    seed: int,
-    surrogates: Sequence[Path | str],
-) -> str:
-    settings = to_json(evaluation)
-    name = f"{record['model']}__seed{card.get('seed', 0)}"
-    if seed or settings != card.get("evaluation") or surrogates:
-        # Another evaluation never replaces this one.
-        text = json.dumps([settings, *map(str, surrogates)])
-        name += f"__{derive_seed(seed, text) % 16**6:06x}"
+def _record_name(record: dict[str, Any], settings: list[Any], usual: list[Any]) -> str:
+    """Another evaluation of the same model never replaces the usual one."""
+    name = f"{record['model']}__seed{record['training_seed'] or 0}"
+    if settings != usual:
+        name += f"__{derive_seed(0, json.dumps(settings)) % 16**6:06x}"
     return f"{name}.json"

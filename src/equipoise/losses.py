@@ -29,6 +29,59 @@ def cross_entropy(logits: Logits, labels: Labels, label_smoothing: float = 0.0) 
     )
 
 
+def soft_cross_entropy(logits: Logits, targets: Float[Tensor, "batch classes"]) -> PerImage:
+    """Cross-entropy against a distribution over the classes.
+
+    Args:
+        logits: Unnormalised scores.
+        targets: Probabilities; each row sums to 1.
+
+    Returns:
+        ``(batch,)``, not reduced.
+    """
+    return functional.cross_entropy(logits.float(), targets.float(), reduction="none")
+
+
+def kl_divergence(logits: Logits, reference: Logits) -> PerImage:
+    """How far a prediction is from a reference: ``sum_c p_c (log p_c - log q_c)``.
+
+    Both are taken in log space, so that value and gradient stay finite where a probability is 0 in
+    float32. (With a target of probabilities, torch's own gradient is NaN there.)
+
+    Args:
+        logits: Of q, the prediction.
+        reference: Logits of p, what it should be; the gradient flows to them as well.
+
+    Returns:
+        ``(batch,)``, 0 or more up to rounding; 0 where both predictions are the same.
+
+    Source:
+        TRADES, Zhang et al. 2019, Eq. (5), with the KL divergence in place of phi.
+    """
+    ours, wanted = (each.float().log_softmax(dim=1) for each in (logits, reference))
+    terms = functional.kl_div(ours, wanted, reduction="none", log_target=True)
+    return terms.sum(dim=1)
+
+
+def boosted_cross_entropy(logits: Logits, labels: Labels) -> PerImage:
+    """MART's BCE: cross-entropy plus a margin term, ``-log p_y - log(1 - max_{j != y} p_j)``.
+
+    Args:
+        logits: Unnormalised scores.
+        labels: Class indices.
+
+    Returns:
+        ``(batch,)``; the margin term is at most 9.21, since 1.0001 stands for the 1 under its log.
+
+    Source:
+        Wang et al. 2020, Eq. (8); the 1.0001 and the 1e-12 are of their code.
+    """
+    logits = logits.float()
+    wrong = logits.scatter(1, labels[:, None], float("-inf")).argmax(dim=1, keepdim=True)
+    likeliest = logits.softmax(dim=1).gather(1, wrong).squeeze(1)
+    return cross_entropy(logits, labels) - torch.log(1.0001 - likeliest + 1e-12)
+
+
 def margin(logits: Logits, labels: Labels) -> PerImage:
     """Largest wrong logit minus the label's logit; positive exactly where misclassified.
 

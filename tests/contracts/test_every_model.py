@@ -13,6 +13,7 @@ from equipoise.models import (
     FusedBatchNorm2d,
     WideResNet,
     attack_mode,
+    conditioned,
     fuse,
     load,
     save,
@@ -41,6 +42,7 @@ MODELS = {
     "adaptive_input": partial(adaptive, "input"),
     "adaptive_stem": partial(adaptive, "stem"),
     "adaptive_per_norm": partial(adaptive, "per_norm"),
+    "conditional": lambda: conditioned(wide_resnet(), size=8),
     "stack": lambda: FeatureStack([wide_resnet(), wide_resnet("silu")], classes=3),
     "stack_of_adaptive": lambda: FeatureStack([adaptive("stem"), wide_resnet()], classes=3),
 }

@@ -1,16 +1,44 @@
 """What every objective promises. A new objective is one line below."""
 
+import json
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
 
-from equipoise.objectives import PGDAT, Standard
+from equipoise.objectives import (
+    AVM,
+    FAT,
+    IAT,
+    LBGAT,
+    MART,
+    PGDAT,
+    TLA,
+    TRADES,
+    Accompanied,
+    AnyObjective,
+    Objective,
+    Standard,
+)
+from equipoise.recipes import from_json, to_json
 
 OBJECTIVES = [
     Standard(),
     Standard(label_smoothing=0.1),
     PGDAT(),
     PGDAT(label_smoothing=0.1),
+    TRADES(),
+    TRADES(beta=1.0),
+    MART(),
+    IAT(),
+    FAT(),
+    FAT(over=TRADES(beta=2.0), tau=1),
+    FAT(over=MART(), tau=3),
+    TLA(),
+    LBGAT(),
+    LBGAT(beta=6.0),
+    AVM(),
 ]
 
 every_objective = pytest.mark.parametrize("objective", OBJECTIVES, ids=repr)
@@ -19,26 +47,58 @@ batches_and_classes = pytest.mark.parametrize(
 )
 
 
+class Scaled(nn.Module):
+    """A network whose logits are so many times as large."""
+
+    def __init__(self, network: nn.Module, size: float = 1.0) -> None:
+        super().__init__()
+        self.network, self.size = network, size
+
+    def forward(self, images: torch.Tensor, branch: int = 0) -> torch.Tensor:
+        return self.size * self.network(images)
+
+
+def make_network(classes: int = 10, seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, classes))
+
+
+def alone(objective, teacher: nn.Module):
+    """The objective, beside a teacher if it needs one."""
+    return objective.beside(teacher) if isinstance(objective, Accompanied) else objective
+
+
 @pytest.fixture
 def setup(generator):
-    def make(batch=4, classes=10):
-        torch.manual_seed(0)
-        network = nn.Sequential(
-            nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, classes)
-        )
+    def make(objective, batch=4, classes=10):
+        network = make_network(classes)
         clean = torch.rand(batch, 3, 8, 8, generator=generator)
         noise = 0.05 * torch.randn(clean.shape, generator=generator)
         labels = torch.randint(classes, (batch,), generator=generator)
-        return network, clean, (clean + noise).clamp(0, 1), labels
+        ready = alone(objective, make_network(classes, seed=1))
+        return ready, network, clean, (clean + noise).clamp(0, 1), labels
 
     return make
 
 
+def losses_of(objective, predict_clean, predict_adversarial, clean, adversarial, labels):
+    generator = torch.Generator().manual_seed(7)
+    return objective.losses(
+        predict_clean, predict_adversarial, clean, adversarial, labels, generator
+    )
+
+
+@every_objective
+def test_it_is_an_objective_alone_or_beside_its_companion(objective):
+    assert isinstance(alone(objective, make_network()), Objective)
+    assert isinstance(objective, Objective) != isinstance(objective, Accompanied)
+
+
 @every_objective
 @batches_and_classes
-def test_losses_are_one_finite_number_an_image(objective, batch, classes, setup, generator):
-    network, clean, adversarial, labels = setup(batch, classes)
-    terms = objective.losses(network, network, clean, adversarial, labels, generator)
+def test_losses_are_one_finite_number_an_image(objective, batch, classes, setup):
+    objective, network, *batch_of = setup(objective, batch, classes)
+    terms = losses_of(objective, network, network, *batch_of)
     assert "loss" in terms
     for value in terms.values():
         assert value.shape == (batch,)
@@ -47,21 +107,20 @@ def test_losses_are_one_finite_number_an_image(objective, batch, classes, setup,
 
 @every_objective
 @batches_and_classes
-def test_gradient_reaches_every_parameter(objective, batch, classes, setup, generator):
-    network, clean, adversarial, labels = setup(batch, classes)
-    terms = objective.losses(network, network, clean, adversarial, labels, generator)
+def test_gradient_reaches_every_parameter(objective, batch, classes, setup):
+    objective, network, *batch_of = setup(objective, batch, classes)
+    terms = losses_of(objective, network, network, *batch_of)
     terms["loss"].mean().backward()
     for parameter in network.parameters():
         assert parameter.grad.abs().max() > 0
 
 
 @every_objective
-def test_a_step_downhill_lowers_the_loss(objective, setup, generator):
-    network, clean, adversarial, labels = setup()
+def test_a_step_downhill_lowers_the_loss(objective, setup):
+    objective, network, *batch_of = setup(objective)
 
     def loss():
-        terms = objective.losses(network, network, clean, adversarial, labels, generator)
-        return terms["loss"].mean()
+        return losses_of(objective, network, network, *batch_of)["loss"].mean()
 
     before = loss()
     before.backward()
@@ -73,14 +132,13 @@ def test_a_step_downhill_lowers_the_loss(objective, setup, generator):
 
 @every_objective
 @pytest.mark.parametrize("size", [1e4, 1e30])
-def test_saturated_logits_are_no_nan(objective, size, setup, generator):
-    network, clean, adversarial, labels = setup()
+def test_saturated_logits_are_no_nan(objective, size, setup):
+    squared = isinstance(objective, LBGAT)  # the distance of logits is their square
+    size = min(size, 1e15) if squared else size
+    objective, network, clean, adversarial, labels = setup(objective)
     clean, adversarial = clean.requires_grad_(True), adversarial.requires_grad_(True)
-
-    def predict(images):
-        return size * network(images)
-
-    loss = objective.losses(predict, predict, clean, adversarial, labels, generator)["loss"]
+    predict = Scaled(network, size)
+    loss = losses_of(objective, predict, predict, clean, adversarial, labels)["loss"]
     (loss / size).sum().backward()
     assert loss.isfinite().all()
     for tensor in (*network.parameters(), clean, adversarial):
@@ -90,7 +148,7 @@ def test_saturated_logits_are_no_nan(objective, size, setup, generator):
 @every_objective
 @batches_and_classes
 def test_its_goal_is_one_number_an_image_that_depends_on_it_alone(objective, batch, classes, setup):
-    network, clean, adversarial, labels = setup(batch, classes)
+    objective, network, clean, adversarial, labels = setup(objective, batch, classes)
     adversarial.requires_grad_(True)
     value = objective.goal(network, clean, labels)(adversarial)
     (gradient,) = torch.autograd.grad(value[-1], adversarial)
@@ -101,43 +159,81 @@ def test_its_goal_is_one_number_an_image_that_depends_on_it_alone(objective, bat
 
 
 @every_objective
+def test_its_goal_predicts_nothing_before_the_search_runs(objective, setup):
+    objective, network, clean, _, labels = setup(objective)
+    network.register_forward_hook(lambda *_: pytest.fail("called before the attack's mode is set"))
+    objective.goal(network, clean, labels)
+
+
+@every_objective
 def test_same_generator_gives_the_same_losses(objective, setup):
-    network, clean, adversarial, labels = setup()
-    first, second = (
-        objective.losses(
-            network, network, clean, adversarial, labels, torch.Generator().manual_seed(7)
-        )
-        for _ in range(2)
-    )
+    objective, network, *batch_of = setup(objective)
+    first, second = (losses_of(objective, network, network, *batch_of) for _ in range(2))
     torch.testing.assert_close(first, second, rtol=0, atol=0)
 
 
 @every_objective
-def test_without_an_attack_only_clean_images_count(objective, setup, generator):
-    network, clean, adversarial, labels = setup()
-    other = objective.losses(network, network, clean, adversarial, labels, generator)["loss"]
-    same = objective.losses(network, network, clean, clean, labels, generator)["loss"]
+def test_the_global_generator_is_left_alone(objective, setup):
+    objective, network, *batch_of = setup(objective)
+    before = torch.random.get_rng_state()
+    losses_of(objective, network, network, *batch_of)
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+@every_objective
+def test_without_an_attack_only_clean_images_count(objective, setup):
+    objective, network, clean, adversarial, labels = setup(objective)
+    other = losses_of(objective, network, network, clean, adversarial, labels)["loss"]
+    same = losses_of(objective, network, network, clean, clean, labels)["loss"]
     assert torch.equal(other, same) == (not objective.attacks)
 
 
 @every_objective
-def test_clean_and_adversarial_images_go_through_their_own_function(objective, setup, generator):
-    network, clean, adversarial, labels = setup()
-    seen = []
+def test_clean_and_adversarial_images_go_through_their_own_function(objective, setup):
+    objective, network, clean, adversarial, labels = setup(objective)
+    seen: dict[str, list[torch.Tensor]] = {"clean": [], "adversarial": []}
 
-    def predict_clean(images):
-        seen.append(("clean", images))
-        return network(images)
+    def recorder(name: str) -> nn.Module:
+        wrapped = Scaled(network)
+        wrapped.register_forward_pre_hook(lambda _, inputs: seen[name].append(inputs[0]))
+        return wrapped
 
-    def predict_adversarial(images):
-        seen.append(("adversarial", images))
-        return network(images)
+    through = recorder("clean"), recorder("adversarial")
+    losses_of(objective, *through, clean, adversarial, labels)
+    assert objective.attacks == bool(seen["adversarial"])
+    # What goes through the clean function does not change with the adversarial images.
+    before = list(seen["clean"])
+    seen["clean"].clear()
+    losses_of(objective, *through, clean, torch.zeros_like(clean), labels)
+    for images, again in zip(before, seen["clean"], strict=True):
+        assert torch.equal(images, again)
+    # Every batch that goes through the adversarial function does.
+    assert not any(torch.equal(images, clean) for images in seen["adversarial"])
 
-    objective.losses(predict_clean, predict_adversarial, clean, adversarial, labels, generator)
-    assert seen
-    for name, images in seen:
-        assert torch.equal(images, clean if name == "clean" else adversarial)
-    assert objective.attacks == ("adversarial" in dict(seen))
+
+@every_objective
+def test_a_partial_of_a_network_will_do(objective, setup):
+    """AFA gives partials, which name a branch."""
+    objective, network, *batch_of = setup(objective)
+    wrapped = partial(Scaled(network), branch=0)
+    found = losses_of(objective, wrapped, wrapped, *batch_of)
+    torch.testing.assert_close(found, losses_of(objective, network, network, *batch_of))
+
+
+@every_objective
+def test_what_is_joinable_treats_each_image_alone(objective, setup):
+    objective, network, clean, adversarial, labels = setup(objective, batch=6)
+    if not objective.joinable:
+        pytest.skip("AFA trains its branches one after the other")
+    whole = losses_of(objective, network, network, clean, adversarial, labels)["loss"]
+    half = losses_of(objective, network, network, clean[:3], adversarial[:3], labels[:3])["loss"]
+    torch.testing.assert_close(whole[:3], half)
+
+
+@every_objective
+def test_its_start_is_the_methods_or_small_noise(objective, setup):
+    noise = setup(objective)[0].start_noise
+    assert noise is None or 0 < noise < 1 / 255
 
 
 @every_objective
@@ -145,3 +241,9 @@ def test_two_with_the_same_settings_are_equal_and_frozen(objective):
     assert objective == type(objective)(**vars(objective))
     with pytest.raises(AttributeError, match="cannot assign"):
         objective.label_smoothing = 0.5
+
+
+@every_objective
+def test_it_goes_through_json_and_back(objective):
+    text = json.dumps(to_json(objective), allow_nan=False)
+    assert from_json(json.loads(text), AnyObjective) == objective

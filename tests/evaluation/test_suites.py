@@ -9,7 +9,7 @@ from equipoise.evaluation import SearchAttack, suites_for
 from equipoise.evaluation.suites import GATE_RATIOS
 from equipoise.goals import Watched
 from equipoise.losses import cross_entropy
-from equipoise.models import FeatureStack, fuse, with_branches
+from equipoise.models import FeatureStack, conditioned, fuse, with_branches
 from equipoise.threat import Linf
 from tiny import images_and_labels, linear, wide_resnet
 
@@ -236,9 +236,7 @@ class NoGradients(nn.Module):
 
 def test_a_model_without_gradients_meets_the_attacks_that_need_none():
     suites = suites_for(NoGradients(), ("quick", "standard"), classes=10)
-    assert [(s.name, [a.name for a in s.attacks]) for s in suites] == [
-        ("standard", ["square-500"])
-    ]
+    assert [(s.name, [a.name for a in s.attacks]) for s in suites] == [("standard", ["square-500"])]
     with pytest.raises(ValueError, match="gives no gradients, and the suites quick need them"):
         suites_for(NoGradients(), ("quick",), classes=10)
 
@@ -278,3 +276,14 @@ def test_the_point_where_a_search_ends_counts_though_the_search_never_looked_at_
     found = suite.attacks[0].run(model, images, labels, Linf(0.4), generator())
     assert found.broken.all()
     assert torch.equal(labels_of(model, found.images), 1 - labels)
+
+
+def test_a_conditional_network_is_attacked_from_its_other_preferences():
+    network = conditioned(wide_resnet(), preferences=(0.0, 0.5, 1.0), size=4).eval()
+    (suite,) = suites_for(network.at(0.5), ("adaptive",), classes=10, steps=2)
+    assert [attack.name for attack in suite.attacks] == ["preference-0", "preference-1"]
+    images, _ = images_and_labels(3)
+    with torch.no_grad():
+        there = suite.attacks[0].source(images)
+        assert torch.equal(there, network(images, preference=0.0))
+        assert not torch.equal(there, network.at(0.5)(images))

@@ -4,7 +4,7 @@ import torch
 from equipoise import losses
 from equipoise.methods import SingleNetwork, adversarial_training
 from equipoise.methods.adversarial_training import NetworkTask
-from equipoise.objectives import PGDAT, Standard
+from equipoise.objectives import PGDAT, TRADES, Standard
 from tiny import ATTACK, SCHEDULE, images_and_labels, linear, wide_resnet
 
 
@@ -13,7 +13,7 @@ def attacks(monkeypatch):
     """Every attack that a step runs, as (epsilon, images); each turns the images black."""
     seen = []
 
-    def spy(module, goal, clean, epsilon, attack, norm, generator):
+    def spy(module, goal, clean, epsilon, attack, norm, generator, *, start_noise, progress):
         seen.append((epsilon, clean))
         return torch.zeros_like(clean)
 
@@ -67,3 +67,68 @@ def test_the_attack_raises_the_loss():
     clean = mean_loss(network).item()
     attacked = step(NetworkTask(network, PGDAT(), 0.1, ATTACK, "Linf"))["loss"].item()
     assert attacked > clean
+
+
+def test_the_objectives_start_and_how_far_training_is_reach_the_attack(monkeypatch):
+    seen = []
+
+    def spy(module, goal, clean, *rest, **settings):
+        seen.append(settings)
+        return clean
+
+    monkeypatch.setattr(adversarial_training, "attacked", spy)
+    images, labels = images_and_labels()
+    for objective in (PGDAT(), TRADES()):
+        task = NetworkTask(linear(), objective, 0.1, ATTACK, "Linf")
+        task(images, labels, torch.Generator(), 0.25)
+    wanted = [{"start_noise": noise, "progress": 0.25} for noise in (None, 0.001)]
+    assert seen == wanted
+
+
+BUDGETS = (0.0, 0.05, 0.1)
+
+
+def drawn(attacks, seed=0, count=8, budgets=BUDGETS) -> torch.Tensor:
+    """The strengths of one step's images."""
+    task = NetworkTask(linear(), PGDAT(), 0.3, ATTACK, "Linf", random_budgets=budgets)
+    images, labels = images_and_labels(count)
+    task(images, labels, torch.Generator().manual_seed(seed), 0.0)
+    return attacks[-1][0]
+
+
+def test_random_budgets_are_drawn_evenly_for_each_image_at_each_step(attacks):
+    strengths = torch.stack([drawn(attacks, seed, count=60) for seed in range(20)])
+    assert strengths.shape == (20, 60)
+    for budget in BUDGETS:
+        share = torch.isclose(strengths, torch.tensor(budget)).float().mean()
+        assert share.item() == pytest.approx(1 / 3, abs=0.05)
+    assert not torch.equal(strengths[0], strengths[1])
+    assert torch.equal(drawn(attacks, seed=3), drawn(attacks, seed=3))
+
+
+def test_each_image_is_attacked_at_the_strength_that_was_drawn_for_it():
+    images, labels = images_and_labels()
+    network = linear()
+    task = NetworkTask(network, PGDAT(), 0.3, ATTACK, "Linf", random_budgets=BUDGETS)
+    seen = []
+    network.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach()))
+    task(images, labels, torch.Generator().manual_seed(0), 0.0)
+    distance = (seen[-1] - images).abs().amax(dim=(1, 2, 3))
+    nearest = (distance[:, None] - torch.tensor(BUDGETS)).abs().amin(dim=1)
+    torch.testing.assert_close(nearest, torch.zeros(8), rtol=0, atol=1e-6)
+    assert len(distance.round(decimals=3).unique()) == 3
+
+
+def test_random_budgets_leave_validation_at_the_methods_epsilon(attacks):
+    method = SingleNetwork(
+        objective=PGDAT(), epsilon=0.3, random_budgets=BUDGETS, attack=ATTACK, schedule=SCHEDULE
+    )
+    (stage,) = method.stages(linear)
+    assert stage.validation == (0.3,)
+    step(stage.build({}))
+    assert isinstance(attacks[0][0], torch.Tensor)
+
+
+def test_random_budgets_of_an_objective_without_an_attack_are_refused():
+    with pytest.raises(ValueError, match="random_budgets need an objective with an attack, got"):
+        SingleNetwork(objective=Standard(), epsilon=0.0, random_budgets=BUDGETS, schedule=SCHEDULE)

@@ -10,7 +10,7 @@ from equipoise.methods import AFA, Gate, afa
 from equipoise.methods.afa import BranchTask, GateTask
 from equipoise.models import fuse, with_branches
 from equipoise.models.weight_generator import WeightGenerator
-from equipoise.objectives import PGDAT, Standard
+from equipoise.objectives import AVM, FAT, IAT, MART, PGDAT, TLA, TRADES, Standard
 from tiny import ATTACK, SCHEDULE, fit_stage, images_and_labels, same, weights, wide_resnet
 
 STRENGTHS = (0.0, 0.05, 0.2)
@@ -56,9 +56,9 @@ def attacks(monkeypatch):
     """Every attack that a step runs: its goal, images and strengths."""
     seen, real = [], afa.attacked
 
-    def spy(module, goal, clean, epsilon, attack, norm, generator):
-        found = real(module, goal, clean, epsilon, attack, norm, generator)
-        seen.append({"goal": goal, "clean": clean, "epsilon": epsilon, "found": found})
+    def spy(module, goal, clean, epsilon, attack, norm, generator, **settings):
+        found = real(module, goal, clean, epsilon, attack, norm, generator, **settings)
+        seen.append({"goal": goal, "clean": clean, "epsilon": epsilon, "found": found} | settings)
         return found
 
     monkeypatch.setattr(afa, "attacked", spy)
@@ -106,7 +106,7 @@ def test_clean_images_go_through_branch_zero_and_strength_k_through_branch_k(att
 
 
 def test_a_step_moves_the_statistics_of_every_branch_and_of_each_by_its_own_images(monkeypatch):
-    def brighter(module, goal, clean, epsilon, attack, norm, generator):
+    def brighter(module, goal, clean, epsilon, *rest, **settings):
         return (clean * 0.2 + epsilon[:, None, None, None] * 3).clamp(0, 1)
 
     monkeypatch.setattr(afa, "attacked", brighter)
@@ -118,6 +118,74 @@ def test_a_step_moves_the_statistics_of_every_branch_and_of_each_by_its_own_imag
     assert all(int(norm.num_batches_tracked) == 1 for norm in norms)
     assert not torch.allclose(means[0], means[1])
     assert not torch.allclose(means[1], means[2])
+
+
+OBJECTIVES = [PGDAT(), TRADES(), IAT(), MART(), FAT(over=TRADES(), tau=1), TLA(), AVM()]
+every_objective = pytest.mark.parametrize("objective", OBJECTIVES, ids=repr)
+
+
+@every_objective
+def test_a_step_trains_every_branch_whatever_the_objective(objective):
+    task = BranchTask(branched(), method(objective=objective)).train()
+    terms = step(task)
+    assert set(terms) == {"loss", "loss_0", "loss_1", "loss_2"}
+    assert all(bool(term.isfinite()) for term in terms.values())
+    terms["loss"].backward()
+    for name, parameter in task.named_parameters():
+        assert parameter.grad is not None, name
+        assert bool(parameter.grad.any()), name
+
+
+@every_objective
+def test_training_mode_shows_a_branch_images_of_its_own_strength_alone(objective, monkeypatch):
+    """Every attack paints its images in the brightness of their strength."""
+
+    def paint(module, goal, clean, epsilon, *rest, **settings):
+        assert epsilon.shape == (len(clean),)
+        return epsilon[:, None, None, None].expand_as(clean)
+
+    monkeypatch.setattr(afa, "attacked", paint)
+    task, seen = BranchTask(branched(), method(objective=objective)).train(), []
+    task.network.register_forward_pre_hook(
+        lambda _, inputs, settings: seen.append((inputs[0], settings["branch"])), with_kwargs=True
+    )
+    # Black clean images: AVM's mixtures of clean and vertex stay between black and the vertex.
+    _, labels = images_and_labels()
+    task(torch.zeros(8, 1, 8, 8), labels, torch.Generator().manual_seed(0), 0.0)
+    through = {0: [], 1: [], 2: []}
+    for images, branch in seen:
+        paths = (branch,) if isinstance(branch, int) else branch
+        for path, group in zip(paths, images.chunk(len(paths)), strict=True):
+            through[path].append(group)
+    assert all(float(images.max()) <= TLA().noise + 1e-6 for images in through[0])
+    for path in (1, 2):
+        (images,) = through[path]
+        reach = objective.stretch if isinstance(objective, AVM) else 1.0
+        assert float(images.max()) <= STRENGTHS[path] * reach + 1e-6
+        if not isinstance(objective, AVM):
+            assert torch.allclose(images, torch.full_like(images, STRENGTHS[path]))
+
+
+def test_images_are_mixed_with_images_of_their_own_strength_one_branch_after_the_other(attacks):
+    step(BranchTask(branched(), method(objective=IAT())).train())
+    assert [attack["epsilon"].tolist() for attack in attacks] == [
+        pytest.approx([0.05] * 8),
+        pytest.approx([0.2] * 8),
+    ]
+    assert attacks[0]["start_noise"] is None
+
+
+def test_one_branch_after_the_other_is_attacked_before_any_of_them_is_trained(monkeypatch):
+    """So that no branch's statistics depend on which one came first."""
+    task, modes = BranchTask(branched(), method(objective=IAT())).train(), []
+    task.network.register_forward_hook(lambda *_: modes.append(task.network.training))
+    step(task)
+    assert modes == sorted(modes)
+
+
+def test_the_objectives_start_and_how_far_training_is_reach_the_attack(attacks):
+    step(BranchTask(branched(), method(objective=TRADES())), progress=0.25)
+    assert (attacks[0]["start_noise"], attacks[0]["progress"]) == (0.001, 0.25)
 
 
 def test_sum_is_k_times_mean():
@@ -228,7 +296,7 @@ def test_pairs_put_each_image_into_the_batch_clean_and_attacked(attacks):
 
 def test_detection_adds_the_cross_entropy_of_the_weight_with_targets_by_strength(monkeypatch):
     task = gate_task(pairs=True, detection=0.5, strengths=(0.05,)).eval()
-    monkeypatch.setattr(afa, "attacked", lambda module, goal, clean, *rest: clean)
+    monkeypatch.setattr(afa, "attacked", lambda module, goal, clean, *rest, **settings: clean)
     terms = step(task)
     images, labels = images_and_labels()
     logits, weight = task.network.logits_and_weight(images)

@@ -8,7 +8,7 @@ from equipoise import losses
 from equipoise.methods import AFS, afs
 from equipoise.methods.afs import MergerTask
 from equipoise.models import FeatureExtractor, FeatureStack, WideResNet, save
-from equipoise.objectives import PGDAT
+from equipoise.objectives import AVM, FAT, IAT, LBGAT, MART, PGDAT, TLA, TRADES
 from tiny import ATTACK, SCHEDULE, fit_stage, images_and_labels, linear, weights, wide_resnet
 
 
@@ -64,6 +64,25 @@ def test_the_plan_is_one_extractor_a_budget_and_then_the_merger():
 def test_each_extractor_is_attacked_at_its_own_budget():
     stages = method().stages(wide_resnet)
     assert [stage.build({}).epsilon for stage in stages[:2]] == [2 / 255, 0.1]
+
+
+@pytest.mark.parametrize(
+    "objective",
+    [PGDAT(), TRADES(), IAT(), MART(), FAT(over=MART(), tau=1), TLA(), LBGAT(), AVM()],
+    ids=repr,
+)
+def test_extractors_train_with_every_objective(objective):
+    stages = method(objective=objective).stages(wide_resnet)
+    built = {}
+    for stage in stages[:2]:
+        extractor = stage.build({}).train()
+        loss = step(extractor)["loss"]
+        loss.backward()
+        assert bool(loss.isfinite())
+        assert all(bool(p.grad.any()) for p in extractor.network.parameters() if p.ndim > 1)
+        built[stage.name] = extractor.outcome()
+    merger = stages[2].build(built)
+    assert bool(step(merger)["loss"].isfinite())
 
 
 def test_the_mergers_attack_goes_through_the_whole_stack(attacks):

@@ -1,19 +1,34 @@
+import pytest
 import torch
 
 from equipoise import goals
+from equipoise.attacks import PGD
 from equipoise.methods.stage import TrainingAttack
 from equipoise.methods.training_attack import attacked
+from equipoise.threat import L2, Linf
 from tiny import images_and_labels, same, weights, wide_resnet
 
 EPSILON = torch.tensor([0.0, 0.02, 0.05, 0.1] * 2)
 
 
-def attack(module, epsilon=EPSILON, norm="Linf", seed=0, **settings):
+def attack(
+    module, epsilon=EPSILON, norm="Linf", seed=0, start_noise=None, progress=1.0, **settings
+):
     images, labels = images_and_labels()
     goal = goals.cross_entropy(module, labels)
     search = TrainingAttack(**({"steps": 3, "relative_step": 0.5} | settings))
     generator = torch.Generator().manual_seed(seed)
-    return images, attacked(module, goal, images, epsilon, search, norm, generator)
+    return images, attacked(
+        module,
+        goal,
+        images,
+        epsilon,
+        search,
+        norm,
+        generator,
+        start_noise=start_noise,
+        progress=progress,
+    )
 
 
 def test_each_image_stays_within_its_own_epsilon_and_reaches_it():
@@ -68,3 +83,88 @@ def test_without_a_random_start_there_is_no_randomness():
     network = wide_resnet()
     first, other = (attack(network, seed=seed, random_start=False)[1] for seed in (1, 2))
     assert torch.equal(first, other)
+
+
+@pytest.mark.parametrize(
+    ("warm_up", "progress", "share"),
+    [
+        (0.5, 0.0, 0.0),
+        (0.5, 0.1, 0.2),
+        (0.5, 0.25, 0.5),
+        (0.5, 0.5, 1.0),
+        (0.5, 0.9, 1.0),
+        (1.0, 0.75, 0.75),
+        (0.0, 0.0, 1.0),
+    ],
+)
+@pytest.mark.parametrize("epsilon", [EPSILON, 0.1])
+def test_epsilon_rises_linearly_from_zero_while_it_warms_up(warm_up, progress, share, epsilon):
+    clean, found = attack(wide_resnet(), epsilon, warm_up=warm_up, progress=progress)
+    distance = (found - clean).abs().amax(dim=(1, 2, 3))
+    wanted = torch.as_tensor(epsilon).expand(8) * share
+    torch.testing.assert_close(distance, wanted, rtol=0, atol=1e-6)
+
+
+def test_who_does_not_say_how_far_training_is_attacks_at_full_strength():
+    images, labels = images_and_labels()
+    network, search = wide_resnet(), TrainingAttack(steps=2, warm_up=1.0)
+    goal = goals.cross_entropy(network, labels)
+    found = attacked(network, goal, images, 0.1, search, "Linf", torch.Generator())
+    assert float((found - images).abs().max()) == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.1, float("nan")])
+def test_a_warm_up_that_is_no_share_is_refused(share):
+    with pytest.raises(ValueError, match=r"warm_up must be a share of the steps in \[0, 1\], got"):
+        TrainingAttack(warm_up=share)
+
+
+def first_point(seed=0, **settings):
+    """Where a search of one strength begins."""
+    seen = []
+    network = wide_resnet()
+    network.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach().clone()))
+    clean, _ = attack(network, 0.1, seed=seed, steps=1, **settings)
+    return clean, seen[0]
+
+
+@pytest.mark.parametrize("random_start", [True, False])
+def test_the_objectives_start_goes_before_the_attacks_own(random_start):
+    clean, first = first_point(start_noise=0.001, random_start=random_start)
+    inside = (clean > 0.01) & (clean < 0.99)
+    moved = (first - clean)[inside]
+    assert moved.std().item() == pytest.approx(0.001, rel=0.15)
+    assert abs(moved.mean().item()) < 0.0002
+    assert moved.unique().numel() > 0.9 * moved.numel() ** 0.5
+
+
+def test_without_a_start_of_the_objectives_the_attacks_own_holds():
+    clean, first = first_point()
+    assert float((first - clean).abs().max()) > 0.05
+    clean, first = first_point(random_start=False)
+    assert torch.equal(first, clean)
+
+
+@pytest.mark.parametrize("threat", [Linf(0.0005), L2(0.001), Linf(torch.tensor([0.0, 0.1]))])
+def test_noise_is_projected_onto_the_threat(threat, generator):
+    seen = []
+    clean = torch.rand(2, 1, 4, 4, generator=generator)
+    goal = lambda images: seen.append(images.detach().clone()) or images.sum((1, 2, 3))  # noqa: E731
+    PGD(steps=1, relative_step=1.0, start_noise=0.01)(goal, clean, threat, generator)
+    torch.testing.assert_close(seen[0], threat.project(seen[0], clean))
+    assert bool((seen[0] - clean).any())
+
+
+def test_each_restart_draws_noise_of_its_own(generator):
+    seen = []
+    clean = torch.rand(2, 1, 4, 4, generator=generator)
+    goal = lambda images: seen.append(images.detach().clone()) or images.sum((1, 2, 3))  # noqa: E731
+    attack = PGD(steps=1, relative_step=1.0, random_start=False, start_noise=0.01, restarts=2)
+    attack(goal, clean, Linf(0.1), generator)
+    assert not torch.equal(seen[0], seen[2])  # each restart looks at its start and its end
+
+
+@pytest.mark.parametrize("noise", [0.0, -0.1, float("nan")])
+def test_noise_that_is_none_is_refused(noise):
+    with pytest.raises(ValueError, match=r"start_noise must be above 0, got .* random_start=False"):
+        PGD(steps=1, step_size=0.1, start_noise=noise)

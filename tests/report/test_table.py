@@ -7,7 +7,7 @@ from rich.console import Console
 
 from equipoise import runs
 from equipoise.report import fill_markers, markdown_table, rich_table
-from equipoise.report.table import caption, rows
+from equipoise.report.table import caption, fullest, rows
 
 RECORD = {
     "format": 1,
@@ -141,3 +141,12 @@ def test_markers_of_a_folder_without_records_are_refused(page):
 def test_reports_are_made_without_torch():
     code = "import equipoise.report, sys; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_of_several_evaluations_of_one_model_the_fullest_is_shown():
+    quick = RECORD | {"training_seed": 0, "suites": RECORD["suites"][:1]}
+    full = RECORD | {"training_seed": 0}
+    other = RECORD | {"training_seed": 1}
+    assert fullest([quick, full, other]) == [full, other]
+    _, body = rows([quick, full])
+    assert "(" not in body[0][1]  # one seed, no deviation

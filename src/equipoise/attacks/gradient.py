@@ -36,23 +36,27 @@ class PGD:
             is longer. Give this or ``relative_step``.
         relative_step: Length of a step as a multiple of epsilon.
         random_start: Begin at a random point of the threat rather than at the clean image.
+        start_noise: Begin at the clean image plus Gaussian noise of this deviation, in pixel units,
+            projected onto the threat; where it is given, ``random_start`` has no say.
         restarts: Independent searches; each image keeps the one whose goal is highest.
         keep: ``"last"`` returns each search's last point, as training does; ``"best"`` the point
             with the highest goal of all visited, the last one included (one more forward pass).
 
     Raises:
         ValueError: If a count is not positive, or not exactly one step length is given, or several
-            restarts would all start at the clean image.
+            restarts would all start at the clean image, or the noise is not above 0.
 
     Source:
         Madry et al. 2018, Sec. 2.1; AFS Eq. (4) with the sign it leaves out. Deviation from the
-        AFS code: ``step_size`` is cut to epsilon, and the pixel box holds at every step.
+        AFS code: ``step_size`` is cut to epsilon, and the pixel box holds at every step. The start
+        by noise is that of TRADES' code; deviation: it is projected, there only the later points.
     """
 
     steps: int
     step_size: float | None = None
     relative_step: float | None = None
     random_start: bool = True
+    start_noise: float | None = None
     restarts: int = 1
     keep: Literal["last", "best"] = "last"
 
@@ -69,7 +73,12 @@ class PGD:
         length = self.step_size if self.step_size is not None else self.relative_step
         if length is None or not length > 0:
             raise ValueError(f"a step must be longer than 0, got {length}.")
-        if self.restarts > 1 and not self.random_start:
+        if self.start_noise is not None and not self.start_noise > 0:
+            raise ValueError(
+                f"start_noise must be above 0, got {self.start_noise}. To begin at the clean "
+                "image, leave it None and set random_start=False."
+            )
+        if self.restarts > 1 and not self.random_start and self.start_noise is None:
             raise ValueError("restarts without random_start repeat one search; set random_start.")
 
     def __call__(
@@ -94,8 +103,7 @@ class PGD:
             images = work.clean.clone()
             if work.is_over():
                 break
-            if self.random_start:
-                images = work.threat.random_start(work.clean, generator)
+            images = self._start(work.threat, work.clean, generator)
             for _ in range(self.steps):
                 value, gradient = value_and_gradient(work.goal, images)
                 if self.keep == "best":
@@ -109,6 +117,12 @@ class PGD:
             if not work.is_over() and (self.keep == "best" or self.restarts > 1):
                 best = better(best, images, value_only(work.goal, images))
         return work.finish(best[0] if best else images)
+
+    def _start(self, threat: Threat, clean: Images, generator: torch.Generator) -> Images:
+        if self.start_noise is not None:
+            noise = torch.empty_like(clean).normal_(generator=generator)
+            return threat.project(clean + self.start_noise * noise, clean)
+        return threat.random_start(clean, generator) if self.random_start else clean.clone()
 
     def _step(self, threat: Threat, clean: Images) -> float | Tensor:
         epsilon = per_image(threat.epsilon, clean)

@@ -85,6 +85,7 @@ class SearchAttack:
         source: Climb the loss of this function's logits instead of the model's own, and carry the
             images found over to the model (a transfer attack).
         kappa: Of the loss ``"cw"``.
+        surrogate: Hash of the weights of a source that is another model.
     """
 
     name: str
@@ -95,6 +96,7 @@ class SearchAttack:
     joint: Joint | None = None
     source: Predict | None = None
     kappa: float | None = None
+    surrogate: str | None = None
 
     def run(
         self,
@@ -164,6 +166,8 @@ class SearchAttack:
             found["targets"] = self.targets
         if self.kappa is not None:
             found["kappa"] = self.kappa
+        if self.surrogate is not None:
+            found["surrogate"] = self.surrogate
         return found
 
     def _loss(self) -> Callable[..., PerImage]:

@@ -355,7 +355,9 @@ def _gate(probes: Probes) -> Finding | None:
         {"share": hits / count, "attacks": len(past)},
         good="attacks through the whole model find what attacks on its generator find.",
         bad="the gate decides: ordinary attacks are led astray by the generator, so quote no score "
-        "without the gate suite, and suspect that a better attack on it finds more.",
+        "without the suite adaptive, and suspect that a better attack on it finds more."
+        if past
+        else "not tested: run the suite adaptive too, which attacks the generator.",
     )
 
 

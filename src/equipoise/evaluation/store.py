@@ -118,7 +118,7 @@ class Store:
             costs[number] += value
 
 
-def unit_key(attack: dict[str, Any], norm: str, epsilon: float, seed: int) -> str:
+def unit_key(attack: dict[str, Any], norm: str, epsilon: float, seed: int, precision: str) -> str:
     """The name of an attack at a strength; attacks with the same settings share it.
 
     Args:
@@ -126,11 +126,12 @@ def unit_key(attack: dict[str, Any], norm: str, epsilon: float, seed: int) -> st
         norm: Geometry of the threat.
         epsilon: Strength.
         seed: Of the evaluation.
+        precision: Of the searches.
 
     Returns:
         A folder name.
     """
-    text = json.dumps([attack, norm, epsilon, seed], sort_keys=True)
+    text = json.dumps([attack, norm, epsilon, seed, precision], sort_keys=True)
     return f"{attack['name']}_{hashlib.sha256(text.encode()).hexdigest()[:12]}".replace("/", "_")
 
 
@@ -140,12 +141,27 @@ def fingerprint(model: nn.Module, split: Split) -> str:
     Returns:
         64 hexadecimal digits.
     """
+    found = _weights(model)
+    found.update(images_hash(split).encode())
+    digest: str = found.hexdigest()
+    return digest
+
+
+def weights_hash(model: nn.Module) -> str:
+    """A short hash of a model's kind and weights.
+
+    Returns:
+        12 hexadecimal digits.
+    """
+    return _weights(model).hexdigest()[:12]
+
+
+def _weights(model: nn.Module) -> Any:
     found = hashlib.sha256(repr(model).encode())
     for name, value in sorted(model.state_dict().items()):
         found.update(name.encode())
         found.update(value.detach().cpu().contiguous().numpy().tobytes())
-    found.update(images_hash(split).encode())
-    return found.hexdigest()
+    return found
 
 
 def images_hash(split: Split) -> str:

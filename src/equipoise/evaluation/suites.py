@@ -12,8 +12,10 @@ from equipoise import losses
 from equipoise.attacks import APGD, PGD, Square, fgsm
 from equipoise.evaluation.attack import Attack, Loss, SearchAttack
 from equipoise.evaluation.reference import PARTS, Reference
+from equipoise.evaluation.store import weights_hash
 from equipoise.goals import Predict
 from equipoise.models import AdaptiveNetwork, FeatureStack
+from equipoise.models.film import FixedPreference
 from equipoise.threat import Images
 
 SuiteName = Literal["quick", "paper", "standard", "autoattack", "adaptive", "transfer"]
@@ -59,7 +61,8 @@ def suites_for(
               Square; fewer steps than AutoAttack, more kinds.
             - ``"autoattack"``: the reference's four attacks at their original settings.
             - ``"adaptive"``: for a model with a weight generator, attacks that the generator is
-              part of; for a stack, attacks through and on its members; left out for others.
+              part of; for a stack, attacks through and on its members; for OAT's, attacks from
+              every other preference; left out for others.
             - ``"transfer"``: PGD on each surrogate.
         classes: Number of classes; with fewer than 4 the margin takes DLR's place.
         steps: Steps of each search of ``quick``, ``adaptive`` and ``transfer``, of epsilon / 4.
@@ -98,6 +101,8 @@ def suites_for(
             suites.append(Suite(name=name, attacks=_transfer(surrogates, steps)))
         elif isinstance(model, AdaptiveNetwork):
             suites.append(Suite(name=name, attacks=_adaptive_gate(model, steps)))
+        elif isinstance(model, FixedPreference):
+            suites.append(Suite(name=name, attacks=_adaptive_preference(model, steps)))
         elif isinstance(model, FeatureStack) and len(model.members) > 1:
             suites.append(Suite(name=name, attacks=_adaptive_stack(model, steps)))
     return suites if getattr(model, "gives_gradients", True) else _blind(suites)
@@ -259,6 +264,22 @@ class _Reweighted:
         return parts.sum(dim=0) + bias, (parts * shares).sum(dim=0) + bias, 0.0
 
 
+def _adaptive_preference(view: FixedPreference, steps: int) -> tuple[Attack, ...]:
+    """Every other preference as a source: norms and gradients differ between them."""
+    search = _search(steps)
+    return tuple(
+        SearchAttack(
+            name=f"preference-{other:g}",
+            search=search,
+            loss="margin",
+            kind="transfer",
+            source=view.model.at(other),
+        )
+        for other in view.model.preferences
+        if other != view.preference
+    )
+
+
 def _transfer(surrogates: Mapping[str, nn.Module], steps: int) -> tuple[Attack, ...]:
     attacks = []
     for name, surrogate in surrogates.items():
@@ -270,6 +291,7 @@ def _transfer(surrogates: Mapping[str, nn.Module], steps: int) -> tuple[Attack, 
                     loss=loss,
                     kind="transfer",
                     source=surrogate.eval(),
+                    surrogate=weights_hash(surrogate),
                 )
             )
     return tuple(attacks)

@@ -47,7 +47,8 @@ class Bench:
     def key(self, suite: int, attack: int, epsilon: float) -> str:
         """The unit's name, without its rows."""
         settings = self.suites[suite].attacks[attack].describe()
-        return unit_key(settings, type(self.threat(epsilon)).__name__, epsilon, self.seed)
+        norm = type(self.threat(epsilon)).__name__
+        return unit_key(settings, norm, epsilon, self.seed, self.precision)
 
     def run(
         self, suite: int, attack: int, epsilon: float, rows: Int[Tensor, " rows"]

@@ -1,6 +1,7 @@
 """Units computed by several processes at once, each with a bench of its own."""
 
 import contextlib
+import copy
 import multiprocessing
 import pickle
 from collections.abc import Iterator, Sequence
@@ -37,7 +38,7 @@ class Workers:
     def __init__(self, bench: Bench, count: int, threads: int = 1) -> None:
         context = multiprocessing.get_context("spawn")
         try:
-            content = pickle.dumps(_on(bench, "cpu"))
+            content = pickle.dumps(_on(copy.deepcopy(bench), "cpu"))
         except Exception as error:
             raise EvaluationError(
                 f"the model cannot be copied to other processes ({error}); use --workers 1."
@@ -112,6 +113,11 @@ def _work(line: Connection, number: int, threads: int) -> None:
 
 def _on(bench: Bench, device: str) -> Bench:
     bench.model.to(device)
+    for suite in bench.suites:
+        for attack in suite.attacks:
+            source = getattr(attack, "source", None)
+            if isinstance(source, torch.nn.Module):  # a surrogate
+                source.to(device)
     return replace(bench, split=bench.split.to(device))
 
 

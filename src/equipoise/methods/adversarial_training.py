@@ -6,12 +6,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from equipoise.epsilon import Epsilon
+from equipoise.epsilon import Epsilon, Epsilons
 from equipoise.goals import Predict
 from equipoise.losses import Labels
 from equipoise.methods.stage import MakeNetwork, Norm, Schedule, Stage, TrainingAttack
 from equipoise.methods.training_attack import attacked
-from equipoise.objectives import AnyObjective, Objective
+from equipoise.objectives import Accompanied, AnyObjective, Objective
 from equipoise.threat import Images
 
 
@@ -21,20 +21,35 @@ class SingleNetwork:
 
     Args:
         objective: What is minimised.
-        epsilon: Strength of the training attack; 0 for standard training.
+        epsilon: Strength of the training attack and of validation's; 0 for standard training.
+        random_budgets: Strengths of which one is drawn for each image at each step, in place of
+            ``epsilon``, which then is validation's alone.
         attack: Search of the training attack.
         schedule: Optimiser and learning rate.
         norm: Geometry of the threat.
 
+    Raises:
+        ValueError: If strengths are to be drawn for an objective that runs no attack.
+
     Source:
-        AFA and AFS baselines; AFS Eq. (3), one extractor with its classifier.
+        AFA and AFS baselines; AFS Eq. (3), one extractor with its classifier; with random budgets,
+        Table VI, "Rand. pert."
     """
 
     objective: AnyObjective
     epsilon: Epsilon
+    random_budgets: Epsilons = ()
     attack: TrainingAttack = TrainingAttack()
     schedule: Schedule
     norm: Norm = "Linf"
+
+    def __post_init__(self) -> None:
+        attacks = isinstance(self.objective, Accompanied) or self.objective.attacks
+        if self.random_budgets and not attacks:
+            raise ValueError(
+                f"random_budgets need an objective with an attack, got "
+                f"{type(self.objective).__name__}. Leave them out."
+            )
 
     def stages(self, make_network: MakeNetwork) -> list[Stage]:
         """The plan: a single stage named ``network``."""
@@ -47,6 +62,7 @@ class SingleNetwork:
                 attack=self.attack,
                 schedule=self.schedule,
                 norm=self.norm,
+                random_budgets=self.random_budgets,
             )
         ]
 
@@ -55,13 +71,14 @@ def network_stage(
     name: str,
     make_network: MakeNetwork,
     *,
-    objective: Objective,
+    objective: Objective | Accompanied,
     epsilon: float,
     attack: TrainingAttack,
     schedule: Schedule,
     norm: Norm,
+    random_budgets: tuple[float, ...] = (),
 ) -> Stage:
-    """A stage that trains one fresh network.
+    """A stage that trains one fresh network, with a fresh companion where the objective has one.
 
     Args:
         name: The stage's name.
@@ -71,13 +88,18 @@ def network_stage(
         attack: Search of the training attack.
         schedule: Optimiser and learning rate.
         norm: Geometry of the threat.
+        random_budgets: Strengths to draw from in training, in place of ``epsilon``.
 
     Returns:
         The stage.
     """
 
     def build(needed: Mapping[str, nn.Module]) -> "NetworkTask":
-        return NetworkTask(make_network(), objective, epsilon, attack, norm)
+        network, companion, whole = make_network(), None, objective
+        if isinstance(whole, Accompanied):
+            companion = whole.companion(make_network)
+            whole = whole.beside(companion)
+        return NetworkTask(network, whole, epsilon, attack, norm, random_budgets, companion)
 
     return Stage(name=name, build=build, schedule=schedule, validation=(epsilon,), norm=norm)
 
@@ -91,6 +113,9 @@ class NetworkTask(nn.Module):
         epsilon: Strength of the attack; with 0 none is run.
         attack: Its search.
         norm: Geometry of the threat.
+        random_budgets: Strengths of which one is drawn for each image, in place of ``epsilon``.
+        companion: A network that the objective trains along; it is trained and checkpointed with
+            the task and is no part of the outcome.
 
     Source:
         AFS Eq. (3)-(4).
@@ -103,23 +128,34 @@ class NetworkTask(nn.Module):
         epsilon: float,
         attack: TrainingAttack,
         norm: Norm,
+        random_budgets: tuple[float, ...] = (),
+        companion: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.network = network
+        self.companion = companion
         self.objective = objective
         self.epsilon = epsilon
         self.attack = attack
         self.norm: Norm = norm
+        self.random_budgets = random_budgets
 
     def forward(
         self, images: Images, labels: Labels, generator: torch.Generator, progress: float
     ) -> dict[str, Tensor]:
         """One step's mean loss."""
         adversarial = images
-        if self.objective.attacks and self.epsilon > 0:
-            goal = self.objective.goal(self.network, images, labels)
+        if self.objective.attacks and (self.random_budgets or self.epsilon > 0):
             adversarial = attacked(
-                self.network, goal, images, self.epsilon, self.attack, self.norm, generator
+                self.network,
+                self.objective.goal(self.network, images, labels),
+                images,
+                self._strength(images, generator),
+                self.attack,
+                self.norm,
+                generator,
+                start_noise=self.objective.start_noise,
+                progress=progress,
             )
         terms = self.objective.losses(
             self.network, self.network, images, adversarial, labels, generator
@@ -133,3 +169,11 @@ class NetworkTask(nn.Module):
     def predictor(self, epsilon: float) -> Predict:
         """The network, whatever the strength."""
         return self.network
+
+    def _strength(self, images: Images, generator: torch.Generator) -> float | Tensor:
+        if not self.random_budgets:
+            return self.epsilon
+        budgets = torch.tensor(self.random_budgets, device=images.device)
+        count = (len(images),)
+        draw = torch.randint(len(budgets), count, generator=generator, device=generator.device)
+        return budgets[draw.to(images.device)]

@@ -16,7 +16,7 @@ from equipoise.methods.stage import MakeNetwork, Norm, Schedule, Stage, Training
 from equipoise.methods.training_attack import attacked
 from equipoise.models import AdaptiveNetwork, Branched, fuse, with_branches
 from equipoise.models.fusion import Placement
-from equipoise.objectives import AnyObjective
+from equipoise.objectives import AnyObjective, unaccompanied
 from equipoise.threat import Images
 
 
@@ -75,7 +75,7 @@ class AFA:
 
     Raises:
         ValueError: If there are fewer than two strengths, they do not ascend from 0, or the
-            objective runs no attack.
+            objective runs no attack or trains a companion network.
 
     Source:
         AFA Sec. 4, Eq. (1)-(3), Algorithm 1.
@@ -97,7 +97,7 @@ class AFA:
                 "strengths must be two or more and ascend from 0, such as (0, 4/255, 8/255), "
                 f"got {self.strengths}."
             )
-        if not self.objective.attacks:
+        if not unaccompanied(self.objective, "AFA").attacks:
             raise ValueError(
                 f"AFA needs an objective with an attack, got {type(self.objective).__name__}: "
                 "branches 1 and up would never see the images they are for."
@@ -145,7 +145,8 @@ class AFA:
 class BranchTask(nn.Module):
     """Stage I: clean images through branch 0, images of strength k through branch k.
 
-    All strengths are attacked as one batch, in one grouped forward a step.
+    All strengths are attacked as one batch, in one grouped forward a step, unless the objective
+    forbids it: then one strength after the other, so that only images of one strength are mixed.
 
     Args:
         network: A branched network with one branch a strength.
@@ -166,27 +167,34 @@ class BranchTask(nn.Module):
         self, images: Images, labels: Labels, generator: torch.Generator, progress: float
     ) -> dict[str, Tensor]:
         """One step's loss over all paths."""
+        objective = unaccompanied(self.method.objective, "AFA")
         paths = tuple(range(1, self.network.branches))
-        clean, truth = images.repeat(len(paths), 1, 1, 1), labels.repeat(len(paths))
-        epsilon = torch.tensor(self.method.strengths[1:], device=images.device)
+        groups = [paths] if objective.joinable else [(path,) for path in paths]
         through_clean: Predict = partial(self.network, branch=0)
-        through_paths: Predict = partial(self.network, branch=paths)
-        adversarial = attacked(
-            self.network,
-            self.method.objective.goal(through_paths, clean, truth),
-            clean,
-            epsilon.repeat_interleave(len(images)),
-            self.method.attack,
-            self.method.norm,
-            generator,
-        )
+        prepared = []
+        for group in groups:
+            through: Predict = partial(self.network, branch=group)
+            clean, truth = images.repeat(len(group), 1, 1, 1), labels.repeat(len(group))
+            strengths = [self.method.strengths[path] for path in group]
+            epsilon = torch.tensor(strengths, device=images.device)
+            adversarial = attacked(
+                self.network,
+                objective.goal(through, clean, truth),
+                clean,
+                epsilon.repeat_interleave(len(images)),
+                self.method.attack,
+                self.method.norm,
+                generator,
+                start_noise=objective.start_noise,
+                progress=progress,
+            )
+            prepared.append((group, through, clean, adversarial, truth))
         natural = losses.cross_entropy(through_clean(images), labels)
-        terms = self.method.objective.losses(
-            through_clean, through_paths, clean, adversarial, truth, generator
-        )
-        by_path = torch.stack(
-            [natural.mean(), *(part.mean() for part in terms["loss"].chunk(len(paths)))]
-        )
+        means = [natural.mean()]
+        for group, through, clean, adversarial, truth in prepared:
+            terms = objective.losses(through_clean, through, clean, adversarial, truth, generator)
+            means += [part.mean() for part in terms["loss"].chunk(len(group))]
+        by_path = torch.stack(means)
         loss = by_path.mean() if self.method.reduction == "mean" else by_path.sum()
         return {"loss": loss} | {f"loss_{k}": value for k, value in enumerate(by_path)}
 

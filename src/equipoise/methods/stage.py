@@ -56,6 +56,8 @@ class Schedule:
             raise ValueError(f"epochs must be 1 or more, got {self.epochs}.")
         if self.optimiser not in ("sgd", "adamw"):
             raise ValueError(f"optimiser must be sgd or adamw, got {self.optimiser!r}.")
+        if self.shape not in ("piecewise", "cosine", "one_cycle"):
+            raise ValueError(f"shape must be piecewise, cosine or one_cycle, got {self.shape!r}.")
         if not self.learning_rate > 0:
             raise ValueError(f"learning_rate must be above 0, got {self.learning_rate}.")
 
@@ -132,8 +134,14 @@ class TrainingAttack:
         steps: Gradient steps.
         step_size: Pixel units, never longer than epsilon; or give ``relative_step``.
         relative_step: Share of epsilon; may exceed 1 for a single step (fast adversarial training).
-        random_start: Begin at a random point of the threat.
+        random_start: Begin at a random point of the threat, unless the objective says how.
         mode: Mode of the network under attack.
+        warm_up: Share of a stage's steps, [0, 1], during which epsilon rises linearly from 0 to
+            what it should be, where the stage trains a network; AFA's gate and AFS's merger, whose
+            networks are frozen, are trained at full strength throughout.
+
+    Raises:
+        ValueError: If warm_up is not in [0, 1].
 
     Source:
         AFS Sec. III has 10 steps of 2/255, whatever the budget; AFA gives none. The default step
@@ -145,3 +153,8 @@ class TrainingAttack:
     relative_step: float | None = 0.25
     random_start: bool = True
     mode: Literal["eval", "train"] = "eval"
+    warm_up: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.warm_up <= 1:
+            raise ValueError(f"warm_up must be a share of the steps in [0, 1], got {self.warm_up}.")

@@ -19,6 +19,9 @@ def attacked(
     attack: TrainingAttack,
     norm: Norm,
     generator: torch.Generator,
+    *,
+    start_noise: float | None = None,
+    progress: float = 1.0,
 ) -> Images:
     """Attack a batch for one training step.
 
@@ -30,6 +33,10 @@ def attacked(
         attack: How to search.
         norm: Geometry of the threat.
         generator: The only source of randomness.
+        start_noise: What the objective says of the attack's start: the deviation of Gaussian noise
+            around the clean images, or ``None``, and the attack's own settings hold.
+        progress: Share of the stage's steps already done, for an attack that warms up; with 1 it
+            has its full strength.
 
     Returns:
         Adversarial images, detached.
@@ -39,6 +46,9 @@ def attacked(
         step_size=attack.step_size,
         relative_step=attack.relative_step,
         random_start=attack.random_start,
+        start_noise=start_noise,
     )
+    if progress < attack.warm_up:
+        epsilon = epsilon * (progress / attack.warm_up)
     with attack_mode(module, attack.mode):
         return search(goal, clean, THREATS[norm](epsilon), generator)

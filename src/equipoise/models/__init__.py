@@ -3,6 +3,8 @@
 from equipoise.models.branches import Branched as Branched
 from equipoise.models.branches import MultiBatchNorm2d as MultiBatchNorm2d
 from equipoise.models.branches import with_branches as with_branches
+from equipoise.models.film import Conditional as Conditional
+from equipoise.models.film import conditioned as conditioned
 from equipoise.models.folder import load as load
 from equipoise.models.folder import save as save
 from equipoise.models.fusion import AdaptiveNetwork as AdaptiveNetwork

@@ -1,7 +1,7 @@
 """A model as a folder: ``config.json``, ``model.safetensors`` and a model card.
 
-Nothing in such a folder can execute code: the configuration names one of four kinds and plain
-numbers, the weights are tensors.
+Nothing in such a folder can execute code: the configuration names one of ``KINDS`` and plain
+values, the weights are tensors.
 """
 
 import json
@@ -15,6 +15,7 @@ from torch import nn
 
 from equipoise import runs
 from equipoise.models.branches import config_of, with_branches
+from equipoise.models.film import conditioned
 from equipoise.models.fusion import unfused
 from equipoise.models.stack import FeatureStack
 from equipoise.models.wide_resnet import WideResNet
@@ -129,11 +130,16 @@ def _stack(classes: int, members: list[dict[str, Any]]) -> nn.Module:
     return FeatureStack([build(member) for member in members], classes)
 
 
+def _conditional(network: dict[str, Any], **settings: Any) -> nn.Module:
+    return conditioned(build(network), **settings)
+
+
 KINDS: dict[str, Callable[..., nn.Module]] = {
     "wide_resnet": WideResNet,
     "branched": _branched,
     "adaptive": _adaptive,
     "stack": _stack,
+    "conditional": _conditional,
 }
 
 

@@ -195,4 +195,9 @@ def _described(answer: Any) -> str:
 
 
 def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    """Of a file and of the weights that an ONNX file may keep beside itself."""
+    found = hashlib.sha256(path.read_bytes())
+    beside = path.with_name(f"{path.name}.data")
+    if beside.is_file():
+        found.update(beside.read_bytes())
+    return found.hexdigest()

@@ -28,6 +28,16 @@ class PGDAT:
         """True."""
         return True
 
+    @property
+    def start_noise(self) -> float | None:
+        """None: the method says how its attack begins."""
+        return None
+
+    @property
+    def joinable(self) -> bool:
+        """True."""
+        return True
+
     def goal(self, predict: Predict, clean: Images, labels: Labels) -> Goal:
         """Cross-entropy of the label."""
         return goals.cross_entropy(predict, labels)

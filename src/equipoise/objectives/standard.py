@@ -28,6 +28,16 @@ class Standard:
         """False."""
         return False
 
+    @property
+    def start_noise(self) -> float | None:
+        """None: there is no attack."""
+        return None
+
+    @property
+    def joinable(self) -> bool:
+        """True."""
+        return True
+
     def goal(self, predict: Predict, clean: Images, labels: Labels) -> Goal:
         """Cross-entropy, for whoever attacks such a network all the same."""
         return goals.cross_entropy(predict, labels)

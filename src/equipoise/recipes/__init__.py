@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from equipoise.recipes import cifar10, digits
+from equipoise.recipes import cifar10, digits, methods
 from equipoise.recipes.recipe import Evaluation as Evaluation
 from equipoise.recipes.recipe import Recipe as Recipe
 from equipoise.recipes.recipe import WideResNetShape as WideResNetShape
@@ -17,6 +17,22 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
         digits.afa_digits,
         digits.afa_digits_plain,
         digits.afs_digits,
+        methods.trades_digits,
+        methods.mart_digits,
+        methods.iat_digits,
+        methods.fat_digits,
+        methods.fat_trades_digits,
+        methods.fat_mart_digits,
+        methods.tla_digits,
+        methods.lbgat_digits,
+        methods.avm_digits,
+        methods.random_budget_digits,
+        methods.oat_digits,
+        methods.afa_trades_digits,
+        methods.afa_mart_digits,
+        methods.afa_iat_digits,
+        methods.afs_trades_digits,
+        methods.afs_one_budget_digits,
         cifar10.standard_cifar10_compact,
         cifar10.pgd_at_cifar10_compact,
         cifar10.afa_cifar10_compact,

@@ -16,6 +16,7 @@ from equipoise.methods import AnyMethod, MakeNetwork
 from equipoise.methods.stage import Norm
 from equipoise.models import WideResNet
 from equipoise.objectives import AnyObjective
+from equipoise.objectives.fat import Befriended
 from equipoise.training import Loop
 
 
@@ -133,6 +134,6 @@ def _converter() -> cattrs.Converter:
     converter = cattrs.Converter(forbid_extra_keys=True)
     converter.register_unstructure_hook(Path, str)
     converter.register_structure_hook(Path, lambda value, _: Path(value))
-    for union in (AnyObjective, DataSource, AnyMethod):  # inner unions first
+    for union in (Befriended, AnyObjective, DataSource, AnyMethod):  # inner unions first
         configure_tagged_union(union, converter, tag_name="kind")
     return converter

@@ -40,7 +40,7 @@ def rows(records: Sequence[Record]) -> tuple[list[str], list[list[str]]]:
                     "for each."
                 )
     by_model: dict[str, list[Record]] = defaultdict(list)
-    for record in records:
+    for record in fullest(records):
         by_model[record["model"]].append(record)
     names = [f"ε = {text}" for text in first["epsilons_written"][1:]]
     alone = f"{first['suites'][0]['name']} alone, {first['epsilons_written'][-1]}"
@@ -55,6 +55,25 @@ def rows(records: Sequence[Record]) -> tuple[list[str], list[list[str]]]:
         ]
         body.append([model, *(_cell(list(column)) for column in columns)])
     return header, body
+
+
+def fullest(records: Sequence[Record]) -> list[Record]:
+    """Of several evaluations of one trained model, the one that tried the most attacks.
+
+    Returns:
+        Records, one for each model and training seed, in order.
+    """
+    chosen: dict[tuple[str, Any], Record] = {}
+    for number, record in enumerate(records):
+        seed = record.get("training_seed")
+        key = (record["model"], number if seed is None else seed)
+        if key not in chosen or _attacks(record) > _attacks(chosen[key]):
+            chosen[key] = record
+    return list(chosen.values())
+
+
+def _attacks(record: Record) -> int:
+    return sum(len(suite["attacks"]) for suite in record["suites"])
 
 
 def rich_table(records: Sequence[Record], title: str) -> Table:
@@ -104,8 +123,9 @@ def markdown_table(records: Sequence[Record]) -> str:
 
 def caption(records: Sequence[Record]) -> str:
     """What the numbers are: data, images, threat, attacks, seeds."""
+    records = fullest(records)
     first = records[0]
-    tried = sorted({sum(len(suite["attacks"]) for suite in r["suites"]) for r in records})
+    tried = sorted({_attacks(record) for record in records})
     attacks = f"{tried[0]}" if len(tried) == 1 else f"{tried[0]} to {tried[-1]}"
     seeds = max(sum(r["model"] == record["model"] for r in records) for record in records)
     spread = f" Mean over {seeds} seeds (standard deviation)." if seeds > 1 else ""

@@ -1,9 +1,10 @@
-"""The one training loop: ``fit`` runs a stage, whatever method it belongs to.
+"""``fit``: train one stage, from its first step or from a checkpoint on.
 
 A killed run resumes to the same bits: a checkpoint holds the module, the optimiser, the position
-in the epoch, the epoch's data order, running means and every random state.
+in the epoch, the epoch's data order, running means, averages and every random state.
 """
 
+import contextlib
 import math
 import random
 import threading
@@ -11,7 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol, cast, runtime_checkable
+from typing import Any, cast
 
 import numpy
 import torch
@@ -19,78 +20,21 @@ from lightning_fabric import Fabric
 
 from equipoise import checkpoints, runs
 from equipoise.attacks import PGD
-from equipoise.data import Augmentation, Split
+from equipoise.data import Split
 from equipoise.evaluation import robust_accuracy
 from equipoise.methods.stage import THREATS, Schedule, Stage, Task
 from equipoise.metrics import metrics_log
 from equipoise.models import attack_mode
 from equipoise.signals import Interrupted, stop_on_signals
+from equipoise.training.alarms import Watch, symptoms
+from equipoise.training.averaging import Average
+from equipoise.training.extra import Batches
+from equipoise.training.loop import Loop, Reporter, Silent, TrainingError
+from equipoise.training.perturbation import perturbed
+from equipoise.training.weights import BEST, DONE, LAST, load_weights, write_weights
 
-BEST, LAST, DONE = "best.safetensors", "last.safetensors", "done.json"
-
-
-class TrainingError(runs.RunError):
-    """Training that cannot go on; the message says why and what to change."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Loop:
-    """How stages are run, whatever they train.
-
-    Args:
-        batch_size: Images a step. AFA's stage I makes K times as many of them.
-        validation_images: Held out of the training part; the best epoch is chosen on them.
-        validation_steps: PGD steps of the validation attack, of epsilon / 4 each.
-        validate_every: Epochs between validations; the last epoch always is one.
-        augmentation: Shifts and flips of training images.
-        precision: ``"bf16-mixed"`` runs networks under autocast; weights and scores stay float32.
-        channels_last: Memory layout of networks and images.
-        checkpoint_seconds: Longest time between checkpoints.
-    """
-
-    batch_size: int = 128
-    validation_images: int = 1000
-    validation_steps: int = 10
-    validate_every: int = 1
-    augmentation: Augmentation = Augmentation()
-    precision: Literal["32-true", "bf16-mixed"] = "32-true"
-    channels_last: bool = True
-    checkpoint_seconds: float = 60.0
-
-    def __post_init__(self) -> None:
-        for name in ("batch_size", "validation_steps", "validate_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be 1 or more, got {getattr(self, name)}.")
-
-
-@runtime_checkable
-class Reporter(Protocol):
-    """Who is told how training goes."""
-
-    def begin(self, stage: str, steps: int, done: int) -> None:
-        """A stage of so many steps begins, or goes on after ``done`` of them."""
-        ...
-
-    def step(self, done: int, text: str) -> None:
-        """So many steps are done."""
-        ...
-
-    def say(self, text: str) -> None:
-        """Something worth a line."""
-        ...
-
-
-class Silent:
-    """A reporter that says nothing."""
-
-    def begin(self, stage: str, steps: int, done: int) -> None:
-        """Nothing."""
-
-    def step(self, done: int, text: str) -> None:
-        """Nothing."""
-
-    def say(self, text: str) -> None:
-        """Nothing."""
+STATISTICS_BATCHES = 100
+"""Batches over which norm statistics are measured; 12,800 images at the default batch size."""
 
 
 @dataclass
@@ -104,6 +48,7 @@ class _Position:
     score: float = -math.inf
     seconds: float = 0.0
     terms: list[str] = field(default_factory=list)
+    watched: dict[str, Any] = field(default_factory=dict)  # what alarms remember
 
 
 def fit(
@@ -125,7 +70,7 @@ def fit(
         task: What is trained, as made by ``stage.build``.
         train: Training images, without the validation images.
         validation: Held out of training; chooses the best epoch.
-        loop: How the loop runs.
+        loop: How the loop runs, with its switches.
         folder: Of this stage; gets metrics, checkpoints, ``best`` and ``last`` weights.
         fabric: Device and precision, launched.
         seed: Of this stage; it also seeds torch's, NumPy's and Python's global generators, which
@@ -133,9 +78,11 @@ def fit(
         reporter: Who is told.
 
     Returns:
-        The summary that is also in ``done.json``. ``task`` holds the weights ``stage.keep`` names.
+        The summary that is also in ``done.json``. ``task`` holds the weights ``stage.keep`` names:
+        those of the average, where the loop averages.
 
     Raises:
+        DataError: If the loop's extra images cannot be used.
         TrainingError: If the loss is no finite number; the last whole checkpoint is kept.
         Interrupted: If SIGINT or SIGTERM came; the run can be resumed.
         RunError: If a file cannot be written, or no checkpoint can be read.
@@ -165,8 +112,9 @@ class _Fit:
         trained = [p for p in self.task.parameters() if p.requires_grad]
         self.optimiser: Any = _optimiser(trained, stage.schedule)
         self.wrapped, self.optimiser = fabric.setup(self.task, self.optimiser)
-        self.batch_size = min(loop.batch_size, len(train))
-        self.batches = len(train) // self.batch_size  # the incomplete last batch is dropped
+        self.source = Batches(self.train, loop)
+        self.batches = self.source.count
+        self.average = Average(self.task, loop)
         self.generator = torch.Generator(fabric.device).manual_seed(seed)
         self.order = torch.zeros(0, dtype=torch.long)
         self.sums = torch.zeros(0, dtype=torch.float64)
@@ -209,27 +157,25 @@ class _Fit:
     def _steps_done(self) -> int:
         return self.at.epoch * self.batches + self.at.batch
 
+    def _progress(self) -> float:
+        return self._steps_done() / (self.batches * self.stage.schedule.epochs)
+
     def _new_order(self) -> None:
-        self.order = torch.randperm(
-            len(self.train), generator=self.generator, device=self.generator.device
-        )
+        self.order = self.source.order(self.generator)
         self.sums = torch.zeros(0, dtype=torch.float64, device=self.fabric.device)
         self.at.terms = []
 
     def _step(self) -> None:
-        progress = self._steps_done() / (self.batches * self.stage.schedule.epochs)
+        progress = self._progress()
         rate = self.stage.schedule.rate(progress)
         for group in self.optimiser.param_groups:
             group["lr"] = rate
-        first = self.at.batch * self.batch_size
-        images, labels = self.train.batch(self.order[first : first + self.batch_size])
-        images = self.loop.augmentation(images, self.generator)
-        if self.loop.channels_last:
-            images = images.contiguous(memory_format=torch.channels_last)
+        images, labels = self.source.batch(self.order, self.at.batch, self.generator)
         self.task.train()
-        terms = self.wrapped(images, labels, self.generator, progress)
-        self.optimiser.zero_grad()
-        self.fabric.backward(terms["loss"])
+        with self._perturbed(images, labels, progress):
+            terms = self.wrapped(images, labels, self.generator, progress)
+            self.optimiser.zero_grad()
+            self.fabric.backward(terms["loss"])
         if self.stage.schedule.clip_norm is not None:
             self.fabric.clip_gradients(
                 self.wrapped,
@@ -246,12 +192,26 @@ class _Fit:
                 f"(it was {rate:g}), set clip_norm, or train in 32-true precision."
             )
         self.optimiser.step()
+        self.average.after_step(progress)
         self.sums = values if not self.at.terms else self.sums + values
         self.at.terms = list(terms)
         if self.at.batch % 5 == 0 or self.at.batch == self.batches - 1:
             score = f"  best {self.at.best_score:.3f}" if self.at.best_epoch >= 0 else ""
             loss = f"loss {terms['loss'].item():.3f}"
             self.reporter.step(self._steps_done() + 1, f"epoch {self.at.epoch + 1}  {loss}{score}")
+
+    def _perturbed(
+        self, images: torch.Tensor, labels: torch.Tensor, progress: float
+    ) -> contextlib.AbstractContextManager[None]:
+        if self.loop.awp_gamma == 0 or progress < self.loop.awp_start:
+            return contextlib.nullcontext()
+
+        def loss() -> torch.Tensor:
+            with self.fabric.autocast():
+                terms = self.task(images, labels, self.generator, progress)
+            return cast(torch.Tensor, terms["loss"])
+
+        return perturbed(self.task, self.loop.awp_gamma, self.generator, loss)
 
     def _end_epoch(self, log: Callable[[dict[str, Any]], None]) -> None:
         means = (self.sums / self.batches).tolist()
@@ -263,40 +223,87 @@ class _Fit:
         self.at.epoch += 1
         self.at.batch = 0
         last = self.at.epoch == self.stage.schedule.epochs
+        self.average.after_epoch(self._progress())
         if last or self.at.epoch % self.loop.validate_every == 0:
-            scores = self._validate()
-            entry["validation"] = {f"{epsilon:g}": score for epsilon, score in scores.items()}
-            self.at.score = sum(scores.values()) / len(scores)
-            entry["score"] = self.at.score
-            if self.at.score > self.at.best_score:
-                self.at.best_score, self.at.best_epoch = self.at.score, self.at.epoch - 1
-                self._write_weights(BEST)
+            with self.average.in_place():
+                self.average.measure_statistics(self._training_calls)
+                self._judge(entry)
         self.at.seconds = time.monotonic() - self._started
         entry["seconds"] = round(self.at.seconds, 2)
         log(entry)
 
+    def _judge(self, entry: dict[str, Any]) -> None:
+        """Validate the weights in place and keep them if they are the best."""
+        scores = self._validate()
+        entry["validation"] = {f"{epsilon:g}": score for epsilon, score in scores.items()}
+        self.at.score = sum(scores.values()) / len(scores)
+        entry["score"] = self.at.score
+        if self.loop.averaging != "none":
+            entry["averaged"] = self.average.count
+        if self.at.score > self.at.best_score:
+            self.at.best_score, self.at.best_epoch = self.at.score, self.at.epoch - 1
+            self._write(BEST)
+        if self.loop.alarms:
+            self._watch(scores, entry)
+
     def _validate(self) -> dict[float, float]:
         scores = {}
-        # Its own generator: how often one validates must not change what is trained.
         search = PGD(steps=self.loop.validation_steps, relative_step=0.25, keep="best")
         self.task.eval()
         with attack_mode(self.task):
             for epsilon in self.stage.validation:
-                generator = torch.Generator(self.fabric.device).manual_seed(self.seed)
                 scores[epsilon] = robust_accuracy(
                     self.task.predictor(epsilon),
                     self.validation,
                     threat=THREATS[self.stage.norm](epsilon),
                     search=search,
-                    generator=generator,
+                    generator=self._own_generator(),
                     autocast=self.fabric.autocast,
                 )
         return scores
+
+    def _watch(self, scores: dict[float, float], entry: dict[str, Any]) -> None:
+        self.task.eval()
+        with attack_mode(self.task):
+            seen = {
+                epsilon: symptoms(
+                    self.task.predictor(epsilon),
+                    self.validation,
+                    threat=THREATS[self.stage.norm](epsilon),
+                    pgd=score,
+                    generator=self._own_generator(),
+                    autocast=self.fabric.autocast,
+                )
+                for epsilon, score in scores.items()
+            }
+        entry["fgsm"] = {f"{epsilon:g}": found.fgsm for epsilon, found in seen.items()}
+        entry["largest_class"] = {f"{epsilon:g}": found.share for epsilon, found in seen.items()}
+        watch = Watch(self.stage.name, self.at.watched)
+        last = self.at.epoch == self.stage.schedule.epochs
+        entry["alarms"] = watch.look(entry["epoch"], seen, best_epoch=self.at.best_epoch, last=last)
+        for sentence in entry["alarms"]:
+            self.reporter.say(sentence)
+
+    def _training_calls(self) -> None:
+        """The steps of a shuffled epoch, or its first hundred, without training anything."""
+        generator, drawn = self._own_generator(), checkpoints.random_state()
+        order = self.source.order(generator)
+        for number in range(min(self.batches, STATISTICS_BATCHES)):
+            images, labels = self.source.batch(order, number, generator)
+            # Not under no_grad: an objective may take gradients of its own.
+            before_last = (self._steps_done() - 1) / (self.batches * self.stage.schedule.epochs)
+            self.wrapped(images, labels, generator, before_last)
+        checkpoints.set_random_state(drawn)
+
+    def _own_generator(self) -> torch.Generator:
+        # Not that of training: how often one validates must not change what is trained.
+        return torch.Generator(self.fabric.device).manual_seed(self.seed)
 
     def save(self) -> None:
         """Write a checkpoint."""
         self.at.seconds = time.monotonic() - self._started
         tensors = {f"module.{k}": v for k, v in self.task.state_dict().items()}
+        tensors |= self.average.state()
         for name, tensor in tensors.items():
             if not bool(tensor.isfinite().all()):
                 raise TrainingError(
@@ -343,18 +350,24 @@ class _Fit:
                 f"the checkpoint in {self.folder} does not fit this network: another recipe "
                 "made it. Choose another folder with --out."
             ) from error
+        try:
+            self.average.load(tensors)
+        except ValueError as error:
+            raise TrainingError(
+                f"the checkpoint in {self.folder} {error}. Choose another folder with --out."
+            ) from error
         checkpoints.load_optimiser(self.optimiser, parts["optimiser"])
         checkpoints.set_random_state(parts["random"])
         self.generator.set_state(tensors["generator"])
         self.order = tensors["order"].to(self.fabric.device)
         self.sums = tensors["sums"].to(self.fabric.device)
 
-    def _write_weights(self, name: str) -> None:
-        content = checkpoints.pack(self.task.state_dict(), {"stage": self.stage.name})
-        runs.write_bytes(self.folder / name, content)
+    def _write(self, name: str) -> None:
+        write_weights(self.task, self.folder, name, self.stage.name)
 
     def _finish(self) -> dict[str, Any]:
-        self._write_weights(LAST)
+        with self.average.in_place():
+            self._write(LAST)
         summary = {
             "stage": self.stage.name,
             "epochs": self.at.epoch,
@@ -366,26 +379,6 @@ class _Fit:
         load_weights(self.task, self.folder, self.stage.keep)
         runs.write_json(self.folder / DONE, summary)
         return summary
-
-
-def is_done(folder: Path) -> bool:
-    """Whether a stage's folder holds a finished stage."""
-    return (folder / DONE).exists()
-
-
-def load_weights(task: Any, folder: Path, keep: Literal["best", "last"]) -> None:
-    """Load a finished stage's weights into its task.
-
-    Raises:
-        CheckpointError: If the file is missing or damaged.
-    """
-    try:
-        tensors, _ = checkpoints.unpack(folder / (BEST if keep == "best" else LAST))
-    except checkpoints.CheckpointError as error:
-        raise checkpoints.CheckpointError(
-            f"{error} To train this stage again, delete {folder}."
-        ) from error
-    task.load_state_dict(tensors)
 
 
 def _optimiser(trained: list[torch.nn.Parameter], schedule: Schedule) -> torch.optim.Optimizer:

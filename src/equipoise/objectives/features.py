@@ -1,0 +1,59 @@
+"""Penultimate features of whatever network stands behind a ``predict``."""
+
+from functools import partial
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from equipoise.goals import Predict
+from equipoise.losses import Logits
+from equipoise.threat import Images
+
+
+def features_and_logits(
+    predict: Predict, images: Images
+) -> tuple[Float[Tensor, "batch size"], Logits]:
+    """Call a predict and read the input of its network's last linear layer on the way.
+
+    Args:
+        predict: A network, or a ``functools.partial`` of one, as the methods give to objectives.
+        images: Images in [0, 1].
+
+    Returns:
+        Features and logits of one forward pass; the gradient flows to both.
+
+    Raises:
+        ValueError: If there is no network behind the predict, it has no linear layer, or that layer
+            did not run exactly once on a batch of vectors.
+    """
+    network = _network_behind(predict)
+    linears = [module for module in network.modules() if isinstance(module, nn.Linear)]
+    if not linears:
+        raise ValueError(
+            f"{type(network).__name__} has no linear layer, so its penultimate features are "
+            "unknown; wrap it so that it ends in nn.Linear."
+        )
+    seen: list[Tensor] = []
+    hook = linears[-1].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    try:
+        logits = predict(images)
+    finally:
+        hook.remove()
+    if len(seen) != 1 or seen[0].ndim != 2:
+        raise ValueError(
+            f"the last linear layer of {type(network).__name__} must run once on a batch of "
+            f"feature vectors, got {[tuple(each.shape) for each in seen]}."
+        )
+    return seen[0], logits
+
+
+def _network_behind(predict: Predict) -> nn.Module:
+    found: object = predict
+    while isinstance(found, partial):
+        found = found.func
+    if not isinstance(found, nn.Module):
+        raise ValueError(
+            "penultimate features need an nn.Module, or a functools.partial of one, got "
+            f"{type(found).__name__}: its layers cannot be seen."
+        )
+    return found

@@ -1,0 +1,69 @@
+"""Interpolated adversarial training: mixup of clean images, and mixup of adversarial ones."""
+
+from dataclasses import dataclass
+
+import torch
+
+from equipoise import goals, losses
+from equipoise.goals import Goal, Predict
+from equipoise.losses import Labels, PerImage
+from equipoise.threat import Images
+
+
+@dataclass(frozen=True, kw_only=True)
+class IAT:
+    """The mean of two mixup losses: one of clean images, one of adversarial images.
+
+    The attack is on the unmixed images; adversarial images are then mixed among themselves. Each
+    half has a mixing weight of its own, one for the batch, and a permutation of its own.
+
+    Source:
+        Lamb et al. 2019, Algorithm 1, with Beta(1, 1), which is uniform. There is no code of the
+        authors. Of two others', one draws a weight a batch (ndb796), as mixup's authors do and as
+        we do, the other one an image (P2333).
+    """
+
+    @property
+    def attacks(self) -> bool:
+        """True."""
+        return True
+
+    @property
+    def start_noise(self) -> float | None:
+        """None: the method says how its attack begins."""
+        return None
+
+    @property
+    def joinable(self) -> bool:
+        """False: it mixes images."""
+        return False
+
+    def goal(self, predict: Predict, clean: Images, labels: Labels) -> Goal:
+        """Cross-entropy of the label."""
+        return goals.cross_entropy(predict, labels)
+
+    def losses(
+        self,
+        predict_clean: Predict,
+        predict_adversarial: Predict,
+        clean: Images,
+        adversarial: Images,
+        labels: Labels,
+        generator: torch.Generator,
+    ) -> dict[str, PerImage]:
+        """Half the mixup loss of clean images plus half that of adversarial ones."""
+        natural = _mixup(predict_clean, clean, labels, generator)
+        attacked = _mixup(predict_adversarial, adversarial, labels, generator)
+        loss = (natural + attacked) / 2
+        return {"loss": loss, "loss_clean": natural, "loss_adversarial": attacked}
+
+
+def _mixup(
+    predict: Predict, images: Images, labels: Labels, generator: torch.Generator
+) -> PerImage:
+    place = generator.device
+    weight = torch.rand((), generator=generator, device=place).to(images.device)
+    other = torch.randperm(len(images), generator=generator, device=place).to(images.device)
+    logits = predict(weight * images + (1 - weight) * images[other])
+    own, others = (losses.cross_entropy(logits, each) for each in (labels, labels[other]))
+    return weight * own + (1 - weight) * others

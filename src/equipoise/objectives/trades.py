@@ -1,0 +1,72 @@
+"""TRADES: accuracy on clean images, and predictions that an attack does not move."""
+
+from dataclasses import dataclass
+
+import torch
+
+from equipoise import goals, losses
+from equipoise.goals import Goal, Predict
+from equipoise.losses import Labels, PerImage
+from equipoise.threat import Images
+
+
+@dataclass(frozen=True, kw_only=True)
+class TRADES:
+    """Cross-entropy of clean images plus beta times the KL divergence between both predictions.
+
+    The divergence is from the clean prediction to the adversarial one, and the gradient flows to
+    both of them, as in the authors' code.
+
+    Args:
+        beta: Weight of the divergence, 0 or more.
+
+    Raises:
+        ValueError: If beta is negative.
+
+    Source:
+        Zhang et al. 2019, Eq. (5), Algorithm 1; their beta is 1 / lambda. Deviations: the clean
+        images are predicted once a step in training mode, not twice, so that the batch norms see
+        two batches, not three; the divergence is taken in log space; the attack's start is
+        projected onto the threat.
+    """
+
+    beta: float = 6.0
+
+    def __post_init__(self) -> None:
+        if not self.beta >= 0:
+            raise ValueError(f"beta must be 0 or more, got {self.beta}.")
+
+    @property
+    def attacks(self) -> bool:
+        """True."""
+        return True
+
+    @property
+    def start_noise(self) -> float | None:
+        """0.001: the goal is flat at the clean image."""
+        return 0.001
+
+    @property
+    def joinable(self) -> bool:
+        """True."""
+        return True
+
+    def goal(self, predict: Predict, clean: Images, labels: Labels) -> Goal:
+        """KL divergence from the prediction at the clean images."""
+        return goals.kl_divergence(predict, clean)
+
+    def losses(
+        self,
+        predict_clean: Predict,
+        predict_adversarial: Predict,
+        clean: Images,
+        adversarial: Images,
+        labels: Labels,
+        generator: torch.Generator,
+    ) -> dict[str, PerImage]:
+        """Cross-entropy of the clean images plus beta times the divergence."""
+        logits = predict_clean(clean)
+        natural = losses.cross_entropy(logits, labels)
+        robust = losses.kl_divergence(predict_adversarial(adversarial), logits)
+        loss = natural + self.beta * robust
+        return {"loss": loss, "loss_clean": natural, "loss_robust": robust}

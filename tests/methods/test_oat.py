@@ -1,0 +1,359 @@
+import json
+from dataclasses import replace
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+
+from equipoise import losses
+from equipoise.methods import OAT, oat
+from equipoise.methods.oat import ConditionalTask
+from equipoise.models import Conditional
+from equipoise.models.film import FiLM
+from equipoise.objectives import FAT, IAT, LBGAT, MART, PGDAT, TRADES, Standard
+from equipoise.recipes import from_json, to_json
+from tiny import (
+    ATTACK,
+    LOOP,
+    SCHEDULE,
+    digits,
+    fit_stage,
+    images_and_labels,
+    learnable,
+    same,
+    weights,
+    wide_resnet,
+)
+
+EPSILON = 0.1
+
+
+def method(**settings) -> OAT:
+    return OAT(**({"epsilon": EPSILON, "attack": ATTACK, "schedule": SCHEDULE} | settings))
+
+
+def task(classes: int = 10, **settings) -> ConditionalTask:
+    """With norms and FiLMs that answer differently."""
+    (stage,) = method(**settings).stages(partial(wide_resnet, classes))
+    torch.manual_seed(2)
+    made = stage.build({})
+    generator = torch.Generator().manual_seed(1)
+    for module in made.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.5, 1.5, generator=generator)
+            nn.init.normal_(module.bias, generator=generator)
+        elif isinstance(module, FiLM):
+            nn.init.ones_(module.linears[-1].bias)
+    return made
+
+
+def step(of: nn.Module, count: int = 8, seed: int = 0) -> dict[str, torch.Tensor]:
+    images, labels = images_and_labels(count)
+    return of(images, labels, torch.Generator().manual_seed(seed), 0.0)
+
+
+def fixed(monkeypatch, preference: list[float]) -> torch.Tensor:
+    """Let every batch draw these preferences."""
+    drawn = torch.tensor(preference)
+    monkeypatch.setattr(OAT, "draw", lambda self, images, generator: drawn)
+    return drawn
+
+
+@pytest.fixture
+def attacks(monkeypatch):
+    """Every attack that a step runs: its module, goal, images, strength and what it found."""
+    seen, real = [], oat.attacked
+
+    def spy(module, goal, clean, epsilon, *rest, **settings):
+        found = real(module, goal, clean, epsilon, *rest, **settings)
+        seen.append({"goal": goal, "clean": clean, "epsilon": epsilon, "found": found} | settings)
+        return found
+
+    monkeypatch.setattr(oat, "attacked", spy)
+    return seen
+
+
+def norms(of: nn.Module, branch: int) -> list[nn.BatchNorm2d]:
+    return [module for name, module in of.named_modules() if name.endswith(f"norms.{branch}")]
+
+
+def calls(of: nn.Module, branch: int) -> set[int]:
+    """How often each of a branch's norms moved its statistics."""
+    return {int(norm.num_batches_tracked) for norm in norms(of, branch)}
+
+
+def test_the_plan_is_one_stage_validated_clean_and_attacked():
+    (stage,) = method(encoding="none", default=0.5).stages(wide_resnet)
+    assert (stage.name, stage.validation, stage.needs) == ("conditional", (0.0, EPSILON), ())
+    network = stage.build({}).outcome()
+    assert isinstance(network, Conditional)
+    assert network.preferences == (0.0, 0.1, 0.2, 0.3, 0.4, 1.0)
+    assert (network.encoding, network.default) == ("none", 0.5)
+
+
+def test_validation_asks_preference_zero_clean_and_preference_one_attacked():
+    of = task().eval()
+    images, _ = images_and_labels()
+    assert torch.equal(of.predictor(0.0)(images), of.network(images, preference=0.0))
+    assert torch.equal(of.predictor(EPSILON)(images), of.network(images, preference=1.0))
+
+
+@pytest.mark.parametrize("count", [1, 2, 6, 7, 8, 128])
+def test_a_fixed_share_of_a_batch_has_preference_zero(count):
+    for seed in range(5):
+        drawn = method().draw(count, torch.Generator().manual_seed(seed))
+        assert drawn.shape == (count,)
+        assert int((drawn == 0).sum()) == -(-count // 6)  # rounded up: 22 of 128 in the original
+
+
+def test_preferences_are_drawn_alike_and_anywhere_in_the_batch():
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.stack([method().draw(12, generator) for _ in range(600)])
+    values, counts = drawn.unique(return_counts=True)
+    assert values.tolist() == pytest.approx([0.0, 0.1, 0.2, 0.3, 0.4, 1.0])
+    assert counts.tolist() == pytest.approx([1200] * 6, rel=0.1)
+    by_place = (drawn == 0).float().mean(dim=0)
+    assert by_place.tolist() == pytest.approx([1 / 6] * 12, rel=0.35)
+
+
+def test_without_zero_among_the_preferences_none_is_drawn():
+    of = method(preferences=(0.5, 1.0), zero_share=0.0)
+    drawn = of.draw(50, torch.Generator().manual_seed(0))
+    assert drawn.unique().tolist() == [0.5, 1.0]
+
+
+def test_the_loss_weighs_clean_and_adversarial_by_each_images_own_preference(monkeypatch, attacks):
+    of = task().eval()
+    preference = fixed(monkeypatch, [0.1, 0.0, 1.0, 0.0, 0.4, 0.1, 0.2, 0.3])
+    loss = step(of)["loss"]
+    images, labels = images_and_labels()
+    rows = preference > 0
+    adversarial = images.clone()
+    adversarial[rows] = attacks[0]["found"]
+    each = []
+    for i in range(8):
+        own = preference[i : i + 1]
+        clean, attacked = (
+            losses.cross_entropy(of.network(x[i : i + 1], preference=own), labels[i : i + 1])
+            for x in (images, adversarial)
+        )
+        each.append((1 - own) * clean + own * attacked)
+    torch.testing.assert_close(loss, torch.cat(each).mean())
+
+
+def test_only_images_with_a_preference_are_attacked_each_with_its_own(monkeypatch, attacks):
+    of = task().train()
+    preference = fixed(monkeypatch, [0.1, 0.0, 1.0, 0.0, 0.4, 0.1, 0.2, 0.3])
+    step(of)
+    images, labels = images_and_labels()
+    rows = preference > 0
+    assert torch.equal(attacks[0]["clean"], images[rows])
+    distance = (attacks[0]["found"] - images[rows]).abs().amax(dim=(1, 2, 3))
+    assert distance.tolist() == pytest.approx([EPSILON] * 6)
+    of.eval()
+    own = [
+        losses.cross_entropy(
+            of.network(images[i : i + 1], preference=preference[i].item()), labels[i : i + 1]
+        )
+        for i in rows.nonzero().flatten().tolist()
+    ]
+    torch.testing.assert_close(
+        attacks[0]["goal"](images[rows]), torch.cat(own), rtol=1e-4, atol=1e-5
+    )
+
+
+def test_the_attack_runs_in_eval_mode_through_the_other_norms_alone():
+    of = task().train()
+    modes = {0: [], 1: []}
+    for branch, seen in modes.items():
+        norm = norms(of, branch)[0]
+        norm.register_forward_hook(lambda module, *_, seen=seen: seen.append(module.training))
+    step(of)
+    assert modes[0] == [True]  # the clean forward
+    assert modes[1] == [True] + [False] * ATTACK.steps + [True]
+
+
+def test_statistics_move_by_the_images_that_belong_to_them(monkeypatch):
+    def black(module, goal, clean, *rest, **settings):
+        return torch.zeros_like(clean)
+
+    monkeypatch.setattr(oat, "attacked", black)
+    of = task().train()
+    preference = fixed(monkeypatch, [0.1, 0.0, 1.0, 0.0, 0.4, 0.1, 0.2, 0.3])
+    step(of)
+    assert calls(of, 0) == {1}
+    assert calls(of, 1) == {2}  # the clean images above 0, then the adversarial ones
+    images, _ = images_and_labels()
+    network = of.network.network
+    stem = lambda x: network.conv(network.normalise(x)).mean(dim=(0, 2, 3)).detach()  # noqa: E731
+    clean, other = (stem(images[rows]) for rows in (preference == 0, preference > 0))
+    torch.testing.assert_close(norms(of, 0)[0].running_mean, 0.1 * clean)
+    adversarial = stem(torch.zeros_like(images))
+    expected = 0.9 * 0.1 * other + 0.1 * adversarial
+    torch.testing.assert_close(norms(of, 1)[0].running_mean, expected)
+
+
+@pytest.mark.parametrize("dual", [True, False])
+@pytest.mark.parametrize(
+    "preference", [[0.0] * 8, [0.3] * 8, [1.0] * 8, [0.0] + [1.0] * 7, [0.0], [0.4], [0.0, 0.1]]
+)
+def test_any_mixture_of_preferences_and_any_batch_trains(monkeypatch, dual, preference):
+    of = task(dual=dual).train()
+    drawn = fixed(monkeypatch, preference)
+    terms = step(of, len(preference))
+    terms["loss"].backward()
+    assert set(terms) == {"loss", "loss_clean", "loss_adversarial"}
+    assert all(bool(term.isfinite()) for term in terms.values())
+    assert (terms["loss_adversarial"] > 0) == bool((drawn > 0).any())
+    gradients = [p.grad for p in of.parameters() if p.grad is not None]
+    assert all(bool(gradient.isfinite().all()) for gradient in gradients)
+    if dual:
+        assert (calls(of, 0) == {0}) == bool((drawn > 0).all())
+        assert (calls(of, 1) == {0}) == bool((drawn == 0).all())
+
+
+@pytest.mark.parametrize("encoding", ["none", "onehot", "dct", "random"])
+@pytest.mark.parametrize("start", ["fresh", "identity"])
+def test_a_step_moves_every_film_and_both_norms(encoding, start):
+    (stage,) = method(encoding=encoding, start=start, size=8).stages(wide_resnet)
+    of = stage.build({}).train()
+    step(of)["loss"].backward()
+    films = [module for module in of.modules() if isinstance(module, FiLM)]
+    assert len(films) == 6
+    for film in films:
+        last = film.linears[-1]
+        assert last.weight.grad.abs().max() > 0
+        assert last.bias.grad.abs().max() > 0
+        first = film.linears[0].weight.grad.abs().max() > 0
+        assert bool(first) == (start == "fresh")  # behind a zero weight there is none yet
+    for branch in (0, 1):
+        assert all(norm.weight.grad.abs().max() > 0 for norm in norms(of, branch))
+
+
+@pytest.mark.parametrize("objective", [PGDAT(), TRADES(), MART()], ids=repr)
+def test_objectives_in_which_images_stand_alone_take_the_place_of_the_papers(objective, attacks):
+    of = task(objective=objective).train()
+    terms = step(of)
+    terms["loss"].backward()
+    assert bool(terms["loss"].isfinite())
+    assert attacks[0]["start_noise"] == objective.start_noise
+    assert attacks[0]["progress"] == 0.0
+
+
+def test_one_step_is_the_same_with_the_same_generator():
+    one, again = ({n: v.detach() for n, v in step(task().train()).items()} for _ in range(2))
+    other = step(task().train(), seed=1)
+    assert same(one, again)
+    assert not torch.equal(one["loss"], other["loss"])
+
+
+def test_the_codes_are_no_parameters_and_stay_as_they_were(tmp_path):
+    (stage,) = method(size=8).stages(partial(wide_resnet, 2))
+    of = stage.build({})
+    before = weights(of)
+    fit_stage(stage, of, tmp_path)
+    after = weights(of)
+    still = {name for name in before if torch.equal(before[name], after[name])}
+    assert "network.code.table" in still
+    assert not any(".film." in name for name in still)
+    assert not any(".norms." in name for name in still)
+
+
+def test_it_learns_to_tell_dark_from_bright(tmp_path):
+    schedule = replace(SCHEDULE, epochs=8)
+    (stage,) = method(schedule=schedule, start="identity").stages(partial(wide_resnet, 2))
+    torch.manual_seed(0)
+    of = stage.build({})
+    fit_stage(stage, of, tmp_path)
+    images, labels = learnable(16).batch(slice(None))
+    for preference in of.network.preferences:
+        right = of.network.eval().at(preference)(images).argmax(dim=1) == labels
+        assert right.float().mean() > 0.9
+
+
+class Killed(Exception):
+    pass
+
+
+def test_a_killed_run_on_digits_resumes_to_the_same_bits(tmp_path, monkeypatch):
+    data = digits().train
+    splits = {"train": data.take(slice(0, 80)), "validation": data.take(slice(80, 112))}
+    (stage,) = method(size=8).stages(wide_resnet)
+
+    def build() -> ConditionalTask:
+        torch.manual_seed(0)
+        return stage.build({})
+
+    whole = build()
+    summary = fit_stage(stage, whole, tmp_path / "whole", loop=LOOP, **splits)
+    assert summary["stage"] == "conditional"
+
+    killed, real, left = build(), ConditionalTask.forward, iter(range(7))
+
+    def forward(self, *arguments):
+        if next(left, None) is None:
+            raise Killed
+        return real(self, *arguments)
+
+    monkeypatch.setattr(ConditionalTask, "forward", forward)
+    with pytest.raises(Killed):
+        fit_stage(stage, killed, tmp_path / "killed", loop=LOOP, **splits)
+    monkeypatch.undo()
+    resumed = build()
+    assert fit_stage(stage, resumed, tmp_path / "killed", loop=LOOP, **splits)
+    assert same(weights(resumed), weights(whole))
+
+
+def test_it_goes_through_json_and_back():
+    from equipoise.methods import AnyMethod
+
+    whole = method(encoding="dct", default=0.2, dual=False)
+    content = json.loads(json.dumps(to_json(whole), allow_nan=False))
+    assert content["kind"] == "OAT"
+    assert from_json(content, AnyMethod) == whole
+
+
+def test_the_defaults_are_the_originals():
+    whole = OAT(epsilon=8 / 255, schedule=SCHEDULE)
+    assert whole.preferences == (0.0, 0.1, 0.2, 0.3, 0.4, 1.0)
+    assert (whole.encoding, whole.size, whole.dual, whole.start) == ("random", 128, True, "fresh")
+    assert whole.objective == PGDAT()
+    assert whole.attack.steps == 7
+    assert whole.attack.relative_step * 8 / 255 == pytest.approx(10 / 7 / 255)
+    assert whole.attack.mode == "eval"
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"preferences": (0.0,)}, "preferences must have one above 0"),
+        ({"preferences": (1.0, 0.0)}, "preferences must be one or more and ascend"),
+        ({"preferences": (0.0, 1.5)}, r"preference must be in \[0, 1\], got 1.5"),
+        ({"preferences": (0.5, 1.0)}, "zero_share must be in .* 0 where it is not"),
+        ({"zero_share": 0.0}, "zero_share must be in"),
+        ({"zero_share": 1.0}, "zero_share must be in"),
+        ({"epsilon": 0.0}, "OAT needs an epsilon above 0"),
+        ({"objective": Standard()}, "OAT needs an objective with an attack, .* got Standard"),
+        ({"objective": IAT()}, "in which each image stands alone with its preference, got IAT"),
+        ({"objective": FAT()}, "in which each image stands alone with its preference, got FAT"),
+        ({"objective": LBGAT()}, "OAT cannot train LBGAT, which trains a companion"),
+        ({"size": 3}, "size must be at least the number of preferences, 6, got 3"),
+        ({"default": 0.5}, "default must be one of the preferences"),
+    ],
+    ids=str,
+)
+def test_settings_that_mean_nothing_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        method(**settings)
+
+
+def test_an_unknown_encoding_is_refused(no_shape_checks):
+    with pytest.raises(ValueError, match="encoding must be one of"):
+        method(encoding="fourier")
+
+
+def test_a_network_without_batch_norm_is_refused():
+    (stage,) = method().stages(lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 10)))
+    with pytest.raises(ValueError, match=r"Sequential has no nn.BatchNorm2d.*OAT needs"):
+        stage.build({})

@@ -1,0 +1,83 @@
+"""Losses in plain NumPy, in float64: what ours are compared with."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+LABELS = np.array([2, 0, 1, 3])
+CLEAN = np.array(
+    [[1.0, -0.5, 2.0, 0.3], [3.0, 1.0, -1.0, 0.0], [0.2, 0.1, 0.4, 0.3], [-2.0, 0.5, 4.0, 1.5]]
+)
+ADVERSARIAL = np.array(
+    [[1.5, -1.0, 0.8, 0.7], [0.5, 1.2, -0.3, 1.9], [0.6, -0.2, 0.5, 0.0], [-1.0, 2.5, 3.0, 1.0]]
+)
+"""Logits of four images, two of which the attack has made the network misclassify."""
+
+
+def log_softmax(logits: np.ndarray) -> np.ndarray:
+    return logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+
+
+def cross_entropy(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    return -log_softmax(logits)[np.arange(len(labels)), labels]
+
+
+def divergence(p: np.ndarray, q: np.ndarray) -> np.ndarray:
+    """KL(p || q) of two sets of logits."""
+    return (np.exp(log_softmax(p)) * (log_softmax(p) - log_softmax(q))).sum(axis=1)
+
+
+def slope(function: Callable[[], np.ndarray], array: np.ndarray) -> np.ndarray:
+    """The gradient of the mean of a function that reads an array, by central differences."""
+    found = np.zeros_like(array)
+    for place in np.ndindex(array.shape):
+        kept = array[place]
+        array[place] = kept + 1e-5
+        above = function().mean()
+        array[place] = kept - 1e-5
+        found[place] = (above - function().mean()) / 2e-5
+        array[place] = kept
+    return found
+
+
+class Answers(nn.Module):
+    """A "network" that gives the same logits whatever it sees."""
+
+    def __init__(self, logits: np.ndarray) -> None:
+        super().__init__()
+        self.logits = nn.Parameter(torch.tensor(logits, dtype=torch.float32))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.logits
+
+
+def agree(
+    loss: Tensor,
+    leaves: Sequence[Tensor],
+    function: Callable[[], np.ndarray],
+    arrays: Sequence[np.ndarray],
+) -> None:
+    """A per-image loss has the values of a function, and its mean the function's gradients."""
+    np.testing.assert_allclose(loss.detach().numpy(), function(), rtol=2e-5, atol=1e-6)
+    gradients = torch.autograd.grad(loss.mean(), leaves)
+    for gradient, array in zip(gradients, arrays, strict=True):
+        np.testing.assert_allclose(gradient.numpy(), slope(function, array), rtol=1e-3, atol=2e-6)
+
+
+def losses_of_answers(
+    objective, clean: np.ndarray, adversarial: np.ndarray, labels: np.ndarray = LABELS
+) -> tuple[dict[str, Tensor], list[Tensor]]:
+    """The terms of an objective at given logits, and the tensors that hold these."""
+    natural, attacked = Answers(clean), Answers(adversarial)
+    images = torch.zeros(len(labels), 1, 2, 2)
+    terms = objective.losses(
+        natural,
+        attacked,
+        images,
+        images + 0.1,
+        torch.tensor(labels),
+        torch.Generator().manual_seed(0),
+    )
+    return terms, [natural.logits, attacked.logits]

@@ -1,0 +1,217 @@
+"""All switches of the loop together: off they change no bit, on they survive a kill at any step."""
+
+import hashlib
+import json
+from dataclasses import replace
+from functools import partial
+
+import numpy
+import pytest
+import torch
+from torch import nn
+
+from equipoise import checkpoints
+from equipoise.data import Augmentation
+from equipoise.executors import execute
+from equipoise.methods import AFA, AFS, Schedule
+from equipoise.methods.adversarial_training import NetworkTask, network_stage
+from equipoise.metrics import METRICS
+from equipoise.objectives import PGDAT
+from equipoise.training import BEST, LAST, Loop
+from tiny import ATTACK, LOOP, fabric, fit_stage, learnable, linear, same, weights, wide_resnet
+
+STEPS = 4  # an epoch
+
+# Of the weights that commit 82d2462, the last one before the switches, trains on this machine. Bits
+# depend on the kernels, so they are compared only where torch and the processor are the same.
+GOLDEN = {
+    "network": "b542640986c3bd429706acd5660d291a7bc5498df0ca0352263d6ea2204c66bc",
+    "afa": "698340e09230ba3427efd2baf703a1f709d5e6594d335feed11094983aa94b94",
+    "afs": "7f9837d7e8f4735f172e7a6aaf5ec3003794b07304b9abc05cebcdbda4a9c38c",
+}
+MADE_BY = ("2.13.0+cpu", "AVX512")
+
+
+def digest(module: nn.Module) -> str:
+    found = hashlib.sha256()
+    for name, value in sorted(module.state_dict().items()):
+        found.update(name.encode())
+        found.update(value.contiguous().numpy().tobytes())
+    return found.hexdigest()
+
+
+def plan(name: str):
+    schedule = Schedule(
+        epochs=2, learning_rate=0.1, shape="one_cycle", clip_norm=1.0, nesterov=True
+    )
+    make = partial(wide_resnet, 2)
+    if name == "network":
+        return [single(make, schedule)]
+    settings = {"objective": PGDAT(), "attack": ATTACK, "schedule": schedule}
+    if name == "afa":
+        return AFA(strengths=(0.0, 0.05, 0.2), gate_schedule=schedule, **settings).stages(make)
+    return AFS(
+        budgets=(0.0, 0.05), merger_schedule=schedule, merger_epsilon=0.05, **settings
+    ).stages(make)
+
+
+def single(make, schedule, **changes):
+    found = network_stage(
+        "network",
+        make,
+        objective=PGDAT(),
+        epsilon=0.05,
+        attack=ATTACK,
+        schedule=schedule,
+        norm="Linf",
+    )
+    return replace(found, **changes)
+
+
+@pytest.mark.skipif(
+    (torch.__version__, torch.backends.cpu.get_cpu_capability()) != MADE_BY,
+    reason="other kernels give other bits",
+)
+@pytest.mark.parametrize("name", list(GOLDEN))
+def test_with_every_switch_off_the_bits_are_those_from_before_there_were_any(tmp_path, name):
+    loop = Loop(
+        batch_size=16,
+        validation_images=16,
+        validation_steps=1,
+        augmentation=Augmentation(shift=1, flip=True),
+    )
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        outcome, _ = execute(
+            plan(name), train=learnable(80), loop=loop, folder=tmp_path, seed=0, fabric=fabric()
+        )
+    finally:
+        torch.set_num_threads(threads)
+    assert digest(outcome) == GOLDEN[name]
+
+
+@pytest.mark.parametrize("shape", ["piecewise", "cosine", "one_cycle"])
+def test_with_every_switch_off_the_loop_is_the_plain_one(tmp_path, shape):
+    """The loop as one would write it down, bit for bit, on any machine."""
+    schedule = Schedule(epochs=3, learning_rate=0.1, shape=shape, decay_epochs=(1,))
+    of = single(partial(linear, 2), schedule, keep="last")
+    looped, plain = of.build({}), of.build({})
+    fit_stage(of, looped, tmp_path)
+
+    train, generator = learnable(), torch.Generator().manual_seed(0)
+    optimiser = torch.optim.SGD(plain.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4)
+    for step in range(3 * STEPS):
+        if step % STEPS == 0:
+            order = torch.randperm(64, generator=generator)
+        optimiser.param_groups[0]["lr"] = schedule.rate(step / (3 * STEPS))
+        first = 16 * (step % STEPS)
+        images, labels = train.batch(order[first : first + 16])
+        images = images.contiguous(memory_format=torch.channels_last)
+        optimiser.zero_grad()
+        plain.train()(images, labels, generator, step / (3 * STEPS))["loss"].backward()
+        optimiser.step()
+    assert same(weights(plain), weights(looped))
+
+
+@pytest.mark.parametrize(
+    ("shape", "rates"),
+    [
+        # Of steps 3, 7, 11 and 15 of 16, the last ones of their epochs.
+        ("cosine", [0.1 * (1 + numpy.cos(numpy.pi * step / 16)) for step in (3, 7, 11, 15)]),
+        ("one_cycle", [0.2 * 3 / 6.4, *(0.2 * (16 - step) / 9.6 for step in (7, 11, 15))]),
+    ],
+)
+def test_the_optimiser_gets_the_rates_of_the_schedule(tmp_path, shape, rates):
+    of = single(partial(linear, 2), Schedule(epochs=4, learning_rate=0.2, shape=shape))
+    fit_stage(of, of.build({}), tmp_path)
+    lines = (tmp_path / METRICS).read_text().splitlines()
+    assert [json.loads(line)["learning_rate"] for line in lines] == pytest.approx(rates)
+
+
+class Killed(BaseException):
+    """Stands for a kill: nothing in the package catches it."""
+
+
+class Mortal(NetworkTask):
+    """Dies in its n-th call, if that is given; draws from torch's global generator as well."""
+
+    def __init__(self, call=None):
+        torch.manual_seed(0)
+        network = nn.Sequential(nn.BatchNorm2d(1), nn.Flatten(), nn.Dropout(0.3), nn.Linear(64, 2))
+        super().__init__(network, PGDAT(), 0.05, ATTACK, "Linf")
+        self.left = call
+
+    def forward(self, images, labels, generator, progress):
+        if self.left == 0:
+            raise Killed
+        if self.left is not None:
+            self.left -= 1
+        return super().forward(images, labels, generator, progress)
+
+
+@pytest.fixture(scope="module")
+def extra(tmp_path_factory):
+    path = tmp_path_factory.mktemp("extra") / "extra.npz"
+    found = learnable(50)
+    numpy.savez(path, image=found.images.permute(0, 2, 3, 1).numpy(), label=found.labels.numpy())
+    return path
+
+
+SWITCHES = {
+    "ema": {"averaging": "ema", "averaging_start": 0.3},
+    "swa": {"averaging": "swa", "averaging_start": 0.5},
+    "awp": {"awp_gamma": 0.02, "awp_start": 0.2},
+    "extra": {"extra_share": 0.5},
+    "alarms": {"alarms": True},
+    "all": {"averaging": "swa", "averaging_start": 0.0, "awp_gamma": 0.02, "alarms": True},
+}
+
+
+def loop(name: str, extra) -> Loop:
+    with_extra = {"extra": extra} if name in ("extra", "all") else {}
+    return replace(LOOP, augmentation=Augmentation(shift=1), **SWITCHES[name], **with_extra)
+
+
+STAGE = single(linear, Schedule(epochs=3, learning_rate=0.1), keep="best")
+
+
+@pytest.fixture(scope="module")
+def wholes(tmp_path_factory, extra):
+    """A folder of an uninterrupted run with each switch."""
+    folder = tmp_path_factory.mktemp("whole")
+    for name in SWITCHES:
+        fit_stage(STAGE, Mortal(), folder / name, loop=loop(name, extra))
+    return folder
+
+
+def entries(folder) -> list[dict]:
+    lines = (folder / METRICS).read_text().splitlines()
+    return [json.loads(line) | {"seconds": 0} for line in lines]
+
+
+@pytest.mark.parametrize("call", [1, 6, 9, 11, 14])
+@pytest.mark.parametrize("name", list(SWITCHES))
+def test_a_run_killed_in_any_call_resumes_to_the_same_bits(tmp_path, wholes, extra, name, call):
+    settings = loop(name, extra)
+    dead = Mortal(call)
+    try:
+        fit_stage(STAGE, dead, tmp_path, loop=settings)
+    except Killed:
+        assert dead.left == 0
+    resumed = Mortal()
+    fit_stage(STAGE, resumed, tmp_path, loop=settings)
+    for file in (BEST, LAST):
+        found, whole = (checkpoints.unpack(place / file)[0] for place in (tmp_path, wholes / name))
+        assert same(found, whole)
+    assert entries(tmp_path) == entries(wholes / name)
+
+
+@pytest.mark.parametrize("name", ["ema", "swa", "awp", "extra"])
+def test_every_switch_that_trains_otherwise_ends_in_other_weights(tmp_path, wholes, name):
+    plain = replace(LOOP, augmentation=Augmentation(shift=1))
+    fit_stage(STAGE, Mortal(), tmp_path, loop=plain)
+    found, with_switch = (
+        checkpoints.unpack(place / LAST)[0] for place in (tmp_path, wholes / name)
+    )
+    assert not same(found, with_switch)
