@@ -222,6 +222,8 @@ def main(arguments: list[str] | None = None) -> None:
                 args=arguments,
             )
     except KeyboardInterrupt:
+        if arguments[:1] == ["evaluate"]:
+            _errors.print("stopped; what was found is kept: the same command goes on.")
         sys.exit(130)
     except (ValueError, RuntimeError) as error:
         # Our own refusals are ValueErrors and RunErrors; anything else keeps its trace.

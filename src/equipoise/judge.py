@@ -97,7 +97,7 @@ def evaluate(
     suites = _suites(network, evaluation, split.classes, seed, surrogates, device)
     threat = THREATS[evaluation.norm]
     known = place / "evaluations" / f"{name}_{fingerprint(network, split)[:12]}"
-    reporter.begin(f"evaluate {name}", 1000, 0)
+    reporter.begin(f"evaluate {name}", 0, 0)
     report: Callable[[str, float], None] = lambda text, share: reporter.step(int(share), text)  # noqa: E731
     began = time.monotonic()
     found = profile(

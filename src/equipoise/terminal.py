@@ -6,13 +6,17 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import (
     BarColumn,
-    MofNCompleteColumn,
     Progress,
     TaskID,
+    TaskProgressColumn,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+
+
+SHARES = 1000
+"""Steps of a bar whose work is not counted in steps but reported in thousandths."""
 
 
 class Terminal:
@@ -27,7 +31,7 @@ class Terminal:
         self.progress = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
-            MofNCompleteColumn(),
+            TaskProgressColumn(),
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
@@ -77,8 +81,9 @@ class _Bar:
     def begin(self, stage: str, steps: int, done: int) -> None:
         console, progress = self.terminal.console, self.terminal.progress
         if not console.is_terminal:
-            note = f", {done} done" if done else ""
-            console.print(f"{self.prefix}{stage}: {steps} steps{note}", highlight=False)
+            note = f": {steps} steps" + (f", {done} done" if done else "") if steps else ""
+            console.print(f"{self.prefix}{stage}{note}", highlight=False)
+        steps = steps or SHARES
         if self.task is not None:  # a bar that is left has come to its end
             progress.update(self.task, completed=self.steps, text="")
         self.task = progress.add_task(self.prefix + stage, total=steps, completed=done, text="")

@@ -247,3 +247,13 @@ def test_two_with_the_same_settings_are_equal_and_frozen(objective):
 def test_it_goes_through_json_and_back(objective):
     text = json.dumps(to_json(objective), allow_nan=False)
     assert from_json(json.loads(text), AnyObjective) == objective
+
+
+@every_objective
+def test_it_trains_under_bf16_autocast(objective, setup):
+    objective, network, *batch_of = setup(objective)
+    with torch.autocast("cpu", torch.bfloat16):
+        terms = losses_of(objective, network, network, *batch_of)
+    assert terms["loss"].dtype == torch.float32
+    terms["loss"].mean().backward()
+    assert all(parameter.grad.isfinite().all() for parameter in network.parameters())

@@ -80,14 +80,14 @@ class AVM:
         draw = torch.rand(len(clean), 1, generator=generator, device=generator.device)
         weight = draw.to(clean.device)
         vertex = (clean + self.stretch * (adversarial - clean)).clamp(0.0, 1.0)
-        mixed = torch.lerp(vertex, clean, weight[:, :, None, None])
+        # Not torch.lerp: under bf16 autocast it refuses a float32 weight.
+        share = weight[:, :, None, None]
+        mixed = share * clean + (1 - share) * vertex
         logits = predict_adversarial(mixed)
         classes = logits.shape[1]
-        targets = torch.lerp(
-            smoothed(labels, classes, self.vertex_share),
-            smoothed(labels, classes, self.clean_share),
-            weight,
-        )
+        hard = smoothed(labels, classes, self.clean_share)
+        soft = smoothed(labels, classes, self.vertex_share)
+        targets = weight * hard + (1 - weight) * soft
         return {"loss": losses.soft_cross_entropy(logits, targets)}
 
 

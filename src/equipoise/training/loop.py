@@ -103,7 +103,8 @@ class Reporter(Protocol):
     """Who is told how training goes."""
 
     def begin(self, stage: str, steps: int, done: int) -> None:
-        """A stage of so many steps begins, or goes on after ``done`` of them."""
+        """A stage of so many steps begins, or goes on after ``done`` of them; with 0 steps, work
+        that is reported in thousandths."""
         ...
 
     def step(self, done: int, text: str) -> None:
