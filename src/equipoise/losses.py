@@ -56,7 +56,7 @@ def kl_divergence(logits: Logits, reference: Logits) -> PerImage:
         ``(batch,)``, 0 or more up to rounding; 0 where both predictions are the same.
 
     Source:
-        TRADES, Zhang et al. 2019, Eq. (5), with the KL divergence in place of phi.
+        Zhang et al. 2019 (TRADES): the loss inside their maximum, as their code takes it.
     """
     ours, wanted = (each.float().log_softmax(dim=1) for each in (logits, reference))
     terms = functional.kl_div(ours, wanted, reduction="none", log_target=True)
@@ -74,7 +74,8 @@ def boosted_cross_entropy(logits: Logits, labels: Labels) -> PerImage:
         ``(batch,)``; the margin term is at most 9.21, since 1.0001 stands for the 1 under its log.
 
     Source:
-        Wang et al. 2020, Eq. (8); the 1.0001 and the 1e-12 are of their code.
+        Wang et al. 2020 (MART), "boosted cross-entropy"; the 1.0001 and the 1e-12 are of
+        their code.
     """
     logits = logits.float()
     wrong = logits.scatter(1, labels[:, None], float("-inf")).argmax(dim=1, keepdim=True)

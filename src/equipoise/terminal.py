@@ -14,7 +14,6 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-
 SHARES = 1000
 """Steps of a bar whose work is not counted in steps but reported in thousandths."""
 

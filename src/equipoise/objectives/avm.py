@@ -32,9 +32,9 @@ class AVM:
         ValueError: If a share is not in [0, 1] or stretch is not above 0.
 
     Source:
-        Lee et al. 2020, Eq. (7)-(9), Algorithm 1, with Beta(1, 1), which is uniform; one weight an
-        image, as in their code. Mixed images go through the adversarial branch. Without an attack
-        the vertex is the image itself, whose labels are then smoothed at random.
+        Lee et al. 2020, Algorithm 1, and ``perturb_avmixup`` of their code, with Beta(1, 1), which
+        is uniform; one weight an image. Mixed images go through the adversarial branch. Without an
+        attack the vertex is the image itself, whose labels are then smoothed at random.
     """
 
     stretch: float = 2.0
@@ -103,7 +103,8 @@ def smoothed(labels: Labels, classes: int, share: float) -> Float[Tensor, "batch
         Probabilities.
 
     Source:
-        Lee et al. 2020, Eq. (9); unlike ``label_smoothing``, whose rest goes to all classes.
+        Lee et al. 2020, their label smoothing; unlike ``label_smoothing``, whose rest goes to all
+        classes.
     """
     hot = functional.one_hot(labels, classes).float()
     return share * hot + (1 - share) / (classes - 1) * (1 - hot)

@@ -29,8 +29,8 @@ class LBGAT:
         ValueError: If beta is negative.
 
     Source:
-        Cui et al. 2021, Eq. (5)-(6) and their code. Deviations: the teacher is a network like the
-        one it guides, where theirs is a ResNet-18; the divergence is taken in log space; the
+        Cui et al. 2021 and ``lbgat.py`` of their code. Deviations: the teacher is a network like
+        the one it guides, where theirs is a ResNet-18; the divergence is taken in log space; the
         attack's start is projected onto the threat.
     """
 
@@ -58,7 +58,7 @@ class Guided:
         beta: Weight of TRADES' divergence.
 
     Source:
-        Cui et al. 2021, Eq. (5)-(6); see ``LBGAT``.
+        Cui et al. 2021; see ``LBGAT``.
     """
 
     teacher: nn.Module

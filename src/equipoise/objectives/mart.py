@@ -26,9 +26,9 @@ class MART:
         ValueError: If beta is negative.
 
     Source:
-        Wang et al. 2020, Eq. (8)-(11), Algorithm 1; the 1.0000001 is of their code. Deviations: the
-        divergence is taken in log space, where their code adds 1e-12 to adversarial probabilities;
-        the attack's start is projected onto the threat.
+        Wang et al. 2020, Algorithm 1 and ``mart.py`` of their code, which has the 1.0000001.
+        Deviations: the divergence is taken in log space, where their code adds 1e-12 to adversarial
+        probabilities; the attack's start is projected onto the threat.
     """
 
     beta: float = 5.0

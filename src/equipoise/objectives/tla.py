@@ -32,12 +32,12 @@ class TLA:
         noise: Largest noise on the first positive, in pixel units.
 
     Source:
-        Mao et al. 2019, Eq. (4)-(7), Algorithm 1, and their settings for CIFAR-10. Deviations:
-        positives and negatives come from the batch itself, where their code looks for negatives
-        among ten batches more and for positives in the whole training part; an image that is alone
-        in its class is its own second positive, and one without any negative has no triplet terms;
-        similarity is that of the training forward, where they run one more in evaluation mode; the
-        noisy image is not rounded to whole pixel levels.
+        Mao et al. 2019 and ``train_update_fast_triplet.py`` of their code with its settings for
+        CIFAR-10. Deviations: positives and negatives come from the batch itself, where their code
+        looks for negatives in another one, ten times as large, and for positives in the whole
+        training part; an image that is alone in its class is its own second positive, and one
+        without any negative has no triplet terms; similarity is that of the training forward, where
+        they run one more in evaluation mode; the noisy image is not rounded to whole pixel levels.
     """
 
     weight: float = 2.0

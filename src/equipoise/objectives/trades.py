@@ -24,10 +24,10 @@ class TRADES:
         ValueError: If beta is negative.
 
     Source:
-        Zhang et al. 2019, Eq. (5), Algorithm 1; their beta is 1 / lambda. Deviations: the clean
-        images are predicted once a step in training mode, not twice, so that the batch norms see
-        two batches, not three; the divergence is taken in log space; the attack's start is
-        projected onto the threat.
+        Zhang et al. 2019, Algorithm 1 and ``trades.py`` of their code; beta is the paper's 1 /
+        lambda. Deviations: the clean images are predicted once a step in training mode, not twice,
+        so that the batch norms see two batches, not three; the divergence is taken in log space;
+        the attack's start is projected onto the threat.
     """
 
     beta: float = 6.0
