@@ -87,6 +87,12 @@ def rich_table(records: Sequence[Record], title: str) -> Table:
         A rich table; the best trade-off is bold.
     """
     header, body = rows(records)
+    # Only the trade-off keeps its deviation here, so that the table fits into 80 columns.
+    trade_off = len(header) - 2
+    body = [
+        [cell if n in (0, trade_off) else cell.split(" (")[0] for n, cell in enumerate(row)]
+        for row in body
+    ]
     table = Table(
         title=title,
         title_justify="left",
