@@ -17,6 +17,7 @@ FIXED = {
 }
 RANDOM = {
     "pgd": PGD(steps=30, relative_step=0.25),
+    "pgd_noise": PGD(steps=30, relative_step=0.25, start_noise=0.001),
     "pgd_absolute_step": PGD(steps=40, step_size=0.05),
     "pgd_restarts": PGD(steps=20, relative_step=0.25, restarts=3),
     "pgd_best": PGD(steps=20, relative_step=0.25, restarts=2, keep="best"),
