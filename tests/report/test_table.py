@@ -150,3 +150,14 @@ def test_of_several_evaluations_of_one_model_the_fullest_is_shown():
     assert fullest([quick, full, other]) == [full, other]
     _, body = rows([quick, full])
     assert "(" not in body[0][1]  # one seed, no deviation
+
+
+def test_a_ranked_table_has_the_best_trade_off_first(tmp_path):
+    for name, robust in (("a", 0.2), ("b", 0.8), ("c", 0.5)):
+        runs.write_json(tmp_path / "all" / "records" / f"{name}.json", record(name, robust=robust))
+    page = tmp_path / "page.md"
+    page.write_text("<!-- records: all ranked -->\n<!-- end records -->\n")
+    assert fill_markers(page)
+    rows_of_page = [line for line in page.read_text().splitlines() if line.startswith("| ")]
+    assert [line.split("|")[1].strip() for line in rows_of_page] == ["model", "b", "c", "a"]
+    assert not fill_markers(page)

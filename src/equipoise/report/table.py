@@ -13,6 +13,7 @@ from rich.table import Table
 from equipoise import runs
 
 Record = dict[str, Any]
+RANKED = " ranked"
 
 
 def rows(records: Sequence[Record]) -> tuple[list[str], list[list[str]]]:
@@ -149,7 +150,8 @@ def fill_markers(path: Path) -> bool:
     """Renew every table in a Markdown file that stands between markers.
 
     A table of all records under ``folder`` stands between ``<!-- records: folder -->`` and
-    ``<!-- end records -->``; the folder is relative to the file.
+    ``<!-- end records -->``; the folder is relative to the file. With ``ranked`` after the folder
+    the models stand in the order of their trade-off, the best first.
 
     Args:
         path: The Markdown file, rewritten in one step if a table changed.
@@ -166,8 +168,11 @@ def fill_markers(path: Path) -> bool:
         raise runs.RunError(f"{path} cannot be read ({error.strerror}).") from error
 
     def renew(found: re.Match[str]) -> str:
-        folder = path.parent / found["folder"].strip()
+        name = found["folder"].strip()
+        folder = path.parent / name.removesuffix(RANKED)
         records = [record for _, record in runs.iterate_records(folder)]
+        if name.endswith(RANKED):
+            records = _ranked(records)
         return f"{found['begin']}\n{markdown_table(records)}{found['end']}"
 
     renewed = re.sub(
@@ -179,6 +184,13 @@ def fill_markers(path: Path) -> bool:
     if renewed != text:
         runs.write_bytes(path, renewed.encode())
     return renewed != text
+
+
+def _ranked(records: Sequence[Record]) -> list[Record]:
+    trade_offs: dict[str, list[float]] = defaultdict(list)
+    for record in fullest(records):
+        trade_offs[record["model"]].append(record["headline"]["clean_and_strongest"])
+    return sorted(records, key=lambda record: -mean(trade_offs[record["model"]]))
 
 
 def _cell(values: list[float]) -> str:
