@@ -156,7 +156,7 @@ def _standard(classes: int) -> tuple[Attack, ...]:
     targets = min(9, classes - 1)
     return (
         SearchAttack(name="pgd-margin", search=_search(20), loss="margin"),
-        SearchAttack(name="apgd-cross-entropy", search=APGD(steps=50), loss="cross_entropy"),
+        SearchAttack(name="apgd-cross-entropy", search=APGD(steps=100), loss="cross_entropy"),
         SearchAttack(
             name="pgd-targeted-margin",
             search=_search(20),
@@ -169,7 +169,7 @@ def _standard(classes: int) -> tuple[Attack, ...]:
             loss="targeted_margin",
             targets=targets,
         ),
-        SearchAttack(name=f"apgd-{scale_free}", search=APGD(steps=50), loss=scale_free),
+        SearchAttack(name=f"apgd-{scale_free}", search=APGD(steps=100), loss=scale_free),
         SearchAttack(
             name=f"apgd-{targeted.replace('_', '-')}-3",
             search=APGD(steps=50),
