@@ -1,4 +1,4 @@
-"""A disk that is really full: a small file system of its own, where the system lets us mount one."""
+"""A disk that is really full: a small file system of its own, where we may mount one."""
 
 import os
 import subprocess
