@@ -34,7 +34,7 @@ def model():
     return network.eval()
 
 
-def test_part() -> Split:
+def held_images() -> Split:
     return digits(400, 40).test
 
 
@@ -52,7 +52,7 @@ def test_image_by_image_it_is_what_the_package_gives_by_itself(
         self.square.n_queries = 40
 
     monkeypatch.setattr(AutoAttack, "__init__", smaller)
-    data = test_part()
+    data = held_images()
     images, labels = data.batch(slice(None))
     judge = AutoAttack(model, norm=norm, eps=epsilon, seed=7, device="cpu", version="standard")
     found, _ = judge.run_standard_evaluation(images, labels, batch_size=16)
@@ -82,7 +82,7 @@ def test_its_parts_are_the_four_of_the_standard_version_at_their_original_settin
 
 
 def test_it_leaves_torchs_global_generator_alone(model):
-    images, labels = test_part().take(slice(0, 4)).batch(slice(None))
+    images, labels = held_images().take(slice(0, 4)).batch(slice(None))
     attack = Reference(part="apgd-ce", seed=0, classes=10)
     before = torch.random.get_rng_state()
     attack.run(model, images, labels, Linf(0.1), torch.Generator())
@@ -90,7 +90,7 @@ def test_it_leaves_torchs_global_generator_alone(model):
 
 
 def test_its_passes_are_counted(model):
-    images, labels = test_part().take(slice(0, 4)).batch(slice(None))
+    images, labels = held_images().take(slice(0, 4)).batch(slice(None))
     found = Reference(part="apgd-ce", seed=0, classes=10).run(
         model, images, labels, Linf(0.01), torch.Generator()
     )
