@@ -315,8 +315,13 @@ def test_a_second_sigint_ends_the_run_at_once(tmp_path):
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(5)  # cut short by the interrupt
 
-    with pytest.raises(KeyboardInterrupt):
-        run(tmp_path, reporter=AfterSteps(1, twice))
+    # A shell starts background jobs with SIGINT ignored, and then Python installs no handler.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path, reporter=AfterSteps(1, twice))
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.parametrize("steps", [2 * STEPS, 3 * STEPS])
