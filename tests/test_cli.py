@@ -1,12 +1,14 @@
 import subprocess
 import sys
 from dataclasses import replace
+from typing import get_args
 
 import pytest
 
 import tiny
 from equipoise import cli, jobs, judge, runs
 from equipoise.data import Digits
+from equipoise.evaluation import SuiteName
 from equipoise.recipes import RECIPES, Evaluation, to_json
 
 
@@ -322,3 +324,7 @@ def test_compare_pairs_models_image_by_image_and_refuses_other_images(capsys, im
     (eight,) = places[0].glob("*.json")
     (six,) = (p for p in places[1].glob("*.json") if runs.read_record(p)["images"] == 6)
     assert "must agree in images" in refused(capsys, "compare", eight, six)
+
+
+def test_the_suites_of_the_command_line_are_those_that_exist():
+    assert get_args(cli.Suites) == get_args(SuiteName)

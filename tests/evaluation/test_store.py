@@ -2,7 +2,9 @@ import torch
 from torch import nn
 
 from equipoise.evaluation.store import fingerprint, images_hash, unit_key, weights_hash
-from tiny import linear, split
+from equipoise.models import conditioned
+from equipoise.models.foreign import LogitsOf
+from tiny import linear, split, wide_resnet
 
 ATTACK = {"name": "a", "steps": 3}
 
@@ -36,3 +38,10 @@ def test_labels_are_part_of_the_images_hash():
     data = split(4)
     other = type(data)(images=data.images, labels=(data.labels + 1) % 10, classes=10)
     assert images_hash(data) != images_hash(other)
+
+
+def test_one_network_taken_in_two_ways_is_two_models():
+    data = split(4)
+    assert fingerprint(LogitsOf(linear(), "0"), data) != fingerprint(LogitsOf(linear(), "1"), data)
+    network = conditioned(wide_resnet(), preferences=(0.0, 1.0), size=4)
+    assert fingerprint(network.at(0.0), data) != fingerprint(network.at(1.0), data)

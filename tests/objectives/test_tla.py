@@ -6,8 +6,8 @@ import torch
 from by_hand import agree, cross_entropy
 from torch import nn
 
+from equipoise.features import features_and_logits
 from equipoise.objectives import TLA
-from equipoise.objectives.features import features_and_logits
 
 LABELS = torch.tensor([0, 0, 1, 1, 2, 2])  # two of each: no choice of a second positive
 PARTNER = np.array([1, 0, 3, 2, 5, 4])

@@ -230,6 +230,10 @@ class FixedPreference(nn.Module):
         self.preference = preference
         self.training = model.training
 
+    def extra_repr(self) -> str:
+        """The preference: two views that differ in it are two models."""
+        return f"preference={self.preference:g}"
+
     def forward(self, images: Images) -> Logits:
         """Logits at the fixed preference."""
         return self.model(images, preference=self.preference)

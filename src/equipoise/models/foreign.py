@@ -147,6 +147,10 @@ class LogitsOf(nn.Module):
         self.select = select
         self.gives_gradients = getattr(network, "gives_gradients", True)
 
+    def extra_repr(self) -> str:
+        """Which part is taken: two networks that differ in it are two models."""
+        return f"select={self.select!r}"
+
     def forward(self, images: Images) -> Logits:
         """The logits."""
         answer = self.network(images)

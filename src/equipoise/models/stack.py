@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from equipoise.features import last_linear, read_last_linear
 from equipoise.losses import Logits
 from equipoise.models.branches import config_of
 from equipoise.threat import Images
@@ -47,13 +48,7 @@ class FeatureExtractor(nn.Module):
 
     def head(self) -> nn.Linear:
         """The network's own last linear layer."""
-        linears = [m for m in self.network.modules() if isinstance(m, nn.Linear)]
-        if not linears:
-            raise ValueError(
-                f"{type(self.network).__name__} has no linear layer, so its penultimate features "
-                "are unknown; wrap it so that it ends in nn.Linear."
-            )
-        return linears[-1]
+        return last_linear(self.network)
 
     def train(self, mode: bool = True) -> "FeatureExtractor":
         """Stay in eval mode: an extractor is frozen."""
@@ -61,30 +56,13 @@ class FeatureExtractor(nn.Module):
 
     def forward(self, images: Images) -> Float[Tensor, "batch size"]:
         """Penultimate features."""
-        seen: list[Tensor] = []
-
-        made: list[Tensor] = []
-
-        def read(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            seen.append(inputs[0])
-            made.append(output)
-
-        hook = self.head().register_forward_hook(read)
-        try:
-            logits = self.network(images)
-        finally:
-            hook.remove()
-        if len(seen) != 1 or seen[0].ndim != 2:
-            raise ValueError(
-                f"the last linear layer of {type(self.network).__name__} must run once on a batch "
-                f"of feature vectors, got {[tuple(f.shape) for f in seen]}."
-            )
-        if made[0] is not logits:
+        features, made, answer = read_last_linear(self.network, images)
+        if made is not answer:
             raise ValueError(
                 f"{type(self.network).__name__} does not end in its last linear layer, so its "
                 "penultimate features are unknown; wrap it so that it ends in nn.Linear."
             )
-        return seen[0]
+        return features
 
 
 class FeatureStack(nn.Module):

@@ -41,27 +41,16 @@ class AVM:
     clean_share: float = 1.0
     vertex_share: float = 0.1
 
+    attacks = True
+    start_noise = None
+    joinable = True
+
     def __post_init__(self) -> None:
         for name in ("clean_share", "vertex_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}.")
         if not self.stretch > 0:
             raise ValueError(f"stretch must be above 0, got {self.stretch}.")
-
-    @property
-    def attacks(self) -> bool:
-        """True."""
-        return True
-
-    @property
-    def start_noise(self) -> float | None:
-        """None: the method says how its attack begins."""
-        return None
-
-    @property
-    def joinable(self) -> bool:
-        """True."""
-        return True
 
     def goal(self, predict: Predict, clean: Images, labels: Labels) -> Goal:
         """Cross-entropy of the label."""

@@ -40,24 +40,17 @@ class FAT:
     over: Befriended = PGDAT()
     tau: int = 0
 
+    attacks = True
+    joinable = False  # its attack lets some images go before others
+
     def __post_init__(self) -> None:
         if self.tau < 0:
             raise ValueError(f"tau must be 0 or more steps, got {self.tau}.")
 
     @property
-    def attacks(self) -> bool:
-        """True."""
-        return True
-
-    @property
     def start_noise(self) -> float | None:
         """As that which it is over."""
         return self.over.start_noise
-
-    @property
-    def joinable(self) -> bool:
-        """False: its attack lets some images go before others."""
-        return False
 
     def goal(self, predict: Predict, clean: Images, labels: Labels) -> Goal:
         """The goal of that which it is over, done with an image soon after it is misclassified."""

@@ -23,20 +23,9 @@ class IAT:
         we do, the other one an image (P2333).
     """
 
-    @property
-    def attacks(self) -> bool:
-        """True."""
-        return True
-
-    @property
-    def start_noise(self) -> float | None:
-        """None: the method says how its attack begins."""
-        return None
-
-    @property
-    def joinable(self) -> bool:
-        """False: it mixes images."""
-        return False
+    attacks = True
+    start_noise = None
+    joinable = False  # it mixes images
 
     def goal(self, predict: Predict, clean: Images, labels: Labels) -> Goal:
         """Cross-entropy of the label."""

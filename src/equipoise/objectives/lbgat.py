@@ -64,20 +64,9 @@ class Guided:
     teacher: nn.Module
     beta: float = 0.0
 
-    @property
-    def attacks(self) -> bool:
-        """True."""
-        return True
-
-    @property
-    def start_noise(self) -> float | None:
-        """0.001, as in TRADES."""
-        return 0.001
-
-    @property
-    def joinable(self) -> bool:
-        """True."""
-        return True
+    attacks = True
+    start_noise = 0.001  # as in TRADES
+    joinable = True
 
     def goal(self, predict: Predict, clean: Images, labels: Labels) -> Goal:
         """KL divergence from the network's own prediction at the clean images."""

@@ -33,24 +33,13 @@ class MART:
 
     beta: float = 5.0
 
+    attacks = True
+    start_noise = 0.001  # as in TRADES
+    joinable = True
+
     def __post_init__(self) -> None:
         if not self.beta >= 0:
             raise ValueError(f"beta must be 0 or more, got {self.beta}.")
-
-    @property
-    def attacks(self) -> bool:
-        """True."""
-        return True
-
-    @property
-    def start_noise(self) -> float | None:
-        """0.001, as in TRADES."""
-        return 0.001
-
-    @property
-    def joinable(self) -> bool:
-        """True."""
-        return True
 
     def goal(self, predict: Predict, clean: Images, labels: Labels) -> Goal:
         """Cross-entropy of the label."""

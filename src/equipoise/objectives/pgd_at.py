@@ -23,20 +23,9 @@ class PGDAT:
 
     label_smoothing: float = 0.0
 
-    @property
-    def attacks(self) -> bool:
-        """True."""
-        return True
-
-    @property
-    def start_noise(self) -> float | None:
-        """None: the method says how its attack begins."""
-        return None
-
-    @property
-    def joinable(self) -> bool:
-        """True."""
-        return True
+    attacks = True
+    start_noise = None
+    joinable = True
 
     def goal(self, predict: Predict, clean: Images, labels: Labels) -> Goal:
         """Cross-entropy of the label."""

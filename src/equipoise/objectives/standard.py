@@ -23,20 +23,9 @@ class Standard:
 
     label_smoothing: float = 0.0
 
-    @property
-    def attacks(self) -> bool:
-        """False."""
-        return False
-
-    @property
-    def start_noise(self) -> float | None:
-        """None: there is no attack."""
-        return None
-
-    @property
-    def joinable(self) -> bool:
-        """True."""
-        return True
+    attacks = False
+    start_noise = None  # there is no attack
+    joinable = True
 
     def goal(self, predict: Predict, clean: Images, labels: Labels) -> Goal:
         """Cross-entropy, for whoever attacks such a network all the same."""

@@ -8,9 +8,9 @@ from torch import Tensor
 
 from equipoise import goals, losses
 from equipoise.epsilon import Epsilon
+from equipoise.features import features_and_logits
 from equipoise.goals import Goal, Predict
 from equipoise.losses import Labels, PerImage
-from equipoise.objectives.features import features_and_logits
 from equipoise.threat import Images
 
 Features = Float[Tensor, "batch size"]
@@ -45,20 +45,9 @@ class TLA:
     norm_weight: float = 1e-3
     noise: Epsilon = 8 / 255
 
-    @property
-    def attacks(self) -> bool:
-        """True."""
-        return True
-
-    @property
-    def start_noise(self) -> float | None:
-        """None: the method says how its attack begins."""
-        return None
-
-    @property
-    def joinable(self) -> bool:
-        """False: it compares images."""
-        return False
+    attacks = True
+    start_noise = None
+    joinable = False  # it compares images
 
     def goal(self, predict: Predict, clean: Images, labels: Labels) -> Goal:
         """Cross-entropy of the label."""

@@ -1,4 +1,4 @@
-"""Penultimate features of whatever network stands behind a ``predict``."""
+"""Penultimate features of whatever network stands behind a ``predict``, without its cooperation."""
 
 from functools import partial
 
@@ -8,6 +8,21 @@ from torch import Tensor, nn
 from equipoise.goals import Predict
 from equipoise.losses import Logits
 from equipoise.threat import Images
+
+
+def last_linear(network: nn.Module) -> nn.Linear:
+    """The last linear layer in order of registration.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    linears = [module for module in network.modules() if isinstance(module, nn.Linear)]
+    if not linears:
+        raise ValueError(
+            f"{type(network).__name__} has no linear layer, so its penultimate features are "
+            "unknown; wrap it so that it ends in nn.Linear."
+        )
+    return linears[-1]
 
 
 def features_and_logits(
@@ -26,15 +41,34 @@ def features_and_logits(
         ValueError: If there is no network behind the predict, it has no linear layer, or that layer
             did not run exactly once on a batch of vectors.
     """
+    features, _, logits = read_last_linear(predict, images)
+    return features, logits
+
+
+def read_last_linear(
+    predict: Predict, images: Images
+) -> tuple[Float[Tensor, "batch size"], Tensor, Logits]:
+    """Call a predict and watch its network's last linear layer.
+
+    Args:
+        predict: A network, or a ``functools.partial`` of one.
+        images: Images in [0, 1].
+
+    Returns:
+        What went into the layer, what came out of it, and the predict's answer.
+
+    Raises:
+        ValueError: As ``features_and_logits``.
+    """
     network = _network_behind(predict)
-    linears = [module for module in network.modules() if isinstance(module, nn.Linear)]
-    if not linears:
-        raise ValueError(
-            f"{type(network).__name__} has no linear layer, so its penultimate features are "
-            "unknown; wrap it so that it ends in nn.Linear."
-        )
     seen: list[Tensor] = []
-    hook = linears[-1].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    made: list[Tensor] = []
+
+    def read(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        seen.append(inputs[0])
+        made.append(output)
+
+    hook = last_linear(network).register_forward_hook(read)
     try:
         logits = predict(images)
     finally:
@@ -44,7 +78,7 @@ def features_and_logits(
             f"the last linear layer of {type(network).__name__} must run once on a batch of "
             f"feature vectors, got {[tuple(each.shape) for each in seen]}."
         )
-    return seen[0], logits
+    return seen[0], made[0], logits
 
 
 def _network_behind(predict: Predict) -> nn.Module:
