@@ -8,7 +8,8 @@ from rich.console import Console
 
 from equipoise import runs
 from equipoise.report import comparison, markdown_comparison, rich_comparison
-from equipoise.report.compare import TRADE_OFF, broken_at, mcnemar, must_agree, paired_interval
+from equipoise.report.compare import TRADE_OFF, broken_at, mcnemar, paired_interval
+from equipoise.report.table import must_agree
 
 # Per image: right at every strength (-1), broken at the strongest (2), at the weaker one (1), wrong
 # when clean (0). The second model wins images 2 and 5 at the strongest, and loses image 0.

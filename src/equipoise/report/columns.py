@@ -10,8 +10,8 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from equipoise.report.compare import NONE, broken_at, must_agree
-from equipoise.report.table import Record
+from equipoise.report.compare import NONE, broken_at
+from equipoise.report.table import Record, must_agree
 
 WORST = "worst case"
 HEADS = {

@@ -11,12 +11,11 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from equipoise.report.table import Record
+from equipoise.report.table import Record, must_agree
 
 Verdict = Literal["better", "worse", "not told apart"]
 TRADE_OFF = "(clean+strongest)/2"
 NONE = "–"
-MUST_AGREE = ("data", "part", "norm", "epsilons", "images", "images_sha256")
 _MEASURED = {"broken_at", "images_attacked", "forward_passes", "backward_passes", "seconds"}
 _OF_A_KIND = {"adaptive", "gate"}
 _STYLES: dict[Verdict, str] = {"better": "green", "worse": "red", "not told apart": "dim"}
@@ -120,32 +119,6 @@ def comparison(records: Sequence[Record]) -> list[Comparison]:
             "name a record of another model as well."
         )
     return [_compare(by_model[first], by_model[other]) for other in others]
-
-
-def must_agree(records: Sequence[Record], what: str) -> None:
-    """Refuse records that cannot stand in one table.
-
-    Args:
-        records: Any number of them.
-        what: The table's name for the message.
-
-    Raises:
-        ValueError: If there is none, or two differ in one of ``MUST_AGREE``.
-    """
-    if not records:
-        raise ValueError(f"there is no record to make a {what} of; name some.")
-    first = records[0]
-    for record in records:
-        for key in MUST_AGREE:
-            # Records did not name their part at first, and all were of test images.
-            absent = "test" if key == "part" else None
-            one, other = first.get(key, absent), record.get(key, absent)
-            if one != other:
-                raise ValueError(
-                    f"records of one {what} must agree in {key}: {first['model']} has {one}, "
-                    f"{record['model']} has {other}; evaluate both alike, or "
-                    f"make one {what} for each."
-                )
 
 
 def broken_at(record: Record) -> list[int]:

@@ -13,6 +13,7 @@ from rich.table import Table
 from equipoise import runs
 
 Record = dict[str, Any]
+MUST_AGREE = ("data", "part", "norm", "epsilons", "images", "images_sha256")
 RANKED = " ranked"
 
 
@@ -29,17 +30,8 @@ def rows(records: Sequence[Record]) -> tuple[list[str], list[list[str]]]:
     Raises:
         ValueError: If there is no record, or strengths or data sets differ.
     """
-    if not records:
-        raise ValueError("there is no record to make a table of.")
+    must_agree(records, "table")
     first = records[0]
-    for record in records:
-        for key in ("epsilons", "data", "part", "norm", "images"):
-            if record.get(key) != first.get(key):
-                raise ValueError(
-                    f"records of one table must agree in {key}: {first['model']} has "
-                    f"{first.get(key)}, {record['model']} has {record.get(key)}; make one table "
-                    "for each."
-                )
     by_model: dict[str, list[Record]] = defaultdict(list)
     for record in fullest(records):
         by_model[record["model"]].append(record)
@@ -75,6 +67,32 @@ def fullest(records: Sequence[Record]) -> list[Record]:
 
 def _attacks(record: Record) -> int:
     return sum(len(suite["attacks"]) for suite in record["suites"])
+
+
+def must_agree(records: Sequence[Record], what: str) -> None:
+    """Refuse records that cannot stand in one table.
+
+    Args:
+        records: Any number of them.
+        what: The table's name for the message.
+
+    Raises:
+        ValueError: If there is none, or two differ in one of ``MUST_AGREE``.
+    """
+    if not records:
+        raise ValueError(f"there is no record to make a {what} of; name some.")
+    first = records[0]
+    for record in records:
+        for key in MUST_AGREE:
+            # Records did not name their part at first, and all were of test images.
+            absent = "test" if key == "part" else None
+            one, other = first.get(key, absent), record.get(key, absent)
+            if one != other:
+                raise ValueError(
+                    f"records of one {what} must agree in {key}: {first['model']} has {one}, "
+                    f"{record['model']} has {other}; evaluate both alike, or "
+                    f"make one {what} for each."
+                )
 
 
 def rich_table(records: Sequence[Record], title: str) -> Table:
