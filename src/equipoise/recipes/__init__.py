@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from equipoise.recipes import cifar10, digits, methods
+from equipoise.recipes import cifar10, cifar10_methods, digits, methods
 from equipoise.recipes.recipe import Evaluation as Evaluation
 from equipoise.recipes.recipe import Recipe as Recipe
 from equipoise.recipes.recipe import WideResNetShape as WideResNetShape
@@ -38,6 +38,16 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
         cifar10.afa_cifar10_compact,
         cifar10.afa_cifar10_compact_plain,
         cifar10.afs_cifar10_compact,
+        cifar10_methods.trades_cifar10_compact,
+        cifar10_methods.mart_cifar10_compact,
+        cifar10_methods.iat_cifar10_compact,
+        cifar10_methods.fat_cifar10_compact,
+        cifar10_methods.lbgat_cifar10_compact,
+        cifar10_methods.avm_cifar10_compact,
+        cifar10_methods.oat_cifar10_compact,
+        cifar10_methods.afa_trades_cifar10_compact,
+        cifar10_methods.afa_mart_cifar10_compact,
+        cifar10_methods.afa_iat_cifar10_compact,
     )
 }
 """Every recipe by name; a new one is one function and one entry."""
