@@ -3,9 +3,9 @@
 from collections.abc import Callable
 
 from equipoise.recipes import cifar10, cifar10_methods, digits, methods
+from equipoise.recipes.networks import WideResNetShape as WideResNetShape
 from equipoise.recipes.recipe import Evaluation as Evaluation
 from equipoise.recipes.recipe import Recipe as Recipe
-from equipoise.recipes.recipe import WideResNetShape as WideResNetShape
 from equipoise.recipes.recipe import from_json as from_json
 from equipoise.recipes.recipe import to_json as to_json
 

@@ -9,7 +9,8 @@ from equipoise.data import Augmentation, Cifar10
 from equipoise.methods import AFA, AFS, Gate, Schedule, SingleNetwork
 from equipoise.methods.stage import TrainingAttack
 from equipoise.objectives import PGDAT, Standard
-from equipoise.recipes.recipe import Evaluation, Recipe, WideResNetShape
+from equipoise.recipes.networks import WideResNetShape
+from equipoise.recipes.recipe import Evaluation, Recipe
 from equipoise.training import Loop
 
 STRENGTHS = (0.0, 1 / 255, 2 / 255, 4 / 255, 8 / 255)

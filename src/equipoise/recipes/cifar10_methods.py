@@ -25,8 +25,10 @@ def iat_cifar10_compact() -> Recipe:
 
 
 def fat_cifar10_compact() -> Recipe:
-    """Friendly adversarial training over PGD-AT; with one step there is nothing to stop early, so
-    it takes three."""
+    """Friendly adversarial training over PGD-AT.
+
+    It takes three steps: with one there is nothing to stop early.
+    """
     base = _single("fat_cifar10_compact", FAT(over=PGDAT(), tau=1))
     method = base.method
     attack = replace(method.attack, steps=3, relative_step=0.5)

@@ -7,46 +7,16 @@ from typing import Any, Literal
 
 import cattrs
 from cattrs.strategies import configure_tagged_union
-from torch import nn
 
-from equipoise.data import DataSet, DataSource
+from equipoise.data import DataSource
 from equipoise.epsilon import Epsilons
 from equipoise.evaluation import SuiteName
-from equipoise.methods import AnyMethod, MakeNetwork
+from equipoise.methods import AnyMethod
 from equipoise.methods.stage import Norm
-from equipoise.models import WideResNet
 from equipoise.objectives import AnyObjective
 from equipoise.objectives.fat import Befriended
+from equipoise.recipes.networks import AnyNetwork
 from equipoise.training import Loop
-
-
-@dataclass(frozen=True, kw_only=True)
-class WideResNetShape:
-    """Which wide ResNet is trained; channels and classes come from the data.
-
-    Args:
-        depth: 6 n + 4.
-        width: Width factor.
-        activation: ``"relu"`` or ``"silu"``.
-    """
-
-    depth: int
-    width: int
-    activation: Literal["relu", "silu"] = "relu"
-
-    def maker(self, dataset: DataSet) -> MakeNetwork:
-        """A function that makes a fresh network for a data set."""
-
-        def make() -> nn.Module:
-            return WideResNet(
-                depth=self.depth,
-                width=self.width,
-                activation=self.activation,
-                classes=dataset.classes,
-                channels=dataset.channels,
-            )
-
-        return make
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +59,7 @@ class Recipe:
 
     name: str
     dataset: DataSource
-    network: WideResNetShape
+    network: AnyNetwork
     method: AnyMethod
     loop: Loop
     evaluation: Evaluation
