@@ -305,7 +305,7 @@ def test_a_failure_in_another_process_is_named():
     attack = dataclasses.replace(
         suites_for(linear(), ("quick",), classes=10)[0].attacks[0], search=fails
     )
-    with pytest.raises(EvaluationError, match=r"s/pgd-cross-entropy failed .*no such thing"):
+    with pytest.raises(EvaluationError, match=r"s/pgd-margin failed .*no such thing"):
         run(linear().eval(), split(8), [Suite(name="s", attacks=(attack,))], workers=2)
 
 

@@ -70,10 +70,9 @@ def test_every_attack_is_described_by_its_steps_and_restarts():
     for suite in found["suites"]:
         assert len(suite["broken_at"]) == len(suite["broken_by"]) == found["images"] == 12
         for attack in suite["attacks"]:
-            assert {"name", "loss", "steps", "restarts", "relative_step", "random_start"} <= set(
-                attack
-            )
-            assert attack["steps"] == 2
+            assert {"name", "loss", "search", "steps", "restarts"} <= set(attack)
+            assert attack["steps"] == (4 if attack["name"] == "apgd-cross-entropy" else 2)
+            assert attack["search"] == "APGD" or attack["relative_step"] == 0.25
             assert len(attack["broken_at"]) == 12
             assert len(attack["images_attacked"]) == 2
             assert attack["forward_passes"] >= attack["backward_passes"] > 0

@@ -39,18 +39,21 @@ def labels_of(model, images):
         return model(images).argmax(dim=1)
 
 
-def test_the_quick_suite_climbs_cross_entropy_and_the_margin():
+def test_the_quick_suite_climbs_the_margin_cross_entropy_and_four_targets():
     (suite,) = suites_for(linear(), ("quick",), classes=10, steps=7, restarts=3)
-    assert [(a.name, a.loss) for a in suite.attacks] == [
-        ("pgd-cross-entropy", "cross_entropy"),
-        ("pgd-margin", "margin"),
+    assert [(a.name, a.loss, a.targets) for a in suite.attacks] == [
+        ("pgd-margin", "margin", 0),
+        ("apgd-cross-entropy", "cross_entropy", 0),
+        ("apgd-targeted-margin-4", "targeted_margin", 4),
     ]
-    for attack in suite.attacks:
-        described = attack.describe()
-        assert (described["steps"], described["restarts"]) == (7, 3)
-        assert described["relative_step"] == 0.25
-        assert described["random_start"]
-        assert described["kind"] == "white box"
+    assert [a.describe()["steps"] for a in suite.attacks] == [7, 14, 7]
+    assert all(a.describe()["restarts"] == 3 for a in suite.attacks)
+    assert all(a.describe()["kind"] == "white box" for a in suite.attacks)
+
+
+def test_the_quick_suite_has_as_many_targets_as_there_are_wrong_classes():
+    (suite,) = suites_for(linear(), ("quick",), classes=3)
+    assert suite.attacks[-1].targets == 2
 
 
 def test_the_gate_suite_is_for_models_with_a_generator_alone():

@@ -45,7 +45,7 @@ def suites_for(
     *,
     classes: int,
     steps: int = 20,
-    restarts: int = 2,
+    restarts: int = 1,
     seed: int = 0,
     surrogates: Mapping[str, nn.Module] | None = None,
 ) -> list[Suite]:
@@ -55,7 +55,8 @@ def suites_for(
         model: The model under evaluation.
         names: Suites in order.
 
-            - ``"quick"``: PGD on cross-entropy and on the margin, ``restarts`` each.
+            - ``"quick"``: PGD on the margin, APGD on cross-entropy with twice its steps, and APGD
+              on the margin to each of the 4 likeliest wrong classes.
             - ``"paper"``: FGSM, PGD-10, PGD-20, C&W and Square, one column each.
             - ``"standard"``: PGD on the margin, APGD on cross-entropy and DLR, both targeted,
               Square; fewer steps than AutoAttack, more kinds.
@@ -84,7 +85,7 @@ def suites_for(
     suites = []
     for name in names:
         if name == "quick":
-            suites.append(Suite(name=name, attacks=_quick(steps, restarts)))
+            suites.append(Suite(name=name, attacks=_quick(classes, steps, restarts)))
         elif name == "paper":
             suites.append(Suite(name=name, attacks=_paper(), independent=True))
         elif name == "standard":
@@ -128,11 +129,21 @@ def _search(steps: int, restarts: int = 1) -> PGD:
     return PGD(steps=steps, relative_step=0.25, restarts=restarts, keep="best")
 
 
-def _quick(steps: int, restarts: int) -> tuple[Attack, ...]:
-    search = _search(steps, restarts)
+def _quick(classes: int, steps: int, restarts: int) -> tuple[Attack, ...]:
+    targets = min(4, classes - 1)
     return (
-        SearchAttack(name="pgd-cross-entropy", search=search, loss="cross_entropy"),
-        SearchAttack(name="pgd-margin", search=search, loss="margin"),
+        SearchAttack(name="pgd-margin", search=_search(steps, restarts), loss="margin"),
+        SearchAttack(
+            name="apgd-cross-entropy",
+            search=APGD(steps=2 * steps, restarts=restarts),
+            loss="cross_entropy",
+        ),
+        SearchAttack(
+            name=f"apgd-targeted-margin-{targets}",
+            search=APGD(steps=steps, restarts=restarts),
+            loss="targeted_margin",
+            targets=targets,
+        ),
     )
 
 

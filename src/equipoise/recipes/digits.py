@@ -84,5 +84,5 @@ def _recipe(name: str, method: SingleNetwork | AFA | AFS) -> Recipe:
             augmentation=Augmentation(shift=1, padding="reflect"),
             precision="bf16-mixed",
         ),
-        evaluation=Evaluation(epsilons=STRENGTHS, steps=10),
+        evaluation=Evaluation(epsilons=STRENGTHS),
     )

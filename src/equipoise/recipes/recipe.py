@@ -27,7 +27,7 @@ class Evaluation:
         epsilons: Strengths; 0 is always among them.
         suites: Attacks, in order; the headline is the worst case over all of them.
         steps: Steps of each search, of epsilon / 4 each.
-        restarts: Random restarts of the PGD suite's searches.
+        restarts: Random restarts of each search of the suite ``quick``.
         images: Only the first so many images; ``None`` for all.
         part: ``"test"``, or ``"validation"`` for the images that were held out of the model's
             training: settings are chosen on those.
@@ -37,7 +37,7 @@ class Evaluation:
     epsilons: Epsilons
     suites: tuple[SuiteName, ...] = ("quick", "adaptive")
     steps: int = 20
-    restarts: int = 2
+    restarts: int = 1
     images: int | None = None
     part: Literal["test", "validation"] = "test"
     norm: Norm = "Linf"
