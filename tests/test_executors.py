@@ -10,6 +10,7 @@ from equipoise.data import DataError
 from equipoise.executors import execute
 from equipoise.methods import AFS, Stage
 from equipoise.methods.adversarial_training import NetworkTask, network_stage
+from equipoise.methods.stage import Untrained
 from equipoise.objectives import PGDAT, Standard
 from equipoise.training import Interrupted, Loop
 from tiny import (
@@ -76,6 +77,18 @@ def test_stages_run_in_order_and_each_gets_the_outcomes_it_needs(tmp_path):
     assert ran == reporter.stages == ["one", "two", "three"]
     assert list(asked) == ["two"]
     assert not outcome.training
+
+
+def test_a_stage_that_trains_nothing_is_built_and_leaves_nothing_behind(tmp_path):
+    def build(needed):
+        return Untrained(nn.Sequential(needed["one"], nn.Softmax(dim=1)))
+
+    stages = [stage("one"), stage("two", build=build, needs=("one",), trains=False)]
+    outcome, ran = run(stages, tmp_path)
+    assert ran == ["one"]
+    assert not (tmp_path / "stages" / "two").exists()
+    images, _ = split(4, classes=2).batch(slice(None))
+    torch.testing.assert_close(outcome(images).sum(dim=1), torch.ones(4))
 
 
 def test_finished_stages_are_loaded_and_not_trained_again(tmp_path):

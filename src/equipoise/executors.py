@@ -54,7 +54,9 @@ def execute(
         place = folder / "stages" / stage.name
         with _fresh_weights(derive_seed(seed, stage.name, "weights")):
             task: Any = stage.build({name: outcomes[name] for name in stage.needs})
-        if is_done(place):
+        if not stage.trains:
+            task.to(fabric.device)
+        elif is_done(place):
             load_weights(task, place, stage.keep)
             task.to(fabric.device)
         else:

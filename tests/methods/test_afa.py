@@ -75,6 +75,21 @@ def test_the_plan_is_branches_then_gate():
     assert stages[1].build({"branches": network}).outcome().placement == "input"
 
 
+def test_a_soup_takes_the_place_of_the_gate():
+    branches, last = method(soup=0.25, separate="affine").stages(wide_resnet)
+    assert (last.name, last.trains, last.needs) == ("soup", False, ("branches",))
+    network = branches.build({}).outcome()
+    assert network.separate == "affine"
+    made = last.build({"branches": network}).outcome()
+    assert made.config == wide_resnet().config
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.1])
+def test_a_soup_outside_of_zero_to_one_is_refused(share):
+    with pytest.raises(ValueError, match=rf"soup must be a share in \[0, 1\], got {share}"):
+        method(soup=share)
+
+
 def test_the_branches_are_attacked_as_one_batch_each_row_within_its_own_strength(attacks):
     step(BranchTask(branched(), method()))
     (attack,) = attacks

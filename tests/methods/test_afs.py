@@ -209,3 +209,36 @@ def test_saved_models_are_stacked_without_training_any(tmp_path):
     images = torch.rand(2, 1, 8, 8)
     wanted = [FeatureExtractor(network)(images) for network in networks]
     assert torch.equal(stack.features(images), torch.cat(wanted, dim=1))
+
+
+def test_a_mask_leaves_out_extractors_and_changes_no_other():
+    stages = method(budgets=(0.0, 0.1, 0.2), mask="101").stages(wide_resnet)
+    assert [s.name for s in stages] == ["extractor0_0", "extractor2_0.2", "merger"]
+    assert [s.build({}).epsilon for s in stages[:2]] == [0.0, 0.2]
+    members = {s.name: s.build({}).outcome() for s in stages[:2]}
+    assert stages[2].build(members).outcome().sizes() == [64, 64]
+
+
+def test_a_mask_chooses_among_saved_models(tmp_path):
+    networks = [wide_resnet(seed=1), wide_resnet(seed=2)]
+    folders = tuple(tmp_path / str(number) for number in range(2))
+    for network, folder in zip(networks, folders, strict=True):
+        save(network, folder)
+    (merger,) = method(extractors=folders, mask="01").stages(wide_resnet)
+    (member,) = merger.build({}).outcome().members
+    torch.testing.assert_close(weights(member.network), weights(networks[1]))
+
+
+@pytest.mark.parametrize("mask", ["1", "00", "1x", "111"])
+def test_a_mask_that_does_not_fit_is_refused(mask):
+    with pytest.raises(ValueError, match=f"each of the 2 extractors.*got '{mask}'"):
+        method(mask=mask)
+
+
+def test_an_average_has_nothing_to_train():
+    *extractors, merger = method(merger="average").stages(wide_resnet)
+    members = {s.name: s.build({}).outcome().eval() for s in extractors}
+    assert not merger.trains
+    images, _ = images_and_labels()
+    wanted = sum(network(images) for network in members.values()) / 2
+    torch.testing.assert_close(merger.build(members).outcome()(images), wanted)

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from equipoise.models import Branched, MultiBatchNorm2d, WideResNet, with_branches
+from equipoise.models.branches import soup
 
 
 def norms(model):
@@ -193,3 +194,79 @@ def test_a_strangers_network_branches_but_does_not_know_its_config(branched):
     assert isinstance(branched, Branched)
     with pytest.raises(ValueError, match="cannot be saved as a model folder"):
         _ = branched.config
+
+
+def trained(separate, branches=3):
+    """A norm whose branches have met different images and have different affine maps."""
+    drawn = torch.Generator().manual_seed(0)
+    multi = MultiBatchNorm2d(nn.BatchNorm2d(4), branches, separate)
+    for k in range(branches):
+        multi((k + 1) * torch.randn(8, 4, 3, 3, generator=drawn) + k, branch=k)
+    for parameter in multi.parameters():
+        nn.init.uniform_(parameter, 0.5, 2.0, generator=drawn)
+    return multi
+
+
+@pytest.mark.parametrize("separate", ["both", "statistics", "affine"])
+def test_a_branch_taken_out_computes_what_it_did_inside(separate, features):
+    multi = trained(separate).eval()
+    for k in range(3):
+        alone = multi.norm(k)
+        torch.testing.assert_close(alone.eval()(features), multi(features, branch=k))
+        alone.weight.data.zero_()
+    assert bool(multi(features, branch=(0, 1, 2)).any())  # copies, so nothing was set to 0 inside
+
+
+def test_branches_with_statistics_of_their_own_share_one_affine_map(features):
+    multi = trained("statistics").train()
+    assert [tuple(p.shape) for p in multi.parameters()] == [(1, 4), (1, 4)]
+    before = [norm.running_mean.clone() for norm in multi.norms]
+    multi(features, branch=1).square().sum().backward()
+    moved = [not torch.equal(a, n.running_mean) for a, n in zip(before, multi.norms, strict=True)]
+    assert moved == [False, True, False]
+    assert multi.weight.grad.count_nonzero() == 4
+
+
+def test_branches_with_affine_maps_of_their_own_share_the_statistics_of_all_rows(features):
+    multi = trained("affine").train()
+    assert len(multi.norms) == 1
+    out = multi(features, branch=(0, 2))
+    normed = nn.functional.batch_norm(features, None, None, training=True)
+    for rows, k in ((slice(0, 3), 0), (slice(3, 6), 2)):
+        expected = normed[rows] * multi.weight[k][:, None, None] + multi.bias[k][:, None, None]
+        torch.testing.assert_close(out[rows], expected)
+    out.square().sum().backward()
+    assert [bool(row.any()) for row in multi.weight.grad] == [True, False, True]
+
+
+@pytest.mark.parametrize("separate", ["statistics", "affine"])
+def test_sharing_an_affine_map_that_is_not_there_is_refused(separate):
+    with pytest.raises(ValueError, match="take separate='both'"):
+        MultiBatchNorm2d(nn.BatchNorm2d(4, affine=False), 2, separate)
+
+
+@pytest.mark.usefixtures("no_shape_checks")
+def test_an_unknown_separation_is_refused():
+    with pytest.raises(ValueError, match=r"separate must be one of .*, got 'none'"):
+        MultiBatchNorm2d(nn.BatchNorm2d(4), 2, "none")
+
+
+@pytest.mark.parametrize(("weight", "branch"), [(1.0, 0), (0.0, 2)])
+def test_a_soup_of_one_branch_alone_is_that_branch(weight, branch, branched, images):
+    branched.eval()
+    made = soup(branched, weight).eval()
+    torch.testing.assert_close(made(images), branched(images, branch=branch))
+    assert not any(isinstance(module, MultiBatchNorm2d) for module in made.modules())
+
+
+def test_a_soup_lies_between_the_outermost_branches(branched):
+    made = [m for m in soup(branched, 0.25).modules() if isinstance(m, nn.BatchNorm2d)]
+    for norm, branches in zip(made, norms(branched), strict=True):
+        for name in ("weight", "bias", "running_mean", "running_var"):
+            clean, robust = getattr(branches[0], name), getattr(branches[2], name)
+            torch.testing.assert_close(getattr(norm, name), 0.25 * clean + 0.75 * robust)
+
+
+def test_a_soup_outside_of_zero_to_one_is_refused(branched):
+    with pytest.raises(ValueError, match=r"share in \[0, 1\], got 1.5"):
+        soup(branched, 1.5)

@@ -69,8 +69,9 @@ def test_a_loaded_model_owes_nothing_to_the_global_seed(folder, images):
     assert torch.equal(load(folder)(images), first)
 
 
-def test_a_branched_network_keeps_every_branch(network, tmp_path, images):
-    model = with_branches(network, branches=2)
+@pytest.mark.parametrize("separate", ["both", "statistics", "affine"])
+def test_a_branched_network_keeps_every_branch(separate, network, tmp_path, images):
+    model = with_branches(network, 2, separate)
     model.train()
     for k in range(2):
         model(images + k, branch=k)
@@ -79,13 +80,25 @@ def test_a_branched_network_keeps_every_branch(network, tmp_path, images):
         assert torch.equal(load(tmp_path)(images, branch=k), model(images, branch=k))
 
 
-def test_an_adaptive_network_keeps_its_generator(network, tmp_path, images):
-    model = fuse(with_branches(network, branches=2), placement="stem", hidden=4)
+@pytest.mark.parametrize("each", ["image", "channel"])
+def test_an_adaptive_network_keeps_its_generator(each, network, tmp_path, images):
+    model = fuse(with_branches(network, branches=2), placement="stem", hidden=4, each=each)
     model.train()
     model(images)
     save(model.eval(), tmp_path)
     wanted = model.logits_and_weight(images)
     torch.testing.assert_close(load(tmp_path).logits_and_weight(images), wanted, rtol=0, atol=0)
+
+
+def test_folders_of_before_there_were_these_settings_are_read(network, tmp_path, images):
+    model = fuse(with_branches(network, branches=2), placement="stem", hidden=4).eval()
+    save(model, tmp_path / "adaptive")
+    rewrite_config(tmp_path / "adaptive", lambda config: config["model"].pop("each"))
+    assert torch.equal(load(tmp_path / "adaptive")(images), model(images))
+    branched = with_branches(network, branches=2).eval()
+    save(branched, tmp_path / "branched")
+    rewrite_config(tmp_path / "branched", lambda config: config["model"].pop("separate"))
+    assert torch.equal(load(tmp_path / "branched")(images, branch=1), branched(images, branch=1))
 
 
 def test_a_model_that_does_not_know_its_config_is_refused(tmp_path):

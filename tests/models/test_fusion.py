@@ -199,3 +199,51 @@ def test_branches_that_do_not_exist_are_refused(branches, branched):
 def test_a_weight_for_other_images_is_refused(placement, adaptive, images):
     with pytest.raises(ValueError, match=r"one for each of the 6 images, got shape \(2,\)"):
         adaptive(placement)(images, weight=torch.tensor([0.1, 0.2]))
+
+
+@every_placement
+def test_with_a_weight_for_each_channel_every_norm_reads_its_own(placement, adaptive, images):
+    model = adaptive(placement, each="channel")
+    norms = [module for module in model.modules() if isinstance(module, FusedBatchNorm2d)]
+    sizes = [norm.scale.shape[1] for norm in norms]
+    outputs = [generator.linears[-1].out_features for generator in model.generators()]
+    assert outputs == (sizes if placement == "per_norm" else [sum(sizes)])
+    seen = {}
+    for norm in norms:
+        norm.register_forward_hook(lambda norm, given, out: seen.update({norm: given[1]}))
+    _, gate = model.logits_and_gate(images)
+    assert gate.shape == (6,)
+    assert [tuple(seen[norm].shape) for norm in norms] == [(6, size) for size in sizes]
+    assert not torch.allclose(seen[norms[0]][:, 0], seen[norms[0]][:, 1])
+    if placement != "per_norm":
+        everything = torch.cat([seen[norm] for norm in norms], dim=1)
+        torch.testing.assert_close(torch.logit(everything).mean(1), gate)
+
+
+@every_placement
+def test_channels_that_all_weigh_the_same_are_one_weight_for_the_image(placement, adaptive, images):
+    model = adaptive(placement, each="channel")
+    for generator in model.generators():
+        nn.init.zeros_(generator.linears[-1].weight)
+        nn.init.constant_(generator.linears[-1].bias, 0.4)
+    weight = torch.sigmoid(torch.tensor(0.4)).item()
+    torch.testing.assert_close(model(images), model(images, weight=weight))
+
+
+@pytest.mark.usefixtures("no_shape_checks")
+def test_an_unknown_share_of_weights_is_refused(adaptive):
+    with pytest.raises(ValueError, match=r"each must be one of .*, got 'pixel'"):
+        adaptive("input", each="pixel")
+
+
+@pytest.mark.parametrize("separate", ["statistics", "affine"])
+def test_branches_that_share_something_are_fused_like_others(separate, somebodys_cnn, images):
+    network = with_branches(somebodys_cnn, 2, separate)
+    network(images, branch=(0, 1))
+    network(2 * images[:3] - 0.5, branch=1)
+    for name, parameter in network.named_parameters():
+        if parameter.ndim == 2 and name.endswith(("norm.weight", "norm.bias")):
+            nn.init.uniform_(parameter, 0.5, 2.0)
+    model = fuse(network.eval(), placement="input", hidden=4).eval()
+    torch.testing.assert_close(model(images, weight=1.0), network(images, branch=0))
+    torch.testing.assert_close(model(images, weight=0.0), network(images, branch=1))

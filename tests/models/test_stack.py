@@ -65,16 +65,17 @@ def test_logits_are_the_concatenated_features_times_the_merger(stack, networks, 
     torch.testing.assert_close(stack(images), wanted)
 
 
-def test_merging_each_members_own_head_averages_the_logits(stack, networks, images):
-    heads = [
-        network.linear if i == 0 else (network.head if i == 1 else network[3])
-        for i, network in enumerate(networks)
-    ]
-    with torch.no_grad():
-        stack.merger.weight.copy_(torch.cat([head.weight for head in heads], dim=1) / 3)
-        stack.merger.bias.copy_(sum(head.bias for head in heads) / 3)
+def test_an_averaging_merger_gives_the_mean_of_the_members_logits(stack, networks, images):
+    networks[2][3].bias = None  # a head without a bias counts as one of 0
+    stack = FeatureStack(networks, classes=3)
+    stack.average()
     wanted = sum(network.eval()(images) for network in networks) / 3
     torch.testing.assert_close(stack(images), wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_logits_of_different_classes_have_no_mean(networks):
+    with pytest.raises(ValueError, match="member 0 has 3 classes, not 4"):
+        FeatureStack(networks, classes=4).average()
 
 
 @pytest.mark.parametrize("member", [0, 1, 2])

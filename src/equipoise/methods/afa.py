@@ -12,10 +12,18 @@ from equipoise import goals, losses
 from equipoise.epsilon import Epsilons
 from equipoise.goals import Goal, Predict
 from equipoise.losses import Labels
-from equipoise.methods.stage import MakeNetwork, Norm, Schedule, Stage, TrainingAttack
+from equipoise.methods.stage import (
+    MakeNetwork,
+    Norm,
+    Schedule,
+    Stage,
+    TrainingAttack,
+    Untrained,
+)
 from equipoise.methods.training_attack import attacked
 from equipoise.models import AdaptiveNetwork, Branched, fuse, with_branches
-from equipoise.models.fusion import Placement
+from equipoise.models.branches import Separate, soup
+from equipoise.models.fusion import Placement, Weights
 from equipoise.objectives import AnyObjective, unaccompanied
 from equipoise.threat import Images
 
@@ -30,6 +38,7 @@ class Gate:
     Args:
         placement: Where the generator reads.
         hidden: Channels inside it.
+        each: One fusing weight an image, or one for each channel of each norm.
         ceiling: Largest W0: bounds what an attack on the generator can gain.
         pairs: Put each image into the batch clean *and* attacked, so that batch norm and loss see
             the difference between the two and not the difference between images.
@@ -50,6 +59,7 @@ class Gate:
 
     placement: Placement = "input"
     hidden: int = 16
+    each: Weights = "image"
     ceiling: float = 1.0
     pairs: bool = False
     lead: float = 0.0
@@ -67,6 +77,9 @@ class AFA:
         strengths: Strength of each branch, ascending, the first 0.
         attack: Search of every training attack.
         schedule: Optimiser and learning rate of stage I.
+        separate: What each branch has for itself: statistics and affine maps, or one of them.
+        soup: In place of stage II: mix the norms of the outermost branches once and for all, with
+            this share of the clean one, [0, 1], into a plain network without a generator.
         gate: How stage II trains.
         gate_schedule: Optimiser and learning rate of stage II.
         reduction: ``"mean"`` averages the losses of the K paths; ``"sum"`` adds them, as
@@ -85,6 +98,8 @@ class AFA:
     strengths: Epsilons
     attack: TrainingAttack = TrainingAttack()
     schedule: Schedule
+    separate: Separate = "both"
+    soup: float | None = None
     gate: Gate = Gate()
     gate_schedule: Schedule
     reduction: Literal["mean", "sum"] = "mean"
@@ -97,6 +112,8 @@ class AFA:
                 "strengths must be two or more and ascend from 0, such as (0, 4/255, 8/255), "
                 f"got {self.strengths}."
             )
+        if self.soup is not None and not 0 <= self.soup <= 1:
+            raise ValueError(f"soup must be a share in [0, 1], got {self.soup}.")
         if not unaccompanied(self.objective, "AFA").attacks:
             raise ValueError(
                 f"AFA needs an objective with an attack, got {type(self.objective).__name__}: "
@@ -104,10 +121,12 @@ class AFA:
             )
 
     def stages(self, make_network: MakeNetwork) -> list[Stage]:
-        """The plan: ``branches`` (stage I), then ``gate`` (stage II)."""
+        """The plan: ``branches`` (stage I), then ``gate`` (stage II), or ``soup``."""
 
         def build_branches(needed: Mapping[str, nn.Module]) -> "BranchTask":
-            return BranchTask(with_branches(make_network(), len(self.strengths)), self)
+            return BranchTask(
+                with_branches(make_network(), len(self.strengths), self.separate), self
+            )
 
         def build_gate(needed: Mapping[str, nn.Module]) -> "GateTask":
             branched = needed["branches"]
@@ -116,30 +135,24 @@ class AFA:
                 branched,
                 placement=self.gate.placement,
                 hidden=self.gate.hidden,
+                each=self.gate.each,
                 ceiling=self.gate.ceiling,
             )
             return GateTask(adaptive, self)
 
-        return [
-            Stage(
-                name="branches",
-                build=build_branches,
-                schedule=self.schedule,
-                validation=(self.strengths[0], self.strengths[-1]),
-                norm=self.norm,
-            ),
-            Stage(
-                name="gate",
-                build=build_gate,
-                schedule=self.gate_schedule,
-                validation=(self.strengths[0], self.strengths[-1]),
-                norm=self.norm,
-                needs=("branches",),
-                # PGD through a fresh generator scores as well as through a trained one, so the
-                # best epoch would be an early one, whose weight does not depend on the image yet.
-                keep="last",
-            ),
-        ]
+        def build_soup(needed: Mapping[str, nn.Module]) -> "Untrained":
+            branched = needed["branches"]
+            assert isinstance(branched, Branched)
+            return Untrained(soup(branched, self.soup or 0.0))
+
+        stage = partial(Stage, validation=(self.strengths[0], self.strengths[-1]), norm=self.norm)
+        first = stage(name="branches", build=build_branches, schedule=self.schedule)
+        second = partial(stage, schedule=self.gate_schedule, needs=("branches",))
+        if self.soup is not None:
+            return [first, second(name="soup", build=build_soup, trains=False)]
+        # PGD through a fresh generator scores as well as through a trained one, so the best epoch
+        # would be an early one, whose weight does not depend on the image yet.
+        return [first, second(name="gate", build=build_gate, keep="last")]
 
 
 class BranchTask(nn.Module):

@@ -2,7 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import compress
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +20,8 @@ from equipoise.models import FeatureExtractor, FeatureStack, load
 from equipoise.objectives import AnyObjective
 from equipoise.threat import Images
 
+_MASKS = ({"1"}, {"0", "1"})
+
 
 @dataclass(frozen=True, kw_only=True)
 class AFS:
@@ -27,6 +31,8 @@ class AFS:
         objective: What the extractors minimise; the merger's loss is Eq. (5) whatever this is.
         budgets: Strength of each extractor's training attack; 0 trains a standard network.
         extractors: Model folders to stack instead of training any; budgets then have no meaning.
+        mask: Which extractors are stacked, a 1 or 0 for each, such as ``"101"``; all by default.
+        merger: ``"trained"``, or ``"average"``: the mean of the members' logits, nothing trained.
         attack: Search of every training attack.
         schedule: Optimiser and learning rate of each extractor.
         merger_schedule: The same for the merger.
@@ -37,7 +43,8 @@ class AFS:
         norm: Geometry of the threat.
 
     Raises:
-        ValueError: If there is no budget or alpha is not in [0, 1].
+        ValueError: If there is no budget, alpha is not in [0, 1], or the mask does not have a 1 or
+            0 for each extractor and a 1 among them.
 
     Source:
         AFS Sec. II, Eq. (1)-(5). Deviation: the best epoch is chosen on a validation split held
@@ -47,6 +54,8 @@ class AFS:
     objective: AnyObjective
     budgets: Epsilons
     extractors: tuple[Path, ...] = ()
+    mask: str | None = None
+    merger: Literal["trained", "average"] = "trained"
     attack: TrainingAttack = TrainingAttack()
     schedule: Schedule
     merger_schedule: Schedule
@@ -60,6 +69,12 @@ class AFS:
             raise ValueError("budgets must name at least one strength, got none.")
         if not 0 <= self.alpha <= 1:
             raise ValueError(f"alpha must be in [0, 1], got {self.alpha}.")
+        count = len(self.extractors or self.budgets)
+        if self.mask is not None and (len(self.mask) != count or set(self.mask) not in _MASKS):
+            raise ValueError(
+                f"mask must have a 1 or 0 for each of the {count} extractors, and a 1 among them, "
+                f"got {self.mask!r}."
+            )
 
     def stages(self, make_network: MakeNetwork) -> list[Stage]:
         """The plan: independent extractor stages, then the merger, which needs them all."""
@@ -75,14 +90,18 @@ class AFS:
             )
             for number, budget in enumerate(self.budgets)
         ]
-        if self.extractors:
-            extractors = []
+        taken = [bit == "1" for bit in self.mask or "1" * len(self.extractors or self.budgets)]
+        extractors = [] if self.extractors else list(compress(extractors, taken))
         names = tuple(stage.name for stage in extractors)
 
         def build(needed: Mapping[str, nn.Module]) -> "MergerTask":
-            networks = [needed[name] for name in names] or [load(p) for p in self.extractors]
+            folders = compress(self.extractors, taken)
+            networks = [needed[name] for name in names] or [load(folder) for folder in folders]
             classes = FeatureExtractor(networks[0]).head().out_features
-            return MergerTask(FeatureStack(networks, classes), self)
+            stack = FeatureStack(networks, classes)
+            if self.merger == "average":
+                stack.average()
+            return MergerTask(stack, self)
 
         merger = Stage(
             name="merger",
@@ -91,6 +110,7 @@ class AFS:
             validation=(0.0, self.merger_epsilon),
             norm=self.norm,
             needs=names,
+            trains=self.merger == "trained",
         )
         return [*extractors, merger]
 

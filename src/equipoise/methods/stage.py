@@ -115,6 +115,7 @@ class Stage:
         norm: Geometry of that attack.
         needs: Names of earlier stages.
         keep: Which weights later stages get, the best epoch's or the last's.
+        trains: False for a stage whose outcome is that of the task as it is built.
     """
 
     name: str
@@ -124,6 +125,27 @@ class Stage:
     norm: Norm = "Linf"
     needs: tuple[str, ...] = ()
     keep: Literal["best", "last"] = "best"
+    trains: bool = True
+
+
+class Untrained(nn.Module):
+    """The task of a stage that trains nothing.
+
+    Args:
+        network: Its outcome.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def outcome(self) -> nn.Module:
+        """The network."""
+        return self.network
+
+    def predictor(self, epsilon: float) -> Predict:
+        """The network, whatever the strength."""
+        return self.network
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,7 @@
 """Many batch norms side by side, and any network turned into a many-branch one."""
 
 import copy
-from typing import Any
+from typing import Any, Literal, cast, get_args
 
 import torch
 from jaxtyping import Float
@@ -11,24 +11,27 @@ from equipoise.losses import Logits
 from equipoise.threat import Images
 
 Branch = int | tuple[int, ...]
+Separate = Literal["both", "statistics", "affine"]
 
 
 class MultiBatchNorm2d(nn.Module):
     """K parallel batch norms over the same channels; each row goes through exactly one.
 
-    Branches share nothing: statistics *and* affine parameters are separate. With ``branches=1``
-    this is ``nn.BatchNorm2d``.
-
     Args:
         like: The norm to repeat: its size, settings, parameters and statistics start each branch.
         branches: K, the number of parallel norms. Branch 0 is for clean images.
+        separate: What a branch has for itself: ``"both"`` statistics and affine parameters, so
+            that branches share nothing; ``"statistics"`` alone, with one affine map for all;
+            ``"affine"`` alone, with the statistics of all rows of a call. With ``branches=1`` each
+            is ``nn.BatchNorm2d``.
 
     Shape:
         Input and output ``(batch, channel, height, width)``.
 
     Raises:
-        ValueError: If ``branches`` is not positive, or from ``forward``, if the batch does not
-            split into equal groups.
+        ValueError: If ``branches`` is not positive, or an affine map is to be shared or repeated
+            that ``like`` does not have; from ``forward``, if the batch does not split into equal
+            groups.
         IndexError: From ``forward``, if a branch is not in ``[0, branches)``.
 
     Source:
@@ -37,30 +40,77 @@ class MultiBatchNorm2d(nn.Module):
         one pair a branch.
     """
 
-    def __init__(self, like: nn.BatchNorm2d, branches: int) -> None:
+    def __init__(self, like: nn.BatchNorm2d, branches: int, separate: Separate = "both") -> None:
         super().__init__()
         if branches < 1:
             raise ValueError(f"branches must be 1 or more, got {branches}.")
-        self.norms = nn.ModuleList(copy.deepcopy(like) for _ in range(branches))
+        if separate not in get_args(Separate):
+            raise ValueError(f"separate must be one of {get_args(Separate)}, got {separate!r}.")
+        if separate != "both" and not like.affine:
+            raise ValueError(
+                f"separate={separate!r} needs norms with an affine map; take separate='both'."
+            )
+        self.branches, self.separate = branches, separate
+        if separate == "both":
+            self.norms = nn.ModuleList(copy.deepcopy(like) for _ in range(branches))
+            return
+        copies, maps = (branches, 1) if separate == "statistics" else (1, branches)
+        self.norms = nn.ModuleList(_without_affine(like) for _ in range(copies))
+        self.weight = nn.Parameter(like.weight.detach().repeat(maps, 1))
+        self.bias = nn.Parameter(like.bias.detach().repeat(maps, 1))
 
     def forward(
         self, features: Float[Tensor, "batch channel height width"], branch: Branch
     ) -> Float[Tensor, "batch channel height width"]:
         """Normalise through one branch, or equal groups of rows each through its own."""
-        if isinstance(branch, int):
-            return self._norm(branch)(features)
-        if not branch or len(features) % len(branch):
+        route = (branch,) if isinstance(branch, int) else branch
+        if not route or len(features) % len(route):
             raise ValueError(
-                f"a batch of {len(features)} does not split into {len(branch)} equal groups, "
+                f"a batch of {len(features)} does not split into {len(route)} equal groups, "
                 f"one for each branch in {branch}."
             )
-        groups = features.chunk(len(branch))
-        return torch.cat([self._norm(k)(group) for k, group in zip(branch, groups, strict=True)])
+        for k in route:
+            self._check(k)
+        if self.separate == "affine":
+            rows = len(features) // len(route)
+            index = torch.tensor(route, device=features.device).repeat_interleave(rows)
+            features = self.norms[0](features)
+            return torch.addcmul(_wide(self.bias[index]), features, _wide(self.weight[index]))
+        groups = [self.norms[k](g) for k, g in zip(route, features.chunk(len(route)), strict=True)]
+        normed = groups[0] if len(groups) == 1 else torch.cat(groups)
+        if self.separate == "both":
+            return normed
+        return torch.addcmul(_wide(self.bias), normed, _wide(self.weight))
 
-    def _norm(self, branch: int) -> nn.Module:
-        if not 0 <= branch < len(self.norms):
-            raise IndexError(f"branch must be in [0, {len(self.norms)}), got {branch}.")
-        return self.norms[branch]
+    def norm(self, branch: int) -> nn.Module:
+        """One branch as a plain norm of its own, a copy.
+
+        Raises:
+            IndexError: If there is no such branch.
+        """
+        self._check(branch)
+        if self.separate == "both":
+            return copy.deepcopy(self.norms[branch])
+        place, row = (branch, 0) if self.separate == "statistics" else (0, branch)
+        norm: Any = copy.deepcopy(self.norms[place])
+        norm.affine = True
+        norm.weight = nn.Parameter(self.weight[row].detach().clone())
+        norm.bias = nn.Parameter(self.bias[row].detach().clone())
+        return cast(nn.Module, norm)
+
+    def _check(self, branch: int) -> None:
+        if not 0 <= branch < self.branches:
+            raise IndexError(f"branch must be in [0, {self.branches}), got {branch}.")
+
+
+def _without_affine(like: nn.BatchNorm2d) -> nn.BatchNorm2d:
+    norm = copy.deepcopy(like)
+    norm.affine, norm.weight, norm.bias = False, None, None  # type: ignore[assignment]
+    return norm
+
+
+def _wide(rows: Tensor) -> Tensor:
+    return rows[:, :, None, None]
 
 
 class Route:
@@ -103,11 +153,14 @@ class Branched(nn.Module):
         whole step that makes the call, never split a grouped batch (OAT's trap).
     """
 
-    def __init__(self, network: nn.Module, branches: int, route: Route) -> None:
+    def __init__(
+        self, network: nn.Module, branches: int, route: Route, separate: Separate = "both"
+    ) -> None:
         super().__init__()
         self.network = network
         self.branches = branches
         self.route = route
+        self.separate = separate
 
     @property
     def config(self) -> dict[str, Any]:
@@ -115,6 +168,7 @@ class Branched(nn.Module):
         return {
             "kind": "branched",
             "branches": self.branches,
+            "separate": self.separate,
             "network": config_of(self.network),
         }
 
@@ -127,12 +181,13 @@ class Branched(nn.Module):
             self.route.branch = None
 
 
-def with_branches(model: nn.Module, branches: int) -> Branched:
+def with_branches(model: nn.Module, branches: int, separate: Separate = "both") -> Branched:
     """Turn any network with batch norms into a K-branch one.
 
     Args:
         model: Any network with ``nn.BatchNorm2d`` modules; it is copied, not changed.
         branches: K, 1 or more. Every branch starts as a copy of the network's norm.
+        separate: What each branch has for itself, see ``MultiBatchNorm2d``.
 
     Returns:
         The branched network.
@@ -148,14 +203,47 @@ def with_branches(model: nn.Module, branches: int) -> Branched:
     replaced = replace_modules(
         network,
         nn.BatchNorm2d,
-        lambda norm: RoutedNorm(MultiBatchNorm2d(norm, branches), route),
+        lambda norm: RoutedNorm(MultiBatchNorm2d(norm, branches, separate), route),
     )
     if not replaced:
         raise ValueError(
             f"{type(model).__name__} has no nn.BatchNorm2d, so there is nothing to branch: AFA "
             "needs batch norms. AFS stacks any network."
         )
-    return Branched(network, branches, route)
+    return Branched(network, branches, route, separate)
+
+
+def soup(branched: Branched, weight: float) -> nn.Module:
+    """The plain network whose norms lie between the outermost branches: no generator.
+
+    Args:
+        branched: A trained K-branch network; it is copied, not changed.
+        weight: Share of the clean branch, [0, 1], in affine parameters and running statistics.
+
+    Returns:
+        The network, of the kind that was branched.
+
+    Raises:
+        ValueError: If the weight is out of range.
+
+    Source:
+        Croce et al. 2023, "Seasoning Model Soups for Robustness to Adversarial and Natural
+        Distribution Shifts", for networks that differ in their norms alone.
+    """
+    if not 0 <= weight <= 1:
+        raise ValueError(f"weight must be a share in [0, 1], got {weight}.")
+    network = copy.deepcopy(branched.network)
+
+    def blend(site: RoutedNorm) -> nn.Module:
+        clean, robust = site.norm.norm(0), site.norm.norm(branched.branches - 1)
+        other = clean.state_dict()
+        for name, value in robust.state_dict().items():
+            if value.is_floating_point():
+                value.lerp_(other[name], weight)  # a view: the norm's own tensor
+        return robust
+
+    replace_modules(network, RoutedNorm, blend)
+    return network
 
 
 def replace_modules(network: nn.Module, kind: type, make: Any) -> int:

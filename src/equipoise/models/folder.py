@@ -118,12 +118,12 @@ def build(config: dict[str, Any]) -> nn.Module:
     return KINDS[kind](**settings)
 
 
-def _branched(branches: int, network: dict[str, Any]) -> nn.Module:
-    return with_branches(build(network), branches)
+def _branched(branches: int, network: dict[str, Any], separate: Any = "both") -> nn.Module:
+    return with_branches(build(network), branches, separate)
 
 
-def _adaptive(placement: Any, hidden: int, ceiling: float, network: dict[str, Any]) -> nn.Module:
-    return unfused(build(network), placement=placement, hidden=hidden, ceiling=ceiling)
+def _adaptive(network: dict[str, Any], **settings: Any) -> nn.Module:
+    return unfused(build(network), **settings)
 
 
 def _stack(classes: int, members: list[dict[str, Any]]) -> nn.Module:

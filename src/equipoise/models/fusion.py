@@ -19,6 +19,7 @@ from equipoise.models.weight_generator import WeightGenerator
 from equipoise.threat import Images
 
 Placement = Literal["input", "stem", "per_norm"]
+Weights = Literal["image", "channel"]
 
 
 class FusedBatchNorm2d(nn.Module):
@@ -31,7 +32,8 @@ class FusedBatchNorm2d(nn.Module):
         channels: Channels of the features.
 
     Shape:
-        Features ``(batch, channel, height, width)`` and weight ``(batch,)`` to the features' shape.
+        Features ``(batch, channel, height, width)`` and weight ``(batch,)`` or ``(batch, channel)``
+        to the features' shape.
 
     Source:
         AFA Eq. (2), with the norms' gamma and beta that it leaves out.
@@ -47,7 +49,7 @@ class FusedBatchNorm2d(nn.Module):
     @classmethod
     def of(cls, norms: MultiBatchNorm2d, first: int, last: int) -> "FusedBatchNorm2d":
         """Fuse two branches of a norm at their running statistics."""
-        pair: list[Any] = [norms.norms[first], norms.norms[last]]
+        pair: list[Any] = [norms.norm(first), norms.norm(last)]
         if type(pair[0]) is not nn.BatchNorm2d or pair[0].running_var is None:
             raise ValueError(
                 f"{type(pair[0]).__name__} cannot be fused: only a plain nn.BatchNorm2d "
@@ -66,10 +68,10 @@ class FusedBatchNorm2d(nn.Module):
     def forward(
         self,
         features: Float[Tensor, "batch channel height width"],
-        weight: Float[Tensor, " batch"],
+        weight: Float[Tensor, "batch *channel"],
     ) -> Float[Tensor, "batch channel height width"]:
         """Blend with weight W0 on the first norm and 1 - W0 on the second."""
-        share = weight.to(self.scale.dtype)[:, None]
+        share = weight.to(self.scale.dtype).view(len(weight), -1)
         scale = self.scale[1] + share * (self.scale[0] - self.scale[1])
         shift = self.shift[1] + share * (self.shift[0] - self.shift[1])
         scale, shift = scale.to(features.dtype), shift.to(features.dtype)
@@ -100,18 +102,25 @@ class _FusedSite(nn.Module):
     """Stands where a batch norm stood; with ``per_norm`` it has a generator of its own."""
 
     def __init__(
-        self, norm: FusedBatchNorm2d, weights: _Weights, generator: WeightGenerator | None
+        self,
+        norm: FusedBatchNorm2d,
+        weights: _Weights,
+        generator: WeightGenerator | None,
+        channels: slice,
     ) -> None:
         super().__init__()
         self.norm = norm
         self.weights = weights
         self.generator = generator
+        self.channels = channels  # its own, where one generator weighs the channels of all norms
 
     def forward(self, features: Tensor) -> Tensor:
         weight = self.weights.weight
         if self.generator is not None and not self.weights.given:
             weight = self.weights.read(self.generator, features)
         assert weight is not None, "a fused norm was called before its network had a fusing weight"
+        if weight.ndim == 2 and self.generator is None:
+            weight = weight[:, self.channels]
         return self.norm(features, weight)
 
 
@@ -129,6 +138,7 @@ class AdaptiveNetwork(nn.Module):
             each pair, reading that pair's own input.
         generator: The generator, except for ``per_norm``.
         hidden: Channels inside the generator.
+        each: One fusing weight an image, or one for each channel of each norm.
 
     Shape:
         Images ``(batch, channel, height, width)`` in [0, 1] to logits ``(batch, classes)``.
@@ -147,8 +157,10 @@ class AdaptiveNetwork(nn.Module):
         placement: Placement,
         generator: WeightGenerator | None,
         hidden: int,
+        each: Weights = "image",
     ) -> None:
         super().__init__()
+        self.each: Weights = each
         self.weights = weights
         self.ceiling = weights.ceiling
         self.placement = placement
@@ -168,6 +180,7 @@ class AdaptiveNetwork(nn.Module):
             "placement": self.placement,
             "hidden": self.hidden,
             "ceiling": self.ceiling,
+            "each": self.each,
             "network": config_of(self.network),
         }
 
@@ -199,8 +212,8 @@ class AdaptiveNetwork(nn.Module):
     def logits_and_weight(
         self, images: Images, *, weight: float | PerImage | None = None
     ) -> tuple[Logits, PerImage]:
-        """Logits and the fusing weight W0 that made them (with ``per_norm``, the generators' mean
-        before the sigmoid)."""
+        """Logits and the fusing weight W0 that made them (of several an image, the mean before the
+        sigmoid)."""
         if weight is None:
             logits, gate = self.logits_and_gate(images)
             return logits, self.ceiling * torch.sigmoid(gate)
@@ -226,7 +239,8 @@ class AdaptiveNetwork(nn.Module):
             elif self.placement == "stem":
                 hook = first_convolution(self.network).register_forward_hook(self._read_stem)
             logits = self.network(images)
-            return logits, torch.stack(state.seen).mean(0)
+            seen = [logit.view(len(images), -1).mean(1) for logit in state.seen]
+            return logits, torch.stack(seen).mean(0)
         finally:
             state.clear()
             if hook is not None:
@@ -246,6 +260,7 @@ def fuse(
     last: int | None = None,
     hidden: int = 16,
     ceiling: float = 1.0,
+    each: Weights = "image",
 ) -> AdaptiveNetwork:
     """Keep two branches of a trained network and put a fresh weight generator in charge of them.
 
@@ -257,6 +272,8 @@ def fuse(
         hidden: Channels inside the generator.
         ceiling: Largest W0, in (0, 1]: the generator's sigmoid is scaled by it. The paper's is 1;
             a lower one bounds what an attack on the generator can gain.
+        each: ``"image"`` gives an image one fusing weight, as in the paper; ``"channel"`` one for
+            each channel of each norm.
 
     Returns:
         The adaptive network; a fresh generator draws its weights from torch's global seed.
@@ -281,13 +298,19 @@ def fuse(
         placement,
         hidden,
         ceiling,
+        each,
     )
     like = next(branched.parameters())
     return adaptive.to(like.device, like.dtype)
 
 
 def unfused(
-    network: nn.Module, *, placement: Placement, hidden: int, ceiling: float
+    network: nn.Module,
+    *,
+    placement: Placement,
+    hidden: int,
+    ceiling: float,
+    each: Weights = "image",
 ) -> AdaptiveNetwork:
     """The adaptive form of a plain network with fresh pairs of norms, for loading weights into.
 
@@ -304,6 +327,7 @@ def unfused(
         placement,
         hidden,
         ceiling,
+        each,
     )
 
 
@@ -322,25 +346,37 @@ def first_convolution(network: nn.Module) -> nn.Conv2d:
 
 
 def _with_sites(
-    network: nn.Module, kind: type, make: Any, placement: Placement, hidden: int, ceiling: float
+    network: nn.Module,
+    kind: type,
+    make: Any,
+    placement: Placement,
+    hidden: int,
+    ceiling: float,
+    each: Weights,
 ) -> AdaptiveNetwork:
-    if placement not in get_args(Placement):
-        raise ValueError(f"placement must be one of {get_args(Placement)}, got {placement!r}.")
+    for name, value, known in (("placement", placement, Placement), ("each", each, Weights)):
+        if value not in get_args(known):
+            raise ValueError(f"{name} must be one of {get_args(known)}, got {value!r}.")
     if not 0 < ceiling <= 1:
         raise ValueError(f"ceiling must be in (0, 1], got {ceiling}.")
     weights = _Weights(ceiling)
     stem = first_convolution(network)
+    total = 0
 
     def site(old: nn.Module) -> _FusedSite:
+        nonlocal total
         norm = make(old)
-        own = None
+        channels, own = norm.scale.shape[1], None
         if placement == "per_norm":
-            own = WeightGenerator(norm.scale.shape[1], hidden, kernel=1)
-        return _FusedSite(norm, weights, own)
+            outputs = channels if each == "channel" else 1
+            own = WeightGenerator(channels, hidden, kernel=1, outputs=outputs)
+        total += channels
+        return _FusedSite(norm, weights, own, slice(total - channels, total))
 
     replace_modules(network, kind, site)
     generator = None
     if placement != "per_norm":
         channels = stem.in_channels if placement == "input" else stem.out_channels
-        generator = WeightGenerator(channels, hidden)
-    return AdaptiveNetwork(network, weights, placement, generator, hidden)
+        outputs = total if each == "channel" else 1
+        generator = WeightGenerator(channels, hidden, outputs=outputs)
+    return AdaptiveNetwork(network, weights, placement, generator, hidden, each)

@@ -100,6 +100,30 @@ class FeatureStack(nn.Module):
             "members": [config_of(member) for member in self.members],
         }
 
+    def average(self) -> None:
+        """Set the merger so that the logits are the mean of the members' own logits.
+
+        Raises:
+            ValueError: If a member has another number of classes.
+
+        Source:
+            The usual ensemble, and what AFS's merger (Sec. II-C) has to beat.
+        """
+        heads = [member.head() for member in self.members if isinstance(member, FeatureExtractor)]
+        for place, head in enumerate(heads):
+            if head.out_features != self.merger.out_features:
+                raise ValueError(
+                    f"member {place} has {head.out_features} classes, not "
+                    f"{self.merger.out_features}: their logits have no mean."
+                )
+        with torch.no_grad():
+            weights: list[Tensor] = [head.weight for head in heads]
+            self.merger.weight.copy_(torch.cat(weights, dim=1) / len(heads))
+            self.merger.bias.zero_()
+            for head in heads:
+                if head.bias is not None:
+                    self.merger.bias.add_(head.bias, alpha=1 / len(heads))
+
     def sizes(self) -> list[int]:
         """Feature size of each member."""
         return [member.size for member in self.members if isinstance(member, FeatureExtractor)]

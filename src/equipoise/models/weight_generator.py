@@ -14,16 +14,18 @@ class WeightGenerator(nn.Module):
         channels: Channels of its input.
         hidden: Channels of its convolutions and of its hidden linear layer.
         kernel: Size of its convolutions; 1 for features that are already small.
+        outputs: Weights an image; the paper's is 1.
 
     Shape:
-        ``(batch, channels, height, width)`` to ``(batch,)``, in (0, 1).
+        ``(batch, channels, height, width)`` to ``(batch,)``, in (0, 1); with several outputs to
+        ``(batch, outputs)``.
 
     Source:
         AFA Sec. 4.2, Fig. 5, Eq. (1). Deviation: the last linear layer has no ReLU, which would
         force W0 >= 0.5 and contradict Fig. 6. The paper gives no sizes.
     """
 
-    def __init__(self, channels: int, hidden: int = 16, kernel: int = 3) -> None:
+    def __init__(self, channels: int, hidden: int = 16, kernel: int = 3, outputs: int = 1) -> None:
         super().__init__()
         self.blocks = nn.Sequential(
             nn.Conv2d(channels, hidden, kernel, padding=kernel // 2, bias=False),
@@ -33,17 +35,19 @@ class WeightGenerator(nn.Module):
             nn.BatchNorm2d(hidden),
             nn.ReLU(),
         )
-        self.linears = nn.Sequential(nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, 1))
+        self.linears = nn.Sequential(
+            nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, outputs)
+        )
 
     def forward(
         self, features: Float[Tensor, "batch channel height width"]
-    ) -> Float[Tensor, " batch"]:
+    ) -> Float[Tensor, "batch *outputs"]:
         """The fusing weight W0 of each image."""
         return torch.sigmoid(self.logit(features))
 
     def logit(
         self, features: Float[Tensor, "batch channel height width"]
-    ) -> Float[Tensor, " batch"]:
+    ) -> Float[Tensor, "batch *outputs"]:
         """W0 before the sigmoid: an attack on the gate climbs this, which does not saturate."""
         pooled = self.blocks(features).mean(dim=(2, 3))
         return self.linears(pooled).squeeze(1).float()

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from equipoise.recipes import cifar10, cifar10_methods, digits, methods
+from equipoise.recipes import ablations, cifar10, cifar10_methods, digits, methods
 from equipoise.recipes.networks import WideResNetShape as WideResNetShape
 from equipoise.recipes.recipe import Evaluation as Evaluation
 from equipoise.recipes.recipe import Recipe as Recipe
@@ -33,6 +33,23 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
         methods.afa_iat_digits,
         methods.afs_trades_digits,
         methods.afs_one_budget_digits,
+        ablations.afs_digits_average,
+        ablations.afs_digits_alpha_0,
+        ablations.afs_digits_alpha_0_5,
+        ablations.afs_digits_alpha_0_8,
+        ablations.afs_digits_alpha_1,
+        ablations.afs_digits_mask_101,
+        ablations.afs_digits_mask_011,
+        ablations.afs_digits_mask_001,
+        ablations.afa_digits_k2,
+        ablations.afa_digits_k5,
+        ablations.afa_digits_k9,
+        ablations.afa_digits_stem,
+        ablations.afa_digits_per_norm,
+        ablations.afa_digits_channels,
+        ablations.afa_digits_statistics,
+        ablations.afa_digits_affine,
+        ablations.afa_digits_soup,
         cifar10.standard_cifar10_compact,
         cifar10.pgd_at_cifar10_compact,
         cifar10.afa_cifar10_compact,
