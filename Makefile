@@ -1,8 +1,9 @@
-# make demo | test | check: each installs what it needs into .venv first.
+# make demo | test | check | docs: each installs what it needs into .venv first.
 PYTHON ?= python3
 BIN := .venv/bin
+export NO_MKDOCS_2_WARNING := 1
 
-.PHONY: demo test check format clean
+.PHONY: demo test check docs format clean
 .DEFAULT_GOAL := test
 
 .venv/installed: pyproject.toml constraints.txt
@@ -18,11 +19,15 @@ demo: .venv/installed  ## train four models on digits, attack them, print one ta
 test: .venv/installed  ## every test
 	$(BIN)/pytest
 
-check: .venv/installed  ## formatter, linter, types, import layers
+check: .venv/installed  ## formatter, linter, types, import layers, documentation site
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/mkdocs build --quiet
+
+docs: .venv/installed  ## the documentation site, into build/site
+	$(BIN)/mkdocs build --quiet
 
 format: .venv/installed
 	$(BIN)/ruff format .
