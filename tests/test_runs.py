@@ -5,6 +5,7 @@ import stat
 
 import pytest
 
+import tiny
 from equipoise import runs
 
 
@@ -108,13 +109,13 @@ def test_a_record_of_another_format_is_refused(tmp_path, content, found):
 
 def test_records_are_found_below_a_folder_in_order_of_their_paths(tmp_path):
     for place in ("b/records/x.json", "a/records/y.json", "a/model/config.json"):
-        runs.write_json(tmp_path / place, {"format": 1, "name": place})
-    found = [record["name"] for _, record in runs.iterate_records(tmp_path)]
+        runs.write_json(tmp_path / place, tiny.record(place))
+    found = [record["model"] for _, record in runs.iterate_records(tmp_path)]
     assert found == ["a/records/y.json", "b/records/x.json"]
 
 
 def test_records_are_found_in_a_folder_named_records(tmp_path):
-    runs.write_json(tmp_path / "records" / "x.json", {"format": 1})
+    runs.write_json(tmp_path / "records" / "x.json", tiny.record())
     assert len(list(runs.iterate_records(tmp_path / "records"))) == 1
 
 

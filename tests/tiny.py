@@ -75,6 +75,30 @@ def recipe(name: str = "standard_digits", **changes: Any) -> Recipe:
     return replace(found, method=method, loop=LOOP, evaluation=evaluation, **changes)
 
 
+def record(model: str = "one", **changes: Any) -> dict[str, Any]:
+    """A record of two images at two strengths, with what every record must hold and no more."""
+    attack = {"name": "pgd"}
+    suite = {"name": "quick", "accuracy": [1.0, 0.5], "attacks": [attack], "broken_at": [-1, 1]}
+    headline = {
+        "accuracy": [1.0, 0.5],
+        "interval": [[0.3, 1.0], [0.1, 0.9]],
+        "average": 0.75,
+        "clean_and_strongest": 0.75,
+    }
+    return {
+        "format": 1,
+        "model": model,
+        "data": "digits",
+        "norm": "Linf",
+        "images": 2,
+        "epsilons": [0.0, 0.1],
+        "epsilons_written": ["0", "0.1"],
+        "headline": headline,
+        "suites": [suite],
+        "broken_at": [-1, 1],
+    } | changes
+
+
 def fabric() -> Fabric:
     """The processor, in float32."""
     found = Fabric(accelerator="cpu", devices=1)

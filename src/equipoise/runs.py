@@ -27,7 +27,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-RECORD_FORMAT = 1
+from equipoise import records
+
 PART = ".part"
 PACKAGES = ("equipoise", "torch", "numpy", "lightning-fabric", "safetensors")
 
@@ -191,10 +192,11 @@ def read_record(path: Path) -> dict[str, Any]:
     Raises:
         RunError: If it is missing, damaged or of another format.
     """
-    record = read_json(path)
-    if not isinstance(record, dict) or record.get("format") != RECORD_FORMAT:
-        found = record.get("format") if isinstance(record, dict) else type(record).__name__
-        raise RunError(f"{path} is no record of format {RECORD_FORMAT} (found {found}).")
+    record: dict[str, Any] = read_json(path)
+    try:
+        records.check(record)
+    except ValueError as error:
+        raise RunError(f"{path} is {error}.") from error
     return record
 
 

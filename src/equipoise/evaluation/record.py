@@ -14,7 +14,8 @@ from equipoise.evaluation.profile import Profile
 from equipoise.evaluation.suites import Suite
 from equipoise.goals import Predict, cross_entropy
 from equipoise.models import AdaptiveNetwork, FeatureStack, attack_mode
-from equipoise.runs import RECORD_FORMAT, derive_seed, environment
+from equipoise.records import FORMAT
+from equipoise.runs import derive_seed, environment
 from equipoise.threat import Threat
 
 
@@ -54,7 +55,7 @@ def record_of(
     """
     worst, intervals = found.accuracy(), found.interval()
     return {
-        "format": RECORD_FORMAT,
+        "format": FORMAT,
         "model": model,
         "data": data,
         "part": part,

@@ -1,0 +1,127 @@
+"""What every record must hold, checked when one is read: records come from elsewhere, too."""
+
+import functools
+import math
+from typing import Any, NotRequired, TypedDict
+
+import cattrs
+
+FORMAT = 1
+
+
+class Headline(TypedDict):
+    """The worst case over everything tried."""
+
+    accuracy: list[float]
+    interval: list[list[float]]
+    average: float
+    clean_and_strongest: float
+
+
+class Tried(TypedDict):
+    """One attack."""
+
+    name: str
+    broken_at: NotRequired[list[int]]
+
+
+class SuiteTried(TypedDict):
+    """One suite."""
+
+    name: str
+    accuracy: list[float]
+    attacks: list[Tried]
+    independent: NotRequired[bool]
+    broken_at: NotRequired[list[int]]
+
+
+class Check(TypedDict):
+    """One self-check's finding."""
+
+    name: str
+    verdict: str
+    found: str
+    meaning: str
+
+
+class Record(TypedDict):
+    """The fields that tables, comparisons and reports build on; a record may hold more."""
+
+    format: int
+    model: str
+    data: str
+    norm: str
+    images: int
+    epsilons: list[float]
+    epsilons_written: list[str]
+    headline: Headline
+    suites: list[SuiteTried]
+    broken_at: NotRequired[list[int]]
+    training_seed: NotRequired[int | None]
+    self_checks: NotRequired[list[Check] | None]
+
+
+def check(content: Any) -> None:
+    """Refuse what is no record.
+
+    Args:
+        content: JSON values.
+
+    Raises:
+        ValueError: If a field is missing, of the wrong type, not finite, or its length does not fit
+            the others; the message names the field.
+    """
+    found = content.get("format") if isinstance(content, dict) else type(content).__name__
+    if found != FORMAT or isinstance(found, bool):
+        raise ValueError(f"no record of format {FORMAT} (found {found})")
+    try:
+        _converter().structure(content, Record)
+    except Exception as error:  # cattrs raises exception groups
+        reasons = cattrs.transform_error(error, path="record", format_exception=_reason)
+        raise ValueError(f"a damaged record: {'; '.join(reasons[:3])}") from error
+    levels, images = len(content["epsilons"]), content["images"]
+    headline, suites = content["headline"], content["suites"]
+    lengths = {
+        "epsilons": (levels, max(levels, 1)),
+        "epsilons_written": (len(content["epsilons_written"]), levels),
+        "headline.accuracy": (len(headline["accuracy"]), levels),
+        "headline.interval": (len(headline["interval"]), levels),
+        "suites": (len(suites), max(len(suites), 1)),
+        "broken_at": (len(content.get("broken_at", [0] * images)), images),
+    }
+    lengths |= {
+        f"headline.interval[{i}]": (len(ends), 2) for i, ends in enumerate(headline["interval"])
+    }
+    for suite in suites:
+        lengths[f"accuracy of {suite['name']}"] = (len(suite["accuracy"]), levels)
+        lengths[f"broken_at of {suite['name']}"] = (
+            len(suite.get("broken_at", [0] * images)),
+            images,
+        )
+    for name, (length, wanted) in lengths.items():
+        if length != wanted:
+            raise ValueError(f"a damaged record: {name} has {length} entries, not {wanted}")
+
+
+@functools.cache
+def _converter() -> cattrs.Converter:
+    converter = cattrs.Converter()
+    for kind in (int, float, str, bool):
+        converter.register_structure_hook(kind, _strictly)
+    converter.register_structure_hook_factory(
+        lambda kind: kind == int | None,
+        lambda kind: lambda value, _: value is None or _strictly(value, int),
+    )
+    return converter
+
+
+def _strictly(value: Any, kind: type) -> Any:
+    """A value of exactly this type; a whole number is a float too."""
+    fits = type(value) is kind or (kind is float and type(value) is int)
+    if not fits or (isinstance(value, float) and not math.isfinite(value)):
+        raise TypeError(f"must be a {kind.__name__}, got {str(value)[:40]!r}")
+    return value
+
+
+def _reason(error: BaseException, kind: Any) -> str:
+    return "a field is missing" if isinstance(error, KeyError) else str(error)[:200]
