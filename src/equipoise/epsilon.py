@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from fractions import Fraction
 from typing import Annotated
 
 import tyro
@@ -24,7 +23,10 @@ def parse_epsilon(text: str) -> float:
     """
     try:
         above, _, below = text.partition("/")
-        value = float(Fraction(above.strip()) / (int(below) if "/" in text else 1))
+        # Not Fraction, which writes 1e999999999 out.
+        value = float(above) / (int(below) if "/" in text else 1)
+        if not math.isfinite(value):
+            raise ValueError
     except (ValueError, ZeroDivisionError, OverflowError):
         raise ValueError(
             f"epsilon must be a number or a fraction such as 8/255, got {text!r}."
