@@ -156,45 +156,62 @@ def compare(records: Annotated[tuple[Path, ...], tyro.conf.Positional]) -> None:
     from equipoise.report import rich_comparison
 
     title = "Compared image by image with the first"
-    _console.print(rich_comparison(_records(records), title))
+    _console.print(rich_comparison([record for _, record in _records(records)], title))
 
 
 def report(
     records: Annotated[tuple[Path, ...], tyro.conf.Positional],
     suite: Suites | None = None,
     into: Path | None = None,
+    out: Path | None = None,
+    gallery: int = 0,
+    data: Path | None = None,
 ) -> None:
-    """Print one table from records, or renew the tables inside a Markdown file.
+    """Print one table from records, write an HTML page, or renew tables inside a Markdown file.
 
     Args:
         records: Record files, or folders that hold some.
         suite: Show this suite attack by attack as well.
         into: A Markdown file with `<!-- records: FOLDER -->` markers; every table in it is renewed.
+        out: Write one self-contained HTML page to this file.
+        gallery: First make pictures of so many attacked images with the models beside the records,
+            for the page.
+        data: Folder of the data set for those pictures, if it lies elsewhere here.
     """
-    from equipoise.report import fill_markers, rich_checks, rich_columns, rich_table
+    from equipoise.report import fill_markers, rich_checks, rich_columns, rich_table, write_page
 
+    if gallery and out is None:
+        raise ValueError("--gallery makes pictures for a page; name the page with --out.")
     if into is not None:
         changed = fill_markers(into)
         _console.print(f"{into} {'renewed' if changed else 'was up to date'}.", highlight=False)
-    found = _records(records)
+    pairs = _records(records)
+    found = [record for _, record in pairs]
     if found:
         _console.print(rich_table(found, "Worst case per image"))
         if suite is not None:
             _console.print(rich_columns(found, "Attack by attack", suite))
         _console.print(rich_checks(*found))
+        if gallery:
+            from equipoise.gallery import write_galleries
+
+            write_galleries(pairs, gallery, data)
+        if out is not None:
+            write_page(pairs, out)
+            _console.print(f"page: {out}", highlight=False)
     elif into is None:
         raise ValueError("report found no record; name record files or a folder that holds some.")
 
 
-def _records(places: tuple[Path, ...]) -> list[dict[str, Any]]:
+def _records(places: tuple[Path, ...]) -> list[tuple[Path, dict[str, Any]]]:
     from equipoise import runs
 
     found = []
     for place in places:
         if place.is_dir():
-            found += [record for _, record in runs.iterate_records(place)]
+            found += runs.iterate_records(place)
         else:
-            found.append(runs.read_record(place))
+            found.append((place, runs.read_record(place)))
     return found
 
 

@@ -82,14 +82,14 @@ def evaluate(
         EvaluationError: If what was found does not hold when it is judged again.
     """
     reporter = reporter or Silent()
-    network, card, name, place = _find(str(model), logits)
-    network, name = _at(network, name, preference)
+    network, card, name, place = find_model(str(model), logits)
+    network, name = at_preference(network, name, preference)
     if evaluation is None:
         evaluation = _settings(card, str(model), changes or {})
     elif changes:
         evaluation = replace(evaluation, **changes)
     dataset = dataset or source_of(card, data).load()
-    split = _part(dataset, card, evaluation.part)
+    split = part_of(dataset, card, evaluation.part)
     if evaluation.images is not None:
         split = split.take(slice(0, evaluation.images))
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -185,8 +185,19 @@ def source_of(card: dict[str, Any], data: Path | None) -> DataSource:
     return source if data is None else with_folder(source, data)
 
 
-def _find(model: str, logits: str | None) -> tuple[nn.Module, dict[str, Any], str, Path]:
-    """The network, its card, its name, and the folder that gets the record."""
+def find_model(model: str, logits: str | None) -> tuple[nn.Module, dict[str, Any], str, Path]:
+    """Load a model, wherever it comes from.
+
+    Args:
+        model: A run folder, a model folder, or a foreign network.
+        logits: Which part of its answer holds the logits.
+
+    Returns:
+        The network, its card, its name, and the folder that gets its records.
+
+    Raises:
+        ModelFolderError: If it cannot be loaded.
+    """
     if is_foreign(model):
         name = Path(model).name if Path(model).is_file() else model.replace(":", ".")
         return LogitsOf(load_foreign(model), logits).eval(), {}, name, Path("runs") / name
@@ -200,8 +211,17 @@ def _find(model: str, logits: str | None) -> tuple[nn.Module, dict[str, Any], st
     return network, card, card.get("name", place.name), home
 
 
-def _at(network: nn.Module, name: str, preference: float | None) -> tuple[nn.Module, str]:
-    """A conditional network at one preference, which its name then says."""
+def at_preference(network: nn.Module, name: str, preference: float | None) -> tuple[nn.Module, str]:
+    """A conditional network at one preference, which its name then says.
+
+    Args:
+        network: Any network; one that is not conditional is left as it is.
+        name: Its name.
+        preference: The lambda to fix; the network's default if not given.
+
+    Raises:
+        ValueError: If there is a preference, and the network takes none.
+    """
     if isinstance(network, Conditional):
         preference = network.default if preference is None else preference
         return network.at(preference), f"{name}@{preference:g}"
@@ -227,8 +247,17 @@ def named_source(name: Literal["digits", "cifar10"], data: Path | None) -> DataS
     return Digits() if name == "digits" else Cifar10(folder=data)
 
 
-def _part(dataset: DataSet, card: dict[str, Any], part: Literal["test", "validation"]) -> Split:
-    """The images to evaluate on: test images, or those that were held out of this training."""
+def part_of(dataset: DataSet, card: dict[str, Any], part: Literal["test", "validation"]) -> Split:
+    """The images to evaluate on: test images, or those that were held out of this training.
+
+    Args:
+        dataset: The data.
+        card: The model's card.
+        part: Which of them.
+
+    Raises:
+        ValueError: If the card does not say which images were held out.
+    """
     if part == "test":
         return dataset.test
     if "validation_images" not in card or "seed" not in card:
@@ -250,7 +279,7 @@ def _suites(
 ) -> list[Suite]:
     sources: dict[str, nn.Module] = {}
     for surrogate in surrogates:
-        source, _, name, _ = _find(str(surrogate), None)
+        source, _, name, _ = find_model(str(surrogate), None)
         sources[name if name not in sources else f"{name}-{len(sources)}"] = source.to(device)
     return suites_for(
         network,

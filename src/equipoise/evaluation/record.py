@@ -18,6 +18,9 @@ from equipoise.records import FORMAT
 from equipoise.runs import derive_seed, environment
 from equipoise.threat import Threat
 
+PER_IMAGE = 256
+"""Of how many images, the first ones, a record holds each one's own fusing weight."""
+
 
 def record_of(
     found: Profile,
@@ -128,8 +131,8 @@ def insides(
 
     Returns:
         For AFA, ``fusing_weight``: mean and deviation of W1 = 1 - W0 on images attacked through
-        the generator, and through the fixed robust branch, at each strength. For AFS, each
-        member's ``importance``.
+        the generator, and through the fixed robust branch, at each strength; and W1 of each of the
+        first ``PER_IMAGE`` images, to 4 digits. For AFS, each member's ``importance``.
 
     Source:
         AFA Fig. 6; AFS Fig. 4(b).
@@ -140,7 +143,7 @@ def insides(
         return {}
     images, labels = split.batch(slice(None))
     search = PGD(steps=20, relative_step=0.25)
-    curves: dict[str, list[dict[str, float]]] = {}
+    curves: dict[str, list[dict[str, Any]]] = {}
     sources: dict[str, Predict] = {
         "through_generator": model,
         "through_robust_branch": partial(model, weight=0.0),
@@ -160,5 +163,11 @@ def insides(
                     with torch.no_grad():
                         weights.append(1 - model.logits_and_weight(victims)[1])
                 w1 = torch.cat(weights)
-                curves[name].append({"mean": float(w1.mean()), "std": float(w1.std(correction=0))})
+                curves[name].append(
+                    {
+                        "mean": float(w1.mean()),
+                        "std": float(w1.std(correction=0)),
+                        "per_image": [round(value, 4) for value in w1[:PER_IMAGE].tolist()],
+                    }
+                )
     return {"fusing_weight": curves}

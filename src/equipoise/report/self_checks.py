@@ -45,8 +45,8 @@ def checks_line(*records: Record) -> str:
     Raises:
         ValueError: If a verdict is none of ``VERDICTS``.
     """
-    found = Counter(check["verdict"] for record in records for check in _checks(record))
-    without = sum(not _checks(record) for record in records)
+    found = Counter(check["verdict"] for record in records for check in checks_of(record))
+    without = sum(not checks_of(record) for record in records)
     if without == len(records):
         return "checks: none recorded"
     line = "checks: " + ", ".join(f"{found[verdict]} {verdict}" for verdict in VERDICTS)
@@ -68,7 +68,7 @@ def open_checks(*records: Record) -> list[OpenCheck]:
             meaning=check["meaning"],
         )
         for record in records
-        for check in _checks(record)
+        for check in checks_of(record)
         if check["verdict"] != "pass"
     ]
     return sorted(found, key=lambda check: check.verdict != "fail")
@@ -93,7 +93,12 @@ def markdown_checks(*records: Record) -> str:
     return "\n".join([checks_line(*records), *([""] if listed else []), *listed]) + "\n"
 
 
-def _checks(record: Record) -> list[Record]:
+def checks_of(record: Record) -> list[Record]:
+    """A record's self-checks; older records hold none.
+
+    Raises:
+        ValueError: If a verdict is none of ``VERDICTS``.
+    """
     checks: list[Record] = record.get("self_checks") or []
     for check in checks:
         if check["verdict"] not in VERDICTS:
