@@ -226,6 +226,21 @@ def test_report_into_renews_the_tables_between_markers(capsys, trained, tmp_path
     assert "was up to date" in output(capsys)
 
 
+def test_report_out_writes_a_page_with_pictures(capsys, trained, tmp_path):
+    run("evaluate", trained)
+    (path,) = (trained / "records").iterdir()
+    run("report", path, "--out", tmp_path / "report.html", "--gallery", "2")
+    assert "report.html" in output(capsys)
+    text = (tmp_path / "report.html").read_text()
+    accuracy = runs.read_record(path)["headline"]["accuracy"][0]
+    assert f'<td data-value="{accuracy}">{100 * accuracy:.1f}' in text
+    assert text.count('<article class="picture">') == 2
+
+
+def test_pictures_without_a_page_are_refused(capsys, tmp_path):
+    assert "name the page with --out" in refused(capsys, "report", tmp_path, "--gallery", "2")
+
+
 def test_report_refuses_files_that_are_not_there(capsys, tmp_path):
     assert "does not exist" in refused(capsys, "report", tmp_path / "none.json")
     assert "none.md" in refused(capsys, "report", "--into", tmp_path / "none.md")

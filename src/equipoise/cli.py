@@ -178,7 +178,7 @@ def report(
             for the page.
         data: Folder of the data set for those pictures, if it lies elsewhere here.
     """
-    from equipoise.report import fill_markers, rich_checks, rich_columns, rich_table, write_page
+    from equipoise.report import fill_markers, rich_checks, rich_columns, rich_table
 
     if gallery and out is None:
         raise ValueError("--gallery makes pictures for a page; name the page with --out.")
@@ -197,6 +197,8 @@ def report(
 
             write_galleries(pairs, gallery, data)
         if out is not None:
+            from equipoise.report.page import write_page
+
             write_page(pairs, out)
             _console.print(f"page: {out}", highlight=False)
     elif into is None:
@@ -206,7 +208,7 @@ def report(
 def _records(places: tuple[Path, ...]) -> list[tuple[Path, dict[str, Any]]]:
     from equipoise import runs
 
-    found = []
+    found: list[tuple[Path, dict[str, Any]]] = []
     for place in places:
         if place.is_dir():
             found += runs.iterate_records(place)

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from equipoise.evaluation import insides, profile, record_of, suites_for
+from equipoise.evaluation import record as record_module
 from equipoise.models import FeatureStack, fuse, with_branches
 from equipoise.threat import L2, Linf
 from tiny import linear, split, wide_resnet
@@ -111,6 +112,17 @@ def test_the_insides_of_an_adaptive_network_are_its_fusing_weights_at_every_stre
         assert len(curve) == 3
         assert curve[0]["mean"] == pytest.approx(float(clean.mean()))
         assert all(0 <= point["mean"] <= 1 and point["std"] >= 0 for point in curve)
+        assert curve[0]["per_image"] == pytest.approx(clean.tolist(), abs=5.1e-5)
+        assert all(round(w, 4) == w for point in curve for w in point["per_image"])
+
+
+def test_a_record_holds_the_weights_of_the_first_images_only(monkeypatch):
+    monkeypatch.setattr(record_module, "PER_IMAGE", 5)
+    model, data = adaptive(), split(12)
+    curve = look(model, data)["fusing_weight"]["through_generator"]
+    first = look(model, split(12).take(slice(0, 5)))["fusing_weight"]["through_generator"]
+    assert curve[0]["per_image"] == first[0]["per_image"]
+    assert curve[0]["mean"] != first[0]["mean"]
 
 
 def test_the_insides_of_a_stack_are_its_members_importance():
