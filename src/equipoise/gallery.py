@@ -20,6 +20,7 @@ from equipoise.judge import at_preference, find_model, part_of, source_of
 from equipoise.methods.stage import THREATS
 from equipoise.models import attack_mode
 from equipoise.report.beside import GALLERY_FORMAT, gallery_path
+from equipoise.report.compare import broken_at
 from equipoise.runs import derive_seed
 
 SEARCH = PGD(steps=20, relative_step=0.25, keep="best")
@@ -86,7 +87,7 @@ def spread_out(records: Sequence[dict[str, Any]], count: int) -> list[int]:
         Their places, the most easily broken first.
     """
     never = len(records[0]["epsilons"])
-    levels = [[never if at < 0 else at for at in record["broken_at"]] for record in records]
+    levels = [[never if at < 0 else at for at in broken_at(record)] for record in records]
     order = sorted(range(records[0]["images"]), key=lambda row: sum(each[row] for each in levels))
     last = max(1, count - 1)
     return [order[number * (len(order) - 1) // last] for number in range(count)]
@@ -112,8 +113,9 @@ def _write(path: Path, record: dict[str, Any], rows: list[int], data: Path | Non
     generator = torch.Generator().manual_seed(derive_seed(record["seed"], "gallery"))
     with attack_mode(network):
         made = search(network, images, labels, record["norm"], epsilon, generator)
+    lost = broken_at(record)
     right = made.before.argmax(dim=1) == labels
-    if name != record["model"] or right.tolist() != [record["broken_at"][row] != 0 for row in rows]:
+    if name != record["model"] or right.tolist() != [lost[row] != 0 for row in rows]:
         raise runs.RunError(
             f"the model beside {path} is not the one that was evaluated: it answers otherwise; "
             "evaluate it again."

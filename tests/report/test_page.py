@@ -1,6 +1,7 @@
 """The HTML report, without a browser; ``test_page_in_browser.py`` opens it in one."""
 
 import base64
+import copy
 import csv
 import hashlib
 import io
@@ -11,15 +12,13 @@ from pathlib import Path
 
 import plotly.offline
 import pytest
+from real_records import HOSTILE, RESULTS, digits, gallery
+from test_table import RECORD
 
 from equipoise import runs
 from equipoise.report.beside import gallery_path
 from equipoise.report.page import html_report, table_as_csv, write_page
 from equipoise.report.summary import models_of, published_beside
-
-RESULTS = Path(__file__).resolve().parents[2] / "results"
-DOT = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg=="
-HOSTILE = "</script><script>document.title='owned'</script><b onclick=x>"
 
 
 class Page(HTMLParser):
@@ -59,12 +58,6 @@ class Page(HTMLParser):
     def data(self, name: str):
         (text,) = [text for given, text in self.scripts if given.get("id") == f"data-{name}"]
         return json.loads(text)
-
-
-def digits(*names: str) -> list[tuple[Path, dict]]:
-    """Records of this repository, by the beginning of their names."""
-    found = list(runs.iterate_records(RESULTS / "digits"))
-    return [pair for name in names for pair in found if pair[0].name.startswith(name)]
 
 
 def test_a_changed_record_changes_table_curve_and_download():
@@ -141,6 +134,21 @@ def test_only_the_pages_own_scripts_may_run_and_nothing_is_fetched():
 
 def test_the_same_records_give_the_same_bytes():
     assert html_report(digits("afs_digits")) == html_report(digits("afs_digits"))
+
+
+def test_a_record_of_an_early_version_still_makes_a_page():
+    """It has no checks, no environment, and does not say what broke which image."""
+    text = html_report([(Path("records/x.json"), copy.deepcopy(RECORD))])
+    assert Page(text).rows[0][2].startswith("50.0")
+    assert "hold no self-checks" in text
+    assert "do not say which attack" in text
+
+
+def test_a_record_of_clean_images_alone_makes_a_page():
+    ((path, record),) = digits("standard_digits__seed3")
+    record |= {"epsilons": [0.0], "epsilons_written": ["0"]}
+    record["headline"]["accuracy"] = record["headline"]["accuracy"][:1]
+    assert len(Page(html_report([(path, record)])).rows[0]) == 5
 
 
 def test_records_that_do_not_compare_are_refused():
@@ -237,22 +245,6 @@ def test_training_curves_are_those_beside_the_record_or_are_said_to_be_absent(tm
     names = {trace["name"]: trace["y"] for trace in figures["accuracy-0"]["data"]}
     assert names == {"network, ε = 0": [50.0], "network, ε = 8/255": [25.0]}
     assert "No training curves" not in text
-
-
-def gallery(record: dict) -> dict:
-    """Two images, of which the second one fools the model."""
-    pictures = [
-        {
-            **{"row": row, "label": 3, "clean": DOT, "adversarial": DOT, "perturbation": DOT},
-            **{"times": 2.5, "before": {"class": 3, "confidence": 0.9}},
-            "after": {"class": after, "confidence": 0.6},
-        }
-        for row, after in ((0, 3), (7, 8))
-    ]
-    return {
-        **{"format": 1, "images_sha256": record["images_sha256"], "epsilon_written": "0.2"},
-        **{"classes": [f"class {number}" for number in range(10)], "pictures": pictures},
-    }
 
 
 def test_a_gallery_beside_a_record_is_shown_with_what_the_record_says_of_each_image(tmp_path):

@@ -6,11 +6,11 @@ import shutil
 from pathlib import Path
 
 import pytest
+from real_records import HOSTILE, digits, gallery
 
 from equipoise import runs
 from equipoise.report.beside import gallery_path
 from equipoise.report.page import write_page
-from report.test_page import HOSTILE, digits, gallery
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")

@@ -279,7 +279,7 @@ def _axis(settings: Figure) -> Figure:
 def _strengths(record: Record) -> Figure:
     """An axis whose ticks are the strengths; 255ths without their denominator, for narrow pages."""
     written, below = record["epsilons_written"], "/255"
-    strongest = record["epsilons"][-1]
+    strongest = record["epsilons"][-1] or 1.0
     all_255ths = all(text == "0" or text.endswith(below) for text in written)
     return {
         "title": "attack strength ε" + (", in 255ths" if all_255ths else ""),

@@ -17,6 +17,7 @@ from equipoise import runs
 from equipoise.epsilon import format_epsilon
 from equipoise.report import figures
 from equipoise.report.beside import curves_of, gallery_of, recipe_of
+from equipoise.report.compare import broken_at
 from equipoise.report.self_checks import checks_line, checks_of, open_checks
 from equipoise.report.summary import Model, models_of, published_beside, seed_of
 from equipoise.report.table import Record
@@ -136,11 +137,13 @@ def _gallery(models: Sequence[Model]) -> dict[str, Any] | None:
         return None
     rows: dict[int, dict[str, Any]] = {}
     for model, record, gallery in shown:
+        at = broken_at(record)
+        by = record.get("broken_by", ["an attack"] * record["images"])
         for picture in gallery["pictures"]:
-            image = rows.setdefault(picture["row"], {"first": picture, "answers": []})
-            at = record["broken_at"][picture["row"]]
-            by = None if at < 0 else record["broken_by"][picture["row"]]
-            image["answers"].append((model, picture, record["epsilons_written"][at], by))
+            row = picture["row"]
+            image = rows.setdefault(row, {"first": picture, "answers": []})
+            written = record["epsilons_written"][at[row]] if at[row] >= 0 else None
+            image["answers"].append((model, picture, written, by[row]))
     return {"classes": shown[0][2]["classes"], "images": rows, "at": shown[0][2]["epsilon_written"]}
 
 
