@@ -23,6 +23,7 @@ def without(path: str, value: object = None, *, delete: bool = True) -> dict:
 def test_a_record_passes_with_more_fields_or_without_optional_ones():
     records.check(record() | {"anything": [1, None]})
     records.check(without("broken_at"))
+    records.check(record() | {"broken_by": ["quick/pgd", None]})
     records.check(record() | {"training_seed": None, "self_checks": None})
 
 
@@ -45,6 +46,11 @@ def test_a_missing_field_is_named(path):
         ("epsilons", 0.1, "epsilons"),
         ("suites.0", [], "suites"),
         ("training_seed", "3", "must be a int"),
+        ("training_commit", 3, "must be a str"),
+        ("broken_by", ["quick/pgd", 0], "must be a str, got '0'"),
+        ("environment", {}, "field is missing.*environment"),
+        ("fusing_weight", {"through_generator": [{"mean": 1}]}, "field is missing.*std"),
+        ("rescored", {"images": "4"}, "must be a int"),
     ],
 )
 def test_a_field_of_another_type_is_named(path, value, message):
@@ -61,6 +67,7 @@ def test_a_field_of_another_type_is_named(path, value, message):
         ("suites.0.accuracy", [1.0], "accuracy of quick has 1 entries, not 2"),
         ("suites.0.broken_at", [1], "broken_at of quick has 1 entries, not 2"),
         ("broken_at", [1, 1, 1], "broken_at has 3 entries, not 2"),
+        ("broken_by", [None], "broken_by has 1 entries, not 2"),
         ("suites", [], "suites has 0 entries, not 1"),
         ("images", 3, "has 2 entries, not 3"),
     ],

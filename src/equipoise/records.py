@@ -2,6 +2,8 @@
 
 import functools
 import math
+import operator
+from functools import partial
 from typing import Any, NotRequired, TypedDict
 
 import cattrs
@@ -23,6 +25,9 @@ class Tried(TypedDict):
 
     name: str
     broken_at: NotRequired[list[int]]
+    images_attacked: NotRequired[list[int]]
+    forward_passes: NotRequired[int]
+    backward_passes: NotRequired[int]
 
 
 class SuiteTried(TypedDict):
@@ -44,6 +49,38 @@ class Check(TypedDict):
     meaning: str
 
 
+class Rescored(TypedDict):
+    """The second pass."""
+
+    images: int
+
+
+class Environment(TypedDict):
+    """Where a record was made."""
+
+    commit: str | None
+    python: str
+    versions: dict[str, str]
+    processor: str
+    cores: int | None
+    devices: list[str]
+
+
+class Weight(TypedDict):
+    """An AFA model's W1 at one strength."""
+
+    mean: float
+    std: float
+    per_image: NotRequired[list[float]]
+
+
+class Weights(TypedDict):
+    """W1 at each strength, for images that were attacked in two ways."""
+
+    through_generator: list[Weight]
+    through_robust_branch: list[Weight]
+
+
 class Record(TypedDict):
     """The fields that tables, comparisons and reports build on; a record may hold more."""
 
@@ -57,7 +94,20 @@ class Record(TypedDict):
     headline: Headline
     suites: list[SuiteTried]
     broken_at: NotRequired[list[int]]
+    broken_by: NotRequired[list[str | None]]
+    fusing_weight: NotRequired[Weights]
+    importance: NotRequired[list[float]]
+    rescored: NotRequired[Rescored]
+    seed: NotRequired[int]
+    batch_size: NotRequired[int]
+    search_precision: NotRequired[str]
+    seconds: NotRequired[float]
+    forward_passes: NotRequired[int]
+    backward_passes: NotRequired[int]
+    parameters: NotRequired[int]
+    environment: NotRequired[Environment]
     training_seed: NotRequired[int | None]
+    training_commit: NotRequired[str | None]
     self_checks: NotRequired[list[Check] | None]
 
 
@@ -88,6 +138,11 @@ def check(content: Any) -> None:
         "headline.interval": (len(headline["interval"]), levels),
         "suites": (len(suites), max(len(suites), 1)),
         "broken_at": (len(content.get("broken_at", [0] * images)), images),
+        "broken_by": (len(content.get("broken_by", [0] * images)), images),
+    }
+    lengths |= {
+        f"fusing_weight {way}": (len(points), levels)
+        for way, points in content.get("fusing_weight", {}).items()
     }
     lengths |= {
         f"headline.interval[{i}]": (len(ends), 2) for i, ends in enumerate(headline["interval"])
@@ -108,10 +163,11 @@ def _converter() -> cattrs.Converter:
     converter = cattrs.Converter()
     for kind in (int, float, str, bool):
         converter.register_structure_hook(kind, _strictly)
-    converter.register_structure_hook_factory(
-        lambda kind: kind == int | None,
-        lambda kind: lambda value, _: value is None or _strictly(value, int),
-    )
+    for kind in (int, str):
+        converter.register_structure_hook_factory(
+            partial(operator.eq, kind | None),
+            lambda _, kind=kind: lambda value, _: value is None or _strictly(value, kind),
+        )
     return converter
 
 

@@ -9,6 +9,7 @@ A run folder::
                                    weights, done.json once it is finished
       model/                       config.json, model.safetensors, README.md
       records/<record>.json        one per evaluation
+      gallery/<record>.json        pictures for the HTML report
 
 Every write goes to a temporary neighbour first and replaces the old file in one step, so a reader
 sees the old file or the new one, never half of one.

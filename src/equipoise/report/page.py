@@ -152,7 +152,7 @@ def _budgets(models: Sequence[Model]) -> dict[int, list[str]]:
     found = {}
     for model in models:
         recipe = recipe_of(model.paths[0])
-        budgets = recipe["method"].get("budgets") if recipe else None
+        budgets = recipe.get("method", {}).get("budgets") if recipe else None
         members = model.insides("importance")
         if budgets and members and len(budgets) == len(members[0]):
             found[model.number] = [format_epsilon(budget) for budget in budgets]
