@@ -1,0 +1,171 @@
+"""Fifty faults in the training and evaluation of small AFA and AFS runs, none of which may matter.
+
+Run it from the repository, as a user who may mount (or with ``--kills-only``):
+``python benchmarks/chaos.py`` (about 20 minutes on one core). Each run lives on a small file system
+of its own. At a random moment its process is killed with SIGKILL, or its disk becomes full, or
+read-only; then the fault is mended and the same command goes on. In the end weights and record
+must equal those of a run that nobody touched.
+"""
+
+import argparse
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from interrupt_evaluation import record_in
+from kill_and_resume import command, digest, small
+
+from equipoise import runs
+from equipoise.recipes import to_json
+
+ROOM = "64m"
+
+
+def evaluation(folder: Path) -> list[str]:
+    """The command that evaluates a run, or goes on with it."""
+    settings = ["--images", "32", "--epsilons", "0.1", "0.2", "--steps", "10", "--batch-size", "8"]
+    return [sys.executable, "-m", "equipoise", "evaluate", str(folder), *settings]
+
+
+class Disk:
+    """A file system of its own for one run, or a plain folder."""
+
+    def __init__(self, place: Path, mounted: bool) -> None:
+        self.place, self.mounted = place, mounted
+        place.mkdir()
+        if mounted:
+            _mount("-t", "tmpfs", "-o", f"size={ROOM}", "tmpfs", str(place))
+
+    def fill(self) -> None:
+        """Leave no room."""
+        found = os.statvfs(self.place)
+        used = (found.f_blocks - found.f_bfree) * found.f_bsize
+        _mount("-o", f"remount,size={used // 1024 + 8}k", str(self.place))
+
+    def protect(self) -> None:
+        """Allow no writing, once nobody has a file open for it."""
+        while subprocess.run(
+            ["mount", "-o", "remount,ro", str(self.place)], capture_output=True, check=False
+        ).returncode:
+            time.sleep(0.002)
+
+    def mend(self) -> None:
+        """As it was."""
+        if self.mounted:
+            _mount("-o", f"remount,rw,size={ROOM}", str(self.place))
+
+    def close(self) -> None:
+        """Gone."""
+        if self.mounted:
+            subprocess.run(["umount", "-l", str(self.place)], check=True)
+        shutil.rmtree(self.place, ignore_errors=True)
+
+
+def _mount(*arguments: str) -> None:
+    subprocess.run(["mount", *arguments], check=True, capture_output=True)
+
+
+def struck(arguments: list[str], disk: Disk, fault: str, after: float) -> dict[str, Any]:
+    """Start a command and let a fault happen ``after`` seconds.
+
+    Returns:
+        What happened: the exit status, and the refusal if the process ended by itself.
+    """
+    process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    try:
+        process.wait(after)
+    except subprocess.TimeoutExpired:
+        {"kill": process.kill, "full disk": disk.fill, "read-only": disk.protect}[fault]()
+    _, errors = process.communicate(timeout=600)
+    disk.mend()
+    text = errors.decode()
+    clear = process.returncode in (0, -signal.SIGKILL) or "error:" in text
+    if not clear or "Traceback" in text:
+        raise RuntimeError(f"{fault} ended with status {process.returncode}:\n{text}")
+    return {
+        "fault": fault,
+        "after_seconds": round(after, 2),
+        "status": process.returncode,
+        "said": text[text.find("error:") :].strip().replace(str(disk.place), "FOLDER")[:300]
+        if process.returncode > 0
+        else "",
+    }
+
+
+def main() -> None:
+    """Run, print a line a fault, write the record; exit status 1 if any run differs."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--faults", type=int, default=50)
+    parser.add_argument("--kills-only", action="store_true")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--record", type=Path, default=Path(__file__).with_suffix(".json"))
+    given = parser.parse_args()
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    drawn, began = random.Random(given.seed), time.monotonic()
+    kinds = ["kill"] if given.kills_only else ["kill"] * 6 + ["full disk", "read-only"]
+    work, lives, struck_by = Path(tempfile.mkdtemp(prefix="chaos.")), [], Counter()
+    try:
+        wholes = []
+        for name in ("afa_digits", "afs_digits"):
+            recipe, folder = work / f"{name}.json", work / f"{name}.whole"
+            runs.write_json(recipe, to_json(small(name)))
+            lasted = []
+            for arguments in (command(recipe, folder), evaluation(folder)):
+                start = time.monotonic()
+                subprocess.run(arguments, check=True, capture_output=True)
+                lasted.append(time.monotonic() - start)
+            wholes.append((name, recipe, lasted, digest(folder), record_in(folder)))
+        while struck_by.total() < given.faults:
+            name, recipe, lasted, weights, record = wholes[len(lives) % 2]
+            disk, faults = Disk(work / str(len(lives)), mounted=not given.kills_only), []
+            folder = disk.place / "run"
+            for stage, seconds in zip(("train", "evaluate"), lasted, strict=True):
+                for _ in range(3):
+                    arguments = command(recipe, folder) if stage == "train" else evaluation(folder)
+                    after = drawn.uniform(0.1, 0.95) * seconds
+                    found = struck(arguments, disk, drawn.choice(kinds), after)
+                    if found["status"]:
+                        faults.append({"during": stage} | found)
+                        struck_by[found["fault"]] += 1
+                arguments = command(recipe, folder) if stage == "train" else evaluation(folder)
+                subprocess.run(arguments, check=True, capture_output=True)
+            same = digest(folder) == weights and record_in(folder) == record
+            lives.append({"recipe": name, "faults": faults, "identical": same})
+            print(
+                f"{struck_by.total():3d} faults; {name}: {len(faults)} of them; "
+                + ("same weights and record" if same else "DIFFERENT"),
+                flush=True,
+            )
+            disk.close()
+    finally:
+        for place in work.glob("*"):
+            if place.is_mount():
+                subprocess.run(["umount", "-l", str(place)], check=False)
+        shutil.rmtree(work, ignore_errors=True)
+    identical = sum(life["identical"] for life in lives)
+    runs.write_json(
+        given.record,
+        {
+            "faults": dict(struck_by),
+            "runs": len(lives),
+            "identical": identical,
+            "seed": given.seed,
+            "seconds": round(time.monotonic() - began, 1),
+            "lives": lives,
+            "environment": runs.environment(),
+        },
+    )
+    print(f"{identical} of {len(lives)} runs with {struck_by.total()} faults end the same.")
+    sys.exit(identical != len(lives))
+
+
+if __name__ == "__main__":
+    main()
