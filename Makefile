@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export NO_MKDOCS_2_WARNING := 1
 
-.PHONY: demo test check docs format clean
+.PHONY: demo test check docs audit format clean
 .DEFAULT_GOAL := test
 
 .venv/installed: pyproject.toml constraints.txt
@@ -25,9 +25,17 @@ check: .venv/installed  ## formatter, linter, types, import layers, documentatio
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/mkdocs build --quiet
+	@$(MAKE) --no-print-directory audit
 
 docs: .venv/installed  ## the documentation site, into build/site
 	$(BIN)/mkdocs build --quiet
+
+audit: .venv/installed  ## known faults of the pinned dependencies, where the index can be reached
+	@if $(BIN)/python -c "import socket; socket.create_connection(('pypi.org', 443), 3)" 2>/dev/null; \
+	then mkdir -p build; $(BIN)/pip-audit --requirement constraints.txt --no-deps --disable-pip \
+	--progress-spinner off > build/audit.txt 2> build/audit.log || { cat build/audit.txt build/audit.log; exit 1; }; \
+	tail -n 1 build/audit.log; \
+	else echo "pip-audit left out: pypi.org cannot be reached"; fi
 
 format: .venv/installed
 	$(BIN)/ruff format .
