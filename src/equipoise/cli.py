@@ -1,11 +1,12 @@
 """The command line. torch is imported only when it is needed."""
 
+import argparse
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn
+from typing import Annotated, Any, Literal, NoReturn, get_args
 
 import tyro
 from rich.console import Console
@@ -14,6 +15,7 @@ from equipoise.epsilon import Epsilons
 from equipoise.signals import Interrupted
 
 Suites = Literal["quick", "paper", "standard", "autoattack", "adaptive", "transfer"]
+Sources = Literal["digits", "cifar10", "cifar100", "svhn", "tinyimagenet", "imagefolder", "npz"]
 _console = Console()
 _errors = Console(stderr=True, soft_wrap=True)
 
@@ -70,8 +72,9 @@ def evaluate(
     images: int | None = None,
     part: Literal["test", "validation"] | None = None,
     norm: Literal["Linf", "L2"] | None = None,
-    dataset: Literal["digits", "cifar10"] | None = None,
+    dataset: Sources | None = None,
     data: Path | None = None,
+    size: int | None = None,
     surrogates: tuple[str, ...] = (),
     logits: str | None = None,
     preferences: tuple[float, ...] = (),
@@ -96,7 +99,8 @@ def evaluate(
         part: "validation" for the images held out of training, on which settings are chosen.
         norm: Geometry of the threat.
         dataset: Data for a model that does not say on what it was trained.
-        data: Folder of the data set, if it lies elsewhere here.
+        data: Folder or file of the data set, if it lies elsewhere here.
+        size: With --dataset imagefolder: bring images to so many pixels a side.
         surrogates: Models that the suite transfer attacks in the model's place.
         logits: Which part of the model's answer holds the logits: a key, a place, or binary.
         preferences: For OAT's networks: evaluate at each of these lambdas; one record each.
@@ -119,7 +123,7 @@ def evaluate(
     changes = {name: value for name, value in changes.items() if value is not None}
     records, paths = [], []
     with Terminal(_console) as terminal:
-        source = jobs.named_source(dataset, data) if dataset is not None else None
+        source = jobs.named_source(dataset, data, size) if dataset is not None else None
         for model, preference in product(models, preferences or (None,)):
             record, path = jobs.evaluate(
                 model,
@@ -265,11 +269,18 @@ def _train(name: str, arguments: list[str]) -> None:
         out: Path | None = None
         """Run folder; runs/<name> by default."""
         data: Path | None = None
-        """Folder of the data set."""
+        """Folder or file of the data set."""
+        source: Annotated[Sources | None, tyro.conf.arg(name="dataset")] = None
+        """Train on another data set than the recipe's; its fields become flags, too."""
         resume: bool = False
         """Go on where an earlier run in the same folder stopped."""
 
     base = jobs.find_recipe(name)
+    asked = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    asked.add_argument("--dataset", nargs="?")
+    source = asked.parse_known_args(arguments)[0].dataset
+    if source in get_args(Sources):  # tyro refuses others below
+        base = replace(base, dataset=jobs.named_source(source))
     given = tyro.cli(
         Arguments,
         prog=f"equipoise train {name}",

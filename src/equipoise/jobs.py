@@ -84,6 +84,8 @@ def train(
     content = to_json(recipe)
     _claim(folder, content, resume)
     dataset = dataset or recipe.dataset.load()
+    reporter = reporter or Silent()
+    reporter.say(dataset.summary())
     runs.write_json(folder / RECIPE, content)
     runs.write_json(folder / "environment.json", runs.environment())
     fabric = Fabric(accelerator="auto", devices=1, precision=recipe.loop.precision)

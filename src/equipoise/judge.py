@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from equipoise import runs
-from equipoise.data import Cifar10, DataSet, DataSource, Digits, Split
+from equipoise.data import SOURCES, DataSet, DataSource, ImageFolder, Split
 from equipoise.evaluation import (
     Profile,
     Store,
@@ -157,14 +157,17 @@ def evaluate(
 
 
 def with_folder(source: DataSource, folder: Path) -> DataSource:
-    """The same source, read from another folder.
+    """The same source, read from another folder or file.
 
     Raises:
-        ValueError: If it is not read from a folder.
+        ValueError: If it is not read from one.
     """
-    if isinstance(source, Digits):
-        raise ValueError("Digits is not read from a folder, so --data has no meaning for it.")
-    return replace(source, folder=folder.resolve())
+    place = next((field for field in ("folder", "path") if hasattr(source, field)), None)
+    if place is None:
+        name = type(source).__name__
+        raise ValueError(f"{name} is not read from a folder, so --data has no meaning for it.")
+    changed: Any = {place: folder.resolve()}
+    return replace(source, **changed)
 
 
 def source_of(card: dict[str, Any], data: Path | None) -> DataSource:
@@ -242,9 +245,23 @@ def _settings(card: dict[str, Any], model: str, changes: Mapping[str, Any]) -> E
     return Evaluation(**changes)
 
 
-def named_source(name: Literal["digits", "cifar10"], data: Path | None) -> DataSource:
-    """A data source by its short name."""
-    return Digits() if name == "digits" else Cifar10(folder=data)
+def named_source(name: str, data: Path | None = None, size: int | None = None) -> DataSource:
+    """A data source by its short name.
+
+    Args:
+        name: One of ``SOURCES``.
+        data: Its folder or file.
+        size: For an image folder: the side to which images are brought.
+
+    Raises:
+        ValueError: If the source has no folder or no such size.
+    """
+    source: DataSource = SOURCES[name]()
+    if size is not None and not isinstance(source, ImageFolder):
+        raise ValueError(f"--size is for an image folder; images of {name} have their own size.")
+    if isinstance(source, ImageFolder):
+        source = replace(source, size=size)
+    return source if data is None else with_folder(source, data)
 
 
 def part_of(dataset: DataSet, card: dict[str, Any], part: Literal["test", "validation"]) -> Split:

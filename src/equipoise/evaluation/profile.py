@@ -181,7 +181,7 @@ def profile(
     strengths = tuple(sorted({0.0, *map(float, epsilons)}))
     threat(strengths[-1])  # refuses what is out of range before any work is done
     store = store if store is not None else Store(len(split))
-    with attack_mode(model), torch.autocast(split.images.device.type, enabled=False):
+    with attack_mode(model), torch.autocast(split.device.type, enabled=False):
         clean = ~_wrong(model, split, batch_size)
     bench = Bench(
         model=model, split=split, threat=threat, suites=suites, seed=seed, precision=precision
@@ -201,7 +201,7 @@ def profile(
 
                     run.attack(place, number, level, say)
                     done += 1
-    with attack_mode(model), torch.autocast(split.images.device.type, enabled=False):
+    with attack_mode(model), torch.autocast(split.device.type, enabled=False):
         rescored = rescore(model, split, threat, run.found(), other_than=batch_size)
     return Profile(
         epsilons=strengths,
@@ -326,7 +326,7 @@ def robust_accuracy(
             return predict(images)
 
     right = 0
-    for rows in torch.arange(len(split), device=split.images.device).split(batch_size):
+    for rows in torch.arange(len(split), device=split.device).split(batch_size):
         images, labels = split.batch(rows)
         images = images.contiguous(memory_format=torch.channels_last)
         watched = Watched(predict, labels, margin)
@@ -343,7 +343,7 @@ def robust_accuracy(
 @torch.no_grad()
 def _wrong(model: Predict, split: Split, batch_size: int) -> Tensor:
     parts = []
-    for rows in torch.arange(len(split), device=split.images.device).split(batch_size):
+    for rows in torch.arange(len(split), device=split.device).split(batch_size):
         images, labels = split.batch(rows)
         logits = model(images.contiguous(memory_format=torch.channels_last))
         if not isinstance(logits, Tensor) or logits.shape != (len(images), split.classes):

@@ -64,7 +64,7 @@ def rescore(
     """
     size = max(1, other_than // 3 + 1) if other_than > 1 else 2
     boundary = failed = 0
-    device = split.images.device
+    device = split.device
     for first in range(0, len(found), size):
         part = found[first : first + size]
         rows = torch.tensor([row for row, _, _ in part], device=device)

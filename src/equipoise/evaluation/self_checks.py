@@ -77,7 +77,7 @@ def self_checks(
     )
     checks = {**LOOKS, **ATTACKS}
     findings = []
-    with attack_mode(model), torch.autocast(split.images.device.type, enabled=False):
+    with attack_mode(model), torch.autocast(split.device.type, enabled=False):
         for number, (name, check) in enumerate(checks.items()):
             report(f"self-check: {name}", number / len(checks))
             try:

@@ -68,10 +68,10 @@ class Bench:
             EvaluationError: If the attack failed; the message names it and the images.
         """
         chosen = self.suites[suite].attacks[attack]
-        device = self.split.labels.device
+        device = self.split.device
         images, labels = self.split.batch(rows.to(device))
         images = images.contiguous(memory_format=torch.channels_last)
-        generator = torch.Generator(self.split.images.device)
+        generator = torch.Generator(self.split.device)
         name = self.key(suite, attack, epsilon)
         generator.manual_seed(derive_seed(self.seed, name, str(int(rows[0]))))
         began = time.monotonic()
@@ -91,4 +91,4 @@ class Bench:
     def _autocast(self) -> Autocast:
         if self.precision == "32-true":
             return contextlib.nullcontext
-        return partial(torch.autocast, self.split.images.device.type, torch.bfloat16)
+        return partial(torch.autocast, self.split.device.type, torch.bfloat16)

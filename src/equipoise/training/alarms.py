@@ -75,9 +75,9 @@ def symptoms(
         accuracy = robust_accuracy(
             predict, split, threat=threat, search=fgsm(), generator=generator, autocast=autocast
         )
-    counts = torch.zeros(split.classes, dtype=torch.long, device=split.labels.device)
+    counts = torch.zeros(split.classes, dtype=torch.long, device=split.device)
     with torch.no_grad():
-        for rows in torch.arange(len(split), device=split.labels.device).split(batch_size):
+        for rows in torch.arange(len(split), device=split.device).split(batch_size):
             found = predict(split.batch(rows)[0]).argmax(dim=1)
             counts += found.bincount(minlength=split.classes)[: split.classes]
     favourite = int(counts.argmax())

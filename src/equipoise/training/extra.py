@@ -1,7 +1,5 @@
 """Extra training images from a file, mixed into every batch; the batches of an epoch."""
 
-import math
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,10 +7,10 @@ from typing import Any
 import numpy
 import torch
 from jaxtyping import Int
-from numpy.lib import format as npy
 from torch import Tensor
 
 from equipoise.data import DataError, Split
+from equipoise.data.npz import read_arrays, whole_labels
 from equipoise.losses import Labels
 from equipoise.threat import Images
 from equipoise.training.loop import Loop
@@ -51,41 +49,22 @@ class ExtraImages:
         """
         if not path.is_file():
             raise DataError(f"there is no file {path}; set loop.extra to an .npz, or leave it out.")
-        try:
-            with path.open("rb") as raw, numpy.load(raw, allow_pickle=False) as file:
-                missing = [name for name in ("image", "label") if name not in file.files]
-                if missing:
-                    raise DataError(
-                        f"{path} lacks the array {' and '.join(missing)}; it has {file.files}."
-                    )
-                labels = file["label"]
-                images = _mapped(path, "image.npy")
-                images = file["image"] if images is None else images
-        except DataError:
-            raise
-        except Exception as error:  # no zip, cut short, a pickle, an array of objects
-            raise DataError(
-                f"{path} cannot be read as an .npz of plain arrays ({error}); pickled content is "
-                "refused, because loading it can run anything."
-            ) from error
+        arrays = read_arrays(path, ("image", "label"))
+        images = arrays["image"]
         _, channels, height, width = like.images.shape
         if images.dtype != numpy.uint8 or images.shape[1:] != (height, width, channels):
             raise DataError(
                 f"{path}: image must be uint8 of shape (n, {height}, {width}, {channels}), as the "
                 f"training images are, got {images.dtype} of shape {images.shape}."
             )
-        if labels.dtype.kind not in "iu" or labels.shape != images.shape[:1] or not len(labels):
-            raise DataError(
-                f"{path}: label must be whole numbers, one for each of the {len(images)} images "
-                f"and one at least, got {labels.dtype} of shape {labels.shape}."
-            )
+        labels = whole_labels(path, "label", arrays, len(images))
         low, high = int(labels.min()), int(labels.max())
         if low < 0 or high >= like.classes:
             raise DataError(
                 f"{path}: labels must be in [0, {like.classes}), as those of the training images "
                 f"are, got {low}..{high}."
             )
-        return cls(images=images, labels=torch.from_numpy(labels.astype(numpy.int64)))
+        return cls(images=images, labels=labels)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -158,26 +137,3 @@ class Batches:
         if self.loop.channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
         return images, labels
-
-
-def _mapped(path: Path, member: str) -> Any:
-    """An array of an ``.npz`` as a memory map, or ``None`` where it has to be read."""
-    with zipfile.ZipFile(path) as archive:
-        entry = archive.getinfo(member)
-        if entry.compress_type != zipfile.ZIP_STORED:
-            return None
-        with archive.open(member) as file:
-            if npy.read_magic(file) != (1, 0):
-                return None  # the header of a plain array of bytes never needs another version
-            shape, fortran, kind = npy.read_array_header_1_0(file)
-            skipped = file.tell()
-    if kind.hasobject or math.prod(shape) == 0:
-        return None  # numpy.load says what is wrong with it
-    with path.open("rb") as raw:  # the name and the extra field of the member come before it
-        raw.seek(entry.header_offset + 26)
-        lengths = raw.read(4)
-    name, field = (int.from_bytes(lengths[at : at + 2], "little") for at in (0, 2))
-    offset = entry.header_offset + 30 + name + field + skipped
-    order = "F" if fortran else "C"
-    mapped: Any = numpy.memmap  # its annotations leave positions and kinds of dtype out
-    return mapped(path, kind, "r", offset=offset, shape=shape, order=order)

@@ -1,0 +1,226 @@
+"""Any folder of images: a folder a class."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from equipoise.data.cache import decode_once, in_memory
+from equipoise.data.files import Files, open_files
+from equipoise.data.images import ENDINGS
+from equipoise.data.split import DataError, DataSet, Split
+
+TEST_FOLDERS = ("test", "val", "validation")
+"""Folders that are taken for the test part; the first one that is there."""
+SHOWN = 5
+"""Broken images that a message names; it counts them all."""
+
+Labelled = list[tuple[str, int]]
+"""Paths and classes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageFolder:
+    """Images in folders, one a class: ``train/CLASS/...`` and ``test/CLASS/...``, or ``CLASS/...``.
+
+    The test part is the folder ``test``, ``val`` or ``validation``. Where there is none, it is
+    drawn from every class by ``split_seed``. Classes are numbered in the order of their sorted
+    names. Images are decoded once, into the cache; see ``docs/how-to/data.md``.
+
+    Args:
+        folder: Which folder.
+        name: Goes into records; the folder's name by default.
+        size: Bring images to so many pixels a side: the shorter side is scaled to it and the square
+            in the middle is kept. ``None`` takes them as they are; they must then have one size.
+        grey: One channel instead of red, green and blue.
+        test_share: Share of each class that is drawn for the test part where there is no folder of
+            test images, in (0, 1).
+        split_seed: Of that drawing.
+        on_broken: ``"refuse"`` a folder with broken images, or ``"skip"`` them; either way they are
+            counted and named.
+
+    Raises:
+        ValueError: If a number is out of range.
+    """
+
+    folder: Path | None = None
+    name: str | None = None
+    size: int | None = None
+    grey: bool = False
+    test_share: float = 0.2
+    split_seed: int = 0
+    on_broken: Literal["refuse", "skip"] = "refuse"
+
+    def __post_init__(self) -> None:
+        if self.size is not None and not 1 <= self.size <= 4096:
+            raise ValueError(f"size must be in [1, 4096], got {self.size}.")
+        if not 0 < self.test_share < 1:
+            raise ValueError(f"test_share must be between 0 and 1, got {self.test_share}.")
+
+    def load(self) -> DataSet:
+        """Find all images, and decode those that the cache does not have.
+
+        Returns:
+            The data set, with notes on what was left out.
+
+        Raises:
+            DataError: If there is no folder, a class has no image, parts have other classes, images
+                differ in size, or one is broken and ``on_broken`` is ``"refuse"``.
+        """
+        if self.folder is None or not self.folder.is_dir():
+            raise DataError(
+                f"an image folder needs a folder, got {self.folder}; give --data FOLDER, which "
+                "holds train/CLASS/ and test/CLASS/, or CLASS/ alone."
+            )
+        with open_files(self.folder) as files:
+            classes, train, test, notes = self._found(files)
+            return read_labelled(
+                files,
+                train,
+                test,
+                name=self.name or self.folder.resolve().name,
+                class_names=classes,
+                size=self.size,
+                grey=self.grey,
+                on_broken=self.on_broken,
+                notes=notes,
+            )
+
+    def _found(self, files: Files) -> tuple[tuple[str, ...], Labelled, Labelled, list[str]]:
+        tops = {name.split("/")[0] for name in files.names if "/" in name}
+        others = [name for name in files.names if not name.lower().endswith(ENDINGS)]
+        notes = [f"{len(others)} files that are no images were left out"] if others else []
+        if "train" not in tops:
+            whole = _by_class(files, "")
+            train, test = self._drawn(whole)
+            notes.append(f"{self.test_share:g} of each class was drawn for the test part")
+            return tuple(whole), train, test, notes
+        by_class = _by_class(files, "train/")
+        classes = tuple(by_class)
+        part = next((name for name in TEST_FOLDERS if name in tops), None)
+        if part is None:
+            train, test = self._drawn(by_class)
+            notes.append(f"{self.test_share:g} of each class was drawn for the test part")
+            return classes, train, test, notes
+        tests = _by_class(files, f"{part}/")
+        unknown = sorted(set(tests) - set(classes))
+        if unknown:
+            raise DataError(
+                f"{files.origin / part} has the class {unknown[0]!r}, which train lacks "
+                f"({len(unknown)} such); both need the same folders."
+            )
+        unread = sorted(tops - {"train", part})
+        if unread:
+            notes.append(f"the folder {', '.join(unread)} was not read (test part: {part})")
+        return classes, _flat(by_class, classes), _flat(tests, classes), notes
+
+    def _drawn(self, by_class: dict[str, list[str]]) -> tuple[Labelled, Labelled]:
+        """A share of every class for the test part, one image at least and not all."""
+        generator = torch.Generator().manual_seed(self.split_seed)
+        train: Labelled = []
+        test: Labelled = []
+        for label, (name, paths) in enumerate(by_class.items()):
+            if len(paths) < 2:
+                raise DataError(
+                    f"{self.folder}: the class {name!r} has one image, which cannot be in both "
+                    "parts; add some, or make the folders train and test yourself."
+                )
+            count = min(max(round(len(paths) * self.test_share), 1), len(paths) - 1)
+            drawn = set(torch.randperm(len(paths), generator=generator)[:count].tolist())
+            for place, path in enumerate(paths):
+                (test if place in drawn else train).append((path, label))
+        return train, test
+
+
+def read_labelled(
+    files: Files,
+    train: Labelled,
+    test: Labelled,
+    *,
+    name: str,
+    class_names: tuple[str, ...],
+    size: int | None = None,
+    grey: bool = False,
+    on_broken: Literal["refuse", "skip"] = "refuse",
+    notes: Sequence[str] = (),
+) -> DataSet:
+    """A data set from paths and classes, through the cache of decoded images.
+
+    Args:
+        files: Hold the images.
+        train: Of the training part.
+        test: Of the test part.
+        name: Of the data set.
+        class_names: One name a class.
+        size: As of ``ImageFolder``.
+        grey: As of ``ImageFolder``.
+        on_broken: As of ``ImageFolder``.
+        notes: What is known about the reading already.
+
+    Returns:
+        The data set.
+
+    Raises:
+        DataError: As ``ImageFolder.load``.
+    """
+    whole = [*train, *test]
+    names = [path for path, _ in whole]
+    images, broken = decode_once(
+        names,
+        lambda number: files.read(names[number]),
+        key=files.fingerprint(names),
+        size=size,
+        grey=grey,
+        where=files.origin,
+    )
+    if broken:
+        some = "; ".join(f"{names[n]}: {reason}" for n, reason in list(broken.items())[:SHOWN])
+        if on_broken == "refuse":
+            raise DataError(
+                f"{files.origin}: {len(broken)} of {len(names)} images are broken ({some}). Repair "
+                "or delete them, or leave them out by --dataset.on-broken skip."
+            )
+        notes = [*notes, f"{len(broken)} broken images were left out ({some})"]
+    good = torch.tensor([number not in broken for number in range(len(whole))])
+    labels = torch.tensor([label for _, label in whole])
+    first = torch.arange(len(whole)) < len(train)
+    parts = [
+        Split(
+            images=in_memory(images.take(chosen)), labels=labels[chosen], classes=len(class_names)
+        )
+        for chosen in (good & first, good & ~first)
+    ]
+    return DataSet(
+        name=name, train=parts[0], test=parts[1], class_names=class_names, notes=tuple(notes)
+    )
+
+
+def _by_class(files: Files, prefix: str) -> dict[str, list[str]]:
+    """The images under each class folder, in sorted order."""
+    place = files.origin / prefix
+    found: dict[str, list[str]] = {
+        folder.name: []
+        for folder in sorted(place.iterdir())
+        if folder.is_dir() and not folder.name.startswith(".")
+    }
+    for path in files.names:
+        top, _, rest = path.removeprefix(prefix).partition("/")
+        if path.startswith(prefix) and rest and path.lower().endswith(ENDINGS):
+            found[top].append(path)
+    if len(found) < 2:
+        raise DataError(
+            f"{place} must hold a folder for each of two classes or more, got {list(found)}."
+        )
+    empty = [name for name, paths in found.items() if not paths]
+    if empty:
+        raise DataError(
+            f"{place / empty[0]} holds no image ({len(empty)} such class folders); fill or delete "
+            f"it. Images end in {', '.join(ENDINGS)}."
+        )
+    return found
+
+
+def _flat(by_class: dict[str, list[str]], classes: tuple[str, ...]) -> Labelled:
+    return [(path, classes.index(name)) for name, paths in by_class.items() for path in paths]
