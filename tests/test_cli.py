@@ -161,7 +161,13 @@ def test_a_data_folder_for_digits_is_refused(capsys, tmp_path):
     assert "--data has no meaning" in said
 
 
-def test_a_recipe_that_needs_data_says_how_to_give_it(capsys, tmp_path):
+def test_a_recipe_that_needs_data_says_how_to_give_it(capsys, tmp_path, monkeypatch):
+    import datasets
+
+    def unreachable(*names):
+        raise ConnectionError
+
+    monkeypatch.setattr(datasets, "load_dataset", unreachable)
     said = refused(capsys, "train", "standard_cifar10_compact", "--out", tmp_path / "run")
     assert "--data FOLDER" in said
 

@@ -93,4 +93,4 @@ class _Bar:
             self.terminal.progress.update(self.task, completed=done, text=text)
 
     def say(self, text: str) -> None:
-        self.terminal.console.print(self.prefix + text)
+        self.terminal.console.print(self.prefix + text, markup=False, highlight=False)

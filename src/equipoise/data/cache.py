@@ -87,7 +87,7 @@ def _whole(path: Path, count: int) -> bool:
     """Whether an earlier run left the file; the rename at its end vouches for its content."""
     try:
         return path.with_suffix(".json").exists() and len(open_map(path)) == count
-    except (OSError, ValueError):
+    except (OSError, ValueError, EOFError):
         return False
 
 

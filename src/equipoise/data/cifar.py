@@ -171,6 +171,8 @@ def _from_pickle(
             raise DataError(f"{where}: data must be rows of {_PIXELS} bytes.")
         if not isinstance(marks, list) or not all(type(mark) is int for mark in marks):
             raise DataError(f"{where}: {kind.labels} must be a list of numbers.")
+        if len(marks) != len(data):
+            raise DataError(f"{where} has {len(data)} images and {len(marks)} labels.")
         pixels.append(data)
         labels += marks
     where, meta = _pickle(files, kind.meta)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO
+from typing import Any
 
 from equipoise.data.split import DataError
 
@@ -162,7 +162,7 @@ def _tar(origin: Path) -> Files:
 class _AtMost:
     """A stream that ends in a refusal, so that a small archive cannot fill the memory."""
 
-    def __init__(self, stream: BinaryIO, origin: Path) -> None:
+    def __init__(self, stream: Any, origin: Path) -> None:
         self.stream, self.origin, self.left = stream, origin, LARGEST_ARCHIVE
 
     def read(self, size: int) -> bytes:

@@ -66,5 +66,6 @@ def open_map(path: Path) -> Any:
 
     Raises:
         ValueError: If it is no plain array or cut short.
+        EOFError: If it is empty.
     """
     return numpy.load(path, mmap_mode="r", allow_pickle=False)

@@ -1,0 +1,160 @@
+import errno
+import os
+import pickle
+from dataclasses import replace
+
+import numpy
+import pytest
+import torch
+from writers import noise, write_images
+
+from equipoise.data import DataError, ImageFolder, MappedImages, cache
+from equipoise.evaluation import images_hash
+from equipoise.methods.adversarial_training import network_stage
+from equipoise.objectives import PGDAT
+from tiny import ATTACK, SCHEDULE, fabric, fit_stage, same, weights, wide_resnet
+
+
+@pytest.fixture
+def source(tmp_path):
+    images = {f"{'ab'[n % 2]}/{n:02d}": one for n, one in enumerate(noise(40, 8, channels=1))}
+    return ImageFolder(folder=write_images(tmp_path / "pets", images), grey=True)
+
+
+@pytest.fixture
+def mapped(source, monkeypatch):
+    """The data set as one that is too large for memory."""
+    monkeypatch.setattr(cache, "WHOLE", 100)
+    return source.load()
+
+
+def entries(tmp_path) -> list[str]:
+    return sorted(path.suffix for path in (tmp_path / "cache").iterdir())
+
+
+def test_images_are_decoded_once(source, tmp_path, monkeypatch):
+    first = source.load()
+    assert entries(tmp_path) == [".json", ".npy"]
+    monkeypatch.setattr(cache, "decode", lambda *content, **settings: pytest.fail("decoded again"))
+    assert torch.equal(source.load().train.images, first.train.images)
+
+
+def test_a_changed_file_or_setting_is_decoded_anew(source, tmp_path):
+    source.load()
+    path = source.folder / "a" / "00.png"
+    write_images(source.folder, {"a/00": numpy.zeros((1, 8, 8), dtype=numpy.uint8)})
+    os.utime(path, ns=(1, 1))
+    found = source.load()
+    assert not torch.cat([found.train.images, found.test.images]).flatten(1).any(dim=1).all()
+    assert replace(source, size=4).load().train.images.shape[2:] == (4, 4)
+    assert entries(tmp_path).count(".npy") == 3
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_a_damaged_cache_is_made_again(source, tmp_path, share):
+    first = source.load()
+    (path,) = (tmp_path / "cache").glob("*.npy")
+    cache.open_map.cache_clear()
+    path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
+    assert torch.equal(source.load().train.images, first.train.images)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(errno.ENOSPC, "no space left")])
+def test_a_write_that_is_cut_short_leaves_nothing(source, tmp_path, monkeypatch, error):
+    def fails(handle):
+        raise error
+
+    monkeypatch.setattr(cache.os, "fsync", fails)
+    expected = DataError if isinstance(error, OSError) else KeyboardInterrupt
+    with pytest.raises(expected) as refusal:
+        source.load()
+    if expected is DataError:
+        assert "no space left); make room, or set EQUIPOISE_CACHE" in str(refusal.value)
+    assert entries(tmp_path) == []
+
+
+def test_the_cache_lies_in_the_home_folder_by_default(monkeypatch, tmp_path):
+    monkeypatch.delenv("EQUIPOISE_CACHE")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert cache.cache_folder() == tmp_path / ".cache" / "equipoise"
+
+
+def test_mapped_images_behave_like_a_tensor_that_is_read_by_rows(source, mapped, monkeypatch):
+    monkeypatch.setattr(cache, "WHOLE", 2**30)
+    whole = source.load().train
+    train = mapped.train
+    assert isinstance(whole.images, torch.Tensor)
+    assert isinstance(train.images, MappedImages)
+    assert (train.images.shape, train.images.dtype) == (tuple(whole.images.shape), torch.uint8)
+    rows = torch.tensor([7, 0, 7, 31])
+    for chosen in (rows, slice(3, 9), slice(None)):
+        for one, other in zip(train.batch(chosen), whole.batch(chosen), strict=True):
+            assert torch.equal(one, other)
+    kept, held = train.hold_out(5, seed=3)
+    expected = whole.hold_out(5, seed=3)
+    for part, other in zip((kept, held), expected, strict=True):
+        assert isinstance(part.to("cpu").images, MappedImages)
+        assert torch.equal(part.to("cpu").batch(slice(None))[0], other.batch(slice(None))[0])
+        assert images_hash(part) == images_hash(other)
+    assert images_hash(whole.take(rows)) == images_hash(train.take(rows))
+
+
+def test_only_the_rows_of_a_batch_are_read_and_copied(mapped, monkeypatch):
+    from equipoise.data import mapped as module
+
+    asked = []
+    opened = module.open_map
+
+    class Recorder:
+        def __init__(self, path):
+            self.file = opened(path)
+
+        @property
+        def shape(self):
+            return self.file.shape
+
+        def __getitem__(self, rows):
+            asked.append(len(rows))
+            return self.file[rows]
+
+    monkeypatch.setattr(module, "open_map", Recorder)
+    kept, _ = mapped.train.hold_out(4, seed=0)
+    assert asked == []
+    images, _ = kept.to("cpu").take(slice(0, 20)).batch(torch.tensor([3, 1]))
+    assert asked == [2]
+    pixels = kept.images[torch.tensor([0])]
+    pixels.zero_()  # a copy: the file and what is read next do not change
+    assert bool(kept.images[torch.tensor([0])].any())
+    assert len(images) == 2
+
+
+def test_mapped_images_go_to_other_processes_as_a_path(mapped):
+    content = pickle.dumps(mapped.train)
+    again = pickle.loads(content)
+    assert torch.equal(again.batch(slice(None))[0], mapped.train.batch(slice(None))[0])
+    assert b".npy" in content
+    assert bytes(mapped.train.images[slice(0, 1)].numpy().tobytes()) not in content
+
+
+def test_training_takes_the_same_steps_from_a_file_as_from_memory(
+    source, mapped, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(cache, "WHOLE", 2**30)
+    found = []
+    for number, data in enumerate((source.load(), mapped)):
+        stage = network_stage(
+            "network",
+            lambda: wide_resnet(2),
+            objective=PGDAT(),
+            epsilon=0.1,
+            attack=ATTACK,
+            schedule=replace(SCHEDULE, epochs=1),
+            norm="Linf",
+        )
+        task = stage.build({})
+        fit_stage(
+            stage, task, tmp_path / str(number), train=data.train, validation=data.test,
+            fabric=fabric(),
+        )  # fmt: skip
+        found.append(weights(task))
+    assert same(*found)

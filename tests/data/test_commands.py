@@ -1,0 +1,122 @@
+"""The sources where they are named: on the command line, and in recipes."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import get_args
+
+import numpy
+import pytest
+from sklearn.datasets import load_digits
+from writers import write_images
+
+import tiny
+from equipoise import cli, jobs, judge, runs
+from equipoise.data import SOURCES, Cifar10, DataSource, Digits, ImageFolder, NpzFile
+from equipoise.recipes import RECIPES, from_json, to_json
+
+
+def run(*arguments) -> None:
+    cli.main([str(argument) for argument in arguments])
+
+
+def refused(capsys, *arguments) -> str:
+    with pytest.raises(SystemExit) as left:
+        run(*arguments)
+    assert left.value.code == 2
+    found = capsys.readouterr()
+    return " ".join((found.out + found.err).replace("│", " ").split())
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+    """Real digits as PNG files, a folder a class: 20 of each."""
+    found = load_digits()
+    grey = numpy.rint(found.images * (255 / 16)).astype(numpy.uint8)[:, None]
+    rows = [row for digit in range(10) for row in numpy.flatnonzero(found.target == digit)[:20]]
+    images = {f"{found.target[row]}/{row:04d}": grey[row] for row in rows}
+    return write_images(tmp_path_factory.mktemp("data") / "my_digits", images)
+
+
+def test_the_names_of_the_command_line_are_those_of_the_sources():
+    assert list(get_args(cli.Sources)) == list(SOURCES)
+    assert set(get_args(DataSource)) == set(SOURCES.values())
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_a_source_goes_through_json_and_back_with_its_place(name, tmp_path):
+    source = jobs.named_source(name, None if name == "digits" else tmp_path)
+    recipe = replace(tiny.recipe(), dataset=source)
+    content = json.loads(json.dumps(to_json(recipe)))
+    assert content["dataset"]["kind"] == type(source).__name__
+    assert from_json(content) == recipe
+    if name != "digits":
+        assert str(tmp_path) in content["dataset"].values()
+
+
+def test_recipes_of_before_are_still_read():
+    before = {"kind": "Cifar10", "folder": "/data/cifar10", "limit": 5}
+    found = from_json(before, DataSource)
+    assert found == Cifar10(folder=Path("/data/cifar10"), limit=5)
+    assert from_json({"kind": "Digits"}, DataSource) == Digits()
+
+
+def test_a_size_is_for_image_folders_alone(tmp_path):
+    assert jobs.named_source("imagefolder", tmp_path, 32) == ImageFolder(folder=tmp_path, size=32)
+    assert jobs.named_source("npz", tmp_path / "a.npz") == NpzFile(path=tmp_path / "a.npz")
+    with pytest.raises(ValueError, match="--size is for an image folder; images of cifar10"):
+        jobs.named_source("cifar10", tmp_path, 32)
+
+
+@pytest.mark.slow
+def test_any_recipe_is_trained_and_evaluated_on_a_folder_of_images(
+    digits, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(judge, "self_checks", lambda *arguments, **settings: [])
+    run(
+        *("train", "standard_digits", "--dataset", "imagefolder", "--data", digits),
+        *("--dataset.size", "8", "--dataset.grey", "--name", "mine", "--out", tmp_path / "mine"),
+        *("--loop.validation-images", "32", "--loop.batch-size", "32"),
+        *("--method.schedule.epochs", "1"),
+    )
+    said = " ".join(capsys.readouterr().out.split())
+    assert "my_digits: 160 training and 40 test images, 8x8, grey; 10 classes of 16 (0) to" in said
+    run(
+        *("evaluate", tmp_path / "mine", "--epsilons", "0", "0.1", "--suite", "quick"), "--steps", 1
+    )
+    ((_, record),) = runs.iterate_records(tmp_path / "mine")
+    assert (record["data"], record["images"]) == ("my_digits", 40)
+    stored = from_json(runs.read_json(tmp_path / "mine" / "recipe.json"))
+    assert stored.dataset == ImageFolder(folder=digits, size=8, grey=True)
+
+
+def test_a_folder_is_evaluated_on_by_its_name(digits, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(judge, "self_checks", lambda *arguments, **settings: [])
+    (tmp_path / "colour_networks.py").write_text(
+        "from torch import nn\n\n\n"
+        "def make():\n    return nn.Sequential(nn.Flatten(), nn.Linear(3 * 6 * 6, 10))\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    run(
+        *("evaluate", "colour_networks:make", "--dataset", "imagefolder", "--data", digits),
+        *("--size", 6, "--epsilons", "0.1", "--images", 8, "--steps", 2),
+    )
+    (path,) = (tmp_path / "runs" / "colour_networks.make" / "records").glob("*.json")
+    assert runs.read_record(path)["data"] == "my_digits"
+
+
+def test_the_fields_of_another_source_become_flags(monkeypatch, tmp_path):
+    asked = []
+    monkeypatch.setattr(jobs, "train", lambda recipe, folder, **rest: asked.append(recipe))
+    arguments = ("--dataset=cifar100", "--dataset.limit", "7", "--data", tmp_path)
+    run("train", "standard_digits", *arguments)
+    base = RECIPES["standard_digits"]()
+    source = replace(SOURCES["cifar100"](), limit=7, folder=tmp_path)
+    assert asked == [replace(base, dataset=source)]
+
+
+def test_an_unknown_data_set_is_refused_with_the_names(capsys):
+    said = refused(capsys, "train", "standard_digits", "--dataset", "mnist")
+    assert "invalid choice 'mnist'" in said
+    assert "imagefolder" in said
+    assert "dataset" in refused(capsys, "train", "standard_digits", "--dataset")

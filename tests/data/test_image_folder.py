@@ -1,0 +1,167 @@
+import numpy
+import pytest
+import torch
+from writers import announced_png, encoded, noise, write_images
+
+from equipoise.data import DataError, ImageFolder
+
+IMAGES = noise(12, 8)
+
+
+def with_parts(root, test="test"):
+    """Two classes; image i of IMAGES is in train for i < 8, and class i % 2."""
+    return write_images(
+        root,
+        {
+            f"{'train' if number < 8 else test}/{'cat' if number % 2 else 'ape'}/{number:02d}": one
+            for number, one in enumerate(IMAGES)
+        },
+    )
+
+
+def of_classes(root, counts, **changes):
+    images = iter(noise(sum(counts.values()), 8))
+    named = {
+        f"{name}/{n:02d}": next(images) for name, count in counts.items() for n in range(count)
+    }
+    return ImageFolder(folder=write_images(root, named), **changes)
+
+
+@pytest.mark.parametrize("test", ["test", "val", "validation"])
+def test_parts_in_folders_are_read_to_the_last_pixel(tmp_path, test):
+    found = ImageFolder(folder=with_parts(tmp_path / "pets", test)).load()
+    assert (found.name, found.class_names, found.notes) == ("pets", ("ape", "cat"), ())
+    assert numpy.array_equal(found.train.images.numpy(), IMAGES[[0, 2, 4, 6, 1, 3, 5, 7]])
+    assert found.train.labels.tolist() == [0] * 4 + [1] * 4
+    assert numpy.array_equal(found.test.images.numpy(), IMAGES[[8, 10, 9, 11]])
+    assert found.test.labels.tolist() == [0, 0, 1, 1]
+
+
+def test_images_deeper_in_a_class_folder_belong_to_it(tmp_path):
+    with_parts(tmp_path)
+    write_images(tmp_path, {"train/cat/young/white/99": IMAGES[0]})
+    assert ImageFolder(folder=tmp_path).load().train.labels.tolist() == [0] * 4 + [1] * 5
+
+
+def test_a_test_part_is_drawn_from_every_class_by_the_seed_alone(tmp_path):
+    source = of_classes(tmp_path / "pets", {"a": 10, "b": 20, "c": 2}, test_share=0.3)
+    found = source.load()
+    assert found.test.labels.bincount().tolist() == [3, 6, 1]
+    assert found.train.labels.bincount().tolist() == [7, 14, 1]
+    rows = torch.cat([found.train.images, found.test.images]).flatten(1)
+    assert len(rows.unique(dim=0)) == 32  # nothing twice, nothing lost
+    assert "0.3 of each class was drawn for the test part" in found.summary()
+    again = source.load()
+    assert torch.equal(again.test.images, found.test.images)
+    other = ImageFolder(folder=source.folder, test_share=0.3, split_seed=1).load()
+    assert not torch.equal(other.test.images, found.test.images)
+
+
+def test_a_training_folder_alone_is_split_too(tmp_path):
+    source = of_classes(tmp_path / "train", {"a": 5, "b": 5})
+    found = ImageFolder(folder=source.folder.parent).load()
+    assert (len(found.train), len(found.test), found.class_names) == (8, 2, ("a", "b"))
+
+
+def test_a_size_makes_images_of_several_sizes_one(tmp_path):
+    wide = numpy.zeros((3, 8, 16), dtype=numpy.uint8)
+    wide[:, :, 4:12] = IMAGES[1]
+    images = {"a/1": IMAGES[0], "a/2": IMAGES[2], "b/1": wide, "b/2": wide}
+    folder = write_images(tmp_path / "pets", images)
+    with pytest.raises(DataError, match=r"a/..png 8x8 and b/1.png 8x16.*--dataset.size 32"):
+        ImageFolder(folder=folder, test_share=0.5).load()
+    found = ImageFolder(folder=folder, size=8, test_share=0.5).load()
+    assert numpy.array_equal(found.train.images[1].numpy(), IMAGES[1])
+    assert ImageFolder(folder=folder, size=5).load().train.images.shape[1:] == (3, 5, 5)
+    grey = ImageFolder(folder=folder, size=8, grey=True).load()
+    assert grey.channels == 1
+
+
+def broken(tmp_path):
+    folder = with_parts(tmp_path / "pets")
+    (folder / "train" / "ape" / "00.png").write_bytes(b"not an image")
+    (folder / "train" / "cat" / "03.png").write_bytes(announced_png(100_000, 100_000))
+    (folder / "test" / "cat" / "09.png").write_bytes(encoded(IMAGES[9])[:100])
+    return folder
+
+
+def test_broken_images_are_refused_counted_and_named(tmp_path):
+    with pytest.raises(DataError) as refusal:
+        ImageFolder(folder=broken(tmp_path)).load()
+    said = str(refusal.value)
+    assert "3 of 12 images are broken (train/ape/00.png: it cannot be read" in said
+    assert "train/cat/03.png: it cannot be read as an image (Image size (10000000000" in said
+    assert "test/cat/09.png" in said
+    assert "--dataset.on-broken skip" in said
+
+
+def test_broken_images_are_skipped_if_asked_and_still_counted_and_named(tmp_path):
+    found = ImageFolder(folder=broken(tmp_path), on_broken="skip").load()
+    assert numpy.array_equal(found.train.images.numpy(), IMAGES[[2, 4, 6, 1, 5, 7]])
+    assert numpy.array_equal(found.test.images.numpy(), IMAGES[[8, 10, 11]])
+    assert found.train.labels.tolist() == [0, 0, 0, 1, 1, 1]
+    assert "3 broken images were left out (train/ape/00.png: " in found.summary()
+
+
+def test_a_folder_of_nothing_but_broken_images_is_refused(tmp_path):
+    folder = with_parts(tmp_path / "pets")
+    for path in folder.rglob("*.png"):
+        path.write_bytes(b"")
+    with pytest.raises(DataError, match=r"no image can be read. train/ape/00.png: it cannot"):
+        ImageFolder(folder=folder, on_broken="skip").load()
+
+
+def test_files_that_are_no_images_and_folders_that_are_not_read_are_noted(tmp_path):
+    folder = with_parts(tmp_path / "pets")
+    with_parts(tmp_path / "pets", "val")
+    (folder / "readme.txt").touch()
+    (folder / "train" / "cat" / "Thumbs.db").touch()
+    (folder / "train" / ".DS_Store").touch()
+    (folder / "train" / ".cache").mkdir()
+    found = ImageFolder(folder=folder).load()
+    assert len(found.train) == 8
+    assert found.notes == (
+        "2 files that are no images were left out",
+        "the folder val was not read (test part: test)",
+    )
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (lambda root: (root / "train" / "dog").mkdir(), r"train/dog holds no image \(1 such"),
+        (lambda root: (root / "test" / "dog").mkdir(), "test/dog holds no image"),
+        (
+            lambda root: write_images(root, {"test/dog/1": IMAGES[0]}),
+            "test has the class 'dog', which train lacks",
+        ),
+    ],
+)
+def test_class_folders_that_do_not_fit_are_refused(tmp_path, make, reason):
+    make(with_parts(tmp_path))
+    with pytest.raises(DataError, match=reason):
+        ImageFolder(folder=tmp_path).load()
+
+
+def test_a_single_class_or_a_class_of_one_image_is_refused(tmp_path):
+    with pytest.raises(DataError, match=r"two classes or more, got \['a'\]"):
+        of_classes(tmp_path / "one", {"a": 3}).load()
+    with pytest.raises(DataError, match="the class 'b' has one image"):
+        of_classes(tmp_path / "two", {"a": 3, "b": 1}).load()
+    (tmp_path / "three").mkdir()
+    with pytest.raises(DataError, match=r"two classes or more, got \[\]"):
+        ImageFolder(folder=tmp_path / "three").load()
+
+
+@pytest.mark.parametrize("folder", [None, "nowhere"])
+def test_a_missing_folder_is_refused(tmp_path, folder):
+    with pytest.raises(DataError, match="give --data FOLDER, which holds train/CLASS/"):
+        ImageFolder(folder=folder and tmp_path / folder).load()
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("size", 0), ("size", 5000), ("test_share", 0.0), ("test_share", 1.0)]
+)
+def test_numbers_out_of_range_are_refused(field, value):
+    with pytest.raises(ValueError, match=rf"{field} must be"):
+        ImageFolder(**{field: value})

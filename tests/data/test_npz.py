@@ -1,0 +1,78 @@
+import numpy
+import pytest
+from writers import noise
+
+from equipoise.data import DataError, NpzFile, npz
+
+IMAGES = noise(7, 5)
+ROWS = IMAGES.transpose(0, 2, 3, 1)  # height, width, channel
+ARRAYS = {
+    "train_images": ROWS[:5],
+    "train_labels": numpy.array([0, 1, 2, 0, 1], dtype=numpy.uint8),
+    "test_images": ROWS[5:],
+    "test_labels": numpy.array([2, 0], dtype=numpy.uint8),
+}
+
+
+def write(path, save=numpy.savez, **changes):
+    arrays = ARRAYS | changes
+    save(path, **{name: array for name, array in arrays.items() if array is not None})
+    return path
+
+
+@pytest.mark.parametrize("save", [numpy.savez, numpy.savez_compressed])
+def test_images_and_labels_are_read(tmp_path, save):
+    found = NpzFile(path=write(tmp_path / "mine.npz", save)).load()
+    assert (found.name, found.class_names) == ("mine", ("0", "1", "2"))
+    assert numpy.array_equal(found.train.images.numpy(), IMAGES[:5])
+    assert numpy.array_equal(found.test.images.numpy(), IMAGES[5:])
+    assert found.train.labels.tolist() == [0, 1, 2, 0, 1]
+    assert found.test.labels.tolist() == [2, 0]
+
+
+def test_grey_images_columns_of_labels_and_class_names_are_read(tmp_path):
+    path = write(
+        tmp_path / "mine.npz",
+        train_images=ROWS[:5, :, :, 0],
+        test_images=ROWS[5:, :, :, 0],
+        train_labels=ARRAYS["train_labels"][:, None],
+        class_names=numpy.array(["cat", "dog", "emu", "fox"]),
+    )
+    found = NpzFile(path=path, name="pets").load()
+    assert (found.name, found.class_names) == ("pets", ("cat", "dog", "emu", "fox"))
+    assert numpy.array_equal(found.train.images.numpy(), IMAGES[:5, :1])
+    assert found.classes == 4
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"test_labels": None}, "lacks the array test_labels; it has"),
+        ({"train_images": ROWS[:5].astype(float)}, "train_images must be uint8 .* got float64"),
+        ({"train_images": IMAGES[:5]}, r"train_images must be .* \(5, 3, 5, 5\)"),
+        ({"test_images": ROWS[0, 0]}, r"test_images must be uint8 of shape .* \(5, 3\)"),
+        ({"test_images": ROWS[5:, :4]}, r"test_images must be like train_images.*\(3, 4, 5\)"),
+        ({"train_labels": numpy.zeros(5)}, "train_labels must be whole numbers.*float64"),
+        ({"train_labels": numpy.zeros(4, dtype=int)}, "one for each of the 5 images"),
+        ({"test_labels": numpy.array([0, 3])}, r"labels must be in \[0, 3\), got 0..3"),
+        ({"test_labels": numpy.array([0, -1])}, r"labels must be in \[0, 3\), got -1..0"),
+        ({"train_images": numpy.array([{}])}, "cannot be read as an .npz of plain arrays"),
+        ({"class_names": numpy.array([{}])}, "cannot be read as an .npz of plain arrays"),
+    ],
+)
+def test_other_content_is_refused(tmp_path, changes, reason):
+    with pytest.raises(DataError, match=reason):
+        NpzFile(path=write(tmp_path / "mine.npz", **changes)).load()
+
+
+@pytest.mark.parametrize("path", [None, "nowhere.npz"])
+def test_a_missing_file_is_refused(path, tmp_path):
+    with pytest.raises(DataError, match=r"give an .npz by --data FILE"):
+        NpzFile(path=path and tmp_path / path).load()
+
+
+def test_a_compressed_array_of_great_size_is_refused_before_it_is_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(npz, "LARGEST_PACKED", 300)
+    with pytest.raises(DataError, match=r"train_images.npy unpacks to 503 bytes.*numpy.savez"):
+        NpzFile(path=write(tmp_path / "mine.npz", numpy.savez_compressed)).load()
+    assert NpzFile(path=write(tmp_path / "mine.npz")).load()

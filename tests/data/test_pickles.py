@@ -1,0 +1,127 @@
+import os
+import pickle
+import random
+
+import numpy
+import pytest
+from writers import noise, python2_pickle, python3_pickle
+
+from equipoise.data import DataError
+from equipoise.data.pickles import read_pickle
+
+CONTENT = {"labels": [3, 0, 70000, -1], "data": noise(2, 2).reshape(2, -1), "names": ["a", "b"]}
+
+
+def damaged_or_refused(content: bytes) -> None:
+    with pytest.raises(DataError):
+        read_pickle(content)
+
+
+@pytest.mark.parametrize(
+    "dump", [python2_pickle, python3_pickle(2), python3_pickle(3), python3_pickle(4)]
+)
+def test_what_cifar_files_hold_is_read(dump):
+    found = read_pickle(dump(CONTENT))
+    assert list(found) == ["labels", "data", "names"]
+    assert found["labels"] == [3, 0, 70000, -1]
+    assert found["data"].dtype == numpy.uint8
+    assert numpy.array_equal(found["data"], CONTENT["data"])
+    assert [n if isinstance(n, str) else n.decode() for n in found["names"]] == ["a", "b"]
+
+
+def test_keys_of_python_2_are_texts_and_fortran_order_is_kept():
+    columns = numpy.asfortranarray(CONTENT["data"])
+    found = read_pickle(python3_pickle(4)({b"data": columns}))
+    assert numpy.array_equal(found["data"], columns)
+
+
+class Runs:
+    """Runs a command when it is unpickled."""
+
+    def __init__(self, command: str) -> None:
+        self.command = command
+
+    def __reduce__(self):
+        return os.system, (self.command,)
+
+
+@pytest.mark.parametrize("protocol", [0, 1, 2, 3, 4, 5])
+@pytest.mark.parametrize("place", ["whole", "value", "key", "inside a list"])
+def test_a_pickle_that_runs_a_command_is_refused_and_runs_nothing(tmp_path, protocol, place):
+    trap = Runs(f"touch {tmp_path / 'ran'}")
+    whole = {"whole": trap, "value": {"data": trap}, "inside a list": {"labels": [1, trap]}}
+    content = pickle.dumps(whole.get(place) or {(trap, 1): 2}, protocol=protocol)
+    with pytest.raises(DataError, match=r"names \w+\.system.*not run|no CIFAR file has"):
+        read_pickle(content)
+    assert not (tmp_path / "ran").exists()
+    pickle.loads(content)  # the trap is a real one
+    assert (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("array", "reason"),
+    [
+        (numpy.zeros(3), "makes an object"),
+        (numpy.zeros(3, dtype=numpy.int64), "makes an object"),
+        (numpy.array([Runs("true")], dtype=object), "makes an object|names"),
+        (numpy.zeros(3, dtype="u1,u1"), "makes an object|names"),
+    ],
+)
+def test_arrays_of_another_type_than_uint8_are_refused(array, reason):
+    with pytest.raises(DataError, match=reason):
+        read_pickle(pickle.dumps({"data": array}, protocol=2))
+
+
+def test_an_array_that_announces_more_than_it_holds_is_refused_before_it_is_made():
+    content = python2_pickle({"data": noise(2, 2).reshape(2, 12)})
+    huge = content.replace(b"J\x02\x00\x00\x00J", b"J\xff\xff\xff\x7fJ")
+    assert huge != content
+    with pytest.raises(DataError, match=r"shape \(2147483647, 12\) that does not fit"):
+        read_pickle(huge)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"not a pickle",
+        b"\x80\x02}.extra"[:-6],  # no STOP
+        b"\x80\x02].",  # a list
+        b"\x80\x02K\x01K\x02.",  # two values
+        b"\x80\x02}h\x07.",  # a memo that is not there
+        b"\x80\x02}u.",  # no mark
+        b"\x80\x02u.",
+        b"\x80\x02}(]K\x01u.",  # a list as a key
+        b"\x80\x02}(K\x01u.",  # a key without a value
+        b"\x80\x02}(K\x01K\x01u.",  # a number as a key
+        b"\x80\x02}K\x01b.",  # BUILD of a dict
+        b"\x80\x04}\x8e\xff\xff\xff\xff\xff\xff\xff\x7f.",  # BINBYTES8 of 2**63 bytes
+        b"\x80\x02cbuiltins\neval\n(X\x01\x00\x00\x001tR.",
+        b"(cos\nsystem\nX\x04\x00\x00\x00trueo.",
+        b"(X\x04\x00\x00\x00trueios\nsystem\n.",
+        b"\x80\x02cnumpy\nndarray\n(J\xff\xff\xff\x7ftR.",  # allocates 2 GB if it is called
+        b"\x80\x02c_codecs\nencode\nX\x01\x00\x00\x00aX\x03\x00\x00\x00zip\x86R.",
+    ],
+)
+def test_damaged_and_strange_pickles_are_refused(content):
+    damaged_or_refused(content)
+
+
+def test_a_far_memo_place_costs_no_memory():
+    assert read_pickle(b"\x80\x02}r\xff\xff\xff\x7f.") == {}
+
+
+def test_every_cut_and_any_damage_ends_in_a_refusal_or_in_plain_content():
+    content = python2_pickle(CONTENT)
+    for length in range(len(content)):
+        damaged_or_refused(content[:length])
+    dice = random.Random(0)
+    for _ in range(1500):
+        changed = bytearray(content)
+        for _ in range(dice.randint(1, 4)):
+            changed[dice.randrange(len(changed))] = dice.randrange(256)
+        try:
+            found = read_pickle(bytes(changed))
+        except DataError:
+            continue
+        assert all(isinstance(key, str) for key in found)
