@@ -90,6 +90,7 @@ def ten(layout: str, root: Path, monkeypatch) -> Path:
 def test_cifar10_is_the_same_from_every_layout(layout, tmp_path, monkeypatch):
     found = Cifar10(folder=ten(layout, tmp_path, monkeypatch)).load()
     assert (found.name, found.class_names) == ("cifar10", tuple(TEN))
+    assert found.train.images.is_contiguous()
     assert numpy.array_equal(found.train.images.numpy(), IMAGES[:10])
     assert numpy.array_equal(found.test.images.numpy(), IMAGES[10:])
     assert found.train.labels.tolist() == LABELS[:10].tolist()

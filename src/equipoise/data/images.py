@@ -46,7 +46,7 @@ def decode(content: bytes, *, size: int | None = None, grey: bool = False) -> tu
         raise
     except Exception as error:  # Pillow raises whatever its decoders do; bombs have a class too
         raise DataError(f"it cannot be read as an image ({error})") from error
-    return (pixels[None] if grey else pixels.transpose(2, 0, 1)), coding
+    return numpy.ascontiguousarray(pixels[None] if grey else pixels.transpose(2, 0, 1)), coding
 
 
 def _fitted(image: Any, size: int) -> Any:

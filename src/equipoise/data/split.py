@@ -138,12 +138,12 @@ class DataSet:
         counts = self.train.labels.bincount(minlength=self.classes)
         few, many = int(counts.argmin()), int(counts.argmax())
         least, most = int(counts[few]), int(counts[many])
+        spread = f"{least:,} ({self.class_names[few]}) to {most:,} ({self.class_names[many]})"
         parts = [
-            f"{self.name}: {len(self.train):,} training and {len(self.test):,} test images",
+            f"{self.name}: {len(self.train):,} training and {len(self.test):,} test images, "
             f"{height}x{width}, {'grey' if channels == 1 else f'{channels} channels'}",
-            f"{self.classes} classes of {least:,} ({self.class_names[few]}) to {most:,} "
-            f"({self.class_names[many]}) training images",
+            f"{self.classes} classes of {spread if most > least else f'{most:,}'} training images",
         ]
         if most > IMBALANCED * least:
             parts.append("imbalanced: look at the accuracy of each class")
-        return "; ".join([", ".join(parts[:2]), *parts[2:], *self.notes]) + "."
+        return "; ".join([*parts, *self.notes]) + "."
