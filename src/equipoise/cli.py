@@ -116,6 +116,8 @@ def evaluate(
 
     if not models:
         raise ValueError("evaluate needs at least one model, got none.")
+    if size is not None and dataset is None:
+        raise ValueError("--size is for images named by --dataset imagefolder; name them.")
     changes = {
         "epsilons": epsilons, "suites": suite, "steps": steps, "restarts": restarts,
         "images": images, "part": part, "norm": norm,

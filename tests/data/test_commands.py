@@ -61,11 +61,12 @@ def test_recipes_of_before_are_still_read():
     assert from_json({"kind": "Digits"}, DataSource) == Digits()
 
 
-def test_a_size_is_for_image_folders_alone(tmp_path):
+def test_a_size_is_for_image_folders_alone(tmp_path, capsys):
     assert jobs.named_source("imagefolder", tmp_path, 32) == ImageFolder(folder=tmp_path, size=32)
     assert jobs.named_source("npz", tmp_path / "a.npz") == NpzFile(path=tmp_path / "a.npz")
     with pytest.raises(ValueError, match="--size is for an image folder; images of cifar10"):
         jobs.named_source("cifar10", tmp_path, 32)
+    assert "--dataset imagefolder" in refused(capsys, "evaluate", "somewhere", "--size", "32")
 
 
 @pytest.mark.slow
