@@ -1,9 +1,11 @@
+import json
 import subprocess
 import sys
 from dataclasses import replace
 from typing import get_args
 
 import pytest
+from PIL import Image
 
 import tiny
 from equipoise import cli, jobs, judge, runs
@@ -48,7 +50,16 @@ def _few_digits(monkeypatch):
     monkeypatch.setattr(Digits, "load", lambda self: data)
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["report", "--help"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--help"],
+        ["train", "--help"],
+        ["report", "--help"],
+        ["export", "--help"],
+        ["predict", "--help"],
+    ],
+)
 def test_help_exits_0_without_importing_torch(arguments):
     code = (
         "import sys\nfrom equipoise import cli\n"
@@ -349,3 +360,50 @@ def test_compare_pairs_models_image_by_image_and_refuses_other_images(capsys, im
 
 def test_the_suites_of_the_command_line_are_those_that_exist():
     assert get_args(cli.Suites) == get_args(SuiteName)
+
+
+@pytest.fixture
+def picture(tmp_path):
+    path = tmp_path / "digit.png"
+    Image.fromarray(tiny.digits().test.images[0, 0].numpy()).save(path)
+    return path
+
+
+def test_a_model_is_exported_and_the_file_predicts(
+    capsys, trained, picture, tmp_path, no_shape_checks, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "model.pt2"
+    run("export", trained, "--format", "torch-export", "--out", path, "--images", "4")
+    said = output(capsys)
+    assert "outputs differ from the original's by at most 0 on 4 images" in said
+    run("predict", path, picture, "--json")
+    (found,) = json.loads(capsys.readouterr().out)
+    assert (found["image"], found["notices"]) == (str(picture), [])
+    run("predict", trained, picture.name)
+    said = output(capsys)
+    assert "digit.png" in said
+    assert f"{found['class_name']} {found['probability']:.3f}" in said
+
+
+def test_a_file_of_the_wrong_ending_is_refused(capsys, trained, tmp_path):
+    said = refused(capsys, "export", trained, "--format", "onnx", "--out", tmp_path / "model.pt2")
+    assert "a file of onnx must end in .onnx" in said
+
+
+@pytest.mark.parametrize("content", [None, b"", b"no picture"])
+def test_a_picture_that_cannot_be_read_is_refused(capsys, trained, tmp_path, content):
+    if content is not None:
+        (tmp_path / "x.png").write_bytes(content)
+    said = refused(capsys, "predict", trained, tmp_path / "x.png")
+    assert "cannot be read as PNG or JPEG" in said or "does not exist" in said
+
+
+def test_a_card_is_renewed_and_an_entry_for_robustbench_written(capsys, trained, tmp_path):
+    run("evaluate", trained)
+    output(capsys)
+    run("card", trained, "--robustbench", tmp_path / "entry.json")
+    said = output(capsys)
+    assert "README.md" in said
+    assert "RobustBench has no leaderboard for digits" in said
+    assert runs.read_json(tmp_path / "entry.json")["dataset"] == "digits"

@@ -5,10 +5,10 @@ import pytest
 import torch
 
 import tiny
-from equipoise import jobs, judge, load, runs
+from equipoise import cards, jobs, judge, load, runs
 from equipoise.data import Cifar10, Digits
 from equipoise.evaluation import profile
-from equipoise.models import AdaptiveNetwork, conditioned, save
+from equipoise.models import AdaptiveNetwork, conditioned, folder, save
 from equipoise.models.folder import ModelFolderError, read_config
 from equipoise.recipes import Evaluation, to_json
 
@@ -270,3 +270,50 @@ def test_a_conditional_network_is_evaluated_at_each_preference(tmp_path, data):
 def test_a_plain_network_takes_no_preference(trained, data):
     with pytest.raises(ValueError, match="takes no preference"):
         jobs.evaluate(trained, evaluation=QUICK, dataset=data, preference=0.5)
+
+
+def test_training_and_each_evaluation_write_the_models_card(tmp_path, trained, data):
+    from shutil import copytree
+
+    copytree(trained, tmp_path / "run")
+    card = tmp_path / "run" / "model" / "README.md"
+    assert "Not evaluated yet" in card.read_text()
+    assert '"batch_size": 16' in card.read_text()
+    record, _ = jobs.evaluate(tmp_path / "run", evaluation=QUICK, dataset=data)
+    first = card.read_text()
+    assert f"| 0.1 | {100 * record['headline']['accuracy'][1]:.1f} |" in first
+    assert "| 8 |\n" in first
+    jobs.evaluate(tmp_path / "run", evaluation=replace(QUICK, images=12), dataset=data)
+    assert "| 12 |\n" in card.read_text()
+    jobs.evaluate(tmp_path / "run", evaluation=replace(QUICK, part="validation"), dataset=data)
+    assert "| 12 |\n" in card.read_text()
+
+
+def test_a_record_knows_its_weights_and_a_card_its_image_size(tmp_path, trained, data):
+    from shutil import copytree
+
+    copytree(trained / "model", tmp_path / "model")
+    record, _ = jobs.evaluate(tmp_path / "model", evaluation=QUICK, dataset=data)
+    assert record["weights_sha256"] == cards.weights_sha256(tmp_path / "model")
+    assert read_config(tmp_path / "model")["card"]["image_shape"] == [1, 8, 8]
+
+
+def test_a_model_of_the_hub_has_its_records_here_and_not_in_the_cache(
+    tmp_path, trained, data, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    before = sorted(path.name for path in trained.iterdir())
+    monkeypatch.setattr(folder, "fetch", lambda name: trained / "model")
+    _, path = jobs.evaluate("hf://owner/name", evaluation=QUICK, dataset=data)
+    assert path.parts[:3] == ("runs", "standard_digits", "records")
+    assert sorted(path.name for path in trained.iterdir()) == before
+    assert "Not evaluated yet" in (trained / "model" / "README.md").read_text()
+
+
+def test_a_name_that_no_model_folder_takes_is_refused_before_training(tmp_path, data):
+    with pytest.raises(ValueError, match="the name must be"):
+        jobs.train(replace(tiny.recipe(), name="../up"), tmp_path / "run", dataset=data)
+    unprintable = replace(data, class_names=("\x1b[2J", *data.class_names[1:]))
+    with pytest.raises(ValueError, match="classes must be a list of printable names"):
+        jobs.train(tiny.recipe(), tmp_path / "run", dataset=unprintable)
+    assert not (tmp_path / "run").exists()

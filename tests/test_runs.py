@@ -158,3 +158,23 @@ def test_the_environment_names_commit_versions_and_hardware():
     )
     assert {"equipoise", "torch", "numpy"} <= set(found["versions"])
     assert json.loads(json.dumps(found)) == found
+
+
+def test_a_file_beyond_the_limit_is_refused_unread(tmp_path):
+    runs.write_json(tmp_path / "file.json", "x" * 100)
+    assert runs.read_json(tmp_path / "file.json", limit=103) == "x" * 100
+    with pytest.raises(runs.RunError, match=r"file.json has 103 bytes; at most 102 are read"):
+        runs.read_json(tmp_path / "file.json", limit=102)
+
+
+def test_json_nested_without_end_is_refused(tmp_path):
+    (tmp_path / "file.json").write_text("[" * 100_000)
+    with pytest.raises(runs.RunError, match="is damaged: it is not JSON"):
+        runs.read_json(tmp_path / "file.json")
+
+
+def test_absolute_paths_are_cut_to_their_last_part_wherever_they_stand():
+    content = {"a": ["/home/me/data", {"b": "/x/y.npz"}], "c": "runs/z", "d": 3, "e": None}
+    assert runs.without_folders(content) == {
+        "a": ["data", {"b": "y.npz"}], "c": "runs/z", "d": 3, "e": None,
+    }  # fmt: skip

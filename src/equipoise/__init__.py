@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from equipoise.attacks import PGD as PGD
+    from equipoise.cards import push as push
     from equipoise.models import load as load
     from equipoise.models import save as save
     from equipoise.models import with_branches as with_branches
@@ -20,6 +21,7 @@ _HOMES = {
     "Linf": "threat",
     "PGD": "attacks",
     "load": "models",
+    "push": "cards",
     "save": "models",
     "with_branches": "models",
 }

@@ -98,9 +98,12 @@ def _home(path: Path) -> Path:
 
 
 def _write(path: Path, record: dict[str, Any], rows: list[int], data: Path | None) -> Path:
-    network, card, name, _ = find_model(str(_home(path)), None)
+    subject = find_model(str(_home(path)))
+    card = subject.card
     _, _, preference = record["model"].partition("@")
-    network, name = at_preference(network, name, float(preference) if preference else None)
+    network, name = at_preference(
+        subject.network, subject.name, float(preference) if preference else None
+    )
     dataset = source_of(card, data).load()
     split = part_of(dataset, card, record.get("part", "test")).take(slice(0, record["images"]))
     if images_hash(split) != record["images_sha256"]:

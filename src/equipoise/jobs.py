@@ -9,13 +9,14 @@ from typing import Any
 from lightning_fabric import Fabric
 from torch import nn
 
-from equipoise import runs
+from equipoise import cards, runs
 from equipoise.data import DataSet
 from equipoise.executors import execute
 from equipoise.judge import evaluate as evaluate
 from equipoise.judge import named_source as named_source
 from equipoise.judge import with_folder as with_folder
 from equipoise.models import save
+from equipoise.models.folder import check_card
 from equipoise.recipes import RECIPES, Recipe, from_json, to_json
 from equipoise.side_by_side import side_by_side
 from equipoise.training import Reporter, Silent
@@ -77,6 +78,7 @@ def train(
 
     Raises:
         RunError: If the folder holds something and ``resume`` is not set, or another recipe's run.
+        ValueError: If its name, or that of a class, cannot stand in a model's card.
         DataError: If the data cannot be read.
         TrainingError: If a stage cannot be trained.
         Interrupted: If the run was asked to stop.
@@ -84,6 +86,7 @@ def train(
     content = to_json(recipe)
     _claim(folder, content, resume)
     dataset = dataset or recipe.dataset.load()
+    check_card({"name": recipe.name, "classes": list(dataset.class_names)})  # before hours of work
     reporter = reporter or Silent()
     reporter.say(dataset.summary())
     runs.write_json(folder / RECIPE, content)
@@ -104,13 +107,16 @@ def train(
             "name": recipe.name,
             "data": dataset.name,
             "classes": list(dataset.class_names),
+            "image_shape": list(dataset.image_shape),
             "dataset": to_json(recipe.dataset),
             "evaluation": to_json(recipe.evaluation),
+            "training": {name: content[name] for name in ("network", "method", "loop")},
             "seed": recipe.seed,
             "validation_images": recipe.loop.validation_images,
             "commit": runs.commit(),
         }
         save(model, folder / "model", card)
+        cards.renew(folder / "model")
     return model.eval()
 
 

@@ -3,14 +3,14 @@
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import nn
 
-from equipoise import runs
+from equipoise import cards, runs
 from equipoise.data import SOURCES, DataSet, DataSource, ImageFolder, Split
 from equipoise.evaluation import (
     Profile,
@@ -26,11 +26,31 @@ from equipoise.evaluation.self_checks import self_checks
 from equipoise.evaluation.suites import Suite
 from equipoise.methods.stage import THREATS
 from equipoise.models import Conditional, load
-from equipoise.models.folder import read_config
+from equipoise.models.folder import locate, read_config
 from equipoise.models.foreign import LogitsOf, is_foreign, load_foreign
+from equipoise.models.hub import HUB
 from equipoise.recipes import Evaluation, from_json, to_json
 from equipoise.runs import derive_seed
 from equipoise.training import Reporter, Silent
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """A model and what is known of it.
+
+    Args:
+        network: In eval mode.
+        card: What its folder says; empty for a foreign network.
+        name: In records and tables.
+        home: The folder that gets its records.
+        folder: Its model folder, if it has one.
+    """
+
+    network: nn.Module
+    card: dict[str, Any]
+    name: str
+    home: Path
+    folder: Path | None = None
 
 
 def evaluate(
@@ -82,8 +102,9 @@ def evaluate(
         EvaluationError: If what was found does not hold when it is judged again.
     """
     reporter = reporter or Silent()
-    network, card, name, place = find_model(str(model), logits)
-    network, name = at_preference(network, name, preference)
+    subject = find_model(str(model), logits)
+    card, place = subject.card, subject.home
+    network, name = at_preference(subject.network, subject.name, preference)
     if evaluation is None:
         evaluation = _settings(card, str(model), changes or {})
     elif changes:
@@ -116,6 +137,7 @@ def evaluate(
     extra = {
         "training_seed": card.get("seed"),
         "training_commit": card.get("commit"),
+        **_weights_of(subject),
         **insides(network, split, threat=threat, epsilons=found.epsilons, seed=seed),
     }
     if checks and getattr(network, "gives_gradients", True):
@@ -153,6 +175,8 @@ def evaluate(
     usual = [card.get("evaluation"), 0, 256, "32-true", None]
     path = place / "records" / _record_name(record, settings, usual)
     runs.write_json(path, record)
+    if subject.folder is not None and cards.home_of(subject.folder) == place:
+        cards.renew(subject.folder)
     return record, path
 
 
@@ -188,30 +212,32 @@ def source_of(card: dict[str, Any], data: Path | None) -> DataSource:
     return source if data is None else with_folder(source, data)
 
 
-def find_model(model: str, logits: str | None) -> tuple[nn.Module, dict[str, Any], str, Path]:
-    """Load a model, wherever it comes from.
+def find_model(model: str, logits: str | None = None) -> Subject:
+    """Load a model.
 
     Args:
-        model: A run folder, a model folder, or a foreign network.
+        model: A run folder, a model folder, ``hf://owner/name``, or a foreign network.
         logits: Which part of its answer holds the logits.
 
     Returns:
-        The network, its card, its name, and the folder that gets its records.
+        The model and what is known of it.
 
     Raises:
-        ModelFolderError: If it cannot be loaded.
+        RunError: If it cannot be loaded.
     """
     if is_foreign(model):
         name = Path(model).name if Path(model).is_file() else model.replace(":", ".")
-        return LogitsOf(load_foreign(model), logits).eval(), {}, name, Path("runs") / name
-    folder = Path(model)
-    place = folder / "model" if (folder / "model").is_dir() else folder
-    card = read_config(place)["card"]
-    network = load(place)
+        network: nn.Module = LogitsOf(load_foreign(model), logits).eval()
+        return Subject(network=network, card={}, name=name, home=Path("runs") / name)
+    folder = locate(model)
+    card = read_config(folder)["card"]
+    network = load(folder)
     if logits is not None:
         network = LogitsOf(network, logits).eval()
-    home = place.parent if place.name == "model" else place
-    return network, card, card.get("name", place.name), home
+    name = card.get("name", folder.name)
+    # What is fetched from the hub lies in its cache, which is no place for records.
+    home = Path("runs") / name if model.startswith(HUB) else cards.home_of(folder)
+    return Subject(network=network, card=card, name=name, home=home, folder=folder)
 
 
 def at_preference(network: nn.Module, name: str, preference: float | None) -> tuple[nn.Module, str]:
@@ -231,6 +257,12 @@ def at_preference(network: nn.Module, name: str, preference: float | None) -> tu
     if preference is not None:
         raise ValueError(f"{name} takes no preference; only conditional networks (OAT) do.")
     return network, name
+
+
+def _weights_of(subject: Subject) -> dict[str, str]:
+    if subject.folder is None:
+        return {}
+    return {"weights_sha256": cards.weights_sha256(subject.folder)}
 
 
 def _settings(card: dict[str, Any], model: str, changes: Mapping[str, Any]) -> Evaluation:
@@ -296,8 +328,9 @@ def _suites(
 ) -> list[Suite]:
     sources: dict[str, nn.Module] = {}
     for surrogate in surrogates:
-        source, _, name, _ = find_model(str(surrogate), None)
-        sources[name if name not in sources else f"{name}-{len(sources)}"] = source.to(device)
+        found = find_model(str(surrogate))
+        name = found.name if found.name not in sources else f"{found.name}-{len(sources)}"
+        sources[name] = found.network.to(device)
     return suites_for(
         network,
         evaluation.suites,

@@ -111,6 +111,42 @@ class Record(TypedDict):
     self_checks: NotRequired[list[Check] | None]
 
 
+class Scores(TypedDict):
+    """A record's numbers as they travel inside an exported file."""
+
+    data: str
+    images: int
+    norm: str
+    epsilons: list[float]
+    w1: list[Weight] | None
+
+
+class ScoreCard(TypedDict):
+    """What an exported file says of itself."""
+
+    name: str
+    classes: list[str]
+    image_shape: list[int]
+    outputs: list[str]
+    scores: Scores | None
+
+
+def check_score_card(content: Any) -> None:
+    """Refuse what is no score card.
+
+    Args:
+        content: JSON values.
+
+    Raises:
+        ValueError: If a field is missing, of the wrong type, not finite, or its length does not fit
+            the others; the message names the field.
+    """
+    _structured(content, ScoreCard, "score card")
+    scores = content["scores"]
+    if scores and scores["w1"] is not None and len(scores["w1"]) != len(scores["epsilons"]):
+        raise ValueError("a damaged score card: w1 and epsilons differ in length")
+
+
 def check(content: Any) -> None:
     """Refuse what is no record.
 
@@ -124,11 +160,7 @@ def check(content: Any) -> None:
     found = content.get("format") if isinstance(content, dict) else type(content).__name__
     if found != FORMAT or isinstance(found, bool):
         raise ValueError(f"no record of format {FORMAT} (found {found})")
-    try:
-        _converter().structure(content, Record)
-    except Exception as error:  # cattrs raises exception groups
-        reasons = cattrs.transform_error(error, path="record", format_exception=_reason)
-        raise ValueError(f"a damaged record: {'; '.join(reasons[:3])}") from error
+    _structured(content, Record, "record")
     levels, images = len(content["epsilons"]), content["images"]
     headline, suites = content["headline"], content["suites"]
     lengths = {
@@ -156,6 +188,14 @@ def check(content: Any) -> None:
     for name, (length, wanted) in lengths.items():
         if length != wanted:
             raise ValueError(f"a damaged record: {name} has {length} entries, not {wanted}")
+
+
+def _structured(content: Any, kind: type, name: str) -> None:
+    try:
+        _converter().structure(content, kind)
+    except Exception as error:  # cattrs raises exception groups
+        reasons = cattrs.transform_error(error, path=name, format_exception=_reason)
+        raise ValueError(f"a damaged {name}: {'; '.join(reasons[:3])}") from error
 
 
 @functools.cache

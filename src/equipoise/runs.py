@@ -84,20 +84,37 @@ def write_json(path: Path, content: Any) -> None:
     write_bytes(path, text.encode())
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Path, limit: int | None = None) -> Any:
     """Read a JSON file.
 
+    Args:
+        path: The file.
+        limit: Most bytes that are read, for a file that others wrote.
+
     Raises:
-        RunError: If it is missing or damaged.
+        RunError: If it is missing, damaged or larger than the limit.
     """
     try:
+        if limit is not None and path.stat().st_size > limit:
+            raise RunError(f"{path} has {path.stat().st_size} bytes; at most {limit} are read.")
         return json.loads(path.read_bytes())
     except FileNotFoundError:
         raise RunError(f"{path} does not exist.") from None
     except OSError as error:
         raise RunError(f"{path} cannot be read ({error.strerror or error}).") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RunError(f"{path} is damaged: it is not JSON ({error}).") from error
+
+
+def without_folders(content: Any) -> Any:
+    """The same JSON with every absolute path cut to its last part, for a file that leaves home."""
+    if isinstance(content, dict):
+        return {key: without_folders(value) for key, value in content.items()}
+    if isinstance(content, list):
+        return [without_folders(value) for value in content]
+    if isinstance(content, str) and Path(content).is_absolute():
+        return Path(content).name
+    return content
 
 
 def environment() -> dict[str, Any]:

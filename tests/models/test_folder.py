@@ -1,11 +1,13 @@
 import json
 import pickle
+import time
 
 import pytest
+import safetensors.torch
 import torch
 from torch import nn
 
-from equipoise.models import WideResNet, fuse, load, save, with_branches
+from equipoise.models import FeatureStack, WideResNet, fuse, load, save, with_branches
 from equipoise.models.folder import ModelFolderError, read_config
 
 
@@ -205,3 +207,101 @@ def test_weights_of_another_network_are_refused(change, folder):
     rewrite_config(folder, lambda document: document["model"].update(change))
     with pytest.raises(ModelFolderError, match=r"model.safetensors does not fit config.json"):
         load(folder)
+
+
+def network_config(**changes):
+    found = {"kind": "wide_resnet", "depth": 10, "width": 1, "classes": 3, "channels": 3}
+    return found | changes
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (network_config(width=65536), r"does not fit config.json"),
+        (network_config(width=10**9), r"at most 65536, got 1000000000"),
+        (network_config(depth=6 * 10**3 + 4), r"asks for 6004 layers; the weights have \d+"),
+        ({"kind": "branched", "branches": 9999, "network": network_config()}, r"99990 layers"),
+        ({"kind": "stack", "classes": 3, "members": [network_config()] * 999}, r"9990 layers"),
+    ],
+    ids=["wide", "wider", "deep", "branches", "members"],
+)
+def test_a_network_beyond_its_weights_is_refused_before_it_is_built(model, message, folder):
+    rewrite_config(folder, lambda document: document.update(model=model))
+    began = time.monotonic()
+    with pytest.raises(ModelFolderError, match=message):
+        load(folder)
+    assert time.monotonic() - began < 5
+
+
+def test_a_folder_may_hold_any_network_that_its_weights_fit(tmp_path, images):
+    torch.manual_seed(0)
+    adaptive = fuse(with_branches(WideResNet(depth=16, width=1, classes=3), 3), placement="input")
+    model = FeatureStack([adaptive, WideResNet(depth=10, width=2, classes=3)], 3).eval()
+    save(model, tmp_path)
+    assert torch.equal(load(tmp_path)(images), model(images))
+
+
+@pytest.mark.parametrize("claimed", [1 << 25, (1 << 64) - 1])
+def test_a_header_that_claims_to_be_huge_is_refused(claimed, folder):
+    path = folder / "model.safetensors"
+    path.write_bytes(claimed.to_bytes(8, "little") + path.read_bytes()[8:])
+    with pytest.raises(ModelFolderError, match=rf"damaged: its header claims {claimed} bytes"):
+        load(folder)
+
+
+def test_a_tensor_beyond_the_end_of_the_file_is_refused(folder):
+    header = json.dumps(
+        {"conv.weight": {"dtype": "F32", "shape": [1 << 40], "data_offsets": [0, 1 << 42]}}
+    ).encode()
+    (folder / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
+    with pytest.raises(ModelFolderError, match=r"model.safetensors is damaged"):
+        load(folder)
+
+
+def test_a_tensor_that_the_network_does_not_have_is_refused(folder, network):
+    state = network.state_dict() | {"extra": torch.zeros(3)}
+    safetensors.torch.save_file(state, folder / "model.safetensors")
+    with pytest.raises(ModelFolderError, match=r"does not fit config.json: extra has shape \(3,\)"):
+        load(folder)
+
+
+@pytest.mark.parametrize("text", [" " * (1 << 20) + "{}", "[" * 100_000 + "]" * 100_000])
+def test_a_config_that_is_huge_or_nested_without_end_is_refused(text, folder):
+    (folder / "config.json").write_text(text)
+    with pytest.raises(ModelFolderError, match=r"is no model folder: .*(bytes|not JSON)"):
+        load(folder)
+
+
+@pytest.mark.parametrize(
+    "name", ["../../escaped", "/etc/model", "..", ".hidden", "a\\b", "\x1b[31m", "", 3, "x" * 101]
+)
+def test_a_name_that_could_lead_out_of_its_folder_is_refused(name, folder):
+    rewrite_config(folder, lambda document: document["card"].update(name=name))
+    with pytest.raises(ModelFolderError, match=r"config.json cannot be used: the name must be"):
+        load(folder)
+
+
+@pytest.mark.parametrize("classes", ["cats", [1, 2], ["cat", "\x1b[2J"], ["x" * 101]])
+def test_classes_that_are_no_printable_names_are_refused(classes, folder):
+    rewrite_config(folder, lambda document: document["card"].update(classes=classes))
+    with pytest.raises(ModelFolderError, match=r"classes must be a list of printable names"):
+        load(folder)
+
+
+@pytest.mark.parametrize("shape", [[3, 10**9, 10**9], [3, 32], [3, 32, 0], "3x32", [3, 32, 1.5]])
+def test_a_shape_of_no_image_is_refused(shape, folder):
+    rewrite_config(folder, lambda document: document["card"].update(image_shape=shape))
+    with pytest.raises(ModelFolderError, match=r"image_shape must be three whole numbers in \[1, "):
+        load(folder)
+
+
+def test_a_card_that_is_no_object_is_refused(folder):
+    rewrite_config(folder, lambda document: document.update(card=[]))
+    with pytest.raises(ModelFolderError, match="the card must be an object, got list"):
+        load(folder)
+
+
+def test_a_model_is_not_saved_under_a_name_that_would_not_load(network, tmp_path):
+    with pytest.raises(ValueError, match="the name must be"):
+        save(network, tmp_path / "model", {"name": "a/b"})
+    assert not (tmp_path / "model").exists()

@@ -1,3 +1,4 @@
+import json
 import sys
 import textwrap
 
@@ -5,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from equipoise.models.foreign import LogitsOf, is_foreign, load_foreign
+from equipoise.models.foreign import METADATA_FILE, LogitsOf, is_foreign, load_foreign
 from equipoise.runs import RunError
 from tiny import images_and_labels, wide_resnet
 
@@ -161,3 +162,42 @@ def test_a_broken_file_is_refused(tmp_path, kind):
     path.write_bytes(b"nothing of the kind")
     with pytest.raises(RunError, match="cannot be read"):
         load_foreign(str(path))
+
+
+def test_a_model_of_the_hub_is_ours():
+    assert not is_foreign("hf://owner/name")
+
+
+CARD = {"name": "a", "classes": ["b"], "image_shape": [1, 8, 8], "outputs": [], "scores": None}
+POINT = {"mean": 0.5, "std": 0.1}
+SCORES = {"data": "d", "images": 1, "norm": "Linf", "epsilons": [0.0, 0.1], "w1": [POINT, POINT]}
+
+
+@pytest.mark.parametrize("changes", [{}, {"scores": SCORES}, {"scores": SCORES | {"w1": None}}])
+def test_a_score_card_is_read_as_it_was_written(tmp_path, changes):
+    program = torch.export.export(nn.Flatten(), (torch.rand(2, 1, 8, 8),))
+    text = json.dumps(CARD | changes)
+    torch.export.save(program, tmp_path / "model.pt2", extra_files={METADATA_FILE: text})
+    assert load_foreign(str(tmp_path / "model.pt2")).card == CARD | changes
+
+
+@pytest.mark.parametrize(
+    "card",
+    [
+        "{",
+        "[]",
+        "[" * 100_000,
+        json.dumps(CARD | {"name": "../up"}),
+        json.dumps(CARD | {"classes": ["\x1b[2J"]}),
+        json.dumps(CARD | {"image_shape": [1, 10**9, 10**9]}),
+        json.dumps({name: CARD[name] for name in CARD if name != "scores"}),
+        json.dumps(CARD | {"scores": SCORES | {"w1": [POINT]}}),
+        json.dumps(CARD | {"scores": SCORES | {"w1": ["high", "low"]}}),
+    ],
+    ids=range(9),
+)
+def test_a_damaged_score_card_is_refused(tmp_path, card):
+    program = torch.export.export(nn.Flatten(), (torch.rand(2, 1, 8, 8),))
+    torch.export.save(program, tmp_path / "model.pt2", extra_files={METADATA_FILE: card})
+    with pytest.raises(RunError, match=r"model.pt2 has a damaged score card .*export it again"):
+        load_foreign(str(tmp_path / "model.pt2"))

@@ -127,6 +127,11 @@ class DataSet:
         """Number of classes."""
         return self.train.classes
 
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """Channels, height and width of its images."""
+        return tuple(self.train.images.shape[1:])
+
     def summary(self) -> str:
         """What it holds, in one line.
 

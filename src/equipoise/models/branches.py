@@ -64,19 +64,21 @@ class MultiBatchNorm2d(nn.Module):
     ) -> Float[Tensor, "batch channel height width"]:
         """Normalise through one branch, or equal groups of rows each through its own."""
         route = (branch,) if isinstance(branch, int) else branch
-        if not route or len(features) % len(route):
+        batch = features.shape[0]  # len() would be a constant in an exported file
+        if not route or batch % len(route):
             raise ValueError(
-                f"a batch of {len(features)} does not split into {len(route)} equal groups, "
+                f"a batch of {batch} does not split into {len(route)} equal groups, "
                 f"one for each branch in {branch}."
             )
         for k in route:
             self._check(k)
         if self.separate == "affine":
-            rows = len(features) // len(route)
+            rows = batch // len(route)
             index = torch.tensor(route, device=features.device).repeat_interleave(rows)
             features = self.norms[0](features)
             return torch.addcmul(_wide(self.bias[index]), features, _wide(self.weight[index]))
-        groups = [self.norms[k](g) for k, g in zip(route, features.chunk(len(route)), strict=True)]
+        chunks = features.chunk(len(route)) if len(route) > 1 else (features,)
+        groups = [self.norms[k](chunk) for k, chunk in zip(route, chunks, strict=True)]
         normed = groups[0] if len(groups) == 1 else torch.cat(groups)
         if self.separate == "both":
             return normed

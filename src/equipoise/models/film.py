@@ -101,7 +101,7 @@ class _Place(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         call = self.route.call
         assert call is not None, "a conditional norm was called outside its network"
-        if len(call.code) not in (1, len(features)):
+        if len(call.code) not in (1, features.shape[0]):
             raise ValueError(
                 f"a norm got {len(features)} rows in a call of {len(call.code)} images; give a "
                 "network that mixes rows one preference for the whole batch."

@@ -1,26 +1,36 @@
 """A model as a folder: ``config.json``, ``model.safetensors`` and a model card.
 
 Nothing in such a folder can execute code: the configuration names one of ``KINDS`` and plain
-values, the weights are tensors.
+values, the weights are tensors. A folder may come from a stranger, so no network is built before
+its sizes are seen to be those of the weights that lie there.
 """
 
 import json
+import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import safetensors
 import safetensors.torch
+import torch
 from torch import nn
 
 from equipoise import runs
 from equipoise.models.branches import config_of, with_branches
 from equipoise.models.film import conditioned
 from equipoise.models.fusion import unfused
+from equipoise.models.hub import HUB, fetch
 from equipoise.models.stack import FeatureStack
 from equipoise.models.wide_resnet import WideResNet
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
+CONFIG_BYTES = 1 << 20  # ours have a few kB
+HEADER_BYTES = 1 << 24  # that of a stack of nine WRN-70-16 has 1 MB
+LARGEST = 1 << 16  # of any whole number in a configuration: width, classes, ...
+LARGEST_SIDE = 1 << 12  # of an image, in pixels
+_NAME = re.compile(r"[\w@+(),=][\w@+(),=. -]{0,99}")  # goes into file names
 
 
 class ModelFolderError(runs.RunError):
@@ -37,10 +47,12 @@ def save(model: nn.Module, folder: Path | str, card: dict[str, Any] | None = Non
             ``config.json`` under ``"card"``.
 
     Raises:
-        ValueError: If the model does not know how it was built.
+        ValueError: If the model does not know how it was built, or the card's name is unfit for a
+            file.
         RunError: If the disk is full or the folder cannot be written.
     """
     folder, config = Path(folder), config_of(model)
+    check_card(card or {})
     tensors = {name: value.contiguous().cpu() for name, value in model.state_dict().items()}
     document = {"format": 1, "model": config, "card": card or {}}
     text = json.dumps(document, indent=2, allow_nan=False)
@@ -53,52 +65,76 @@ def load(folder: Path | str) -> nn.Module:
     """Load a model folder.
 
     Args:
-        folder: Written by ``save``, or a run folder that has one under ``model/``.
+        folder: Written by ``save``, a run folder that has one under ``model/``, or
+            ``hf://owner/name`` for one on the Hugging Face Hub.
 
     Returns:
         The model in eval mode: images ``(batch, channel, height, width)`` in [0, 1] to logits
         ``(batch, classes)``.
 
     Raises:
-        ModelFolderError: If a file is missing, damaged, or names what this version does not know.
+        ModelFolderError: If a file is missing, damaged, too large, or names what this version does
+            not know.
+        HubError: If it cannot be had from the hub.
     """
-    folder = Path(folder)
-    if not (folder / CONFIG).exists() and (folder / "model" / CONFIG).exists():
-        folder = folder / "model"
-    config = read_config(folder)
+    folder = locate(folder)
+    config, stored = read_config(folder)["model"], _shapes(folder / WEIGHTS)
     try:
-        model = build(config["model"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise ModelFolderError(f"{folder / CONFIG} does not describe a model: {error}.") from error
+        _check_sizes(config, len(stored))
+        with torch.device("meta"):  # shapes alone: nothing is allocated
+            state = build(config).state_dict()
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise ModelFolderError(
+            f"{folder / CONFIG} does not describe a model: {_short(error)}."
+        ) from error
+    wanted = {name: tuple(value.shape) for name, value in state.items()}
+    if wanted != stored:
+        name = min(n for n in wanted | stored if wanted.get(n) != stored.get(n))
+        raise ModelFolderError(
+            f"{folder / WEIGHTS} does not fit {CONFIG}: {name} has shape "
+            f"{stored.get(name, 'none')}, and the configuration asks for "
+            f"{wanted.get(name, 'none')}; copy the folder again."
+        )
+    model = build(config)
     try:
         model.load_state_dict(safetensors.torch.load_file(folder / WEIGHTS))
-    except FileNotFoundError:
-        raise ModelFolderError(f"{folder / WEIGHTS} is missing; copy the folder again.") from None
-    except (safetensors.SafetensorError, OSError) as error:
-        raise ModelFolderError(
-            f"{folder / WEIGHTS} is damaged ({error}); copy the folder again."
-        ) from error
-    except RuntimeError as error:
-        raise ModelFolderError(
-            f"{folder / WEIGHTS} does not fit {CONFIG}: {_short(error)}; copy the folder again."
-        ) from error
+    except (safetensors.SafetensorError, OSError, RuntimeError) as error:
+        raise _damaged(folder / WEIGHTS, error) from error
     return model.eval()
+
+
+def locate(name: Path | str) -> Path:
+    """The model folder that a name means: itself, that of a run folder, or a copy from the hub.
+
+    Raises:
+        HubError: If it cannot be had from the hub.
+    """
+    if str(name).startswith(HUB):
+        return fetch(str(name))
+    folder = Path(name)
+    inner = folder / "model"
+    return inner if not (folder / CONFIG).exists() and (inner / CONFIG).exists() else folder
 
 
 def read_config(folder: Path) -> dict[str, Any]:
     """The configuration and card of a model folder, without loading weights.
 
     Raises:
-        ModelFolderError: If it is missing, damaged or of another format.
+        ModelFolderError: If it is missing, damaged, too large, of another format, or its card's
+            name could lead out of a folder.
     """
     try:
-        config = runs.read_json(folder / CONFIG)
+        config = runs.read_json(folder / CONFIG, CONFIG_BYTES)
     except runs.RunError as error:
         raise ModelFolderError(
             f"{folder} is no model folder: {error} A model folder holds {CONFIG} and {WEIGHTS}."
         ) from error
     if not isinstance(config, dict) or config.get("format") != 1 or "model" not in config:
         raise ModelFolderError(f"{folder / CONFIG} is no model configuration of format 1.")
+    try:
+        check_card(config.setdefault("card", {}))
+    except ValueError as error:
+        raise ModelFolderError(f"{folder / CONFIG} cannot be used: {error}") from error
     return config
 
 
@@ -154,6 +190,82 @@ def _card(document: dict[str, Any]) -> str:
     lines += [f"- **{key}**: {value}" for key, value in card.items() if key != "name"]
     lines += ["", "```json", json.dumps(document["model"], indent=2), "```", ""]
     return "\n".join(lines)
+
+
+def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """What the weights are, from the file's header alone."""
+    try:
+        with path.open("rb") as file:
+            header = int.from_bytes(file.read(8), "little")
+        if header > HEADER_BYTES:
+            raise ModelFolderError(
+                f"{path} is damaged: its header claims {header} bytes, at most {HEADER_BYTES} are "
+                "read; copy the folder again."
+            )
+        with safetensors.safe_open(path, framework="pt") as weights:
+            return {name: tuple(weights.get_slice(name).get_shape()) for name in weights.keys()}  # noqa: SIM118
+    except FileNotFoundError:
+        raise ModelFolderError(f"{path} is missing; copy the folder again.") from None
+    except (safetensors.SafetensorError, OSError) as error:
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: Exception) -> ModelFolderError:
+    return ModelFolderError(f"{path} is damaged ({_short(error)}); copy the folder again.")
+
+
+def check_card(card: Any) -> None:
+    """Refuse a card whose words could lead out of a folder, or play tricks on a terminal.
+
+    Raises:
+        ValueError: If its name is unfit for a file, its classes are no printable names, or its
+            images have no shape.
+    """
+    if not isinstance(card, dict):
+        raise ValueError(f"the card must be an object, got {type(card).__name__}.")
+    name, classes = card.get("name", "model"), card.get("classes", [])
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise ValueError(
+            "the name must be 1 to 100 letters, digits, spaces or any of . _ - @ + = ( ) , and not "
+            f"begin with a dot or dash, got {str(name)[:100]!r}."
+        )
+    words = classes if isinstance(classes, list) else [None]
+    if not all(isinstance(w, str) and len(w) <= 100 and w.isprintable() for w in words):
+        raise ValueError("classes must be a list of printable names of at most 100 letters.")
+    shape = card.get("image_shape", [1, 1, 1])
+    sides = shape if isinstance(shape, list) and len(shape) == 3 else [0]
+    if not all(type(side) is int and 1 <= side <= LARGEST_SIDE for side in sides):
+        raise ValueError(
+            f"image_shape must be three whole numbers in [1, {LARGEST_SIDE}], got "
+            f"{str(shape)[:100]}."
+        )
+
+
+def _check_sizes(config: Any, tensors: int) -> None:
+    """Refuse a network so deep that building it would take for ever, or a number beyond reason."""
+    for number in _whole_numbers(config):
+        if abs(number) > LARGEST:
+            raise ValueError(f"its numbers must be at most {LARGEST}, got {str(number)[:20]}")
+    if _layers(config) > tensors:
+        raise ValueError(f"it asks for {_layers(config)} layers; the weights have {tensors}")
+
+
+def _whole_numbers(config: Any) -> list[int]:
+    if isinstance(config, (dict, list)):
+        inner = config.values() if isinstance(config, dict) else config
+        return [number for value in inner for number in _whole_numbers(value)]
+    return [config] if isinstance(config, int) else []
+
+
+def _layers(config: Any) -> int:
+    """At least so many tensors has a network: depth, times branches, summed over its parts."""
+    if isinstance(config, list):
+        return sum(_layers(part) for part in config)
+    if not isinstance(config, dict):
+        return 0
+    own = [config.get(name, 1) for name in ("depth", "branches")]
+    factors = [number for number in own if isinstance(number, int)]
+    return math.prod(factors) * max(1, sum(_layers(part) for part in config.values()))
 
 
 def _short(error: Exception) -> str:

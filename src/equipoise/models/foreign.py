@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib
+import json
 import os
 import sys
 from pathlib import Path
@@ -11,15 +12,20 @@ import torch
 from torch import Tensor, nn
 
 from equipoise.losses import Logits
+from equipoise.models.folder import check_card
+from equipoise.models.hub import HUB
+from equipoise.records import check_score_card
 from equipoise.runs import RunError
 from equipoise.threat import Images
 
 BINARY = "binary"
+METADATA = "equipoise"  # of an ONNX file: the key under which `equipoise export` writes the card
+METADATA_FILE = "equipoise.json"  # the same in a torch.export file
 
 
 def is_foreign(name: str) -> bool:
     """Whether a name means a network from elsewhere rather than a model folder."""
-    if Path(name).is_dir():
+    if Path(name).is_dir() or name.startswith(HUB):
         return False
     return Path(name).suffix in (".onnx", ".pt2") or ":" in name
 
@@ -65,6 +71,8 @@ class OnnxNetwork(nn.Module):
     Args:
         path: The file; one input ``(batch, channel, height, width)``, float32.
 
+    Attributes to read: ``card``, the score card that ``equipoise export`` wrote, if it did.
+
     Raises:
         RunError: If ONNX Runtime is missing or cannot read the file.
     """
@@ -83,6 +91,7 @@ class OnnxNetwork(nn.Module):
             )
         except Exception as error:
             raise RunError(f"{path} cannot be read by ONNX Runtime ({error}).") from error
+        self.card = _card(self.session.get_modelmeta().custom_metadata_map.get(METADATA), path)
         self.digest = _digest(path)
         self.eval()
 
@@ -92,8 +101,13 @@ class OnnxNetwork(nn.Module):
 
     def forward(self, images: Images) -> Any:
         """What the file's first output is."""
+        return self.answers(images)[0]
+
+    def answers(self, images: Images) -> tuple[Tensor, ...]:
+        """All outputs."""
         inputs = {self.session.get_inputs()[0].name: images.detach().cpu().float().numpy()}
-        return torch.from_numpy(self.session.run(None, inputs)[0]).to(images.device)
+        found = self.session.run(None, inputs)
+        return tuple(torch.from_numpy(output).to(images.device) for output in found)
 
 
 class ExportedNetwork(nn.Module):
@@ -102,18 +116,22 @@ class ExportedNetwork(nn.Module):
     Args:
         path: The file.
 
+    Attributes to read: ``card``, the score card that ``equipoise export`` wrote, if it did.
+
     Raises:
         RunError: If it cannot be read.
     """
 
     def __init__(self, path: Path) -> None:
         super().__init__()
+        extra = {METADATA_FILE: ""}
         try:
-            program = torch.export.load(path).module()
+            program = torch.export.load(path, extra_files=extra).module()
         except Exception as error:
             raise RunError(f"{path} cannot be read as a torch.export file ({error}).") from error
         for parameter in program.parameters():
             parameter.requires_grad_(False)
+        self.card = _card(extra[METADATA_FILE], path)
         self._program = (program,)  # not a submodule: its mode cannot be switched
         self.digest = _digest(path)
         self.eval()
@@ -123,8 +141,14 @@ class ExportedNetwork(nn.Module):
         return self.digest
 
     def forward(self, images: Images) -> Any:
-        """What the program answers."""
-        return self._program[0](images)
+        """What the program answers; of a file that ``equipoise export`` wrote, the logits."""
+        answer = self._program[0](images)
+        return answer if self.card is None else answer[0]
+
+    def answers(self, images: Images) -> tuple[Tensor, ...]:
+        """All outputs of a file that ``equipoise export`` wrote."""
+        found: tuple[Tensor, ...] = self._program[0](images)
+        return found
 
 
 class LogitsOf(nn.Module):
@@ -196,6 +220,20 @@ def _described(answer: Any) -> str:
     if isinstance(answer, (tuple, list)):
         return f"a {type(answer).__name__} of {len(answer)} parts"
     return f"a {type(answer).__name__}"
+
+
+def _card(text: str | None, path: Path) -> dict[str, Any] | None:
+    """The score card of a file that ``equipoise export`` wrote."""
+    if not text:
+        return None
+    try:
+        card = json.loads(text)
+        check_score_card(card)
+        check_card(card)
+    except (ValueError, RecursionError) as error:
+        raise RunError(f"{path} has a damaged score card ({error}); export it again.") from error
+    found: dict[str, Any] = card
+    return found
 
 
 def _digest(path: Path) -> str:

@@ -71,7 +71,7 @@ class FusedBatchNorm2d(nn.Module):
         weight: Float[Tensor, "batch *channel"],
     ) -> Float[Tensor, "batch channel height width"]:
         """Blend with weight W0 on the first norm and 1 - W0 on the second."""
-        share = weight.to(self.scale.dtype).view(len(weight), -1)
+        share = weight.to(self.scale.dtype).view(weight.shape[0], -1)
         scale = self.scale[1] + share * (self.scale[0] - self.scale[1])
         shift = self.shift[1] + share * (self.shift[0] - self.shift[1])
         scale, shift = scale.to(features.dtype), shift.to(features.dtype)
@@ -239,7 +239,7 @@ class AdaptiveNetwork(nn.Module):
             elif self.placement == "stem":
                 hook = first_convolution(self.network).register_forward_hook(self._read_stem)
             logits = self.network(images)
-            seen = [logit.view(len(images), -1).mean(1) for logit in state.seen]
+            seen = [logit.view(images.shape[0], -1).mean(1) for logit in state.seen]
             return logits, torch.stack(seen).mean(0)
         finally:
             state.clear()

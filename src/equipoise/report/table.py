@@ -60,12 +60,13 @@ def fullest(records: Sequence[Record]) -> list[Record]:
     for number, record in enumerate(records):
         seed = record.get("training_seed")
         key = (record["model"], number if seed is None else seed)
-        if key not in chosen or _attacks(record) > _attacks(chosen[key]):
+        if key not in chosen or attack_count(record) > attack_count(chosen[key]):
             chosen[key] = record
     return list(chosen.values())
 
 
-def _attacks(record: Record) -> int:
+def attack_count(record: Record) -> int:
+    """How many attacks a record tried, over all suites."""
     return sum(len(suite["attacks"]) for suite in record["suites"])
 
 
@@ -150,7 +151,7 @@ def caption(records: Sequence[Record]) -> str:
     """What the numbers are: data, images, threat, attacks, seeds."""
     records = fullest(records)
     first = records[0]
-    tried = sorted({_attacks(record) for record in records})
+    tried = sorted({attack_count(record) for record in records})
     attacks = f"{tried[0]}" if len(tried) == 1 else f"{tried[0]} to {tried[-1]}"
     seeds = max(sum(r["model"] == record["model"] for r in records) for record in records)
     spread = f" Mean over {seeds} seeds (standard deviation)." if seeds > 1 else ""

@@ -1,0 +1,283 @@
+import json
+import sys
+
+import jaxtyping
+import onnx
+import pytest
+import torch
+from exportable import CARD, MODELS, adaptive
+from PIL import Image
+from torch import nn
+
+import tiny
+from equipoise import PGD, Linf, goals, jobs, judge, runs
+from equipoise.data import Digits
+from equipoise.deployment import export, predict
+from equipoise.deployment.export import TOLERANCE, Deployed, ExportError, difference
+from equipoise.models import load, save
+from equipoise.models.foreign import METADATA, load_foreign
+from equipoise.recipes import Evaluation
+
+FORMS = {"onnx": ".onnx", "torch-export": ".pt2"}
+EXPORTING = sys.modules["equipoise.deployment.export"]  # whose name the function has too
+
+
+@pytest.fixture(autouse=True)
+def _few_digits(monkeypatch, no_shape_checks):
+    """Without the tests' shape checks, which would fix the batch size of what torch traces."""
+    data = tiny.digits()
+    monkeypatch.setattr(Digits, "load", lambda self: data)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    save(adaptive(), tmp_path / "run" / "model", CARD)
+    return tmp_path / "run"
+
+
+def attacked(model, images, labels):
+    """Adversarial images of the original, made here and not by the export's own check."""
+    goal = goals.margin(model, labels)
+    found = PGD(steps=3, relative_step=0.5)(
+        goal, images, Linf(0.2), torch.Generator().manual_seed(5)
+    )
+    assert (found - images).abs().max() > 0.1
+    return found
+
+
+def agrees(path, model):
+    """Whether a file answers as a model on clean and adversarial images, in batches of any size."""
+    found = load_foreign(str(path))
+    images, labels = tiny.digits().test.batch(slice(0, 11))
+    victims = attacked(model, images, labels)
+    with torch.no_grad():
+        for batch in (images, victims, victims[:1]):
+            torch.testing.assert_close(found(batch), model(batch), rtol=0, atol=TOLERANCE)
+        assert model(victims).std() > 0.1
+    return found, victims
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run folder with an AFA model and its record."""
+    folder = tmp_path_factory.mktemp("export") / "run"
+    save(adaptive(), folder / "model", CARD)
+    quick = Evaluation(epsilons=(0.0, 0.1), suites=("quick",), steps=1, restarts=1, images=8)
+    jobs.evaluate(folder, evaluation=quick, dataset=tiny.digits(), checks=False)
+    return folder
+
+
+@pytest.fixture(scope="module", params=FORMS)
+def exported(request, run):
+    """The same as a file of each form, and what the export said."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    path = run / f"file{FORMS[request.param]}"
+    done = export(str(run), path, form=request.param, images=4)
+    return path, done
+
+
+@pytest.mark.slow
+def test_an_afa_file_answers_as_the_original_on_adversarial_images(exported, run):
+    path, done = exported
+    model = load(run)
+    found, victims = agrees(path, model)
+    with torch.no_grad():
+        w0 = model.logits_and_weight(victims)[1]
+        assert w0.std() > 0.1
+        torch.testing.assert_close(found.answers(victims)[1], 1 - w0, rtol=0, atol=TOLERANCE)
+    assert 0 <= max(done.difference_clean, done.difference_adversarial) <= TOLERANCE
+    assert (done.epsilon, done.images) == (0.1, 4)
+    assert done.source.startswith("digits (")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kind", "form"), [("afs", "onnx"), *((kind, "torch-export") for kind in MODELS)]
+)
+def test_any_model_answers_as_the_original_on_adversarial_images(kind, form, tmp_path):
+    model = MODELS[kind]()
+    save(model, tmp_path / "model", CARD)
+    path = tmp_path / f"file{FORMS[form]}"
+    export(str(tmp_path / "model"), path, form=form, images=4)
+    agrees(path, model)
+
+
+def test_the_score_card_travels_inside(exported, run):
+    path, done = exported
+    ((_, record),) = runs.iterate_records(run / "records")
+    card = load_foreign(str(path)).card
+    assert card == json.loads(json.dumps(done.card))
+    assert card["classes"] == CARD["classes"]
+    assert card["outputs"] == ["logits", "w1"]
+    assert card["image_shape"] == [1, 8, 8]
+    assert card["scores"]["accuracy"] == record["headline"]["accuracy"]
+    assert card["scores"]["images"] == 8
+    assert [point["mean"] for point in card["scores"]["w1"]] == [
+        point["mean"] for point in record["fusing_weight"]["through_generator"]
+    ]
+    assert "It carries the scores on 8 test images of digits" in done.summary()
+    if path.suffix == ".onnx":
+        model = onnx.load(path)
+        (entry,) = model.metadata_props
+        assert (entry.key, json.loads(entry.value)) == (METADATA, card)
+        (batch, *sizes) = model.graph.input[0].type.tensor_type.shape.dim
+        assert batch.dim_param == "batch"
+        assert [size.dim_value for size in sizes] == [1, 8, 8]
+
+
+def test_what_was_exported_can_be_evaluated(exported, run, tmp_path, monkeypatch):
+    path, _ = exported
+    monkeypatch.chdir(tmp_path)
+    suite = "quick" if path.suffix == ".pt2" else "transfer"
+    wanted = Evaluation(epsilons=(0.0, 0.1), suites=(suite,), steps=1, restarts=1, images=8)
+    record, place = jobs.evaluate(
+        path,
+        evaluation=wanted,
+        dataset=tiny.digits(),
+        checks=False,
+        surrogates=[run] if suite == "transfer" else (),
+    )
+    ((_, original),) = runs.iterate_records(run / "records")
+    assert record["headline"]["accuracy"][0] == original["headline"]["accuracy"][0]
+    assert place.is_relative_to("runs")
+
+
+def test_an_exported_file_predicts_as_its_folder(exported, run, tmp_path):
+    path, _ = exported
+    pictures = [tmp_path / f"{number}.png" for number in range(3)]
+    for picture, pixels in zip(pictures, tiny.digits().test.images, strict=False):
+        Image.fromarray(pixels[0].numpy()).save(picture)
+    found, wanted = predict(str(path), pictures), predict(str(run), pictures)
+    for one, other in zip(found, wanted, strict=True):
+        assert (one.class_name, one.notices) == (other.class_name, other.notices)
+        assert one.probability == pytest.approx(other.probability, abs=1e-4)
+        assert one.w1 == pytest.approx(other.w1, abs=1e-4)
+        assert (one.strength is None) == (other.strength is None)
+
+
+def test_a_preference_is_fixed_in_the_file(tmp_path):
+    model = MODELS["oat"]()
+    save(model, tmp_path / "model", CARD)
+    path = tmp_path / "file.pt2"
+    done = export(str(tmp_path / "model"), path, form="torch-export", preference=0.0, images=4)
+    assert done.card["name"] == "tiny@0"
+    images = tiny.images_and_labels()[0]
+    with torch.no_grad():
+        found = load_foreign(str(path))(images)
+        torch.testing.assert_close(found, model(images, preference=0.0), rtol=0, atol=TOLERANCE)
+        assert (found - model(images, preference=1.0)).abs().max() > 0.1
+
+
+class Wrong(nn.Module):
+    """Answers as the original but for one logit of adversarial, or of single, images."""
+
+    def __init__(self, deployed, off, only):
+        super().__init__()
+        self.deployed, self.off, self.only = deployed, off, only
+
+    def answers(self, images):
+        logits, *rest = self.deployed(images)
+        if self.only == "everywhere" or (self.only == "adversarial") == _is_attacked(images):
+            logits = logits.clone()
+            logits[-1, 3] += self.off
+        return (logits, *rest)
+
+
+def _is_attacked(images):
+    """Digits have 17 levels; an attack leaves them."""
+    levels = images * 255
+    return bool((levels - levels.round()).abs().max() > 1e-3)
+
+
+@pytest.mark.parametrize(
+    ("off", "only"),
+    [(2e-4, "everywhere"), (-1.0, "adversarial"), (1.0, "clean"), (float("nan"), "everywhere")],
+)
+def test_a_file_that_answers_otherwise_is_refused_and_not_written(
+    off, only, folder, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(
+        EXPORTING, "load_foreign", lambda name: Wrong(Deployed(load(folder)), off, only)
+    )
+    path = tmp_path / "out" / "file.pt2"
+    with pytest.raises(ExportError, match=r"answers otherwise .* at most 0.0001 is allowed"):
+        export(str(folder), path, form="torch-export", images=4)
+    assert not path.exists()
+
+
+def test_a_refusal_leaves_an_earlier_file_as_it_was(folder, tmp_path, monkeypatch):
+    path = tmp_path / "file.pt2"
+    path.write_bytes(b"earlier")
+    monkeypatch.setattr(EXPORTING, "TOLERANCE", -1.0)
+    with pytest.raises(ExportError, match="was not written"):
+        export(str(folder), path, form="torch-export", images=4)
+    assert path.read_bytes() == b"earlier"
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_the_difference_is_the_largest_of_any_output_and_image():
+    deployed = Deployed(adaptive())
+    images = tiny.images_and_labels()[0]
+    for off in (0.5, -0.25):
+        found = difference(Wrong(deployed, off, "everywhere"), deployed, images)
+        assert found == pytest.approx(abs(off), rel=1e-4)
+
+
+def test_a_model_whose_data_is_not_here_is_compared_on_noise(tmp_path):
+    card = CARD | {"dataset": {"kind": "Cifar10", "folder": str(tmp_path), "limit": None}}
+    save(MODELS["wide resnet"](), tmp_path / "model", card)
+    done = export(str(tmp_path / "model"), tmp_path / "file.pt2", form="torch-export", images=4)
+    assert done.source == "noise"
+    assert done.epsilon == 8 / 255
+    assert "It carries no scores" in done.summary()
+
+
+def test_a_folder_that_does_not_say_its_size_asks_for_it(tmp_path):
+    save(MODELS["wide resnet"](), tmp_path / "model", {"name": "tiny"})
+    model, path = str(tmp_path / "model"), tmp_path / "file.pt2"
+    with pytest.raises(runs.RunError, match="--size HEIGHT WIDTH"):
+        export(model, path, form="torch-export")
+    done = export(model, path, form="torch-export", size=(12, 16), images=4)
+    assert done.card["image_shape"] == [1, 12, 16]
+    with torch.no_grad():
+        assert load_foreign(str(path))(torch.rand(3, 1, 12, 16)).shape == (3, 10)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"file": "file.onnx"}, r"torch-export must end in .pt2, got .*file.onnx"),
+        ({"images": 1}, "images must be 2 or more, got 1"),
+        ({"model": "module:function"}, "gives no network"),
+        ({"model": "nowhere"}, "nowhere is no model folder"),
+    ],
+)
+def test_what_cannot_be_exported_is_refused(changes, message, folder, tmp_path):
+    asked = {"model": str(folder), "file": "file.pt2", "images": 4} | changes
+    with pytest.raises(runs.RunError, match=message):
+        export(
+            asked["model"], tmp_path / asked["file"], form="torch-export", images=asked["images"]
+        )
+    assert not (tmp_path / asked["file"]).exists()
+
+
+class Untraceable(nn.Module):
+    def forward(self, images):
+        return images.flatten(1)[:, :10] * (
+            2 if float(images.sum()) > 3 else 1
+        )  # a choice by value
+
+
+@pytest.mark.filterwarnings("ignore:Converting a tensor:UserWarning")
+def test_a_network_that_cannot_be_traced_is_named(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(judge, "load", lambda folder: Untraceable().eval())
+    path = tmp_path / "file.pt2"
+    with pytest.raises(ExportError, match="Untraceable cannot be exported: torch could not trace"):
+        export(str(folder), path, form="torch-export", images=4)
+    assert not path.exists()
+
+
+def test_onnx_without_its_packages_says_what_to_install(folder, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    with pytest.raises(ExportError, match=r"pip install 'equipoise\[onnx\]'"):
+        export(str(folder), tmp_path / "file.onnx", form="onnx", images=4)

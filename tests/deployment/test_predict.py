@@ -1,0 +1,238 @@
+import json
+import sys
+
+import numpy
+import pytest
+import torch
+from exportable import CARD, MODELS, adaptive
+from PIL import Image
+from rich.console import Console
+
+import tiny
+from equipoise import cards, runs
+from equipoise.data import Digits
+from equipoise.deployment import as_json, export, predict, rich_predictions
+from equipoise.deployment.predict import Prediction, estimated_strength
+from equipoise.models import load, save
+
+PREDICTING = sys.modules["equipoise.deployment.predict"]  # whose name the function has too
+
+
+@pytest.fixture(autouse=True)
+def _few_digits(monkeypatch, no_shape_checks):
+    data = tiny.digits()
+    monkeypatch.setattr(Digits, "load", lambda self: data)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    save(adaptive(), tmp_path / "run" / "model", CARD)
+    return tmp_path / "run"
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """The first three test digits as files."""
+    paths = []
+    for number in range(3):
+        pixels = tiny.digits().test.images[number, 0].numpy()
+        paths.append(tmp_path / f"digit{number}.png")
+        Image.fromarray(pixels).save(paths[-1])
+    return paths
+
+
+def add_record(folder, means):
+    curve = [{"mean": mean, "std": 0.01} for mean in means]
+    record = tiny.record(
+        "tiny",
+        training_seed=0,
+        weights_sha256=cards.weights_sha256(folder / "model"),
+        fusing_weight={"through_generator": curve, "through_robust_branch": curve},
+    )
+    runs.write_json(folder / "records" / "tiny.json", record)
+
+
+def test_a_picture_gets_the_class_that_the_model_gives_its_pixels(folder, pictures):
+    images, _ = tiny.digits().test.batch(slice(0, 3))
+    with torch.no_grad():
+        logits, w0 = load(folder).logits_and_weight(images)
+    found = predict(str(folder), pictures)
+    assert [one.image for one in found] == [str(path) for path in pictures]
+    assert [one.label for one in found] == logits.argmax(dim=1).tolist()
+    assert [one.class_name for one in found] == [f"digit {k}" for k in logits.argmax(dim=1)]
+    for one, row, weight in zip(found, logits, w0, strict=True):
+        assert one.probability == pytest.approx(float(row.softmax(0).max()), abs=1e-5)
+        assert one.w1 == pytest.approx(1 - float(weight), abs=1e-5)
+        assert one.notices == ()
+        assert one.strength is None  # no record, so nothing to compare with
+
+
+def test_many_pictures_are_answered_in_their_order(folder, pictures, monkeypatch):
+    monkeypatch.setattr(PREDICTING, "BATCH", 2)
+    many = [pictures[k] for k in (0, 1, 2, 1, 0)]
+    found = [one.w1 for one in predict(str(folder), many)]
+    assert found[3] == pytest.approx(found[1], abs=1e-4)
+    assert found[4] == pytest.approx(found[0], abs=1e-4)
+    assert abs(found[0] - found[1]) > 1e-2
+
+
+def test_a_picture_of_another_size_is_fitted_with_a_notice(folder, tmp_path):
+    photo = tmp_path / "photo.jpg"
+    Image.fromarray(numpy.full((48, 64, 3), 90, dtype=numpy.uint8)).save(photo)
+    (found,) = predict(str(folder), [photo])
+    assert "resized from 64x48 to 8x8, which changes its proportions" in found.notices
+
+
+def test_a_model_without_a_gate_has_no_weight(tmp_path, pictures):
+    save(MODELS["afs"](), tmp_path / "model", CARD)
+    assert {one.w1 for one in predict(str(tmp_path / "model"), pictures)} == {None}
+
+
+def test_a_preference_is_fixed(tmp_path, pictures):
+    save(MODELS["oat"](), tmp_path / "model", CARD)
+    clean, robust = (
+        predict(str(tmp_path / "model"), pictures, preference=preference)
+        for preference in (0.0, 1.0)
+    )
+    default = predict(str(tmp_path / "model"), pictures)
+    assert [one.probability for one in default] == [one.probability for one in robust]
+    assert [one.probability for one in default] != [one.probability for one in clean]
+
+
+def test_a_folder_that_names_no_classes_gets_numbers(tmp_path, pictures):
+    save(MODELS["wide resnet"](), tmp_path / "model", {"name": "tiny"})
+    (found,) = predict(str(tmp_path / "model"), pictures[:1], size=(8, 8))
+    assert found.class_name == str(found.label)
+
+
+def scores(means, std=0.01, epsilons=(0.0, 0.1, 0.2)):
+    curve = [{"mean": mean, "std": std} for mean in means]
+    return {"epsilons": list(epsilons), "w1": curve, "norm": "Linf"}
+
+
+@pytest.mark.parametrize(
+    ("means", "w1", "epsilon", "or_more"),
+    [
+        ([0.5, 0.7, 0.9], 0.4, 0.0, False),  # below the clean mean
+        ([0.5, 0.7, 0.9], 0.5, 0.0, False),
+        ([0.5, 0.7, 0.9], 0.6, 0.05, False),
+        ([0.5, 0.7, 0.9], 0.75, 0.125, False),
+        ([0.5, 0.7, 0.9], 0.9, 0.2, True),
+        ([0.5, 0.7, 0.9], 0.99, 0.2, True),
+        ([0.5, 0.9, 0.8], 0.85, 0.0875, False),  # falls again: the lowest strength that fits
+        ([0.5, 0.9, 0.8], 0.95, 0.1, True),
+        ([0.5, 0.4, 0.9], 0.7, 0.15, False),  # from the running maximum, 0.5, not from 0.4
+    ],
+)
+def test_a_strength_is_read_from_the_curve_of_the_means(means, w1, epsilon, or_more):
+    found = estimated_strength(w1, scores(means))
+    assert found.epsilon == pytest.approx(epsilon)
+    assert found.or_more is or_more
+    assert (found.at_clean, found.at_strongest) == (means[0], max(means))
+    assert found.strongest == [0.0, 0.1, 0.2][means.index(max(means))]
+
+
+@pytest.mark.parametrize(
+    "known",
+    [
+        None,
+        scores([]),
+        {**scores([]), "w1": None},
+        scores([0.5, 0.505, 0.4]),
+        scores([0.9, 0.5, 0.4]),
+    ],
+)
+def test_a_weight_that_tells_nothing_gives_no_strength(known):
+    assert estimated_strength(0.7, known) is None
+
+
+def test_the_record_of_the_folder_gives_the_curve(folder, pictures):
+    (without,) = predict(str(folder), pictures[:1])
+    add_record(folder, [without.w1 - 0.1, without.w1 + 0.1])
+    (found,) = predict(str(folder), pictures[:1])
+    assert found.strength.epsilon == pytest.approx(0.05, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"images": []}, "needs at least one picture"),
+        ({"images": ["no.png"]}, "no.png does not exist"),
+        ({"model": "nowhere"}, "nowhere is no model folder"),
+        ({"model": "nowhere.onnx"}, "nowhere.onnx does not exist"),
+        ({"preference": 0.5}, "takes no preference"),
+    ],
+)
+def test_what_cannot_be_predicted_is_refused(arguments, message, folder, pictures):
+    asked = {"model": str(folder), "images": pictures, "preference": None} | arguments
+    with pytest.raises((ValueError, runs.RunError), match=message):
+        predict(asked["model"], asked["images"], preference=asked["preference"])
+
+
+def test_a_file_that_equipoise_did_not_export_is_refused(tmp_path, pictures):
+    program = torch.export.export(tiny.linear(), (torch.rand(1, 1, 8, 8),))
+    torch.export.save(program, tmp_path / "other.pt2")
+    with pytest.raises(runs.RunError, match=r"does not say what its classes are.*equipoise export"):
+        predict(str(tmp_path / "other.pt2"), pictures)
+
+
+def test_an_exported_files_size_cannot_be_chosen(folder, pictures, tmp_path):
+    save(MODELS["wide resnet"](), tmp_path / "model", CARD)
+    path = tmp_path / "file.pt2"
+    export(str(tmp_path / "model"), path, form="torch-export", images=4)
+    with pytest.raises(ValueError, match="its preference and size are fixed"):
+        predict(str(path), pictures, size=(9, 9))
+
+
+def test_a_model_that_answers_nan_is_refused(tmp_path, pictures):
+    model = tiny.wide_resnet()
+    torch.nn.init.constant_(model.linear.bias, float("nan"))
+    save(model, tmp_path / "model", CARD)
+    with pytest.raises(runs.RunError, match="answers NaN or infinity"):
+        predict(str(tmp_path / "model"), pictures)
+
+
+def test_classes_that_are_too_few_are_refused(tmp_path, pictures):
+    save(tiny.wide_resnet(), tmp_path / "model", CARD | {"classes": ["a", "b"]})
+    with pytest.raises(runs.RunError, match="names 2 classes and answers 10"):
+        predict(str(tmp_path / "model"), pictures)
+
+
+def prediction(w1=None, known=None, **changes):
+    strength = None if w1 is None else estimated_strength(w1, known)
+    found = {
+        "image": "[red]a.png", "class_name": "cat [b]", "label": 0, "probability": 0.987654,
+        "notices": ("made grey",), "w1": w1, "strength": strength,
+    }  # fmt: skip
+    return Prediction(**(found | changes))
+
+
+def printed(*predictions):
+    console = Console(width=100)
+    with console.capture() as captured:
+        console.print(rich_predictions(predictions))
+    return " ".join(captured.get().split())
+
+
+def test_the_table_shows_names_as_they_are_and_the_notices():
+    said = printed(prediction())
+    assert "[red]a.png cat [b] 0.988" in said
+    assert "[red]a.png: made grey." in said
+    assert "W1" not in said
+
+
+def test_the_table_says_how_strongly_a_picture_looks_attacked_and_by_what():
+    known = scores([0.9, 0.94, 0.98], epsilons=(0.0, 4 / 255, 8 / 255))
+    said = printed(prediction(0.95, known), prediction(0.99, known))
+    assert "0.988 0.950 5.0/255" in said
+    assert "0.988 0.990 8.0/255 or more" in said
+    assert "0.900 for clean images, 0.980 for images attacked at 8/255 (Linf), on average" in said
+    assert "rough guess" in said
+    assert "0.988 0.950 ?" in printed(prediction(0.95))
+
+
+def test_json_holds_every_field():
+    (found,) = json.loads(as_json([prediction(0.95, scores([0.9, 0.94, 0.98]))]))
+    assert found["class_name"] == "cat [b]"
+    assert found["notices"] == ["made grey"]
+    assert found["strength"]["epsilon"] == pytest.approx(0.125)

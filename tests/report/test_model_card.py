@@ -1,0 +1,117 @@
+import pytest
+import yaml
+from records import RECORD, WIDE, document, record
+
+from equipoise.report.model_card import architecture, model_card
+
+
+def front_matter(text: str) -> dict:
+    assert text.startswith("---\n")
+    return yaml.safe_load(text.split("---\n")[1])
+
+
+def test_the_front_matter_is_what_the_hub_reads():
+    found = front_matter(model_card(document(), [record()]))
+    assert found["library_name"] == "equipoise"
+    assert found["pipeline_tag"] == "image-classification"
+    assert {"adversarial-robustness", "afa"} <= set(found["tags"])
+    assert found["datasets"] == ["uoft-cs/cifar10"]
+    (index,) = found["model-index"]
+    assert index["name"] == "tiny"
+    (result,) = index["results"]
+    assert result["dataset"] == {"name": "cifar10", "type": "uoft-cs/cifar10", "split": "test"}
+    assert [(metric["name"], metric["value"]) for metric in result["metrics"]] == [
+        ("clean accuracy", 0.912),
+        ("worst case at Linf 4/255", 0.634),
+        ("worst case at Linf 8/255", 0.406),
+    ]
+
+
+def test_the_card_says_every_score_with_interval_and_count():
+    text = model_card(document(), [record()])
+    for row in (
+        "| 0 | 91.2 | 88.4 to 93.4 | 500 |",
+        "| 4/255 | 63.4 | 59.1 to 67.5 | 500 |",
+        "| 8/255 | 40.6 | 36.4 to 44.9 | 500 |",
+    ):
+        assert row in text
+
+
+def test_the_card_says_attacks_checks_training_commits_and_limits():
+    text = model_card(document(), [record()])
+    assert "- `quick`: pgd-margin, apgd-dlr\n- `adaptive`: gate-to-clean-1\n" in text
+    assert "Self-checks: 1 pass, 1 warn, 0 fail" in text
+    assert "missed. F2. M2." in text
+    assert '"batch_size": 128' in text
+    assert "beef" * 10 in text
+    assert "feed" * 10 in text
+    assert "robust only to Linf changes of up to 8/255, and only as far as 3 attacks on 500" in text
+    assert "WideResNet-28-10, trained on cifar10." in text
+    assert "3 classes: cat, dog, ship." in text
+
+
+def test_a_changed_record_changes_the_card():
+    worse = record()
+    worse["headline"]["accuracy"][-1] = 0.123
+    before, after = (model_card(document(), [found]) for found in (RECORD, worse))
+    assert "| 8/255 | 12.3 |" in after
+    assert "value: 0.123" in after
+    assert "| 8/255 | 12.3 |" not in before
+
+
+def test_no_path_of_the_machine_is_told():
+    text = model_card(document(), [record()])
+    assert "/home" not in text
+    assert '"model"' in text
+
+
+def test_each_threat_has_its_scores_and_its_limit():
+    other = record(norm="L2", epsilons_written=["0", "0.25", "0.5"])
+    text = model_card(document(), [record(), other])
+    assert "### tiny: Linf on cifar10" in text
+    assert "### tiny: L2 on cifar10" in text
+    assert "robust only to L2 changes of up to 0.5" in text
+
+
+def test_a_preference_is_named_in_the_index():
+    found = front_matter(model_card(document(), [record(model="tiny@0.2")]))
+    names = [metric["name"] for metric in found["model-index"][0]["results"][0]["metrics"]]
+    assert names[0] == "clean accuracy, preference 0.2"
+
+
+def test_a_model_without_a_record_claims_nothing():
+    text = model_card(document(), [])
+    assert "Not evaluated yet" in text
+    assert "Nothing is known of its robustness." in text
+    assert "model-index" not in front_matter(text)
+
+
+def test_a_bare_folder_has_a_card_too():
+    text = model_card({"format": 1, "model": WIDE, "card": {}}, [])
+    assert "# An Equipoise model" in text
+
+
+def test_the_fusing_weight_is_told_where_there_is_one():
+    curve = [{"mean": mean, "std": 0.1} for mean in (0.1, 0.5, 0.75)]
+    text = model_card(document(), [record(fusing_weight={"through_generator": curve})])
+    assert "share: 0.100 at 0, 0.500 at 4/255, 0.750 at 8/255." in text
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        (WIDE, "WideResNet-28-10"),
+        ({"kind": "adaptive", "network": WIDE}, "WideResNet-28-10, two fused branches (AFA)"),
+        ({"kind": "branched", "branches": 3, "network": WIDE}, "WideResNet-28-10, 3 branches"),
+        (
+            {"kind": "conditional", "network": WIDE},
+            "WideResNet-28-10, conditional on a preference (OAT)",
+        ),
+        (
+            {"kind": "stack", "members": [WIDE, WIDE, WIDE | {"width": 2}]},
+            "2 x WideResNet-28-10 + WideResNet-28-2, stacked (AFS)",
+        ),
+    ],
+)
+def test_an_architecture_is_named_by_its_parts(config, words):
+    assert architecture(config) == words

@@ -1,0 +1,149 @@
+import os
+from types import SimpleNamespace
+
+import pytest
+
+import tiny
+from equipoise import cards, runs
+from equipoise.models import conditioned, save
+from equipoise.models.folder import ModelFolderError
+
+CARD = {"name": "tiny", "data": "digits", "seed": 0, "evaluation": {"norm": "Linf"}}
+
+SUITE = {"name": "quick", "accuracy": [1.0, 0.5], "attacks": [{"name": "pgd"}]}
+THREE = {"images": 3, "broken_at": [-1, 1, 1], "suites": [SUITE]}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A run folder with a model and no record."""
+    save(tiny.wide_resnet(), tmp_path / "run" / "model", CARD)
+    return tmp_path / "run"
+
+
+def put(folder, name, **changes):
+    """Write a record of the model's present weights."""
+    record = tiny.record(
+        changes.pop("model", "tiny"),
+        training_seed=0,
+        weights_sha256=cards.weights_sha256(folder / "model"),
+        **changes,
+    )
+    path = folder / "records" / f"{name}.json"
+    runs.write_json(path, record)
+    os.utime(path, ns=(len(list(path.parent.iterdir())) * 10**9,) * 2)
+
+
+def test_a_card_is_made_from_the_records_beside_the_model(folder):
+    assert "Not evaluated yet" in cards.renew(folder).read_text()
+    put(folder, "b")
+    path = cards.renew(folder)
+    assert path == folder / "model" / "README.md"
+    assert "| 0.1 | 50.0 | 10.0 to 90.0 | 2 |" in path.read_text()
+
+
+def test_a_model_folder_keeps_its_records_inside(folder, tmp_path):
+    (folder / "model").rename(tmp_path / "alone")
+    assert cards.home_of(tmp_path / "alone") == tmp_path / "alone"
+    assert cards.records_of(tmp_path / "alone") == []
+
+
+def test_records_of_weights_that_were_replaced_no_longer_count(folder):
+    put(folder, "a")
+    save(tiny.wide_resnet(seed=1), folder / "model", CARD)
+    assert cards.records_of(folder / "model") == []
+    assert "Not evaluated yet" in cards.renew(folder).read_text()
+
+
+def test_of_equal_records_the_newest_speaks(folder):
+    put(folder, "z", seed=1)
+    put(folder, "a", seed=2)
+    assert cards.record_at(folder / "model")["seed"] == 2
+
+
+def test_the_recipes_norm_speaks_before_a_fuller_record_of_another(folder):
+    put(folder, "a", norm="L2", **THREE)
+    assert cards.record_at(folder / "model")["norm"] == "L2"
+    put(folder, "b")
+    assert cards.record_at(folder / "model")["norm"] == "Linf"
+
+
+def test_a_preference_has_its_own_record(folder):
+    put(folder, "a", model="tiny@0.2")
+    assert cards.record_at(folder / "model", 0.2)["model"] == "tiny@0.2"
+    assert cards.record_at(folder / "model", 1.0) is None
+    assert cards.record_at(folder / "model") is None
+
+
+def test_a_robustbench_entry_is_written_from_the_record(folder, tmp_path):
+    put(folder, "a")
+    notes = cards.robustbench(folder, tmp_path / "entry.json")
+    assert runs.read_json(tmp_path / "entry.json")["reported"] == "50.00"
+    assert "RobustBench has no leaderboard for digits." in notes
+
+
+def test_the_entry_of_a_conditional_model_is_that_of_its_default(tmp_path):
+    model = conditioned(tiny.wide_resnet(), preferences=(0.0, 0.5), encoding="none", default=0.5)
+    save(model, tmp_path / "run" / "model", CARD)
+    put(tmp_path / "run", "a", model="tiny@0")
+    put(tmp_path / "run", "b", model="tiny@0.5", **THREE)
+    cards.robustbench(tmp_path / "run", tmp_path / "entry.json")
+    assert "on 3 test images" in runs.read_json(tmp_path / "entry.json")["footnote"]
+
+
+def test_no_entry_is_written_without_a_record(folder, tmp_path):
+    with pytest.raises(runs.RunError, match=r"has no record; run: equipoise evaluate"):
+        cards.robustbench(folder, tmp_path / "entry.json")
+    assert not (tmp_path / "entry.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [("nowhere", "is no model folder"), ("hf://owner/name", "is on the hub")],
+)
+def test_a_card_is_written_for_folders_of_this_machine_only(model, message):
+    with pytest.raises(ModelFolderError, match=message):
+        cards.renew(model)
+
+
+@pytest.fixture
+def sent(monkeypatch):
+    found = SimpleNamespace(files={}, private=None)
+
+    def send(repository, contents, *, private):
+        found.files = {
+            name: content if isinstance(content, bytes) else content.read_bytes()
+            for name, content in contents.items()
+        }
+        found.private = private
+        return f"https://hub/{repository}"
+
+    monkeypatch.setattr(cards, "send", send)
+    return found
+
+
+def test_a_pushed_folder_loads_with_its_card_and_records(folder, sent, tmp_path):
+    put(folder, "a")
+    assert cards.push(folder, "owner/name", private=True) == "https://hub/owner/name"
+    assert sent.private is True
+    assert set(sent.files) == {"config.json", "model.safetensors", "README.md", "records/a.json"}
+    for name, content in sent.files.items():
+        runs.write_bytes(tmp_path / "copy" / name, content)
+    assert cards.record_at(tmp_path / "copy")["images"] == 2
+    assert "| 0.1 | 50.0 |" in (tmp_path / "copy" / "README.md").read_text()
+
+
+def test_no_path_of_this_machine_is_pushed(folder, sent):
+    card = CARD | {"dataset": {"kind": "Cifar10", "folder": "/home/somebody/cifar10"}}
+    save(tiny.wide_resnet(), folder / "model", card)
+    put(folder, "a", surrogates=["/home/somebody/other"])
+    cards.push(folder, "owner/name")
+    assert not any(b"/home" in content for content in sent.files.values())
+    assert b'"folder": "cifar10"' in sent.files["config.json"]
+
+
+def test_a_folder_that_does_not_load_is_not_pushed(folder, sent):
+    (folder / "model" / "model.safetensors").write_bytes(b"")
+    with pytest.raises(ModelFolderError, match="is damaged"):
+        cards.push(folder, "owner/name")
+    assert not sent.files
