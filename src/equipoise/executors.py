@@ -14,7 +14,7 @@ from torch import nn
 from equipoise.data import Split
 from equipoise.methods import Stage
 from equipoise.runs import derive_seed
-from equipoise.training import Loop, Reporter, Silent, fit, is_done, load_weights
+from equipoise.training import Loop, Ranks, Reporter, Silent, fit, is_done, load_weights
 
 
 def execute(
@@ -36,7 +36,7 @@ def execute(
         folder: Of the run; stage ``x`` lives in ``stages/x``.
         seed: Of the run. Each stage draws weights and data order from a seed of its own, derived
             from this one and the stage's name.
-        fabric: Device and precision, launched.
+        fabric: Device, precision and processes, launched; every process calls this.
         reporter: Who is told.
 
     Returns:
@@ -56,7 +56,7 @@ def execute(
             task: Any = stage.build({name: outcomes[name] for name in stage.needs})
         if not stage.trains:
             task.to(fabric.device)
-        elif is_done(place):
+        elif Ranks(fabric).agreed(is_done(place)):
             load_weights(task, place, stage.keep)
             task.to(fabric.device)
         else:

@@ -1,7 +1,8 @@
 """What a user asks for in one call: train a recipe, evaluate models, run the demo."""
 
+import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from equipoise.models import save
 from equipoise.models.folder import check_card
 from equipoise.recipes import RECIPES, Recipe, from_json, to_json
 from equipoise.side_by_side import side_by_side
-from equipoise.training import Reporter, Silent
+from equipoise.training import Ranks, Reporter, Silent, launched
 
 DEMO = ("standard_digits", "pgd_at_digits", "afa_digits", "afs_digits")
 RECIPE = "recipe.json"
@@ -63,6 +64,8 @@ def train(
     resume: bool = False,
     reporter: Reporter | None = None,
     dataset: DataSet | None = None,
+    fabric: Fabric | None = None,
+    elsewhere: Callable[[Recipe, Path], None] | None = None,
 ) -> nn.Module:
     """Train a recipe into a run folder; all its finished and half-finished stages are re-used.
 
@@ -72,37 +75,52 @@ def train(
         resume: Go on in a folder that already holds this recipe's run.
         reporter: Who is told.
         dataset: The recipe's data, if it is already loaded.
+        fabric: Of several processes that train together and all call this, as
+            ``equipoise.training.launched`` gives it; by default this process trains alone.
+        elsewhere: Trains the stages in this process's place, as ``equipoise.ray_executor`` does on
+            a cluster.
 
     Returns:
         The trained model in eval mode, as also saved under ``folder/model``.
 
     Raises:
-        RunError: If the folder holds something and ``resume`` is not set, or another recipe's run.
+        RunError: If the folder holds something and ``resume`` is not set, or another recipe's run,
+            or another process trains into it.
         ValueError: If its name, or that of a class, cannot stand in a model's card.
         DataError: If the data cannot be read.
         TrainingError: If a stage cannot be trained.
         Interrupted: If the run was asked to stop.
     """
-    content = to_json(recipe)
-    _claim(folder, content, resume)
-    dataset = dataset or recipe.dataset.load()
-    check_card({"name": recipe.name, "classes": list(dataset.class_names)})  # before hours of work
-    reporter = reporter or Silent()
-    reporter.say(dataset.summary())
-    runs.write_json(folder / RECIPE, content)
-    runs.write_json(folder / "environment.json", runs.environment())
-    fabric = Fabric(accelerator="auto", devices=1, precision=recipe.loop.precision)
-    fabric.launch()
-    model, ran = execute(
-        recipe.method.stages(recipe.network.maker(dataset)),
-        train=dataset.train,
-        loop=recipe.loop,
-        folder=folder,
-        seed=recipe.seed,
-        fabric=fabric,
-        reporter=reporter,
-    )
-    if ran or not (folder / "model" / "config.json").exists():  # written last
+    fabric = fabric or launched(recipe.loop)
+    ranks = Ranks(fabric)
+    with contextlib.ExitStack() as stack:
+        content = to_json(recipe)
+        ranks.first(lambda: stack.enter_context(_claimed(folder, content, resume)))
+        dataset = dataset or recipe.dataset.load()
+        # Before hours of work.
+        check_card({"name": recipe.name, "classes": list(dataset.class_names)})
+        if reporter is not None and ranks.rank == 0:
+            reporter.say(dataset.summary())
+        about = runs.environment() | {"processes": ranks.world}
+        ranks.first(lambda: runs.write_json(folder / RECIPE, content))
+        ranks.first(lambda: runs.write_json(folder / "environment.json", about))
+        if elsewhere is not None:
+            elsewhere(recipe, folder)
+        model, ran = execute(
+            recipe.method.stages(recipe.network.maker(dataset)),
+            train=dataset.train,
+            loop=recipe.loop,
+            folder=folder,
+            seed=recipe.seed,
+            fabric=fabric,
+            reporter=reporter,
+        )
+        ranks.first(lambda: _save(model, recipe, dataset, folder, bool(ran or elsewhere)))
+    return model.eval()
+
+
+def _save(model: nn.Module, recipe: Recipe, dataset: DataSet, folder: Path, changed: bool) -> None:
+    if changed or not (folder / "model" / "config.json").exists():  # written last
         card = {
             "name": recipe.name,
             "data": dataset.name,
@@ -117,7 +135,6 @@ def train(
         }
         save(model, folder / "model", card)
         cards.renew(folder / "model")
-    return model.eval()
 
 
 def demo(
@@ -156,13 +173,19 @@ def _train_and_evaluate(recipe: Recipe, place: Path, *, reporter: Reporter) -> d
     return runs.read_record(path) if path.exists() else evaluate(place, reporter=reporter)[0]
 
 
-def _claim(folder: Path, content: Any, resume: bool) -> None:
-    """Refuse a folder that another run lives in."""
+@contextlib.contextmanager
+def _claimed(folder: Path, content: Any, resume: bool) -> Iterator[None]:
+    """Keep a run folder to this process; refuse one that another run lives in."""
     if folder.exists() and not folder.is_dir():
         raise runs.RunError(f"{folder} is a file; choose another folder with --out.")
-    if folder.exists():
-        runs.clear_temporaries(folder)
-    if not folder.exists() or not any(folder.iterdir()):
+    with runs.locked(folder):
+        _check(folder, content, resume)
+        yield
+
+
+def _check(folder: Path, content: Any, resume: bool) -> None:
+    runs.clear_temporaries(folder)
+    if not any(path.name != runs.LOCK for path in folder.iterdir()):
         return
     stored = folder / RECIPE
     if not stored.exists():

@@ -3,6 +3,7 @@
 A run folder::
 
     runs/<name>/
+      .lock                        there while a process trains here
       recipe.json                  the resolved recipe; `equipoise train <this file>` runs it again
       environment.json             commit, versions, hardware
       stages/<stage>/              metrics.jsonl, tensorboard/, two checkpoints, best and last
@@ -16,14 +17,17 @@ sees the old file or the new one, never half of one.
 """
 
 import contextlib
+import fcntl
 import hashlib
 import importlib.metadata
 import json
 import math
 import os
 import platform
+import socket
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -31,6 +35,7 @@ from typing import Any
 from equipoise import records
 
 PART = ".part"
+LOCK = ".lock"
 PACKAGES = ("equipoise", "torch", "numpy", "lightning-fabric", "safetensors")
 
 
@@ -64,6 +69,69 @@ def write_bytes(path: Path, content: bytes) -> None:
             f"cannot write {path} ({error.strerror or error}); what was there is unchanged. "
             "Free some space or choose another folder with --out, then run again with --resume."
         ) from error
+
+
+@contextlib.contextmanager
+def locked(folder: Path, patience: float = 0.0) -> Iterator[None]:
+    """Keep a folder, which is made if need be, to this process.
+
+    The kernel holds the lock and drops it however the process ends, so a kill leaves none behind.
+    On a file system without locks there is no protection.
+
+    Args:
+        folder: What is locked; other processes that ask for the same lock are refused.
+        patience: Seconds to wait for another process to end.
+
+    Returns:
+        A context manager.
+
+    Raises:
+        RunError: If another process holds the folder, or no file can be written there.
+    """
+    path, until = folder / LOCK, time.monotonic() + patience
+    while (handle := _try_lock(path)) is None:
+        if time.monotonic() > until:
+            with contextlib.suppress(FileNotFoundError):
+                holder = path.read_text()
+                raise RunError(
+                    f"{folder} is in use by {holder or 'another process'}. Wait until it ends, "
+                    "stop it, or choose another folder with --out."
+                )
+        time.sleep(0.05)
+    try:
+        os.ftruncate(handle, 0)
+        os.write(handle, f"process {os.getpid()} on {socket.gethostname()}".encode())
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            path.unlink()
+            folder.rmdir()  # where nothing was written
+        os.close(handle)
+
+
+def _try_lock(path: Path) -> int | None:
+    """An open, locked file, or ``None`` if another process has the lock or just gave it up."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise RunError(
+            f"cannot write {path} ({error.strerror}); choose another folder with --out."
+        ) from error
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(handle)
+        return None
+    except OSError:  # a file system without locks
+        return handle
+    with contextlib.suppress(FileNotFoundError):
+        if os.fstat(handle).st_ino == os.stat(path).st_ino:
+            return handle
+    os.close(handle)  # its owner deleted it before we had it
+    return None
 
 
 def clear_temporaries(folder: Path) -> None:

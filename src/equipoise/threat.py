@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from equipoise import draws
 from equipoise.epsilon import check_epsilon
 
 Images = Float[Tensor, "batch channel height width"]
@@ -74,7 +75,8 @@ class Linf:
 
     def random_start(self, clean: Images, generator: torch.Generator) -> Images:
         """Uniform noise in ``(-epsilon, epsilon)`` on every pixel, then the pixel box."""
-        noise = torch.empty_like(clean).uniform_(-1.0, 1.0, generator=generator)
+        noise = draws.empty(clean, generator).uniform_(-1.0, 1.0, generator=generator)
+        noise = draws.own(noise, generator)
         return self.project(clean + noise * per_image(self.epsilon, clean), clean)
 
     def ascent(self, gradient: Images) -> Images:
@@ -117,8 +119,9 @@ class L2:
 
     def random_start(self, clean: Images, generator: torch.Generator) -> Images:
         """A uniform direction and a radius that make the point uniform in the ball."""
-        direction = torch.empty_like(clean).normal_(generator=generator)
-        fraction = torch.empty_like(clean[:, :1, :1, :1]).uniform_(generator=generator)
+        direction = draws.empty(clean, generator).normal_(generator=generator)
+        fraction = draws.empty(clean[:, :1, :1, :1], generator).uniform_(generator=generator)
+        direction, fraction = draws.own(direction, generator), draws.own(fraction, generator)
         radius = per_image(self.epsilon, clean) * fraction ** (1.0 / clean[0].numel())
         return self.project(clean + self.ascent(direction) * radius, clean)
 

@@ -7,6 +7,7 @@ from typing import Literal, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from equipoise import draws
 from equipoise.attacks.work import Work, better, value_and_gradient, value_only
 from equipoise.goals import Goal
 from equipoise.threat import Images, Threat, per_image
@@ -100,10 +101,9 @@ class PGD:
         best: Sequence[Tensor] = ()
         for _ in range(self.restarts):
             best = work.shed(*best)
-            images = work.clean.clone()
+            images = self._start(work.threat, work.clean, generator)  # drawn in any case
             if work.is_over():
                 break
-            images = self._start(work.threat, work.clean, generator)
             for _ in range(self.steps):
                 value, gradient = value_and_gradient(work.goal, images)
                 if self.keep == "best":
@@ -120,7 +120,8 @@ class PGD:
 
     def _start(self, threat: Threat, clean: Images, generator: torch.Generator) -> Images:
         if self.start_noise is not None:
-            noise = torch.empty_like(clean).normal_(generator=generator)
+            noise = draws.empty(clean, generator).normal_(generator=generator)
+            noise = draws.own(noise, generator)
             return threat.project(clean + self.start_noise * noise, clean)
         return threat.random_start(clean, generator) if self.random_start else clean.clone()
 

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
+from equipoise import draws
 from equipoise.attacks import Search
 from equipoise.data import Split
 from equipoise.epsilon import format_epsilon
@@ -305,6 +306,7 @@ def robust_accuracy(
     generator: torch.Generator,
     batch_size: int = 256,
     autocast: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext,
+    total: Callable[[Tensor], Tensor] = lambda right: right,
 ) -> float:
     """Accuracy under one margin-climbing search: the quick look that validation takes.
 
@@ -313,9 +315,10 @@ def robust_accuracy(
         split: Images on the network's device.
         threat: Where to search; with epsilon 0 the clean accuracy.
         search: How to search.
-        generator: The only source of randomness.
+        generator: The only source of randomness. Processes with a shared one share the images out.
         batch_size: Images at once.
         autocast: Precision of the search; what it finds is scored in float32.
+        total: Adds up what such processes have counted.
 
     Returns:
         Share of images still right, in [0, 1].
@@ -325,9 +328,9 @@ def robust_accuracy(
         with autocast():
             return predict(images)
 
-    right = 0
-    for rows in torch.arange(len(split), device=split.device).split(batch_size):
-        images, labels = split.batch(rows)
+    right = torch.zeros((), dtype=torch.long, device=split.device)
+    for batch in torch.arange(len(split), device=split.device).split(batch_size):
+        images, labels = split.batch(draws.share(batch, generator))
         images = images.contiguous(memory_format=torch.channels_last)
         watched = Watched(predict, labels, margin)
         with torch.no_grad():
@@ -336,8 +339,8 @@ def robust_accuracy(
             found = search(lambda x: margin(searched(x), labels), images, threat, generator)  # noqa: B023
             with torch.no_grad():
                 watched.note(found, predict(found))
-        right += int((~watched.broken).sum())
-    return right / len(split)
+        right += (~watched.broken).sum()
+    return int(total(right)) / len(split)
 
 
 @torch.no_grad()

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from equipoise import draws
 from equipoise.epsilon import Epsilon, Epsilons
 from equipoise.goals import Predict
 from equipoise.losses import Labels
@@ -174,6 +175,6 @@ class NetworkTask(nn.Module):
         if not self.random_budgets:
             return self.epsilon
         budgets = torch.tensor(self.random_budgets, device=images.device)
-        count = (len(images),)
+        count = (draws.whole(len(images), generator),)
         draw = torch.randint(len(budgets), count, generator=generator, device=generator.device)
-        return budgets[draw.to(images.device)]
+        return budgets[draws.own(draw, generator).to(images.device)]

@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from equipoise import goals, losses
+from equipoise import draws, goals, losses
 from equipoise.epsilon import Epsilons
 from equipoise.goals import Goal, Predict
 from equipoise.losses import Labels
@@ -244,10 +244,9 @@ class GateTask(nn.Module):
         strengths = torch.tensor(
             gate.strengths or self.method.strengths[1 if gate.pairs else 0 :], device=images.device
         )
-        draw = torch.randint(
-            len(strengths), (len(images),), generator=generator, device=generator.device
-        )
-        epsilon = strengths[draw.to(images.device)]
+        count = (draws.whole(len(images), generator),)
+        draw = torch.randint(len(strengths), count, generator=generator, device=generator.device)
+        epsilon = strengths[draws.own(draw, generator).to(images.device)]
         adversarial = attacked(
             self.network,
             self._goal(labels, epsilon, generator, progress),
@@ -293,8 +292,9 @@ class GateTask(nn.Module):
             return goals.cross_entropy(partial(self.network, weight=0.0), labels)
         if not gate.evasion:
             return goals.cross_entropy(self.network, labels)
-        draw = torch.rand(len(labels), generator=generator, device=generator.device)
-        evades = (draw.to(labels.device) < gate.evasion).float()
+        count = draws.whole(len(labels), generator)
+        draw = torch.rand(count, generator=generator, device=generator.device)
+        evades = (draws.own(draw, generator).to(labels.device) < gate.evasion).float()
 
         def goal(images: Images) -> Tensor:
             logits, opening = self.network.logits_and_gate(images)

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from equipoise import goals, losses
+from equipoise import draws, goals, losses
 from equipoise.epsilon import Epsilon, Epsilons, format_epsilon
 from equipoise.goals import Predict
 from equipoise.losses import Labels
@@ -135,27 +135,30 @@ class MergerTask(nn.Module):
         self, images: Images, labels: Labels, generator: torch.Generator, progress: float
     ) -> dict[str, Tensor]:
         """One step: alpha times the clean loss plus 1 - alpha times the adversarial one."""
-        alpha, batch = self.method.alpha, len(labels)
-        clean_rows, adversarial_rows = slice(0, batch), slice(0, batch)
+        alpha = self.method.alpha
+        places = torch.arange(draws.whole(len(labels), generator))  # in the batch of all processes
+        natural, attackable = places >= 0, places >= 0
         if self.method.split_batch:
-            first = int(batch * alpha)
-            clean_rows, adversarial_rows = slice(0, first), slice(first, batch)
-        zero = self.stack.merger.bias.sum() * 0
-        clean = adversarial = zero
-        if alpha > 0 and clean_rows.stop > clean_rows.start:
-            clean = self._loss(images[clean_rows], labels[clean_rows])
-        if alpha < 1 and adversarial_rows.stop > adversarial_rows.start:
-            victims, truth = images[adversarial_rows], labels[adversarial_rows]
-            found = attacked(
-                self.stack,
-                goals.cross_entropy(self.stack, truth),
-                victims,
-                self.method.merger_epsilon,
-                self.method.attack,
-                self.method.norm,
-                generator,
-            )
-            adversarial = self._loss(found, truth)
+            natural = places < int(len(places) * alpha)
+            attackable = ~natural
+        clean = adversarial = self.stack.merger.bias.sum() * 0
+        if alpha > 0 and bool(natural.any()):
+            rows = slice(0, int(draws.own(natural, generator).sum()))
+            clean = self._loss(images[rows], labels[rows], natural, generator)
+        if alpha < 1 and bool(attackable.any()):
+            rows = slice(len(labels) - int(draws.own(attackable, generator).sum()), None)
+            victims, truth = images[rows], labels[rows]
+            with draws.among(attackable, generator):
+                found = attacked(
+                    self.stack,
+                    goals.cross_entropy(self.stack, truth),
+                    victims,
+                    self.method.merger_epsilon,
+                    self.method.attack,
+                    self.method.norm,
+                    generator,
+                )
+            adversarial = self._loss(found, truth, attackable, generator)
         loss = alpha * clean + (1 - alpha) * adversarial
         return {"loss": loss, "loss_clean": clean, "loss_adversarial": adversarial}
 
@@ -167,7 +170,13 @@ class MergerTask(nn.Module):
         """The stack, whatever the strength."""
         return self.stack
 
-    def _loss(self, images: Images, labels: Labels) -> Tensor:
+    def _loss(
+        self, images: Images, labels: Labels, chosen: Tensor, generator: torch.Generator
+    ) -> Tensor:
+        """Mean over the chosen rows of all processes, of which ``images`` are those here."""
         with torch.no_grad():
             features = self.stack.features(images)
-        return losses.cross_entropy(self.stack.merger(features), labels).mean()
+        found = losses.cross_entropy(self.stack.merger(features), labels)
+        # Means of processes are averaged; 1 where this process has its even share of the rows.
+        share = len(labels) * draws.processes(generator) / int(chosen.sum())
+        return found.mean() * share if len(labels) else found.sum()

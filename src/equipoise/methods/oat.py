@@ -8,7 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from equipoise import losses
+from equipoise import draws, losses
 from equipoise.epsilon import Epsilon
 from equipoise.goals import Predict
 from equipoise.losses import Labels, PerImage
@@ -163,27 +163,29 @@ class ConditionalTask(nn.Module):
     ) -> dict[str, Tensor]:
         """One step: clean forward, attack, adversarial forward."""
         objective = unaccompanied(self.method.objective, "OAT")
-        preference = self.method.draw(len(images), generator).to(images.device)
+        whole = self.method.draw(draws.whole(len(images), generator), generator)
+        preference = draws.own(whole, generator).to(images.device)
         natural = losses.cross_entropy(self.network(images, preference=preference), labels)
         loss, rows = (1 - preference) * natural, preference.nonzero().squeeze(1)
         adversarial = loss.new_zeros(())
-        if len(rows):
+        if bool(whole.any()):  # not the rows here: all processes of a group draw alike
             own, clean, truth = preference[rows], images[rows], labels[rows]
             predict: Predict = partial(self.network, preference=own)
-            found = attacked(
-                self.network,
-                objective.goal(predict, clean, truth),
-                clean,
-                self.method.epsilon,
-                self.method.attack,
-                self.method.norm,
-                generator,
-                start_noise=objective.start_noise,
-                progress=progress,
-            )
-            terms = objective.losses(predict, predict, clean, found, truth, generator)
+            with draws.among(whole > 0, generator):
+                found = attacked(
+                    self.network,
+                    objective.goal(predict, clean, truth),
+                    clean,
+                    self.method.epsilon,
+                    self.method.attack,
+                    self.method.norm,
+                    generator,
+                    start_noise=objective.start_noise,
+                    progress=progress,
+                )
+                terms = objective.losses(predict, predict, clean, found, truth, generator)
             loss = loss.index_add(0, rows, own * terms["loss"])
-            adversarial = terms["loss"].mean()
+            adversarial = terms["loss"].sum() / max(1, len(rows))
         return {
             "loss": loss.mean(),
             "loss_clean": natural.mean(),

@@ -13,5 +13,6 @@ from equipoise.models.fusion import fuse as fuse
 from equipoise.models.modes import attack_mode as attack_mode
 from equipoise.models.stack import FeatureExtractor as FeatureExtractor
 from equipoise.models.stack import FeatureStack as FeatureStack
+from equipoise.models.synced import synchronised as synchronised
 from equipoise.models.weight_generator import WeightGenerator as WeightGenerator
 from equipoise.models.wide_resnet import WideResNet as WideResNet

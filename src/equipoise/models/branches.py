@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from equipoise.losses import Logits
+from equipoise.models.synced import reduces
 from equipoise.threat import Images
 
 Branch = int | tuple[int, ...]
@@ -63,6 +64,8 @@ class MultiBatchNorm2d(nn.Module):
         self, features: Float[Tensor, "batch channel height width"], branch: Branch
     ) -> Float[Tensor, "batch channel height width"]:
         """Normalise through one branch, or equal groups of rows each through its own."""
+        if not len(features) and not reduces(self):
+            return features  # which would spoil statistics
         route = (branch,) if isinstance(branch, int) else branch
         batch = features.shape[0]  # len() would be a constant in an exported file
         if not route or batch % len(route):

@@ -24,6 +24,7 @@ from equipoise.models.preference import (
     PreferenceCode,
     check_code,
 )
+from equipoise.models.synced import reduces
 from equipoise.models.wide_resnet import WideResNet
 from equipoise.threat import Images
 
@@ -190,7 +191,9 @@ class Conditional(nn.Module):
         preference = preference.to(images.device)
         code, attacked = self.code(preference), preference > CLOSE
         clean = len(images) - int(attacked.sum())
-        if not self.dual or clean in (0, len(images)):
+        # Norms that all processes share are called on each, also where no row goes through one.
+        together = self.training and reduces(self)
+        if not self.dual or (clean in (0, len(images)) and not together):
             return self._run(images, _Call(code, int(self.dual and clean == 0)))
         # Sorted once here, so that every norm cuts its rows in two instead of gathering them.
         order = attacked.int().argsort(stable=True)

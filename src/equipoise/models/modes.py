@@ -7,6 +7,8 @@ from typing import Literal
 import torch
 from torch import nn
 
+from equipoise.models.synced import SyncedBatchNorm2d
+
 Mode = Literal["eval", "train"]
 
 
@@ -16,7 +18,7 @@ def attack_mode(module: nn.Module, mode: Mode = "eval") -> Iterator[None]:
 
     Restores the mode of *every* submodule (a blanket ``.train()`` would wake frozen norms),
     ``requires_grad`` of every parameter, and every buffer: running statistics never move in an
-    attack.
+    attack. Norms that share their statistics among processes keep to themselves meanwhile.
 
     Args:
         module: The network.
@@ -27,14 +29,19 @@ def attack_mode(module: nn.Module, mode: Mode = "eval") -> Iterator[None]:
         A context manager.
     """
     modes = {child: child.training for child in module.modules()}
+    synced = [child for child in modes if isinstance(child, SyncedBatchNorm2d)]
     wanted = [(parameter, parameter.requires_grad) for parameter in module.parameters()]
     buffers = [(buffer, buffer.clone()) for buffer in module.buffers()] if mode == "train" else []
     try:
         module.train(mode == "train")
+        for norm in synced:
+            norm.alone = True
         for parameter, _ in wanted:
             parameter.requires_grad_(False)
         yield
     finally:
+        for norm in synced:
+            norm.alone = False
         for child, training in modes.items():
             child.training = training
         for parameter, requires_grad in wanted:

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from equipoise import goals, losses
+from equipoise import draws, goals, losses
 from equipoise.epsilon import Epsilon
 from equipoise.features import features_and_logits
 from equipoise.goals import Goal, Predict
@@ -67,7 +67,9 @@ class TLA:
         Raises:
             ValueError: If no network with a linear layer stands behind the predicts.
         """
-        noise = torch.empty_like(clean).uniform_(-self.noise, self.noise, generator=generator)
+        noise = draws.empty(clean, generator)
+        noise.uniform_(-self.noise, self.noise, generator=generator)
+        noise = draws.own(noise, generator)
         anchor, logits = features_and_logits(predict_adversarial, adversarial)
         noisy, _ = features_and_logits(predict_clean, (clean + noise).clamp(0.0, 1.0))
         natural, _ = features_and_logits(predict_clean, clean)

@@ -10,6 +10,9 @@ from equipoise.training.loop import Reporter as Reporter
 from equipoise.training.loop import Silent as Silent
 from equipoise.training.loop import TrainingError as TrainingError
 from equipoise.training.perturbation import perturbed as perturbed
+from equipoise.training.ranks import Ranks as Ranks
+from equipoise.training.ranks import Strategy as Strategy
+from equipoise.training.ranks import launched as launched
 from equipoise.training.weights import BEST as BEST
 from equipoise.training.weights import DONE as DONE
 from equipoise.training.weights import LAST as LAST

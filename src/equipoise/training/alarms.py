@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from equipoise.attacks import fgsm
 from equipoise.data import Split
@@ -55,6 +56,7 @@ def symptoms(
     generator: torch.Generator,
     autocast: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext,
     batch_size: int = 256,
+    total: Callable[[Tensor], Tensor] = lambda right: right,
 ) -> Symptoms:
     """Look at one strength: FGSM, and the classes that clean images are put into.
 
@@ -66,6 +68,7 @@ def symptoms(
         generator: For FGSM, which draws nothing from it today.
         autocast: Precision of the search.
         batch_size: Images at once.
+        total: Adds up what processes with a shared generator have counted.
 
     Returns:
         What was seen.
@@ -73,7 +76,13 @@ def symptoms(
     accuracy = pgd
     if not isinstance(threat.epsilon, float) or threat.epsilon > 0:
         accuracy = robust_accuracy(
-            predict, split, threat=threat, search=fgsm(), generator=generator, autocast=autocast
+            predict,
+            split,
+            threat=threat,
+            search=fgsm(),
+            generator=generator,
+            autocast=autocast,
+            total=total,
         )
     counts = torch.zeros(split.classes, dtype=torch.long, device=split.device)
     with torch.no_grad():

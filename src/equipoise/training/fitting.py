@@ -6,31 +6,28 @@ in the epoch, the epoch's data order, running means, averages and every random s
 
 import contextlib
 import math
-import random
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-import numpy
 import torch
 from lightning_fabric import Fabric
 
 from equipoise import checkpoints, runs
-from equipoise.attacks import PGD
 from equipoise.data import Split
-from equipoise.evaluation import robust_accuracy
-from equipoise.methods.stage import THREATS, Schedule, Stage, Task
+from equipoise.draws import share
+from equipoise.methods.stage import Schedule, Stage, Task
 from equipoise.metrics import metrics_log
-from equipoise.models import attack_mode
 from equipoise.signals import Interrupted, stop_on_signals
-from equipoise.training.alarms import Watch, symptoms
+from equipoise.training.alarms import Watch
 from equipoise.training.averaging import Average
 from equipoise.training.extra import Batches
 from equipoise.training.loop import Loop, Reporter, Silent, TrainingError
 from equipoise.training.perturbation import perturbed
+from equipoise.training.ranks import Ranks, check_shares, seed_everything
+from equipoise.training.validation import Validation
 from equipoise.training.weights import BEST, DONE, LAST, load_weights, write_weights
 
 STATISTICS_BATCHES = 100
@@ -72,7 +69,8 @@ def fit(
         validation: Held out of training; chooses the best epoch.
         loop: How the loop runs, with its switches.
         folder: Of this stage; gets metrics, checkpoints, ``best`` and ``last`` weights.
-        fabric: Device and precision, launched.
+        fabric: Device, precision and processes, launched. Where several processes train, all of
+            them call this; the batch is shared among them, and rank 0 alone writes files.
         seed: Of this stage; it also seeds torch's, NumPy's and Python's global generators, which
             third-party layers may use.
         reporter: Who is told.
@@ -104,7 +102,8 @@ class _Fit:
         reporter: Reporter | None,
     ) -> None:
         self.stage, self.loop, self.folder, self.fabric = stage, loop, folder, fabric
-        self.seed, self.reporter = seed, reporter or Silent()
+        self.ranks = Ranks(fabric)
+        self.seed, self.reporter = seed, (reporter if self.ranks.rank == 0 else None) or Silent()
         self.train, self.validation = train.to(fabric.device), validation.to(fabric.device)
         self.task: Any = cast(Any, task)  # an nn.Module too, which the protocol cannot say
         if loop.channels_last:
@@ -113,25 +112,30 @@ class _Fit:
         self.optimiser: Any = _optimiser(trained, stage.schedule)
         self.wrapped, self.optimiser = fabric.setup(self.task, self.optimiser)
         self.source = Batches(self.train, loop)
+        check_shares(self.source.own + self.source.drawn, self.ranks.world)
         self.batches = self.source.count
         self.average = Average(self.task, loop)
-        self.generator = torch.Generator(fabric.device).manual_seed(seed)
+        self.generator = self.ranks.generator(seed)
+        self.validate = Validation(stage, self.validation, loop, self.ranks, seed)
         self.order = torch.zeros(0, dtype=torch.long)
         self.sums = torch.zeros(0, dtype=torch.float64)
         self.at = _Position()
         self.stop = threading.Event()
 
     def run(self) -> dict[str, Any]:
-        torch.manual_seed(self.seed)
-        numpy.random.seed(self.seed % 2**32)
-        random.seed(self.seed)
-        runs.clear_temporaries(self.folder)
+        seed_everything(self.seed)
+        self.ranks.first(lambda: runs.clear_temporaries(self.folder))
         self.resume()
+        self.ranks.check_same(self._steps_done(), self.folder)
         total = self.batches * self.stage.schedule.epochs
         self.reporter.begin(self.stage.name, total, self._steps_done())
         self._started = time.monotonic() - self.at.seconds
         saved = time.monotonic()
-        with stop_on_signals(self.stop), metrics_log(self.folder, self.at.epoch) as log:
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(stop_on_signals(self.stop))
+            stack.enter_context(self.ranks.synchronised(self.task, self.loop))
+            opened = metrics_log(self.folder, self.at.epoch)
+            self.log = self.ranks.first(lambda: stack.enter_context(opened))
             while self.at.epoch < self.stage.schedule.epochs:
                 if self.at.batch == 0:
                     self._new_order()
@@ -139,18 +143,21 @@ class _Fit:
                     self._step()
                     self.at.batch += 1
                     late = time.monotonic() - saved > self.loop.checkpoint_seconds
-                    if (late or self.stop.is_set()) and self.at.batch < self.batches:
+                    late, asked = self.ranks.any(late, self.stop.is_set())
+                    if (late or asked) and self.at.batch < self.batches:
                         self.save()
                         saved = time.monotonic()
-                    if self.stop.is_set() and self.at.batch < self.batches:
+                    if asked and self.at.batch < self.batches:
                         raise Interrupted
-                self._end_epoch(log)
+                self._end_epoch()
                 self.save()
                 saved = time.monotonic()
-                if self.stop.is_set() and self.at.epoch < self.stage.schedule.epochs:
+                (asked,) = self.ranks.any(self.stop.is_set())
+                if asked and self.at.epoch < self.stage.schedule.epochs:
                     raise Interrupted
         summary = self._finish()
-        if self.stop.is_set():  # in the last epoch: this stage is done, the run is not
+        (asked,) = self.ranks.any(self.stop.is_set())
+        if asked:  # in the last epoch: this stage is done, the run is not
             raise Interrupted
         return summary
 
@@ -170,7 +177,8 @@ class _Fit:
         rate = self.stage.schedule.rate(progress)
         for group in self.optimiser.param_groups:
             group["lr"] = rate
-        images, labels = self.source.batch(self.order, self.at.batch, self.generator)
+        images, labels = self._batch(self.order, self.at.batch, self.generator)
+        self.ranks.seed_step(self.seed, self._steps_done())
         self.task.train()
         with self._perturbed(images, labels, progress):
             terms = self.wrapped(images, labels, self.generator, progress)
@@ -184,10 +192,12 @@ class _Fit:
                 error_if_nonfinite=False,
             )
         values = torch.stack([term.detach().double() for term in terms.values()])
-        if not bool(values[list(terms).index("loss")].isfinite()):
+        values = self.ranks.sum(values) / self.ranks.world
+        mean = float(values[list(terms).index("loss")])
+        if not math.isfinite(mean):
             raise TrainingError(
-                f"the loss of stage {self.stage.name} became "
-                f"{terms['loss'].item()} in epoch {self.at.epoch}, step {self._steps_done()}. "
+                f"the loss of stage {self.stage.name} became {mean} in epoch "
+                f"{self.at.epoch}, step {self._steps_done()}. "
                 f"Earlier checkpoints are kept in {self.folder}. Lower the learning rate "
                 f"(it was {rate:g}), set clip_norm, or train in 32-true precision."
             )
@@ -197,8 +207,17 @@ class _Fit:
         self.at.terms = list(terms)
         if self.at.batch % 5 == 0 or self.at.batch == self.batches - 1:
             score = f"  best {self.at.best_score:.3f}" if self.at.best_epoch >= 0 else ""
-            loss = f"loss {terms['loss'].item():.3f}"
-            self.reporter.step(self._steps_done() + 1, f"epoch {self.at.epoch + 1}  {loss}{score}")
+            text = f"epoch {self.at.epoch + 1}  loss {mean:.3f}{score}"
+            self.reporter.step(self._steps_done() + 1, text)
+
+    def _batch(
+        self, order: torch.Tensor, number: int, generator: torch.Generator
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """This rank's images of a batch; all of them are made here, so that all draws are alike."""
+        images, labels = self.source.batch(order, number, generator)
+        rows = torch.arange(len(labels), device=labels.device)
+        own = share(rows, generator)
+        return (images, labels) if own is rows else (images[own], labels[own])
 
     def _perturbed(
         self, images: torch.Tensor, labels: torch.Tensor, progress: float
@@ -211,9 +230,9 @@ class _Fit:
                 terms = self.task(images, labels, self.generator, progress)
             return cast(torch.Tensor, terms["loss"])
 
-        return perturbed(self.task, self.loop.awp_gamma, self.generator, loss)
+        return perturbed(self.task, self.loop.awp_gamma, self.generator, loss, self.ranks.sum)
 
-    def _end_epoch(self, log: Callable[[dict[str, Any]], None]) -> None:
+    def _end_epoch(self) -> None:
         means = (self.sums / self.batches).tolist()
         entry: dict[str, Any] = {
             "epoch": self.at.epoch,
@@ -227,14 +246,15 @@ class _Fit:
         if last or self.at.epoch % self.loop.validate_every == 0:
             with self.average.in_place():
                 self.average.measure_statistics(self._training_calls)
+                self.ranks.share_buffers(self.task)
                 self._judge(entry)
         self.at.seconds = time.monotonic() - self._started
         entry["seconds"] = round(self.at.seconds, 2)
-        log(entry)
+        self.ranks.first(lambda: self.log and self.log(entry))
 
     def _judge(self, entry: dict[str, Any]) -> None:
         """Validate the weights in place and keep them if they are the best."""
-        scores = self._validate()
+        scores = self.validate(self.task)
         entry["validation"] = {f"{epsilon:g}": score for epsilon, score in scores.items()}
         self.at.score = sum(scores.values()) / len(scores)
         entry["score"] = self.at.score
@@ -246,36 +266,8 @@ class _Fit:
         if self.loop.alarms:
             self._watch(scores, entry)
 
-    def _validate(self) -> dict[float, float]:
-        scores = {}
-        search = PGD(steps=self.loop.validation_steps, relative_step=0.25, keep="best")
-        self.task.eval()
-        with attack_mode(self.task):
-            for epsilon in self.stage.validation:
-                scores[epsilon] = robust_accuracy(
-                    self.task.predictor(epsilon),
-                    self.validation,
-                    threat=THREATS[self.stage.norm](epsilon),
-                    search=search,
-                    generator=self._own_generator(),
-                    autocast=self.fabric.autocast,
-                )
-        return scores
-
     def _watch(self, scores: dict[float, float], entry: dict[str, Any]) -> None:
-        self.task.eval()
-        with attack_mode(self.task):
-            seen = {
-                epsilon: symptoms(
-                    self.task.predictor(epsilon),
-                    self.validation,
-                    threat=THREATS[self.stage.norm](epsilon),
-                    pgd=score,
-                    generator=self._own_generator(),
-                    autocast=self.fabric.autocast,
-                )
-                for epsilon, score in scores.items()
-            }
+        seen = self.validate.symptoms(self.task, scores)
         entry["fgsm"] = {f"{epsilon:g}": found.fgsm for epsilon, found in seen.items()}
         entry["largest_class"] = {f"{epsilon:g}": found.share for epsilon, found in seen.items()}
         watch = Watch(self.stage.name, self.at.watched)
@@ -286,22 +278,24 @@ class _Fit:
 
     def _training_calls(self) -> None:
         """The steps of a shuffled epoch, or its first hundred, without training anything."""
-        generator, drawn = self._own_generator(), checkpoints.random_state()
+        # Not the generator of training: how often one validates must not change what is trained.
+        generator, drawn = self.ranks.generator(self.seed), checkpoints.random_state()
         order = self.source.order(generator)
         for number in range(min(self.batches, STATISTICS_BATCHES)):
-            images, labels = self.source.batch(order, number, generator)
-            # Not under no_grad: an objective may take gradients of its own.
+            images, labels = self._batch(order, number, generator)
+            # Not under no_grad: an objective may take gradients of its own. Not the wrapped task:
+            # a data-parallel one waits for a backward pass after each forward pass.
             before_last = (self._steps_done() - 1) / (self.batches * self.stage.schedule.epochs)
-            self.wrapped(images, labels, generator, before_last)
+            with self.fabric.autocast():
+                self.task(images, labels, generator, before_last)
         checkpoints.set_random_state(drawn)
 
-    def _own_generator(self) -> torch.Generator:
-        # Not that of training: how often one validates must not change what is trained.
-        return torch.Generator(self.fabric.device).manual_seed(self.seed)
-
     def save(self) -> None:
-        """Write a checkpoint."""
+        """Write a checkpoint, which any number of processes can go on from."""
         self.at.seconds = time.monotonic() - self._started
+        self.ranks.first(self._save)
+
+    def _save(self) -> None:
         tensors = {f"module.{k}": v for k, v in self.task.state_dict().items()}
         tensors |= self.average.state()
         for name, tensor in tensors.items():
@@ -363,7 +357,7 @@ class _Fit:
         self.sums = tensors["sums"].to(self.fabric.device)
 
     def _write(self, name: str) -> None:
-        write_weights(self.task, self.folder, name, self.stage.name)
+        self.ranks.first(lambda: write_weights(self.task, self.folder, name, self.stage.name))
 
     def _finish(self) -> dict[str, Any]:
         with self.average.in_place():
@@ -377,7 +371,7 @@ class _Fit:
             "seconds": round(self.at.seconds, 2),
         }
         load_weights(self.task, self.folder, self.stage.keep)
-        runs.write_json(self.folder / DONE, summary)
+        self.ranks.first(lambda: runs.write_json(self.folder / DONE, summary))
         return summary
 
 

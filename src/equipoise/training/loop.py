@@ -21,13 +21,16 @@ class Loop:
     """How stages are run, whatever they train.
 
     Args:
-        batch_size: Images a step. AFA's stage I makes K times as many of them.
+        batch_size: Images a step, of all processes together. AFA's stage I makes K times as many
+            of them.
         validation_images: Held out of the training part; the best epoch is chosen on them.
         validation_steps: PGD steps of the validation attack, of epsilon / 4 each.
         validate_every: Epochs between validations; the last epoch always is one.
         augmentation: Shifts and flips of training images.
         precision: ``"bf16-mixed"`` runs networks under autocast; weights and scores stay float32.
         channels_last: Memory layout of networks and images.
+        sync_batch_norm: Where several processes share a batch, batch norms use the statistics of
+            the whole batch in training, not of a process's own images. One process has no need.
         checkpoint_seconds: Longest time between checkpoints.
         averaging: Validate and keep an average of the weights: ``"ema"`` a moving one over steps,
             ``"swa"`` the mean over ends of epochs, with norm statistics measured anew.
@@ -62,6 +65,7 @@ class Loop:
     augmentation: Augmentation = Augmentation()
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
     channels_last: bool = True
+    sync_batch_norm: bool = False
     checkpoint_seconds: float = 60.0
     averaging: Averaging = "none"
     averaging_decay: float = 0.995

@@ -11,7 +11,11 @@ from equipoise import checkpoints
 
 @contextlib.contextmanager
 def perturbed(
-    module: nn.Module, gamma: float, generator: torch.Generator, loss: Callable[[], Tensor]
+    module: nn.Module,
+    gamma: float,
+    generator: torch.Generator,
+    loss: Callable[[], Tensor],
+    total: Callable[[Tensor], Tensor] = lambda gradient: gradient,
 ) -> Iterator[None]:
     """Move each layer's weights up the loss by ``gamma`` times their norm, and back afterwards.
 
@@ -27,6 +31,7 @@ def perturbed(
         gamma: Length of a layer's perturbation as a share of the norm of its weights.
         generator: Of the step.
         loss: The step's own loss; a mean over images.
+        total: Adds up the gradients of processes that share the batch.
 
     Returns:
         A context manager; forward and backward of the step belong inside, the optimiser's step
@@ -52,6 +57,7 @@ def perturbed(
         kept = [(tensor, tensor.clone()) for tensor in (*weights, *module.buffers())]
         for weight, gradient in zip(weights, gradients, strict=True):
             if gradient is not None:
+                gradient = total(gradient)
                 length = gradient.norm().clamp_min(torch.finfo(gradient.dtype).tiny)
                 weight.add_(gradient * (gamma * weight.norm() / length))
     try:
