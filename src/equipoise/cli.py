@@ -332,7 +332,9 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _train(name: str, arguments: list[str]) -> None:
     from equipoise import jobs
+    from equipoise.ray_executor import RayExecutor
     from equipoise.recipes import Recipe
+    from equipoise.runs import RunError
     from equipoise.terminal import Terminal
 
     @dataclass(frozen=True, kw_only=True)
@@ -348,6 +350,20 @@ def _train(name: str, arguments: list[str]) -> None:
         """Train on another data set than the recipe's; its fields become flags, too."""
         resume: bool = False
         """Go on where an earlier run in the same folder stopped."""
+        devices: int = 1
+        """Processes a machine that share each batch, one GPU or core each."""
+        nodes: int = 1
+        """Machines."""
+        strategy: Literal["auto", "ddp"] = "auto"
+        """How they share it; auto is ddp where there are several."""
+        executor: Literal["local", "ray"] = "local"
+        """Where stages run: here in order, or on a Ray cluster, independent ones at once."""
+        ray_address: str | None = None
+        """Of the cluster; by default RAY_ADDRESS, or one that is started on this machine."""
+        ray_cpus: int = 1
+        """Cores of each stage on the cluster."""
+        ray_gpus: float = 0
+        """GPUs of each stage on the cluster."""
 
     base = jobs.find_recipe(name)
     asked = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
@@ -366,11 +382,38 @@ def _train(name: str, arguments: list[str]) -> None:
     if given.data is not None:
         recipe = replace(recipe, dataset=jobs.with_folder(recipe.dataset, given.data))
     folder = given.out or Path("runs") / recipe.name
+    console, is_first = _console, True
     try:
-        with Terminal(_console) as terminal:
-            jobs.train(recipe, folder, resume=given.resume, reporter=terminal)
-    except Interrupted:
+        fabric = jobs.launched(
+            recipe.loop, devices=given.devices, nodes=given.nodes, strategy=given.strategy
+        )
+        if not fabric.is_global_zero:
+            console, is_first = Console(quiet=True), False
+        with Terminal(console) as terminal:
+            elsewhere = None
+            if given.executor == "ray":
+                elsewhere = RayExecutor(
+                    address=given.ray_address,
+                    cpus=given.ray_cpus,
+                    gpus=given.ray_gpus,
+                    reporter=lambda stage: terminal.of(""),
+                )
+            jobs.train(
+                recipe,
+                folder,
+                resume=given.resume,
+                reporter=terminal,
+                fabric=fabric,
+                elsewhere=elsewhere,
+            )
+    except (Interrupted, RunError) as error:
+        if not is_first:  # the first process says it
+            sys.exit(0)
+        if not isinstance(error, Interrupted):
+            raise
         _stopped(f"equipoise train {folder} --out {folder} --resume")
+    if not is_first:
+        return
     _console.print(f"model: {folder / 'model'}", highlight=False)
     _console.print(f"next: equipoise evaluate {folder}", highlight=False)
 

@@ -20,7 +20,8 @@ from equipoise.models import save
 from equipoise.models.folder import check_card
 from equipoise.recipes import RECIPES, Recipe, from_json, to_json
 from equipoise.side_by_side import side_by_side
-from equipoise.training import Ranks, Reporter, Silent, launched
+from equipoise.training import Ranks, Reporter, Silent
+from equipoise.training import launched as launched
 
 DEMO = ("standard_digits", "pgd_at_digits", "afa_digits", "afs_digits")
 RECIPE = "recipe.json"
@@ -128,7 +129,7 @@ def _save(model: nn.Module, recipe: Recipe, dataset: DataSet, folder: Path, chan
             "image_shape": list(dataset.image_shape),
             "dataset": to_json(recipe.dataset),
             "evaluation": to_json(recipe.evaluation),
-            "training": {name: content[name] for name in ("network", "method", "loop")},
+            "training": {name: to_json(recipe)[name] for name in ("network", "method", "loop")},
             "seed": recipe.seed,
             "validation_images": recipe.loop.validation_images,
             "commit": runs.commit(),

@@ -1,6 +1,6 @@
 """One of several processes that train every case of ``test_ranks``: run by it, on gloo.
 
-    python ranks_worker.py FOLDER [CASE ...]
+python ranks_worker.py FOLDER [CASE ...]
 """
 
 import sys
@@ -19,6 +19,7 @@ from equipoise.models import Branched, WideResNet, with_branches
 from equipoise.objectives import AVM, MART, PGDAT, TRADES
 from equipoise.training import Loop, fit, launched
 
+PLAIN = Gate()
 SHORT = Schedule(epochs=2, learning_rate=0.05)
 LOOP = replace(
     tiny.LOOP, sync_batch_norm=True, checkpoint_seconds=1e9, alarms=True, validation_steps=2
@@ -55,7 +56,7 @@ def single(objective: Any, **changes: Any) -> Stage:
     return method.stages(colourful)[0]
 
 
-def afa(gate: Gate = Gate()) -> tuple[Stage, ...]:
+def afa(gate: Gate = PLAIN) -> tuple[Stage, ...]:
     method = AFA(
         objective=PGDAT(),
         strengths=(0.0, 0.05, 0.1),

@@ -1,0 +1,123 @@
+"""A cluster of one machine with two workers; its driver and a worker are killed on the way."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import tiny
+from equipoise import checkpoints, cli, jobs, ray_executor, runs
+from equipoise.recipes import to_json
+
+COMMAND = [sys.executable, "-m", "equipoise", "train"]
+EXTRACTORS = ("extractor0_0.1", "extractor1_0.2")
+
+
+def steps_of(stage: Path) -> int:
+    try:
+        _, state = checkpoints.unpack(stage / checkpoints.CURRENT)
+    except checkpoints.CheckpointError:
+        return 0
+    return int(state["epoch"]) * 1000 + int(state["batch"])
+
+
+def wait_for(reached) -> None:
+    until = time.monotonic() + 60
+    while not reached():
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
+def owner(stage: Path) -> int:
+    """The process that trains a stage, as its lock says; 0 if none does."""
+    lock = stage / runs.LOCK
+    found = re.search(r"process (\d+)", lock.read_text()) if lock.exists() else None
+    return int(found[1]) if found else 0
+
+
+@pytest.fixture
+def cluster(monkeypatch):
+    pytest.importorskip("ray", reason="the extra `ray` is not installed")
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    from ray.cluster_utils import Cluster
+
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
+    yield made.address
+    made.shutdown()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")  # Ray's own
+def test_a_killed_worker_and_a_killed_driver_leave_the_bits_of_a_local_run(tmp_path, cluster):
+    recipe = tiny.recipe("afs_digits")
+    loop = replace(recipe.loop, batch_size=32, validation_images=200)
+    recipe = replace(recipe, loop=loop)
+    runs.write_json(tmp_path / "recipe.json", to_json(recipe))
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    jobs.train(recipe, whole)
+
+    ray = ["--executor", "ray", "--ray-address", cluster]
+    command = [*COMMAND, str(tmp_path / "recipe.json"), "--out", str(cut), *ray]
+    stages = [cut / "stages" / name for name in EXTRACTORS]
+    with (tmp_path / "said").open("w") as said:
+        driver = subprocess.Popen(command, stdout=said, stderr=subprocess.STDOUT)
+        try:
+            wait_for(lambda: all(steps_of(stage) >= 2 for stage in stages))  # at the same time
+            victim = owner(stages[0])
+            os.kill(victim, signal.SIGKILL)
+            wait_for(lambda: owner(stages[0]) not in (0, victim))
+            wait_for(lambda: steps_of(stages[0]) >= 1000)
+        finally:
+            driver.kill()
+            driver.wait()
+    begun = re.findall(rf"{EXTRACTORS[0]}: \d+ steps(, \d+ done)?", (tmp_path / "said").read_text())
+    assert len(begun) == 2
+    assert begun[1]  # from its checkpoint, not from the start
+    assert not (cut / "model").exists()
+
+    done = subprocess.run([*command, "--resume"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    for path in (
+        "model/model.safetensors",
+        *(f"stages/{name}/best.safetensors" for name in EXTRACTORS),
+    ):
+        assert (cut / path).read_bytes() == (whole / path).read_bytes()
+    assert not list(cut.rglob(runs.LOCK))
+
+
+def test_without_ray_the_message_says_how_to_get_it(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["train", "afs_digits", "--executor", "ray", "--out", str(tmp_path / "run")])
+    assert ended.value.code == 2
+    assert "pip install 'equipoise[ray]'" in capsys.readouterr().err
+
+
+def test_a_stage_comes_with_all_that_it_and_its_needs_need():
+    def stage(name, *needs):
+        return replace(stages[0], name=name, needs=needs)
+
+    stages = tiny.recipe("afs_digits").method.stages(tiny.wide_resnet)
+    plan = [stage("a"), stage("b"), stage("c", "b"), stage("d", "c")]
+    needed = ray_executor._needed({each.name: each for each in plan}, "d")
+    assert [each.name for each in needed] == ["b", "c"]
+
+
+def test_a_stage_trained_alone_is_the_stage_of_the_whole_run(tmp_path):
+    recipe = tiny.recipe("afs_digits")
+    recipe = replace(recipe, loop=replace(recipe.loop, batch_size=512, validation_images=200))
+    jobs.train(recipe, tmp_path / "whole")
+    for name in (*EXTRACTORS[::-1], "merger"):
+        ray_executor.train_stage(
+            recipe, tmp_path / "parts", name, reporter=tiny.AfterSteps(0, None)
+        )
+    for name in (*EXTRACTORS, "merger"):
+        path = Path("stages", name, "last.safetensors")
+        assert (tmp_path / "parts" / path).read_bytes() == (tmp_path / "whole" / path).read_bytes()
