@@ -1,0 +1,213 @@
+"""Two processes that share each batch do what one process with the whole batch does."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import ranks_worker
+import torch
+
+import tiny
+from equipoise import checkpoints, cli, draws, jobs, runs
+from equipoise.draws import SharedGenerator
+from equipoise.recipes import to_json
+from equipoise.threat import L2, Linf
+from equipoise.training import Loop, TrainingError, launched
+
+WORKER = Path(ranks_worker.__file__)
+
+
+def shared(rank: int, rows: int = 6, world: int = 2) -> SharedGenerator:
+    generator = SharedGenerator.of(torch.device("cpu"), rank, world)
+    generator.manual_seed(0)
+    draws.share(torch.arange(rows), generator)
+    return generator
+
+
+@pytest.fixture
+def images():
+    picture = torch.rand(6, 3, 5, 5, generator=torch.Generator().manual_seed(1))
+    return picture.contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("threat", [Linf(0.1), L2(0.5)], ids=repr)
+def test_each_process_gets_its_rows_of_the_start_that_one_process_draws(threat, images):
+    whole = threat.random_start(images, torch.Generator().manual_seed(0))
+    for rank in range(2):
+        part = threat.random_start(images[rank::2], shared(rank))
+        assert torch.equal(part, whole[rank::2])
+
+
+def test_copies_of_a_batch_are_shared_out_alike(images):
+    twice = images.repeat(2, 1, 1, 1)
+    whole = Linf(0.1).random_start(twice, torch.Generator().manual_seed(0))
+    for rank in range(2):
+        own = images[rank::2].repeat(2, 1, 1, 1)
+        part = Linf(0.1).random_start(own, shared(rank))
+        assert torch.equal(part, torch.cat([whole[:6][rank::2], whole[6:][rank::2]]))
+
+
+def test_some_rows_of_a_batch_draw_as_they_do_in_one_process_even_where_none_is_here(images):
+    chosen = torch.tensor([True, False, True, False, False, False])
+    whole = Linf(0.1).random_start(images[chosen], torch.Generator().manual_seed(0))
+    states = []
+    for rank, rows in ((0, 2), (1, 0)):
+        generator = shared(rank)
+        with draws.among(chosen, generator):
+            part = Linf(0.1).random_start(images[rank::2][chosen[rank::2]], generator)
+        assert torch.equal(part, whole[:rows])
+        assert (generator.total, len(generator.places)) == (6, 3)
+        states.append(generator.get_state())
+    assert torch.equal(*states)
+
+
+def test_a_plain_generator_has_the_whole_batch(images, generator):
+    rows = torch.arange(6)
+    assert draws.share(rows, generator) is rows
+    assert draws.own(images, generator) is images
+    assert draws.whole(6, generator) == 6
+    assert draws.processes(generator) == 1
+
+
+@pytest.mark.parametrize(
+    ("batch", "devices", "nodes", "message"),
+    [
+        (16, 3, 1, r"loop.batch_size .*16 images cannot be shared evenly by 3.* multiple of 3"),
+        (16, 3, 2, r"evenly by 6"),
+        (16, 0, 1, r"devices and nodes must be 1 or more, got 0 and 1"),
+    ],
+)
+def test_what_cannot_be_shared_out_is_refused_before_anything_starts(
+    batch, devices, nodes, message
+):
+    with pytest.raises(TrainingError, match=message):
+        launched(Loop(batch_size=batch), devices=devices, nodes=nodes)
+
+
+def free_port() -> str:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return str(found.getsockname()[1])
+
+
+def environment(**more: str) -> dict[str, str]:
+    tests = str(WORKER.parents[1])
+    path = os.pathsep.join([tests, *filter(None, [os.environ.get("PYTHONPATH")])])
+    return os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"} | more
+
+
+@pytest.fixture(scope="module")
+def together(tmp_path_factory):
+    """All cases, trained by two processes that were started as torchrun starts them."""
+    folder = tmp_path_factory.mktemp("together")
+    launch = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), "GROUP_RANK": "0"}
+    launch |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "TORCHELASTIC_RUN_ID": "tests"}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, str(WORKER), str(folder)],
+            env=environment(**launch, RANK=str(rank), LOCAL_RANK=str(rank)),
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    said = [process.communicate(timeout=500)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], said
+    return folder
+
+
+def curves(folder: Path, name: str) -> list[dict]:
+    lines = (folder / name / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ranks_worker.CASES)
+def test_two_processes_train_what_one_process_trains(tmp_path, together, name):
+    one = ranks_worker.train(name, tmp_path, tiny.fabric())
+    first, second = (checkpoints.unpack(together / f"{name}.{r}.safetensors")[0] for r in (0, 1))
+    assert tiny.same(first, second)
+    assert first.keys() == one.keys()
+    for key, value in one.items():
+        torch.testing.assert_close(first[key], value, rtol=1e-5, atol=2e-6, msg=key)
+    for ours, theirs in zip(curves(together, name), curves(tmp_path, name), strict=True):
+        assert ours["validation"] == theirs["validation"]
+        assert ours["fgsm"] == theirs["fgsm"]
+        assert ours["train"]["loss"] == pytest.approx(theirs["train"]["loss"], rel=1e-4)
+
+
+@pytest.mark.slow
+def test_processes_stop_together_and_go_on_to_the_same_bits(tmp_path):
+    recipe = tiny.recipe("pgd_at_digits")
+    recipe = replace(recipe, loop=replace(recipe.loop, batch_size=64, validation_images=700))
+    runs.write_json(tmp_path / "recipe.json", to_json(recipe))
+    command = [sys.executable, "-m", "equipoise", "train", str(tmp_path / "recipe.json")]
+    command += ["--devices", "2", "--out"]
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    done = subprocess.run(
+        [*command, str(whole)], env=environment(), capture_output=True, text=True, check=True
+    )
+    assert done.stdout.count("next: equipoise evaluate") == 1  # rank 0 alone speaks
+    assert runs.read_json(whole / "environment.json")["processes"] == 2
+
+    process = subprocess.Popen(
+        [*command, str(cut)], env=environment(), stderr=subprocess.PIPE, text=True
+    )
+    until = time.monotonic() + 300
+    while not (cut / "stages" / "network" / checkpoints.CURRENT).exists():
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)  # to one of the two
+    assert "a checkpoint is saved" in process.communicate(timeout=300)[1]
+    assert process.returncode == 130
+    assert not (cut / "model").exists()
+    assert not (cut / runs.LOCK).exists()
+
+    resumed = [*command, str(cut), "--resume"]
+    refused = subprocess.run([*command, str(cut)], env=environment(), capture_output=True)
+    assert refused.returncode == 2
+    assert refused.stderr.count(b"already holds a run") == 1
+    subprocess.run(resumed, env=environment(), capture_output=True, check=True)
+    weights = [(folder / "model" / "model.safetensors").read_bytes() for folder in (whole, cut)]
+    assert weights[0] == weights[1]
+
+
+@pytest.mark.slow
+def test_one_process_goes_on_where_two_stopped(together, tmp_path):
+    """A checkpoint says nothing of how many processes wrote it."""
+    _, state = checkpoints.unpack(together / "pgd_at" / checkpoints.CURRENT)
+    assert not {"world", "rank", "processes"} & state.keys()
+    stage, _, loop = ranks_worker.CASES["pgd_at"]
+    place = tmp_path / "pgd_at"
+    place.mkdir()
+    for name in (checkpoints.CURRENT, "metrics.jsonl", "best.safetensors"):
+        (place / name).write_bytes((together / "pgd_at" / name).read_bytes())
+    longer = replace(stage(), keep="last")
+    longer = replace(longer, schedule=replace(longer.schedule, epochs=3))
+    torch.manual_seed(0)
+    task = longer.build({})
+    settings = ranks_worker.IMAGES | {"loop": loop, "fabric": tiny.fabric(), "seed": 0}
+    summary = ranks_worker.fit(longer, task, folder=place, **settings)
+    assert summary["epochs"] == 3
+    assert len(curves(tmp_path, "pgd_at")) == 3
+
+
+def test_the_command_line_says_how_to_share_a_batch(tmp_path, capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["train", "pgd_at_digits", "--devices", "3"])
+    assert ended.value.code == 2
+    assert "cannot be shared evenly by 3" in capsys.readouterr().err.replace("\n", " ")
+
+
+def test_a_folder_in_use_is_refused_with_its_owner(tmp_path):
+    with runs.locked(tmp_path / "run"), pytest.raises(runs.RunError) as refused:
+        jobs.train(tiny.recipe(), tmp_path / "run", dataset=tiny.digits())
+    assert f"in use by process {os.getpid()} on {socket.gethostname()}" in str(refused.value)
+    assert "--out" in str(refused.value)
