@@ -1,4 +1,5 @@
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -131,6 +132,23 @@ def test_a_recipe_file_with_an_unknown_field_is_refused_by_file_and_field(tmp_pa
     runs.write_json(tmp_path / "recipe.json", content)
     with pytest.raises(runs.RunError, match=r"recipe.json is not a recipe of this.*speling"):
         jobs.find_recipe(str(tmp_path))
+
+
+def timeless(part):
+    """A record, or a part of one, without what depends on the clock."""
+    if isinstance(part, dict):
+        return {name: timeless(value) for name, value in part.items() if name != "seconds"}
+    return [timeless(each) for each in part] if isinstance(part, list) else part
+
+
+@pytest.mark.slow
+def test_several_processes_write_the_record_that_one_writes(tmp_path, trained, data):
+    records = []
+    for workers in (1, 2):
+        folder = shutil.copytree(trained, tmp_path / str(workers) / "run")
+        settings = {"evaluation": QUICK, "dataset": data, "batch_size": 3}
+        records.append(jobs.evaluate(folder, workers=workers, **settings)[0])
+    assert timeless(records[0]) == timeless(records[1])
 
 
 def test_evaluating_a_run_writes_a_record_beside_it(trained, data):

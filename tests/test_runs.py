@@ -2,6 +2,8 @@ import errno
 import json
 import os
 import stat
+import subprocess
+import sys
 
 import pytest
 
@@ -178,3 +180,73 @@ def test_absolute_paths_are_cut_to_their_last_part_wherever_they_stand():
     assert runs.without_folders(content) == {
         "a": ["data", {"b": "y.npz"}], "c": "runs/z", "d": 3, "e": None,
     }  # fmt: skip
+
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from equipoise import runs
+with runs.locked(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.fixture
+def holder(tmp_path):
+    """Another process that has locked a folder."""
+    command = [sys.executable, "-c", HOLDER, str(tmp_path / "run")]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "held\n"
+    yield process
+    process.kill()
+    process.wait()
+    process.stdout.close()
+
+
+def test_a_folder_that_another_process_has_locked_is_refused_with_its_owner(tmp_path, holder):
+    with (
+        pytest.raises(runs.RunError, match=rf"in use by process {holder.pid} on .*--out"),
+        runs.locked(tmp_path / "run"),
+    ):
+        pass
+    assert (tmp_path / "run" / runs.LOCK).exists()
+
+
+def test_a_killed_process_leaves_no_lock(tmp_path, holder):
+    holder.kill()
+    with runs.locked(tmp_path / "run", patience=30):
+        assert str(os.getpid()) in (tmp_path / "run" / runs.LOCK).read_text()
+
+
+def test_a_lock_leaves_nothing_behind(tmp_path):
+    with runs.locked(tmp_path / "new"):
+        assert (tmp_path / "new").is_dir()
+    assert not (tmp_path / "new").exists()
+    with runs.locked(tmp_path / "kept"):
+        (tmp_path / "kept" / "file").touch()
+    assert [path.name for path in (tmp_path / "kept").iterdir()] == ["file"]
+
+
+def test_a_lock_whose_file_was_deleted_meanwhile_is_no_lock(tmp_path, monkeypatch):
+    real, asked = runs.fcntl.flock, []
+
+    def flock(handle, kind):
+        real(handle, kind)
+        if not asked:  # as if the owner had ended between our opening and locking
+            (tmp_path / runs.LOCK).unlink()
+        asked.append(handle)
+
+    monkeypatch.setattr(runs.fcntl, "flock", flock)
+    with runs.locked(tmp_path, patience=1):
+        assert len(asked) == 2
+        assert (tmp_path / runs.LOCK).exists()
+
+
+def test_a_folder_that_cannot_be_made_is_refused(tmp_path):
+    (tmp_path / "file").touch()
+    with (
+        pytest.raises(runs.RunError, match=r"cannot write .*another folder with --out"),
+        runs.locked(tmp_path / "file"),
+    ):
+        pass

@@ -24,7 +24,7 @@ SHORT = Schedule(epochs=2, learning_rate=0.05)
 LOOP = replace(
     tiny.LOOP, sync_batch_norm=True, checkpoint_seconds=1e9, alarms=True, validation_steps=2
 )
-TRAIN, HELD_OUT = tiny.digits(train=64).train, tiny.split(21, seed=3)
+TRAIN, HELD_OUT = tiny.digits(train=48).train, tiny.split(21, seed=3)
 IMAGES = {"train": TRAIN, "validation": HELD_OUT}  # 21 are not divisible by 2 or 16
 
 
@@ -99,8 +99,7 @@ Case = tuple[Callable[[], Stage], Mapping[str, nn.Module], Loop]
 CASES: dict[str, Case] = {
     "pgd_at": (lambda: single(PGDAT()), {}, LOOP),
     "branches": (lambda: afa()[0], {}, LOOP),
-    "gate": (lambda: afa()[1], {"branches": branched()}, LOOP),
-    "gate_led": (lambda: afa(LED)[1], {"branches": branched()}, LOOP),
+    "gate": (lambda: afa(LED)[1], {"branches": branched()}, LOOP),
     "merger": (lambda: merger(False), EXTRACTORS, LOOP),
     "merger_split": (lambda: merger(True), EXTRACTORS, LOOP),
     "oat": (oat, {}, LOOP),

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -136,7 +137,8 @@ def test_two_processes_train_what_one_process_trains(tmp_path, together, name):
     assert tiny.same(first, second)
     assert first.keys() == one.keys()
     for key, value in one.items():
-        torch.testing.assert_close(first[key], value, rtol=1e-5, atol=2e-6, msg=key)
+        named = partial("{}: {}".format, key)
+        torch.testing.assert_close(first[key], value, rtol=1e-5, atol=2e-6, msg=named)
     for ours, theirs in zip(curves(together, name), curves(tmp_path, name), strict=True):
         assert ours["validation"] == theirs["validation"]
         assert ours["fgsm"] == theirs["fgsm"]
