@@ -41,16 +41,21 @@ def owner(stage: Path) -> int:
     return int(found[1]) if found else 0
 
 
-@pytest.fixture
-def cluster(monkeypatch):
+@pytest.fixture(scope="module")
+def cluster():
     pytest.importorskip("ray", reason="the extra `ray` is not installed")
-    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     from ray.cluster_utils import Cluster
+
+    environment = pytest.MonkeyPatch()
+    environment.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    environment.setenv("OMP_NUM_THREADS", "1")
+    here = str(Path(__file__).parent)  # workers import this file
+    environment.setenv("PYTHONPATH", os.pathsep.join([here, os.environ.get("PYTHONPATH", "")]))
 
     made = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
     yield made.address
     made.shutdown()
+    environment.undo()
 
 
 @pytest.mark.slow
@@ -90,6 +95,29 @@ def test_a_killed_worker_and_a_killed_driver_leave_the_bits_of_a_local_run(tmp_p
     weights = [(run / "model" / "model.safetensors").read_bytes() for run in (cut, whole)]
     assert weights[0] == weights[1]
     assert not list(cut.rglob(runs.LOCK))
+
+
+def add(folder: Path, number: int, *others: str, reporter) -> int:
+    """A piece of work: leaves its number in a file and adds up those of others."""
+    reporter.say(f"at {number}")
+    (folder / str(number)).touch()
+    if number < 0:
+        raise runs.RunError("no number below 0, please.")
+    return number + sum(int(other) for other in others if (folder / other).exists())
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")  # Ray's own
+def test_work_waits_for_what_it_needs_and_failures_are_the_functions_own(tmp_path, cluster):
+    heard = tiny.AfterSteps(0, None)
+    executor = ray_executor.RayExecutor(address=cluster, reporter=lambda name: heard)
+    work = {"one": (add, (tmp_path, 1)), "two": (add, (tmp_path, 2))}
+    work["sum"] = (add, (tmp_path, 0, "1", "2"))
+    needs = {"sum": ("one", "two")}
+    assert executor.run(work, needs=needs) == {"one": 1, "two": 2, "sum": 3}
+    assert "at 1" in heard.lines
+    with pytest.raises(runs.RunError, match="no number below 0, please"):
+        executor.run({"bad": (add, (tmp_path, -1)), "sum": work["sum"]}, needs={"sum": ("bad",)})
 
 
 def test_without_ray_the_message_says_how_to_get_it(tmp_path, monkeypatch, capsys):

@@ -158,7 +158,7 @@ def demo(
     """
     found = side_by_side(
         {
-            name: (_train_and_evaluate, (replace(RECIPES[name](), seed=seed), folder / name))
+            name: (train_and_evaluate, (replace(RECIPES[name](), seed=seed), folder / name))
             for name in reversed(DEMO)  # the longest first
         },
         workers=workers or os.cpu_count() or 1,
@@ -168,7 +168,17 @@ def demo(
     return [found[name] for name in DEMO]
 
 
-def _train_and_evaluate(recipe: Recipe, place: Path, *, reporter: Reporter) -> dict[str, Any]:
+def train_and_evaluate(recipe: Recipe, place: Path, *, reporter: Reporter) -> dict[str, Any]:
+    """Train and evaluate a recipe; what is already there is re-used.
+
+    Args:
+        recipe: What to train and how to judge it.
+        place: Its run folder.
+        reporter: Who is told.
+
+    Returns:
+        The record.
+    """
     train(recipe, place, resume=True, reporter=reporter)
     path = place / "records" / f"{recipe.name}__seed{recipe.seed}.json"
     return runs.read_record(path) if path.exists() else evaluate(place, reporter=reporter)[0]
