@@ -97,7 +97,8 @@ def train(
     with contextlib.ExitStack() as stack:
         content = to_json(recipe)
         ranks.first(lambda: stack.enter_context(_claimed(folder, content, resume)))
-        dataset = dataset or recipe.dataset.load()
+        # One after the other: the first may leave a file that the others read.
+        dataset = dataset or ranks.first(recipe.dataset.load) or recipe.dataset.load()
         # Before hours of work.
         check_card({"name": recipe.name, "classes": list(dataset.class_names)})
         if reporter is not None and ranks.rank == 0:

@@ -122,7 +122,7 @@ class Ranks:
             The answer there, ``None`` elsewhere.
 
         Raises:
-            RunError: On all ranks, if it was raised on rank 0.
+            RunError: On all ranks, if that or a ValueError was raised on rank 0.
         """
         if self.world == 1:
             return work()
@@ -130,7 +130,7 @@ class Ranks:
         if self.rank == 0:
             try:
                 answer = work()
-            except runs.RunError as problem:
+            except (runs.RunError, ValueError) as problem:
                 error = problem
         said = self.fabric.broadcast(None if error is None else str(error))
         if said is not None:
