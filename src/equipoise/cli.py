@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import product
@@ -58,7 +59,8 @@ def train(recipe: Annotated[str, tyro.conf.Positional]) -> None:
     """Train a recipe. `equipoise train RECIPE --help` shows every field it lets you change.
 
     Args:
-        recipe: A name of `equipoise list`, or the recipe.json of an earlier run.
+        recipe: A name of `equipoise list`, the recipe.json of an earlier run, or `afs` to stack
+            saved models: `equipoise train afs --extractors runs/a runs/b`.
     """
     raise AssertionError("parsed by _train")
 
@@ -77,6 +79,7 @@ def evaluate(
     size: int | None = None,
     surrogates: tuple[str, ...] = (),
     logits: str | None = None,
+    trust: tuple[str, ...] = (),
     preferences: tuple[float, ...] = (),
     search_precision: Literal["32-true", "bf16-mixed"] = "32-true",
     self_checks: bool = True,
@@ -103,6 +106,7 @@ def evaluate(
         size: With --dataset imagefolder: bring images to so many pixels a side.
         surrogates: Models that the suite transfer attacks in the model's place.
         logits: Which part of the model's answer holds the logits: a key, a place, or binary.
+        trust: Modules whose code may be run to build a network that Equipoise did not write.
         preferences: For OAT's networks: evaluate at each of these lambdas; one record each.
         search_precision: Of the searches; scores are float32 always.
         self_checks: Look for signs that the score is too good.
@@ -136,6 +140,7 @@ def evaluate(
                 batch_size=batch_size,
                 surrogates=surrogates,
                 logits=logits,
+                trust=trust,
                 preference=preference,
                 search_precision=search_precision,
                 checks=self_checks,
@@ -333,7 +338,7 @@ def main(arguments: list[str] | None = None) -> None:
 def _train(name: str, arguments: list[str]) -> None:
     from equipoise import jobs
     from equipoise.ray_executor import RayExecutor
-    from equipoise.recipes import Recipe
+    from equipoise.recipes import ImportedNetwork, Recipe
     from equipoise.runs import RunError
     from equipoise.terminal import Terminal
 
@@ -342,6 +347,10 @@ def _train(name: str, arguments: list[str]) -> None:
         """Train this recipe. Every field of it can be changed by its flag."""
 
         recipe: Annotated[Recipe, tyro.conf.arg(name="")]
+        network: str | None = None
+        """module:function that makes your own network, in place of the recipe's."""
+        trust: tuple[str, ...] = ()
+        """Modules whose code may be run because a recipe file or a saved model names it."""
         out: Path | None = None
         """Run folder; runs/<name> by default."""
         data: Path | None = None
@@ -365,12 +374,16 @@ def _train(name: str, arguments: list[str]) -> None:
         ray_gpus: float = 0
         """GPUs of each stage on the cluster."""
 
-    base = jobs.find_recipe(name)
-    asked = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    asked.add_argument("--dataset", nargs="?")
-    source = asked.parse_known_args(arguments)[0].dataset
-    if source in get_args(Sources):  # tyro refuses others below
-        base = replace(base, dataset=jobs.named_source(source))
+    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    early.add_argument("--dataset", nargs="?")
+    early.add_argument("--network")
+    early.add_argument("--extractors", "--method.extractors", nargs="*", default=[])
+    named, _ = early.parse_known_args(arguments)  # what decides which flags there are
+    base = jobs.stacking(named.extractors) if name == "afs" else jobs.find_recipe(name)
+    if named.dataset in get_args(Sources):  # tyro refuses others below
+        base = replace(base, dataset=jobs.named_source(named.dataset))
+    if named.network is not None:
+        base = replace(base, network=ImportedNetwork(function=named.network))
     given = tyro.cli(
         Arguments,
         prog=f"equipoise train {name}",
@@ -382,6 +395,10 @@ def _train(name: str, arguments: list[str]) -> None:
     if given.data is not None:
         recipe = replace(recipe, dataset=jobs.with_folder(recipe.dataset, given.data))
     folder = given.out or Path("runs") / recipe.name
+    written = [each for each in (named.network, *named.extractors) if each and ":" in each]
+    trust = (*given.trust, *written)  # what is written on this very command line is allowed
+    again = f" --trust {' '.join(trust)}" if trust else ""
+    began = time.monotonic()
     console, is_first = _console, True
     try:
         fabric = jobs.launched(
@@ -402,6 +419,7 @@ def _train(name: str, arguments: list[str]) -> None:
                 recipe,
                 folder,
                 resume=given.resume,
+                trust=trust,
                 reporter=terminal,
                 fabric=fabric,
                 elsewhere=elsewhere,
@@ -411,11 +429,12 @@ def _train(name: str, arguments: list[str]) -> None:
             sys.exit(0)
         if not isinstance(error, Interrupted):
             raise
-        _stopped(f"equipoise train {folder} --out {folder} --resume")
+        _stopped(f"equipoise train {folder} --out {folder} --resume{again}")
     if not is_first:
         return
     _console.print(f"model: {folder / 'model'}", highlight=False)
-    _console.print(f"next: equipoise evaluate {folder}", highlight=False)
+    _console.print(f"took: {time.monotonic() - began:.0f} s", highlight=False)
+    _console.print(f"next: equipoise evaluate {folder}{again}", highlight=False)
 
 
 def _stopped(command: str) -> NoReturn:

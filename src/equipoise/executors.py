@@ -12,9 +12,19 @@ from lightning_fabric import Fabric
 from torch import nn
 
 from equipoise.data import Split
+from equipoise.goals import Predict
 from equipoise.methods import Stage
 from equipoise.runs import derive_seed
-from equipoise.training import Loop, Ranks, Reporter, Silent, fit, is_done, load_weights
+from equipoise.training import (
+    Loop,
+    Ranks,
+    Reporter,
+    Silent,
+    TrainingError,
+    fit,
+    is_done,
+    load_weights,
+)
 
 
 def execute(
@@ -74,6 +84,48 @@ def execute(
             ran.append(stage.name)
         outcomes[stage.name] = task.outcome()
     return outcomes[stages[-1].name].eval(), ran
+
+
+def rehearse(stage: Stage, train: Split) -> None:
+    """Build a stage that needs no other and let it answer two images; nothing is kept.
+
+    Args:
+        stage: The first of a plan.
+        train: Training part.
+
+    Raises:
+        TrainingError: If its network fails on the images, or answers with other classes.
+        ValueError: If it cannot be built.
+    """
+    with _fresh_weights(0):
+        task: Any = stage.build({})
+        task.eval()
+        check_answer(task.predictor(stage.validation[0]), train, f"the network of {stage.name}")
+
+
+def check_answer(predict: Predict, train: Split, who: str) -> None:
+    """Refuse a network that does not fit the data, before any time is spent on it.
+
+    Args:
+        predict: In eval mode.
+        train: Two of its images are tried.
+        who: What the refusal calls it.
+
+    Raises:
+        TrainingError: If it fails on the images, or answers with other classes.
+    """
+    images, _ = train.batch(slice(0, 2))
+    shape = tuple(images.shape[1:])
+    try:
+        with torch.no_grad():
+            found = tuple(predict(images).shape)
+    except (RuntimeError, TypeError, ValueError) as error:  # whatever a network of others raises
+        raise TrainingError(f"{who} fails on images of shape {shape}: {error}") from error
+    if found != (len(images), train.classes):
+        raise TrainingError(
+            f"{who} must answer {train.classes} logits an image, got {found} for {len(images)} "
+            "images; have it made for as many classes."
+        )
 
 
 @contextmanager

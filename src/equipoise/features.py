@@ -11,18 +11,54 @@ from equipoise.threat import Images
 
 
 def last_linear(network: nn.Module) -> nn.Linear:
-    """The last linear layer in order of registration.
+    """The linear layer that makes a network's logits.
+
+    It is the one that the network names in an attribute ``last_linear``, a dotted name such as
+    ``"classifier.1"``; otherwise the last one in order of registration.
 
     Raises:
-        ValueError: If there is none.
+        ValueError: If there is none, or the attribute names something else.
     """
+    for module in network.modules():
+        name = getattr(module, "last_linear", None)
+        if isinstance(name, str):
+            return check_last_linear(module)
     linears = [module for module in network.modules() if isinstance(module, nn.Linear)]
     if not linears:
         raise ValueError(
-            f"{type(network).__name__} has no linear layer, so its penultimate features are "
+            f"{name_of(network)} has no linear layer, so its penultimate features are "
             "unknown; wrap it so that it ends in nn.Linear."
         )
     return linears[-1]
+
+
+def name_of(network: nn.Module) -> str:
+    """The class of a network, for messages; of what is inside, where it stands in a wrapper."""
+    return type(getattr(network, "network", network)).__name__
+
+
+def check_last_linear(network: nn.Module) -> nn.Linear:
+    """The layer that ``network.last_linear`` names.
+
+    Raises:
+        ValueError: If that is no linear layer of the network; the message lists those there are.
+    """
+    name = network.last_linear
+    found = dict(network.named_modules()).get(str(name))
+    if not isinstance(found, nn.Linear):
+        raise ValueError(
+            f"last_linear must name a linear layer of {name_of(network)} "
+            f"({linears_of(network)}), got {str(name).removeprefix('network.')!r}."
+        )
+    return found
+
+
+def linears_of(network: nn.Module) -> str:
+    """The names of a network's linear layers, the last registered first, for messages."""
+    inside = getattr(network, "network", network)
+    names = [name for name, module in inside.named_modules() if isinstance(module, nn.Linear)]
+    shown = ", ".join(name or "itself" for name in names[::-1][:8])
+    return f"{shown}, ..." if len(names) > 8 else shown or "there is none"
 
 
 def features_and_logits(
@@ -75,7 +111,7 @@ def read_last_linear(
         hook.remove()
     if len(seen) != 1 or seen[0].ndim != 2:
         raise ValueError(
-            f"the last linear layer of {type(network).__name__} must run once on a batch of "
+            f"the last linear layer of {name_of(network)} must run once on a batch of "
             f"feature vectors, got {[tuple(each.shape) for each in seen]}."
         )
     return seen[0], made[0], logits

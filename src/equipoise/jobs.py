@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,13 +12,19 @@ from torch import nn
 
 from equipoise import cards, runs
 from equipoise.data import DataSet
-from equipoise.executors import execute
+from equipoise.executors import check_answer, execute, rehearse
 from equipoise.judge import evaluate as evaluate
 from equipoise.judge import named_source as named_source
+from equipoise.judge import source_of
 from equipoise.judge import with_folder as with_folder
-from equipoise.models import save
-from equipoise.models.folder import check_card
-from equipoise.recipes import RECIPES, Recipe, from_json, to_json
+from equipoise.methods import AFS, Stage
+from equipoise.methods.afs import extractor
+from equipoise.models import FeatureExtractor, save
+from equipoise.models.card import check_card
+from equipoise.models.folder import read_config
+from equipoise.models.foreign import is_foreign
+from equipoise.models.trust import Trusted, trusting
+from equipoise.recipes import RECIPES, Evaluation, Recipe, from_json, to_json
 from equipoise.side_by_side import side_by_side
 from equipoise.training import Ranks, Reporter, Silent
 from equipoise.training import launched as launched
@@ -58,11 +64,66 @@ def find_recipe(name: str) -> Recipe:
     raise ValueError(f"there is no recipe or recipe file {name!r}. {hint}")
 
 
+def stacking(extractors: Sequence[str]) -> Recipe:
+    """AFS over trained networks: nothing but the merger is trained.
+
+    Data, evaluation, seed and the count of validation images are those of the first saved model
+    that says on what it was trained; the merger's schedule and attack are those of the AFS recipe
+    for the same data, or of ``afs_cifar10_compact`` where there is none.
+
+    Args:
+        extractors: As ``AFS`` has them; at least one is a run folder or a model folder.
+
+    Returns:
+        The recipe, named ``afs``.
+
+    Raises:
+        ValueError: If no saved model says which data it was trained on.
+        RunError: If a model folder cannot be read.
+    """
+    saved = [name for name in extractors if not is_foreign(name)]
+    cards = [card for card in map(_card, saved) if "dataset" in card]
+    if not cards:
+        raise ValueError(
+            "afs needs saved models to stack, and takes the data from the first: name them as in "
+            "equipoise train afs --extractors runs/a runs/b. To stack functions alone, name the "
+            "AFS recipe for their data: equipoise train afs_digits --extractors my_models:one ..."
+        )
+    card = cards[0]
+    dataset = source_of(card, None)
+    base = RECIPES["afs_cifar10_compact"]()
+    for make in reversed(RECIPES.values()):
+        found = make()
+        if isinstance(found.method, AFS) and type(found.dataset) is type(dataset):
+            base = found
+    evaluation = base.evaluation
+    if "evaluation" in card:
+        evaluation = from_json(card["evaluation"], Evaluation)
+    images = card.get("validation_images", base.loop.validation_images)
+    assert isinstance(base.method, AFS)
+    return replace(
+        base,
+        name="afs",
+        dataset=dataset,
+        evaluation=evaluation,
+        seed=card.get("seed", base.seed),
+        loop=replace(base.loop, validation_images=images),
+        method=replace(
+            base.method,
+            budgets=(),
+            extractors=tuple(extractors),
+            merger_epsilon=max(evaluation.epsilons),
+            norm=evaluation.norm,
+        ),
+    )
+
+
 def train(
     recipe: Recipe,
     folder: Path,
     *,
     resume: bool = False,
+    trust: Sequence[Trusted] = (),
     reporter: Reporter | None = None,
     dataset: DataSet | None = None,
     fabric: Fabric | None = None,
@@ -74,6 +135,8 @@ def train(
         recipe: What to train.
         folder: The run folder.
         resume: Go on in a folder that already holds this recipe's run.
+        trust: Code that may be run because the recipe, or a model it stacks, names it: modules,
+            ``module:function``, or the functions themselves.
         reporter: Who is told.
         dataset: The recipe's data, if it is already loaded.
         fabric: Of several processes that train together and all call this, as
@@ -86,12 +149,25 @@ def train(
 
     Raises:
         RunError: If the folder holds something and ``resume`` is not set, or another recipe's run,
-            or another process trains into it.
+            another process trains into it, or the recipe needs code that is not trusted.
         ValueError: If its name, or that of a class, cannot stand in a model's card.
         DataError: If the data cannot be read.
-        TrainingError: If a stage cannot be trained.
+        TrainingError: If a stage cannot be trained, or a network does not fit the data.
         Interrupted: If the run was asked to stop.
     """
+    with trusting(*trust):
+        return _train(recipe, folder, resume, reporter, dataset, fabric, elsewhere)
+
+
+def _train(
+    recipe: Recipe,
+    folder: Path,
+    resume: bool,
+    reporter: Reporter | None,
+    dataset: DataSet | None,
+    fabric: Fabric | None,
+    elsewhere: Callable[[Recipe, Path], None] | None,
+) -> nn.Module:
     fabric = fabric or launched(recipe.loop)
     ranks = Ranks(fabric)
     with contextlib.ExitStack() as stack:
@@ -103,13 +179,15 @@ def train(
         check_card({"name": recipe.name, "classes": list(dataset.class_names)})
         if reporter is not None and ranks.rank == 0:
             reporter.say(dataset.summary())
+        stages = recipe.method.stages(recipe.network.maker(dataset))
+        _check_fit(recipe, stages, dataset, reporter or Silent())
         about = runs.environment() | {"processes": ranks.world}
         ranks.first(lambda: runs.write_json(folder / RECIPE, content))
         ranks.first(lambda: runs.write_json(folder / "environment.json", about))
         if elsewhere is not None:
             elsewhere(recipe, folder)
         model, ran = execute(
-            recipe.method.stages(recipe.network.maker(dataset)),
+            stages,
             train=dataset.train,
             loop=recipe.loop,
             folder=folder,
@@ -183,6 +261,31 @@ def train_and_evaluate(recipe: Recipe, place: Path, *, reporter: Reporter) -> di
     train(recipe, place, resume=True, reporter=reporter)
     path = place / "records" / f"{recipe.name}__seed{recipe.seed}.json"
     return runs.read_record(path) if path.exists() else evaluate(place, reporter=reporter)[0]
+
+
+def _check_fit(
+    recipe: Recipe, stages: Sequence[Stage], dataset: DataSet, reporter: Reporter
+) -> None:
+    """Refuse networks that do not fit the data before anything is written."""
+    for name in recipe.method.extractors if isinstance(recipe.method, AFS) else ():
+        check_answer(FeatureExtractor(extractor(name)).logits, dataset.train, name)
+        card = _card(name) if Path(name).is_dir() else {}
+        if card.get("data", dataset.name) != dataset.name:
+            reporter.say(f"{name} was trained on {card['data']}, not on {dataset.name}.")
+        held_out = {"seed": recipe.seed, "validation_images": recipe.loop.validation_images}
+        if not held_out.items() <= (card or held_out).items():
+            reporter.say(
+                f"{name} was trained on some of the images that now validate the merger, since its "
+                "own validation images were others. Test images are not touched by this."
+            )
+    rehearse(stages[0], dataset.train)
+
+
+def _card(extractor: str) -> dict[str, Any]:
+    folder = Path(extractor)
+    place = folder / "model" if (folder / "model").is_dir() else folder
+    card: dict[str, Any] = read_config(place)["card"]
+    return card
 
 
 @contextlib.contextmanager

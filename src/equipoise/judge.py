@@ -29,6 +29,7 @@ from equipoise.models import Conditional, load
 from equipoise.models.folder import locate, read_config
 from equipoise.models.foreign import LogitsOf, is_foreign, load_foreign
 from equipoise.models.hub import HUB
+from equipoise.models.trust import Trusted
 from equipoise.recipes import Evaluation, from_json, to_json
 from equipoise.runs import derive_seed
 from equipoise.training import Reporter, Silent
@@ -64,6 +65,7 @@ def evaluate(
     batch_size: int = 256,
     surrogates: Sequence[Path | str] = (),
     logits: str | None = None,
+    trust: Sequence[Trusted] = (),
     preference: float | None = None,
     search_precision: Literal["32-true", "bf16-mixed"] = "32-true",
     checks: bool = True,
@@ -86,6 +88,7 @@ def evaluate(
         batch_size: Images attacked at once.
         surrogates: Models that the suite ``transfer`` attacks in this one's place.
         logits: Which part of the model's answer holds the logits.
+        trust: Code that may be run because a model folder names it, as in ``load``.
         preference: For a conditional network (OAT), the lambda to fix; its default if not given.
         search_precision: Of the searches; scores are float32 always.
         checks: Run the self-checks.
@@ -102,7 +105,7 @@ def evaluate(
         EvaluationError: If what was found does not hold when it is judged again.
     """
     reporter = reporter or Silent()
-    subject = find_model(str(model), logits)
+    subject = find_model(str(model), logits, trust)
     card, place = subject.card, subject.home
     network, name = at_preference(subject.network, subject.name, preference)
     if evaluation is None:
@@ -115,7 +118,7 @@ def evaluate(
         split = split.take(slice(0, evaluation.images))
     device = "cuda" if torch.cuda.is_available() else "cpu"
     network, split = network.to(device), split.to(device)
-    suites = _suites(network, evaluation, split.classes, seed, surrogates, device)
+    suites = _suites(network, evaluation, split.classes, seed, surrogates, device, trust)
     threat = THREATS[evaluation.norm]
     known = place / "evaluations" / f"{name}_{fingerprint(network, split)[:12]}"
     reporter.begin(f"evaluate {name}", 0, 0)
@@ -212,12 +215,13 @@ def source_of(card: dict[str, Any], data: Path | None) -> DataSource:
     return source if data is None else with_folder(source, data)
 
 
-def find_model(model: str, logits: str | None = None) -> Subject:
-    """Load a model.
+def find_model(model: str, logits: str | None = None, trust: Sequence[Trusted] = ()) -> Subject:
+    """Load a model, wherever it comes from.
 
     Args:
         model: A run folder, a model folder, ``hf://owner/name``, or a foreign network.
         logits: Which part of its answer holds the logits.
+        trust: Code that may be run because a model folder names it.
 
     Returns:
         The model and what is known of it.
@@ -231,7 +235,7 @@ def find_model(model: str, logits: str | None = None) -> Subject:
         return Subject(network=network, card={}, name=name, home=Path("runs") / name)
     folder = locate(model)
     card = read_config(folder)["card"]
-    network = load(folder)
+    network = load(folder, trust=trust)
     if logits is not None:
         network = LogitsOf(network, logits).eval()
     name = card.get("name", folder.name)
@@ -325,10 +329,11 @@ def _suites(
     seed: int,
     surrogates: Sequence[Path | str],
     device: str,
+    trust: Sequence[Trusted],
 ) -> list[Suite]:
     sources: dict[str, nn.Module] = {}
     for surrogate in surrogates:
-        found = find_model(str(surrogate))
+        found = find_model(str(surrogate), None, trust)
         name = found.name if found.name not in sources else f"{found.name}-{len(sources)}"
         sources[name] = found.network.to(device)
     return suites_for(

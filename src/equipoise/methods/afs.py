@@ -3,20 +3,22 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import compress
-from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
+import tyro
 from torch import Tensor, nn
 
 from equipoise import draws, goals, losses
 from equipoise.epsilon import Epsilon, Epsilons, format_epsilon
+from equipoise.features import last_linear
 from equipoise.goals import Predict
 from equipoise.losses import Labels
 from equipoise.methods.adversarial_training import network_stage
 from equipoise.methods.stage import MakeNetwork, Norm, Schedule, Stage, TrainingAttack
 from equipoise.methods.training_attack import attacked
-from equipoise.models import FeatureExtractor, FeatureStack, load
+from equipoise.models import Branched, FeatureStack, load
+from equipoise.models.foreign import imported_network, is_foreign
 from equipoise.objectives import AnyObjective
 from equipoise.threat import Images
 
@@ -30,7 +32,8 @@ class AFS:
     Args:
         objective: What the extractors minimise; the merger's loss is Eq. (5) whatever this is.
         budgets: Strength of each extractor's training attack; 0 trains a standard network.
-        extractors: Model folders to stack instead of training any; budgets then have no meaning.
+        extractors: Trained networks to stack instead of training any: run folders, model folders,
+            or ``module:function``. Budgets, schedule and objective then have no meaning.
         mask: Which extractors are stacked, a 1 or 0 for each, such as ``"101"``; all by default.
         merger: ``"trained"``, or ``"average"``: the mean of the members' logits, nothing trained.
         attack: Search of every training attack.
@@ -43,8 +46,8 @@ class AFS:
         norm: Geometry of the threat.
 
     Raises:
-        ValueError: If there is no budget, alpha is not in [0, 1], or the mask does not have a 1 or
-            0 for each extractor and a 1 among them.
+        ValueError: If there is no budget and no extractor, an extractor is named twice, alpha is
+            not in [0, 1], or the mask does not have a 1 or 0 for each extractor and a 1 among them.
 
     Source:
         AFS Sec. II, Eq. (1)-(5). Deviation: the best epoch is chosen on a validation split held
@@ -53,7 +56,7 @@ class AFS:
 
     objective: AnyObjective
     budgets: Epsilons
-    extractors: tuple[Path, ...] = ()
+    extractors: Annotated[tuple[str, ...], tyro.conf.arg(aliases=["--extractors"])] = ()
     mask: str | None = None
     merger: Literal["trained", "average"] = "trained"
     attack: TrainingAttack = TrainingAttack()
@@ -65,8 +68,11 @@ class AFS:
     norm: Norm = "Linf"
 
     def __post_init__(self) -> None:
-        if not self.budgets:
+        if not self.budgets and not self.extractors:
             raise ValueError("budgets must name at least one strength, got none.")
+        twice = {name for name in self.extractors if self.extractors.count(name) > 1}
+        if twice:
+            raise ValueError(f"extractors must differ, but {', '.join(twice)} is named twice.")
         if not 0 <= self.alpha <= 1:
             raise ValueError(f"alpha must be in [0, 1], got {self.alpha}.")
         count = len(self.extractors or self.budgets)
@@ -95,10 +101,8 @@ class AFS:
         names = tuple(stage.name for stage in extractors)
 
         def build(needed: Mapping[str, nn.Module]) -> "MergerTask":
-            folders = compress(self.extractors, taken)
-            networks = [needed[name] for name in names] or [load(folder) for folder in folders]
-            classes = FeatureExtractor(networks[0]).head().out_features
-            stack = FeatureStack(networks, classes)
+            ready = compress(self.extractors, taken)
+            stack = stacked(needed or {name: extractor(name) for name in ready})
             if self.merger == "average":
                 stack.average()
             return MergerTask(stack, self)
@@ -113,6 +117,52 @@ class AFS:
             trains=self.merger == "trained",
         )
         return [*extractors, merger]
+
+
+def extractor(name: str) -> nn.Module:
+    """A trained network to stack, by name.
+
+    Args:
+        name: A run folder, a model folder, or ``module:function``; code must be trusted here.
+
+    Returns:
+        The network.
+
+    Raises:
+        RunError: If it cannot be loaded, or its code is not trusted.
+        ValueError: If it cannot be a member of a stack.
+    """
+    if name.endswith((".onnx", ".pt2")):
+        raise ValueError(
+            f"{name} cannot be stacked: the layers of an exported network cannot be seen. Name the "
+            "model folder or the function that it was exported from."
+        )
+    network = imported_network(name, {}) if is_foreign(name) else load(name)
+    if isinstance(network, Branched):
+        raise ValueError(
+            f"{name} cannot be stacked: it is a branched network, the first stage of AFA, and "
+            "answers through a branch that is named. Stack the whole AFA model."
+        )
+    return network
+
+
+def stacked(networks: Mapping[str, nn.Module]) -> FeatureStack:
+    """A stack of networks for the same classes, with a fresh merger.
+
+    Args:
+        networks: Each under the name that a refusal gives it.
+
+    Returns:
+        The stack; the networks may differ in all but their number of classes.
+
+    Raises:
+        ValueError: If they differ in that, or one has no linear layer.
+    """
+    classes = {name: last_linear(network).out_features for name, network in networks.items()}
+    if len(set(classes.values())) > 1:
+        listed = ", ".join(f"{name} has {count}" for name, count in classes.items())
+        raise ValueError(f"a stack's members must know the same number of classes, but {listed}.")
+    return FeatureStack(list(networks.values()), next(iter(classes.values())))
 
 
 class MergerTask(nn.Module):

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from equipoise.losses import Logits
+from equipoise.models.norms import BatchNorm, check_norms
 from equipoise.models.synced import reduces
 from equipoise.threat import Images
 
@@ -31,8 +32,8 @@ class MultiBatchNorm2d(nn.Module):
 
     Raises:
         ValueError: If ``branches`` is not positive, or an affine map is to be shared or repeated
-            that ``like`` does not have; from ``forward``, if the batch does not split into equal
-            groups.
+            that ``like`` does not have; from ``forward``, if the features are no maps or the batch
+            does not split into equal groups.
         IndexError: From ``forward``, if a branch is not in ``[0, branches)``.
 
     Source:
@@ -41,7 +42,7 @@ class MultiBatchNorm2d(nn.Module):
         one pair a branch.
     """
 
-    def __init__(self, like: nn.BatchNorm2d, branches: int, separate: Separate = "both") -> None:
+    def __init__(self, like: BatchNorm, branches: int, separate: Separate = "both") -> None:
         super().__init__()
         if branches < 1:
             raise ValueError(f"branches must be 1 or more, got {branches}.")
@@ -64,6 +65,11 @@ class MultiBatchNorm2d(nn.Module):
         self, features: Float[Tensor, "batch channel height width"], branch: Branch
     ) -> Float[Tensor, "batch channel height width"]:
         """Normalise through one branch, or equal groups of rows each through its own."""
+        if features.ndim != 4:  # nn.SyncBatchNorm takes other shapes
+            raise ValueError(
+                "a branched batch norm takes maps of shape (batch, channel, height, width), got "
+                f"shape {tuple(features.shape)}."
+            )
         if not len(features) and not reduces(self):
             return features  # which would spoil statistics
         route = (branch,) if isinstance(branch, int) else branch
@@ -108,7 +114,7 @@ class MultiBatchNorm2d(nn.Module):
             raise IndexError(f"branch must be in [0, {self.branches}), got {branch}.")
 
 
-def _without_affine(like: nn.BatchNorm2d) -> nn.BatchNorm2d:
+def _without_affine(like: BatchNorm) -> BatchNorm:
     norm = copy.deepcopy(like)
     norm.affine, norm.weight, norm.bias = False, None, None  # type: ignore[assignment]
     return norm
@@ -190,7 +196,8 @@ def with_branches(model: nn.Module, branches: int, separate: Separate = "both") 
     """Turn any network with batch norms into a K-branch one.
 
     Args:
-        model: Any network with ``nn.BatchNorm2d`` modules; it is copied, not changed.
+        model: Any network with ``nn.BatchNorm2d`` or ``nn.SyncBatchNorm`` modules; it is copied,
+            not changed.
         branches: K, 1 or more. Every branch starts as a copy of the network's norm.
         separate: What each branch has for itself, see ``MultiBatchNorm2d``.
 
@@ -198,23 +205,19 @@ def with_branches(model: nn.Module, branches: int, separate: Separate = "both") 
         The branched network.
 
     Raises:
-        ValueError: If ``branches`` is not positive or the network has no ``nn.BatchNorm2d``: then
-            AFA has nothing to branch.
+        ValueError: If ``branches`` is not positive, the network has no such norm, so that AFA has
+            nothing to branch, or it has other batch norms beside, which all branches would share.
 
     Source:
         AFA Sec. 4.1.
     """
+    check_norms(model, "branch: AFA")
     network, route = copy.deepcopy(model), Route()
-    replaced = replace_modules(
+    replace_modules(
         network,
-        nn.BatchNorm2d,
+        BatchNorm,
         lambda norm: RoutedNorm(MultiBatchNorm2d(norm, branches, separate), route),
     )
-    if not replaced:
-        raise ValueError(
-            f"{type(model).__name__} has no nn.BatchNorm2d, so there is nothing to branch: AFA "
-            "needs batch norms. AFS stacks any network."
-        )
     return Branched(network, branches, route, separate)
 
 
@@ -251,12 +254,12 @@ def soup(branched: Branched, weight: float) -> nn.Module:
     return network
 
 
-def replace_modules(network: nn.Module, kind: type, make: Any) -> int:
+def replace_modules(network: nn.Module, kind: Any, make: Any) -> int:
     """Replace every submodule of a type, in place.
 
     Args:
         network: Searched with all its descendants.
-        kind: The type to replace.
+        kind: The type, or union of types, to replace.
         make: Called with each such module, once even where it is shared; returns what stands there.
 
     Returns:

@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from equipoise.losses import Logits, PerImage
 from equipoise.models.branches import MultiBatchNorm2d, config_of, replace_modules
+from equipoise.models.norms import BatchNorm, check_norms
 from equipoise.models.preference import (
     CLOSE,
     PREFERENCES,
@@ -273,8 +274,8 @@ def conditioned(
         The conditional network; FiLM draws its weights from torch's global seed.
 
     Raises:
-        ValueError: If the network has no ``nn.BatchNorm2d``, no norm is left for FiLM, a name in
-            ``without_film`` is none of a norm, or a setting is out of range.
+        ValueError: If the network has no ``nn.BatchNorm2d`` or has others beside, no norm is left
+            for FiLM, a name in ``without_film`` is none of a norm, or a setting is out of range.
 
     Source:
         Wang et al. 2020 (OAT) and its code. FiLM is shared by BN_c and BN_a, as there. Deviations:
@@ -285,6 +286,7 @@ def conditioned(
     check_code(preferences, encoding, size, default)
     if start not in get_args(Start):
         raise ValueError(f"start must be one of {get_args(Start)}, got {start!r}.")
+    check_norms(model, "condition: OAT")
     network, route = copy.deepcopy(model), _Route()
     if without_film is None:
         without_film = norms_without_film(network)
@@ -300,15 +302,11 @@ def conditioned(
         raise ValueError("without_film names every norm, so lambda would reach none; name fewer.")
     code = PreferenceCode(preferences, encoding, size, seed)
 
-    def place(norm: nn.BatchNorm2d) -> _Place:
+    def place(norm: BatchNorm) -> _Place:
         film = None if norm in plain else FiLM(code.table.shape[1], norm.num_features, start)
         return _Place(MultiBatchNorm2d(norm, 2 if dual else 1), film, route)
 
-    if not replace_modules(network, nn.BatchNorm2d, place):
-        raise ValueError(
-            f"{type(model).__name__} has no nn.BatchNorm2d, so there is nothing to condition: OAT "
-            "needs batch norms. AFS stacks any network."
-        )
+    replace_modules(network, BatchNorm, place)
     settings = {
         "preferences": list(code.preferences),
         "encoding": encoding,
@@ -345,6 +343,6 @@ def norms_without_film(network: nn.Module) -> tuple[str, ...]:
     )
 
 
-def _norms(network: nn.Module) -> dict[str, nn.BatchNorm2d]:
+def _norms(network: nn.Module) -> dict[str, BatchNorm]:
     modules = network.named_modules(remove_duplicate=False)
-    return {name: module for name, module in modules if isinstance(module, nn.BatchNorm2d)}
+    return {name: module for name, module in modules if isinstance(module, BatchNorm)}

@@ -1,14 +1,14 @@
 """A model as a folder: ``config.json``, ``model.safetensors`` and a model card.
 
 Nothing in such a folder can execute code: the configuration names one of ``KINDS`` and plain
-values, the weights are tensors. A folder may come from a stranger, so no network is built before
-its sizes are seen to be those of the weights that lie there.
+values, the weights are tensors. The configuration of somebody's own network also names the function
+that makes it, which is called only where the caller says that it may be. A folder may come from a
+stranger: no network is built before its sizes are seen to be those of the weights that lie there.
 """
 
 import json
 import math
-import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +19,19 @@ from torch import nn
 
 from equipoise import runs
 from equipoise.models.branches import config_of, with_branches
+from equipoise.models.card import check_card
 from equipoise.models.film import conditioned
+from equipoise.models.foreign import imported_network
 from equipoise.models.fusion import unfused
 from equipoise.models.hub import HUB, fetch
 from equipoise.models.stack import FeatureStack
+from equipoise.models.trust import Trusted, trusting
 from equipoise.models.wide_resnet import WideResNet
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 CONFIG_BYTES = 1 << 20  # ours have a few kB
 HEADER_BYTES = 1 << 24  # that of a stack of nine WRN-70-16 has 1 MB
 LARGEST = 1 << 16  # of any whole number in a configuration: width, classes, ...
-LARGEST_SIDE = 1 << 12  # of an image, in pixels
-_NAME = re.compile(r"[\w@+(),=][\w@+(),=. -]{0,99}")  # goes into file names
 
 
 class ModelFolderError(runs.RunError):
@@ -41,7 +42,8 @@ def save(model: nn.Module, folder: Path | str, card: dict[str, Any] | None = Non
     """Write a model folder; each file replaces its predecessor in one step.
 
     Args:
-        model: A model that this package builds; any composition of them.
+        model: A model that this package builds, or a network imported by its function; any
+            composition of them.
         folder: Created if missing.
         card: Facts for the model card (method, data set, threat, scores), kept in
             ``config.json`` under ``"card"``.
@@ -53,7 +55,8 @@ def save(model: nn.Module, folder: Path | str, card: dict[str, Any] | None = Non
     """
     folder, config = Path(folder), config_of(model)
     check_card(card or {})
-    tensors = {name: value.contiguous().cpu() for name, value in model.state_dict().items()}
+    # Cloned, because safetensors takes no weights that share memory, as tied ones do.
+    tensors = {name: value.clone().contiguous().cpu() for name, value in model.state_dict().items()}
     document = {"format": 1, "model": config, "card": card or {}}
     text = json.dumps(document, indent=2, allow_nan=False)
     runs.write_bytes(folder / WEIGHTS, safetensors.torch.save(tensors))
@@ -61,12 +64,14 @@ def save(model: nn.Module, folder: Path | str, card: dict[str, Any] | None = Non
     runs.write_bytes(folder / CONFIG, (text + "\n").encode())
 
 
-def load(folder: Path | str) -> nn.Module:
+def load(folder: Path | str, *, trust: Sequence[Trusted] = ()) -> nn.Module:
     """Load a model folder.
 
     Args:
         folder: Written by ``save``, a run folder that has one under ``model/``, or
             ``hf://owner/name`` for one on the Hugging Face Hub.
+        trust: Code that may be run to build a network that Equipoise did not write: names of
+            modules, or the functions themselves. Without it, such a folder is refused.
 
     Returns:
         The model in eval mode: images ``(batch, channel, height, width)`` in [0, 1] to logits
@@ -75,13 +80,14 @@ def load(folder: Path | str) -> nn.Module:
     Raises:
         ModelFolderError: If a file is missing, damaged, too large, or names what this version does
             not know.
+        RunError: If the folder names code that is not trusted, or that gives no network.
         HubError: If it cannot be had from the hub.
     """
     folder = locate(folder)
     config, stored = read_config(folder)["model"], _shapes(folder / WEIGHTS)
     try:
         _check_sizes(config, len(stored))
-        with torch.device("meta"):  # shapes alone: nothing is allocated
+        with trusting(*trust), torch.device("meta"):  # shapes alone: nothing is allocated
             state = build(config).state_dict()
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise ModelFolderError(
@@ -95,7 +101,8 @@ def load(folder: Path | str) -> nn.Module:
             f"{stored.get(name, 'none')}, and the configuration asks for "
             f"{wanted.get(name, 'none')}; copy the folder again."
         )
-    model = build(config)
+    with trusting(*trust):
+        model = build(config)
     try:
         model.load_state_dict(safetensors.torch.load_file(folder / WEIGHTS))
     except (safetensors.SafetensorError, OSError, RuntimeError) as error:
@@ -142,6 +149,7 @@ def build(config: dict[str, Any]) -> nn.Module:
     """Build a model from its configuration, with fresh weights.
 
     Raises:
+        RunError: If it names code that is not trusted here.
         ValueError: If the kind is unknown.
         TypeError: If a setting is unknown or missing.
     """
@@ -152,6 +160,17 @@ def build(config: dict[str, Any]) -> nn.Module:
     if kind not in KINDS:
         raise ValueError(f"kind must be one of {sorted(KINDS)}, got {kind!r}")
     return KINDS[kind](**settings)
+
+
+def functions_named(config: Any) -> list[str]:
+    """Every ``module:function`` that a model's configuration needs."""
+    if isinstance(config, list):
+        return [name for each in config for name in functions_named(each)]
+    if not isinstance(config, dict):
+        return []
+    if config.get("kind") == "imported":
+        return [str(config.get("function"))]
+    return functions_named(list(config.values()))
 
 
 def _branched(branches: int, network: dict[str, Any], separate: Any = "both") -> nn.Module:
@@ -176,15 +195,18 @@ KINDS: dict[str, Callable[..., nn.Module]] = {
     "adaptive": _adaptive,
     "stack": _stack,
     "conditional": _conditional,
+    "imported": imported_network,
 }
 
 
 def _card(document: dict[str, Any]) -> str:
     card = document["card"]
+    modules = sorted({name.partition(":")[0] for name in functions_named(document["model"])})
+    trust = f", trust={tuple(modules)}" if modules else ""
     lines = ["# " + str(card.get("name", "An Equipoise model")), ""]
     lines += [
         "Images in [0, 1], shape `(batch, channel, height, width)`, to logits. Normalisation is",
-        "inside. Load it with `equipoise.load(folder)`.",
+        f"inside. Load it with `equipoise.load(folder{trust})`.",
         "",
     ]
     lines += [f"- **{key}**: {value}" for key, value in card.items() if key != "name"]
@@ -212,33 +234,6 @@ def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
 
 def _damaged(path: Path, error: Exception) -> ModelFolderError:
     return ModelFolderError(f"{path} is damaged ({_short(error)}); copy the folder again.")
-
-
-def check_card(card: Any) -> None:
-    """Refuse a card whose words could lead out of a folder, or play tricks on a terminal.
-
-    Raises:
-        ValueError: If its name is unfit for a file, its classes are no printable names, or its
-            images have no shape.
-    """
-    if not isinstance(card, dict):
-        raise ValueError(f"the card must be an object, got {type(card).__name__}.")
-    name, classes = card.get("name", "model"), card.get("classes", [])
-    if not isinstance(name, str) or not _NAME.fullmatch(name):
-        raise ValueError(
-            "the name must be 1 to 100 letters, digits, spaces or any of . _ - @ + = ( ) , and not "
-            f"begin with a dot or dash, got {str(name)[:100]!r}."
-        )
-    words = classes if isinstance(classes, list) else [None]
-    if not all(isinstance(w, str) and len(w) <= 100 and w.isprintable() for w in words):
-        raise ValueError("classes must be a list of printable names of at most 100 letters.")
-    shape = card.get("image_shape", [1, 1, 1])
-    sides = shape if isinstance(shape, list) and len(shape) == 3 else [0]
-    if not all(type(side) is int and 1 <= side <= LARGEST_SIDE for side in sides):
-        raise ValueError(
-            f"image_shape must be three whole numbers in [1, {LARGEST_SIDE}], got "
-            f"{str(shape)[:100]}."
-        )
 
 
 def _check_sizes(config: Any, tensors: int) -> None:

@@ -1,19 +1,21 @@
 """Networks that this package did not build: importable ones, exported ones, odd outputs."""
 
 import hashlib
-import importlib
 import json
-import os
-import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import safetensors
+import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from equipoise.features import check_last_linear
 from equipoise.losses import Logits
-from equipoise.models.folder import check_card
+from equipoise.models.card import check_card
 from equipoise.models.hub import HUB
+from equipoise.models.trust import function_named, trusting
 from equipoise.records import check_score_card
 from equipoise.runs import RunError
 from equipoise.threat import Images
@@ -49,20 +51,86 @@ def load_foreign(name: str) -> nn.Module:
         if not path.is_file():
             raise RunError(f"{path} does not exist.")
         return OnnxNetwork(path) if path.suffix == ".onnx" else ExportedNetwork(path)
-    module, _, function = name.partition(":")
-    sys.path.insert(0, os.getcwd())
-    try:
-        made = getattr(importlib.import_module(module), function)()
-    except (ImportError, AttributeError, TypeError, ValueError) as error:
+    with trusting(name):  # whoever writes it down here allows it
+        return _made(name, {}).eval()
+
+
+def imported_network(
+    function: str,
+    arguments: Mapping[str, Any],
+    *,
+    logits: str | None = None,
+    last_linear: str | None = None,
+) -> "LogitsOf":
+    """A network made by a trusted function, which a model folder can name and build again.
+
+    Args:
+        function: ``module:function``; it returns an ``nn.Module``.
+        arguments: What it is called with, by name; JSON values.
+        logits: Which part of the network's answer holds the logits, as in ``LogitsOf``.
+        last_linear: Dotted name of the network's last linear layer, where it is not the one that
+            was registered last.
+
+    Returns:
+        The network, untouched, inside a ``LogitsOf`` that knows its configuration.
+
+    Raises:
+        RunError: If the function is not trusted, does not exist or gives no network.
+        ValueError: If ``last_linear`` names no linear layer.
+    """
+    config = {
+        "kind": "imported",
+        "function": function,
+        "arguments": dict(arguments),
+        "logits": logits,
+        "last_linear": last_linear,
+    }
+    return LogitsOf(_made(function, arguments), logits, last_linear=last_linear, config=config)
+
+
+def start_from(network: "LogitsOf", path: Path) -> None:
+    """Load weights to start training from.
+
+    Args:
+        network: Gets them.
+        path: A safetensors file of the network's own ``state_dict()``, or of a model folder.
+
+    Raises:
+        RunError: If the file is missing, damaged, of another kind, or does not fit the network.
+    """
+    if path.suffix != ".safetensors":
         raise RunError(
-            f"{name} gives no network ({error}); name an importable module and a function in it "
-            "without arguments, as in my_models:make_network."
+            f"weights must be a .safetensors file, got {path}: others can hold code. Write one by "
+            "safetensors.torch.save_file(network.state_dict(), path)."
+        )
+    try:
+        tensors = safetensors.torch.load_file(path)
+        whole = all(name.startswith("network.") for name in tensors)
+        (network if whole else network.network).load_state_dict(tensors)
+    except FileNotFoundError:
+        raise RunError(f"{path} does not exist.") from None
+    except (safetensors.SafetensorError, OSError) as error:
+        raise RunError(f"{path} is damaged ({error}).") from error
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:300]
+        raise RunError(
+            f"{path} does not fit {type(network.network).__name__}: {reason}. It must hold every "
+            "weight of the network under its own name."
         ) from error
-    finally:
-        sys.path.remove(os.getcwd())
+
+
+def _made(function: str, arguments: Mapping[str, Any]) -> nn.Module:
+    make = function_named(function)
+    try:
+        made = make(**arguments)
+    except (TypeError, ValueError) as error:
+        given = ", ".join(f"{name}={value!r}" for name, value in arguments.items()) or "none"
+        raise RunError(
+            f"{function} gives no network ({error}); it was called with these arguments: {given}."
+        ) from error
     if not isinstance(made, nn.Module):
-        raise RunError(f"{name} must return an nn.Module, got {type(made).__name__}.")
-    return made.eval()
+        raise RunError(f"{function} must return an nn.Module, got {type(made).__name__}.")
+    return made
 
 
 class OnnxNetwork(nn.Module):
@@ -159,21 +227,38 @@ class LogitsOf(nn.Module):
         select: Which part of its answer holds the logits: a key of a dict (or an attribute), the
             place in a tuple, or ``"binary"`` for one logit an image, which becomes two; ``None``
             takes the answer as it is.
+        last_linear: Dotted name of the network's last linear layer, where it is not the one that
+            was registered last.
+        config: How a model folder builds it again; without one it cannot be saved as such.
 
     Raises:
-        ValueError: From ``forward``, if the answer has no such part or is no tensor
-            ``(batch, classes)``; the message says what it is.
+        ValueError: If ``last_linear`` names no linear layer; from ``forward``, if the answer has no
+            such part or is no tensor ``(batch, classes)``; the message says what it is.
     """
 
-    def __init__(self, network: nn.Module, select: str | None = None) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        select: str | None = None,
+        *,
+        last_linear: str | None = None,
+        config: dict[str, Any] | None = None,
+    ) -> None:
         super().__init__()
         self.network = network
         self.select = select
+        self.config = config
+        self.last_linear = None  # the attribute that equipoise.features looks for
+        if last_linear is not None:
+            self.last_linear = f"network.{last_linear}"
+            check_last_linear(self)
         self.gives_gradients = getattr(network, "gives_gradients", True)
 
     def extra_repr(self) -> str:
-        """Which part is taken: two networks that differ in it are two models."""
-        return f"select={self.select!r}"
+        """Which part is taken, and of what: networks that differ in it are different models."""
+        if self.config is None:
+            return f"select={self.select!r}"
+        return f"select={self.select!r}, {self.config['function']}(**{self.config['arguments']})"
 
     def forward(self, images: Images) -> Logits:
         """The logits."""

@@ -15,6 +15,7 @@ from equipoise.models.branches import (
     config_of,
     replace_modules,
 )
+from equipoise.models.norms import BatchNorm
 from equipoise.models.weight_generator import WeightGenerator
 from equipoise.threat import Images
 
@@ -50,7 +51,7 @@ class FusedBatchNorm2d(nn.Module):
     def of(cls, norms: MultiBatchNorm2d, first: int, last: int) -> "FusedBatchNorm2d":
         """Fuse two branches of a norm at their running statistics."""
         pair: list[Any] = [norms.norm(first), norms.norm(last)]
-        if type(pair[0]) is not nn.BatchNorm2d or pair[0].running_var is None:
+        if type(pair[0]) not in get_args(BatchNorm) or pair[0].running_var is None:
             raise ValueError(
                 f"{type(pair[0]).__name__} cannot be fused: only a plain nn.BatchNorm2d "
                 "with running statistics is one affine map."
@@ -322,7 +323,7 @@ def unfused(
     """
     return _with_sites(
         copy.deepcopy(network),
-        nn.BatchNorm2d,
+        BatchNorm,
         lambda norm: FusedBatchNorm2d(norm.num_features),
         placement,
         hidden,
@@ -347,7 +348,7 @@ def first_convolution(network: nn.Module) -> nn.Conv2d:
 
 def _with_sites(
     network: nn.Module,
-    kind: type,
+    kind: Any,
     make: Any,
     placement: Placement,
     hidden: int,

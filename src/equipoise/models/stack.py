@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from equipoise.features import last_linear, read_last_linear
+from equipoise.features import last_linear, linears_of, name_of, read_last_linear
 from equipoise.losses import Logits
 from equipoise.models.branches import config_of
 from equipoise.threat import Images
@@ -50,6 +50,10 @@ class FeatureExtractor(nn.Module):
         """The network's own last linear layer."""
         return last_linear(self.network)
 
+    def logits(self, images: Images) -> Logits:
+        """The network's own answer, by way of its features."""
+        return self.head()(self(images))
+
     def train(self, mode: bool = True) -> "FeatureExtractor":
         """Stay in eval mode: an extractor is frozen."""
         return super().train(False)
@@ -59,8 +63,10 @@ class FeatureExtractor(nn.Module):
         features, made, answer = read_last_linear(self.network, images)
         if made is not answer:
             raise ValueError(
-                f"{type(self.network).__name__} does not end in its last linear layer, so its "
-                "penultimate features are unknown; wrap it so that it ends in nn.Linear."
+                f"{name_of(self.network)} does not end in its last linear layer, so its "
+                "penultimate features are unknown. Name the layer that makes its logits, one of "
+                f"{linears_of(self.network)}, with --network.last-linear or in an attribute "
+                "`last_linear` of the network; or wrap it so that it ends in nn.Linear."
             )
         return features
 
@@ -90,6 +96,7 @@ class FeatureStack(nn.Module):
             FeatureExtractor(copy.deepcopy(network)) for network in networks
         )
         self.merger = nn.Linear(sum(self.sizes()), classes)
+        self.last_linear = "merger"  # and not what a member names
 
     @property
     def config(self) -> dict[str, Any]:

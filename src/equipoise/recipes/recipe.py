@@ -69,7 +69,9 @@ class Recipe:
 def to_json(recipe: Any) -> Any:
     """A recipe, or any part of one, as JSON values; a member of a union names its kind."""
     unions = {
-        part: union for union in (DataSource, AnyMethod, AnyObjective) for part in union.__args__
+        part: union
+        for union in (DataSource, AnyNetwork, AnyMethod, AnyObjective)
+        for part in union.__args__
     }
     return _converter().unstructure(recipe, unions.get(type(recipe), type(recipe)))
 
@@ -104,6 +106,10 @@ def _converter() -> cattrs.Converter:
     converter = cattrs.Converter(forbid_extra_keys=True)
     converter.register_unstructure_hook(Path, str)
     converter.register_structure_hook(Path, lambda value, _: Path(value))
-    for union in (Befriended, AnyObjective, DataSource, AnyMethod):  # inner unions first
+    for union in (Befriended, AnyObjective, DataSource, AnyNetwork, AnyMethod):  # inner ones first
         configure_tagged_union(union, converter, tag_name="kind")
+    of_kind = converter.get_structure_hook(AnyNetwork)
+    converter.register_structure_hook(
+        AnyNetwork, lambda value, kind: of_kind({"kind": "WideResNetShape"} | value, kind)
+    )
     return converter
