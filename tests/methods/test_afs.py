@@ -202,7 +202,7 @@ def test_saved_models_are_stacked_without_training_any(tmp_path):
     ]
     for number, network in enumerate(networks):
         save(network, tmp_path / f"{number}")
-    saved = method(extractors=(tmp_path / "0", tmp_path / "1"))
+    saved = method(extractors=(str(tmp_path / "0"), str(tmp_path / "1")))
     (merger,) = saved.stages(lambda: pytest.fail("a network was made"))
     stack = merger.build({}).outcome()
     assert stack.sizes() == [64, 128]

@@ -1,0 +1,185 @@
+"""Networks that know nothing of Equipoise, for tests that name them ``somebodys:function``."""
+
+from subprocess import run as shell  # noqa: F401  (what a trusted module only imports)
+
+import torch
+import transformers
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+def resnet(classes: int, channels: int, width: int = 8) -> nn.Module:
+    config = transformers.ResNetConfig(
+        num_channels=channels,
+        embedding_size=width,
+        hidden_sizes=[width, 2 * width],
+        depths=[1, 1],
+        layer_type="basic",
+        num_labels=classes,
+    )
+    return transformers.ResNetForImageClassification(config)
+
+
+def regnet(classes: int, channels: int) -> nn.Module:
+    config = transformers.RegNetConfig(
+        num_channels=channels,
+        embedding_size=8,
+        hidden_sizes=[8, 16],
+        depths=[1, 1],
+        groups_width=8,
+        num_labels=classes,
+    )
+    return transformers.RegNetForImageClassification(config)
+
+
+def mobilenet(classes: int, channels: int) -> nn.Module:
+    config = transformers.MobileNetV2Config(
+        num_channels=channels,
+        image_size=32,
+        depth_multiplier=0.25,
+        initializer_range=0.2,  # at its own 0.02 a fresh one passes no gradient on to the image
+        num_labels=classes,
+    )
+    return transformers.MobileNetV2ForImageClassification(config)
+
+
+def convnext(classes: int, channels: int) -> nn.Module:
+    config = transformers.ConvNextConfig(
+        num_channels=channels,
+        hidden_sizes=[8, 16],
+        depths=[1, 1],
+        num_stages=2,
+        patch_size=2,
+        num_labels=classes,
+    )
+    return transformers.ConvNextForImageClassification(config)
+
+
+def vit(classes: int, channels: int) -> nn.Module:
+    config = transformers.ViTConfig(
+        image_size=32,
+        patch_size=8,
+        num_channels=channels,
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+        num_labels=classes,
+    )
+    return transformers.ViTForImageClassification(config)
+
+
+class Small(nn.Module):
+    """One convolution, one norm, one linear layer; the norm and the answer are what one likes."""
+
+    def __init__(
+        self, classes: int, channels: int, norm: nn.Module, answer: str = "tensor"
+    ) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, 6, 3, padding=1)
+        self.norm = norm
+        self.linear = nn.Linear(6, classes)
+        self.answer = answer
+
+    def forward(self, images: Tensor) -> Tensor | tuple[Tensor, Tensor] | dict[str, Tensor]:
+        features = self.norm(self.conv(images - 0.5)).relu().mean(dim=(2, 3))
+        logits = self.linear(features)
+        if self.answer == "tuple":
+            return features, logits
+        return {"scores": logits} if self.answer == "dict" else logits
+
+
+class FunctionalNorm(nn.Module):
+    """Batch norm without an ``nn.BatchNorm2d``."""
+
+    def __init__(self, statistics: bool) -> None:
+        super().__init__()
+        self.statistics = statistics
+        if statistics:
+            self.register_buffer("running_mean", torch.zeros(6))
+            self.register_buffer("running_var", torch.ones(6))
+
+    def forward(self, features: Tensor) -> Tensor:
+        if not self.statistics:
+            return functional.batch_norm(features, None, None, training=True)
+        return self.normalised(features)
+
+    def normalised(self, features: Tensor) -> Tensor:
+        mean, variance = self.running_mean, self.running_var
+        return functional.batch_norm(features, mean, variance, training=self.training)
+
+
+def small(classes: int, channels: int, answer: str = "tensor") -> nn.Module:
+    return Small(classes, channels, nn.BatchNorm2d(6), answer)
+
+
+def synchronised(classes: int, channels: int) -> nn.Module:
+    return Small(classes, channels, nn.SyncBatchNorm(6))
+
+
+def functional_norm(classes: int, channels: int, statistics: bool = True) -> nn.Module:
+    return Small(classes, channels, FunctionalNorm(statistics))
+
+
+def partly_functional(classes: int, channels: int) -> nn.Module:
+    return Small(classes, channels, nn.Sequential(nn.BatchNorm2d(6), FunctionalNorm(True)))
+
+
+def norm_free(classes: int, channels: int) -> nn.Module:
+    return Small(classes, channels, nn.Identity())
+
+
+class FlatNorm(nn.Module):
+    """A batch norm of vectors beside one of maps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maps, self.vectors = nn.BatchNorm2d(6), nn.BatchNorm1d(6)
+
+    def forward(self, features: Tensor) -> Tensor:
+        features = self.maps(features)
+        return features * self.vectors(features.mean(dim=(2, 3)))[:, :, None, None]
+
+
+def flat_norm(classes: int, channels: int) -> nn.Module:
+    return Small(classes, channels, FlatNorm())
+
+
+class HeadFirst(nn.Module):
+    """Ends in the linear layer that was registered first."""
+
+    def __init__(self, classes: int, channels: int) -> None:
+        super().__init__()
+        self.head = nn.Linear(5, classes)
+        self.body = nn.Linear(64 * channels, 5)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.body(images.flatten(1)).relu())
+
+
+def head_first(classes: int = 10, channels: int = 1, named: bool = False) -> nn.Module:
+    network = HeadFirst(classes, channels)
+    if named:
+        network.last_linear = "head"
+    return network
+
+
+def tied(classes: int, channels: int) -> nn.Module:
+    """Two names for one tensor, which safetensors takes only as copies."""
+    network = small(classes, channels)
+    network.twin = network.linear
+    return network
+
+
+def ten() -> nn.Module:
+    """A classifier of digits that comes as it is."""
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 7), nn.Tanh(), nn.Linear(7, 10))
+
+
+def five() -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 5))
+
+
+def nothing() -> int:
+    return 3

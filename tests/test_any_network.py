@@ -1,0 +1,360 @@
+"""Networks that Equipoise did not write, unchanged, from training to a loaded model."""
+
+from dataclasses import replace
+from functools import partial
+
+import pytest
+import safetensors.torch
+import torch
+from torch import nn
+
+import somebodys
+import tiny
+from equipoise import jobs, load, save
+from equipoise.data import DataSet, Split
+from equipoise.features import last_linear
+from equipoise.methods import AFA, AFS, OAT
+from equipoise.models import (
+    AdaptiveNetwork,
+    Branched,
+    FeatureExtractor,
+    FeatureStack,
+    MultiBatchNorm2d,
+    conditioned,
+    fuse,
+    with_branches,
+)
+from equipoise.models.foreign import LogitsOf, imported_network
+from equipoise.models.trust import trusting
+from equipoise.objectives import PGDAT
+from equipoise.recipes import RECIPES, ImportedNetwork, WideResNetShape, from_json, to_json
+from equipoise.runs import RunError
+
+TRUST = ("somebodys",)
+WITH_NORMS = ["resnet", "regnet", "mobilenet"]
+WITHOUT = ["convnext", "vit"]
+AFA_METHOD = AFA(
+    objective=PGDAT(),
+    strengths=(0.0, 0.1),
+    attack=tiny.ATTACK,
+    schedule=tiny.SCHEDULE,
+    gate_schedule=tiny.SCHEDULE,
+)
+AFS_METHOD = AFS(
+    objective=PGDAT(),
+    budgets=(0.1,),
+    attack=tiny.ATTACK,
+    schedule=tiny.SCHEDULE,
+    merger_schedule=tiny.SCHEDULE,
+)
+
+
+@pytest.fixture(autouse=True)
+def _trusted():
+    with trusting(*TRUST):
+        yield
+
+
+@pytest.fixture(scope="module")
+def photographs() -> DataSet:
+    """Eight noisy images of 32x32 in four classes."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (8, 3, 32, 32), generator=generator, dtype=torch.uint8)
+    split = Split(images=images, labels=torch.arange(8) % 4, classes=4)
+    return DataSet(name="noise", train=split, test=split, class_names=("a", "b", "c", "d"))
+
+
+def network(name: str, **settings) -> ImportedNetwork:
+    return ImportedNetwork(function=f"somebodys:{name}", **settings)
+
+
+def one_step_of_each_stage(method, shape, data) -> nn.Module:
+    """The plan's last outcome, after a step of each stage that had to move something."""
+    images, labels = data.train.batch(slice(None))
+    outcomes = {}
+    for stage in method.stages(shape.maker(data)):
+        torch.manual_seed(0)
+        task = stage.build({need: outcomes[need] for need in stage.needs}).train()
+        trained = {name: p for name, p in task.named_parameters() if p.requires_grad}
+        before = {name: p.detach().clone() for name, p in trained.items()}
+        optimiser = torch.optim.SGD(trained.values(), lr=0.01)
+        task(images, labels, torch.Generator().manual_seed(0), 0.0)["loss"].backward()
+        optimiser.step()
+        moved = [name for name, p in trained.items() if not torch.equal(p, before[name])]
+        assert len(moved) > len(trained) / 2
+        outcomes[stage.name] = task.outcome()
+    return outcomes[stage.name].eval()
+
+
+def check_saved(model: nn.Module, data: DataSet, folder) -> None:
+    """It answers the data's classes, lets gradients through, and comes back from its folder."""
+    images = data.test.batch(slice(None))[0].requires_grad_()
+    logits = model(images)
+    assert logits.shape == (8, 4)
+    (gradient,) = torch.autograd.grad(logits.square().sum(), images)
+    assert (gradient.flatten(1).abs().amax(dim=1) > 0).all()
+    save(model, folder)
+    loaded = load(folder, trust=TRUST)
+    assert type(loaded) is type(model)
+    assert torch.equal(loaded(images), logits)
+
+
+@pytest.mark.parametrize("name", WITH_NORMS)
+def test_afa_trains_a_network_with_batch_norms(name, photographs, tmp_path):
+    shape = network(name, logits="logits")
+    model = one_step_of_each_stage(AFA_METHOD, shape, photographs)
+    assert isinstance(model, AdaptiveNetwork)
+    assert any(type(m).__module__.startswith("transformers.") for m in model.modules())
+    check_saved(model, photographs, tmp_path)
+
+
+@pytest.mark.parametrize("name", [*WITH_NORMS, *WITHOUT])
+def test_afs_trains_any_network(name, photographs, tmp_path):
+    model = one_step_of_each_stage(AFS_METHOD, network(name, logits="logits"), photographs)
+    check_saved(model, photographs, tmp_path)
+
+
+def test_members_of_five_architectures_stand_in_one_stack(photographs, tmp_path):
+    made = [
+        network(name, logits="logits").maker(photographs)().eval()
+        for name in (*WITH_NORMS, *WITHOUT)
+    ]
+    before = [tiny.weights(each) for each in made]
+    stack = FeatureStack(made, classes=4)
+    assert len(set(stack.sizes())) > 1
+    images = photographs.test.batch(slice(None))[0]
+    wanted = [FeatureExtractor(each)(images) for each in made]
+    assert torch.equal(stack.train().features(images), torch.cat(wanted, dim=1))
+    check_saved(stack.eval(), photographs, tmp_path)
+    after = [tiny.weights(member.network) for member in stack.members]
+    assert all(tiny.same(one, other) for one, other in zip(before, after, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("name", "instead"),
+    [("vit", "LayerNorm"), ("convnext", "ConvNextLayerNorm, LayerNorm"), ("norm_free", None)],
+)
+def test_afa_refuses_a_network_without_batch_norms_and_says_what_it_has(name, instead, photographs):
+    stages = AFA_METHOD.stages(network(name).maker(photographs))
+    reason = rf" \(its norms: {instead}\)" if instead else ""
+    with pytest.raises(ValueError, match=rf"has no nn.BatchNorm2d{reason}, so .*AFS stacks any"):
+        stages[0].build({})
+
+
+@pytest.mark.parametrize("asks", [partial(with_branches, branches=2), conditioned])
+@pytest.mark.parametrize(
+    "make", [somebodys.functional_norm, somebodys.partly_functional, partial(
+        somebodys.functional_norm, statistics=False
+    )],
+    ids=["functional", "partly", "without statistics"],
+)  # fmt: skip
+def test_functional_batch_norm_is_refused_by_name(make, asks):
+    message = r"Small does batch norm in code of its own \(FunctionalNorm at norm.*hold an nn.Batch"
+    with pytest.raises(ValueError, match=message):
+        asks(make(4, 3))
+
+
+def test_batch_norms_of_vectors_are_refused_since_all_branches_would_share_them():
+    with pytest.raises(ValueError, match=r"\(BatchNorm1d at norm.vectors\), so all images would"):
+        with_branches(somebodys.flat_norm(4, 3), branches=2)
+
+
+def test_a_synchronised_batch_norm_works_as_a_batch_norm(photographs, tmp_path):
+    torch.manual_seed(0)
+    plain, synchronised = somebodys.small(4, 3), somebodys.synchronised(4, 3)
+    synchronised.load_state_dict(plain.state_dict())
+    images = photographs.test.batch(slice(None))[0]
+    found = []
+    for each in (plain, synchronised):
+        branched = with_branches(each, branches=2).train()
+        branched(images, branch=(0, 1))
+        fused = fuse(branched, placement="stem").eval()
+        found.append((branched.eval()(images, branch=1), fused(images, weight=0.3)))
+    torch.testing.assert_close(found[0], found[1])
+    kinds = {
+        type(n) for m in branched.modules() if isinstance(m, MultiBatchNorm2d) for n in m.norms
+    }
+    assert kinds == {nn.SyncBatchNorm}
+    model = one_step_of_each_stage(AFA_METHOD, network("synchronised"), photographs)
+    check_saved(model, photographs, tmp_path)
+    oat = OAT(epsilon=0.1, attack=tiny.ATTACK, schedule=tiny.SCHEDULE)
+    one_step_of_each_stage(oat, network("synchronised"), photographs)
+
+
+def test_a_synchronised_norm_of_vectors_is_refused_when_it_runs():
+    norm = MultiBatchNorm2d(nn.SyncBatchNorm(3), branches=2)
+    with pytest.raises(ValueError, match=r"takes maps of shape \(batch, channel, height, width\)"):
+        MultiBatchNorm2d.forward.__wrapped__(norm, torch.rand(4, 3), 0)
+
+
+@pytest.mark.parametrize(("answer", "logits"), [("tuple", "1"), ("dict", "scores")])
+def test_the_logits_are_taken_out_of_an_answer(answer, logits, photographs, tmp_path):
+    shape = network("small", arguments={"answer": answer}, logits=logits)
+    check_saved(one_step_of_each_stage(AFA_METHOD, shape, photographs), photographs, tmp_path)
+
+
+def test_classes_and_channels_are_given_where_they_are_asked_for(photographs):
+    made = network("resnet", arguments={"width": 4}).maker(photographs)()
+    assert made.config["arguments"] == {"classes": 4, "channels": 3, "width": 4}
+    assert made.network.num_labels == 4
+    assert network("ten").maker(photographs)().config["arguments"] == {}
+    own = network("small", arguments={"classes": 7}).maker(photographs)()
+    assert own.config["arguments"] == {"classes": 7, "channels": 3}
+
+
+def test_training_starts_from_weights(photographs, tmp_path):
+    torch.manual_seed(5)
+    first = network("small").maker(photographs)()
+    safetensors.torch.save_file(first.network.state_dict(), tmp_path / "own.safetensors")
+    save(first, tmp_path / "folder")
+    for path in (tmp_path / "own.safetensors", tmp_path / "folder" / "model.safetensors"):
+        found = network("small", weights=path).maker(photographs)()
+        assert tiny.same(tiny.weights(found), tiny.weights(first))
+
+
+def test_weights_that_cannot_be_used_are_refused(photographs, tmp_path):
+    other = network("norm_free").maker(photographs)()
+    path = tmp_path / "other.safetensors"
+    safetensors.torch.save_file(other.network.state_dict(), path)
+    (tmp_path / "damaged.safetensors").write_bytes(b"nothing")
+    for name, message in {
+        "other.safetensors": r"does not fit Small: .*norm.weight",
+        "damaged.safetensors": "is damaged",
+        "missing.safetensors": "does not exist",
+        "pickle.pt": r"must be a .safetensors file, got .*pickle.pt: others can hold code",
+    }.items():
+        make = network("small", weights=tmp_path / name).maker(photographs)
+        with pytest.raises(RunError, match=message):
+            make()
+
+
+@pytest.mark.parametrize("written", ["network.pt2", "a:b.onnx", "resnet", ""])
+def test_what_cannot_be_trained_is_refused(written):
+    with pytest.raises(ValueError, match=r"can only be evaluated; weights .* --network.weights"):
+        ImportedNetwork(function=written)
+
+
+def test_the_last_linear_layer_may_be_named(images):
+    images = images[:, :1]
+    wrong = somebodys.head_first()
+    with pytest.raises(
+        ValueError, match=r"HeadFirst does not end .* one of body, head, with --net"
+    ):
+        FeatureExtractor(wrong.eval())(images)
+    assert last_linear(wrong) is wrong.body
+    for right in (
+        somebodys.head_first(named=True),
+        imported_network("somebodys:head_first", {}, last_linear="head"),
+    ):
+        head = last_linear(right)
+        assert head.out_features == 10
+        features = FeatureExtractor(right)(images)
+        torch.testing.assert_close(head(features), right(images))
+
+
+def test_a_stacks_last_linear_layer_is_its_merger_whatever_its_members_name():
+    named = somebodys.head_first(named=True)
+    stack = FeatureStack([named, somebodys.ten()], classes=10)
+    assert stack.sizes() == [5, 7]
+    assert last_linear(stack) is stack.merger
+
+
+@pytest.mark.parametrize("name", ["neck", "network.head", ""])
+def test_a_last_linear_layer_that_is_none_is_refused(name):
+    message = r"must name a linear layer of HeadFirst \(body, head\), got"
+    with pytest.raises(ValueError, match=message):
+        imported_network("somebodys:head_first", {}, last_linear=name)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_an_adaptive_network_over_somebodys_is_exported(photographs):
+    shape = network("resnet", logits="logits")
+    model = fuse(with_branches(shape.maker(photographs)(), 2), placement="stem").eval()
+    images = photographs.test.batch(slice(None))[0]
+    program = torch.export.export(
+        model, (images[:2],), dynamic_shapes=({0: torch.export.Dim("batch")},)
+    )
+    with torch.no_grad():
+        torch.testing.assert_close(program.module()(images), model(images), rtol=1e-4, atol=1e-5)
+
+
+def recipe(shape: ImportedNetwork, method=None):
+    base = replace(tiny.recipe(), network=shape)
+    return base if method is None else replace(base, method=method)
+
+
+def test_an_imported_network_goes_to_json_and_back():
+    shape = network("resnet", arguments={"width": 4, "deep": [1, {"a": None}]}, logits="logits")
+    assert from_json(to_json(recipe(shape))) == recipe(shape)
+    assert to_json(recipe(shape))["network"]["kind"] == "ImportedNetwork"
+
+
+def test_a_recipe_from_before_networks_had_kinds_is_a_wide_resnet():
+    content = to_json(RECIPES["afa_digits"]())
+    del content["network"]["kind"]
+    assert from_json(content) == RECIPES["afa_digits"]()
+    content["network"] = {"kind": "Magic", "depth": 10, "width": 1}
+    with pytest.raises(ValueError, match="Magic"):
+        from_json(content)
+    assert from_json({"depth": 10, "width": 1}, WideResNetShape).width == 1
+
+
+@pytest.mark.slow
+def test_a_run_trains_saves_resumes_and_is_evaluated(tmp_path):
+    folder, data = tmp_path / "run", tiny.digits()
+    asked = recipe(network("small"), replace(AFA_METHOD, schedule=tiny.SCHEDULE))
+    model = jobs.train(asked, folder, trust=TRUST, dataset=data)
+    assert isinstance(model, AdaptiveNetwork)
+    loaded = load(folder, trust=TRUST)
+    assert tiny.same(tiny.weights(loaded), tiny.weights(model))
+    again = jobs.train(asked, folder, trust=TRUST, dataset=data, resume=True)
+    assert tiny.same(tiny.weights(again), tiny.weights(model))
+    settings = replace(asked.evaluation, suites=("quick",), images=8)
+    record, _ = jobs.evaluate(folder, evaluation=settings, dataset=data, trust=TRUST, checks=False)
+    assert record["images"] == 8
+
+
+class TestUntrusted:
+    """Nothing here may run under the permission that the other tests have."""
+
+    @pytest.fixture(autouse=True)
+    def _trusted(self):
+        """No permission."""
+
+    def test_a_recipe_whose_code_is_not_trusted_is_refused(self, tmp_path):
+        asked = recipe(network("small"))
+        with pytest.raises(RunError, match=r"somebodys:small is code of .* --trust somebodys"):
+            jobs.train(asked, tmp_path / "run", dataset=tiny.digits())
+        assert not (tmp_path / "run").exists()
+
+    def test_an_evaluation_of_a_folder_asks_for_trust(self, tmp_path):
+        with trusting(*TRUST):
+            save(imported_network("somebodys:ten", {}), tmp_path)
+        settings = tiny.recipe().evaluation
+        with pytest.raises(RunError, match="somebodys:ten is code of"):
+            jobs.evaluate(tmp_path, evaluation=settings, dataset=tiny.digits())
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("five", r"must answer 10 logits an image, got \(2, 5\) for 2 images"),
+        ("resnet", r"fails on images of shape \(1, 8, 8\): .*with --logits"),
+        ("convnext", "fails on images of shape"),
+        ("nothing", "must return an nn.Module"),
+    ],
+)
+def test_a_network_that_does_not_fit_the_data_is_refused_before_anything_is_written(
+    name, message, tmp_path
+):
+    with pytest.raises(RunError, match=message):
+        jobs.train(recipe(network(name)), tmp_path / "run", dataset=tiny.digits())
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_answer_in_parts_is_no_reason_to_change_the_network(photographs):
+    made = network("small", arguments={"answer": "dict"}, logits="scores").maker(photographs)()
+    assert isinstance(made, LogitsOf)
+    assert isinstance(with_branches(made, 2), Branched)
+    assert type(made.network) is somebodys.Small

@@ -1,0 +1,58 @@
+"""The page about one's own network: its Python and its commands run, on few digits."""
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+import tiny
+from equipoise import cli, judge
+from equipoise.data import Digits
+from equipoise.recipes import RECIPES
+
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "how-to" / "your-own-network.md"
+CUT = ("afa_digits", "afs_digits", "pgd_at_digits", "standard_digits")
+
+
+@pytest.fixture
+def few_digits(monkeypatch):
+    """Recipes of a few steps on a few images; what the page says about them stays true."""
+    short, data = {name: tiny.recipe(name) for name in CUT}, tiny.digits()
+
+    def begin() -> pytest.MonkeyPatch:
+        patch = pytest.MonkeyPatch()
+        patch.setattr(Digits, "load", lambda self: data)
+        patch.setattr(judge, "self_checks", lambda *arguments, **settings: [])
+        for name, recipe in short.items():
+            patch.setitem(RECIPES, name, lambda recipe=recipe: recipe)
+        return patch
+
+    return begin
+
+
+@pytest.mark.slow
+def test_the_page_about_ones_own_network_runs(tmp_path, monkeypatch, few_digits, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    blocks = re.findall(r"^```(python|bash)\n(.*?)^```", PAGE.read_text(), re.DOTALL | re.MULTILINE)
+    names: dict[str, object] = {"__name__": "__main__"}
+    commands = 0
+    for language, block in blocks:
+        file = re.match(r"# (\w+\.py)\n", block)
+        if file:
+            Path(file[1]).write_text(block)
+        elif language == "python":
+            exec(compile(block, PAGE.name, "exec"), names)
+        else:
+            patch = few_digits()
+            for line in block.splitlines():
+                assert line.split()[0] == "equipoise"
+                cli.main(line.split()[1:])
+                commands += 1
+            patch.undo()
+    assert commands >= 8
+    assert {path.name for path in Path("runs").iterdir()} >= {"afa_digits", "afs", "heads", "mixed"}
+    assert "True" in capsys.readouterr().out.splitlines()
+    for module in ("my_models", "my_other_models"):
+        sys.modules.pop(module, None)
