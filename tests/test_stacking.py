@@ -195,6 +195,13 @@ def test_the_command_line_takes_a_network_for_any_recipe(asked, tmp_path):
     assert asked[1][2]["trust"] == ()
 
 
+def test_help_for_afs_needs_no_model(capsys):
+    with pytest.raises(SystemExit) as left:
+        run("train", "afs", "--help")
+    assert left.value.code == 0
+    assert "--extractors" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

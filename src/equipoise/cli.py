@@ -379,6 +379,8 @@ def _train(name: str, arguments: list[str]) -> None:
     early.add_argument("--network")
     early.add_argument("--extractors", "--method.extractors", nargs="*", default=[])
     named, _ = early.parse_known_args(arguments)  # what decides which flags there are
+    if name == "afs" and not named.extractors and {"-h", "--help"} & {*arguments}:
+        name = "afs_digits"  # which has the same flags
     base = jobs.stacking(named.extractors) if name == "afs" else jobs.find_recipe(name)
     if named.dataset in get_args(Sources):  # tyro refuses others below
         base = replace(base, dataset=jobs.named_source(named.dataset))

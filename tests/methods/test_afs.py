@@ -221,7 +221,7 @@ def test_a_mask_leaves_out_extractors_and_changes_no_other():
 
 def test_a_mask_chooses_among_saved_models(tmp_path):
     networks = [wide_resnet(seed=1), wide_resnet(seed=2)]
-    folders = tuple(tmp_path / str(number) for number in range(2))
+    folders = tuple(str(tmp_path / str(number)) for number in range(2))
     for network, folder in zip(networks, folders, strict=True):
         save(network, folder)
     (merger,) = method(extractors=folders, mask="01").stages(wide_resnet)
