@@ -177,6 +177,7 @@ def report(
     out: Path | None = None,
     gallery: int = 0,
     data: Path | None = None,
+    trust: tuple[str, ...] = (),
 ) -> None:
     """Print one table from records, write an HTML page, or renew tables inside a Markdown file.
 
@@ -188,6 +189,7 @@ def report(
         gallery: First make pictures of so many attacked images with the models beside the records,
             for the page.
         data: Folder of the data set for those pictures, if it lies elsewhere here.
+        trust: Modules whose code may be run to build a model for them that is not Equipoise's own.
     """
     from equipoise.report import fill_markers, rich_checks, rich_columns, rich_table
 
@@ -205,8 +207,10 @@ def report(
         _console.print(rich_checks(*found))
         if gallery:
             from equipoise.gallery import write_galleries
+            from equipoise.models.trust import trusting
 
-            write_galleries(pairs, gallery, data)
+            with trusting(*trust):
+                write_galleries(pairs, gallery, data)
         if out is not None:
             from equipoise.report.page import write_page
 
