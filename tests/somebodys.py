@@ -90,23 +90,27 @@ class Small(nn.Module):
 
 
 class FunctionalNorm(nn.Module):
-    """Batch norm without an ``nn.BatchNorm2d``."""
-
-    def __init__(self, statistics: bool) -> None:
-        super().__init__()
-        self.statistics = statistics
-        if statistics:
-            self.register_buffer("running_mean", torch.zeros(6))
-            self.register_buffer("running_var", torch.ones(6))
+    """Batch norm without an ``nn.BatchNorm2d`` and without running statistics."""
 
     def forward(self, features: Tensor) -> Tensor:
-        if not self.statistics:
-            return functional.batch_norm(features, None, None, training=True)
-        return self.normalised(features)
+        return functional.batch_norm(features, None, None, training=True)
 
-    def normalised(self, features: Tensor) -> Tensor:
+
+class RememberingNorm(nn.Module):
+    """Batch norm by hand, with running statistics."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("running_mean", torch.zeros(6))
+        self.register_buffer("running_var", torch.ones(6))
+
+    def forward(self, features: Tensor) -> Tensor:
         mean, variance = self.running_mean, self.running_var
-        return functional.batch_norm(features, mean, variance, training=self.training)
+        if self.training:
+            mean, variance = features.mean(dim=(0, 2, 3)), features.var(dim=(0, 2, 3))
+            self.running_mean.lerp_(mean.detach(), 0.1)
+            self.running_var.lerp_(variance.detach(), 0.1)
+        return (features - mean[:, None, None]) * variance[:, None, None].rsqrt()
 
 
 def small(classes: int, channels: int, answer: str = "tensor") -> nn.Module:
@@ -117,12 +121,16 @@ def synchronised(classes: int, channels: int) -> nn.Module:
     return Small(classes, channels, nn.SyncBatchNorm(6))
 
 
-def functional_norm(classes: int, channels: int, statistics: bool = True) -> nn.Module:
-    return Small(classes, channels, FunctionalNorm(statistics))
+def functional_norm(classes: int, channels: int) -> nn.Module:
+    return Small(classes, channels, FunctionalNorm())
+
+
+def remembering_norm(classes: int, channels: int) -> nn.Module:
+    return Small(classes, channels, RememberingNorm())
 
 
 def partly_functional(classes: int, channels: int) -> nn.Module:
-    return Small(classes, channels, nn.Sequential(nn.BatchNorm2d(6), FunctionalNorm(True)))
+    return Small(classes, channels, nn.Sequential(nn.BatchNorm2d(6), FunctionalNorm()))
 
 
 def norm_free(classes: int, channels: int) -> nn.Module:

@@ -143,13 +143,15 @@ def test_afa_refuses_a_network_without_batch_norms_and_says_what_it_has(name, in
 
 @pytest.mark.parametrize("asks", [partial(with_branches, branches=2), conditioned])
 @pytest.mark.parametrize(
-    "make", [somebodys.functional_norm, somebodys.partly_functional, partial(
-        somebodys.functional_norm, statistics=False
-    )],
-    ids=["functional", "partly", "without statistics"],
-)  # fmt: skip
-def test_functional_batch_norm_is_refused_by_name(make, asks):
-    message = r"Small does batch norm in code of its own \(FunctionalNorm at norm.*hold an nn.Batch"
+    ("make", "where"),
+    [
+        (somebodys.functional_norm, "FunctionalNorm at norm"),
+        (somebodys.partly_functional, "FunctionalNorm at norm.1"),
+        (somebodys.remembering_norm, "RememberingNorm at norm"),
+    ],
+)
+def test_batch_norm_that_is_no_module_of_torchs_is_refused_by_name(make, where, asks):
+    message = rf"Small does batch norm in code of its own \({where}\).*hold an nn.BatchNorm2d"
     with pytest.raises(ValueError, match=message):
         asks(make(4, 3))
 
@@ -177,6 +179,8 @@ def test_a_synchronised_batch_norm_works_as_a_batch_norm(photographs, tmp_path):
     assert kinds == {nn.SyncBatchNorm}
     model = one_step_of_each_stage(AFA_METHOD, network("synchronised"), photographs)
     check_saved(model, photographs, tmp_path)
+    conditional = conditioned(synchronised, size=8)
+    assert any(isinstance(module, MultiBatchNorm2d) for module in conditional.modules())
     oat = OAT(epsilon=0.1, attack=tiny.ATTACK, schedule=tiny.SCHEDULE)
     one_step_of_each_stage(oat, network("synchronised"), photographs)
 
