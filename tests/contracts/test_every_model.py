@@ -11,6 +11,8 @@ from equipoise.goals import cross_entropy
 from equipoise.models import (
     FeatureStack,
     FusedBatchNorm2d,
+    PreActResNet,
+    ResNet,
     WideResNet,
     attack_mode,
     conditioned,
@@ -26,6 +28,14 @@ def wide_resnet(activation="relu"):
     return WideResNet(depth=10, width=1, classes=3, activation=activation)
 
 
+def resnet(depth=18, **settings):
+    return ResNet(depth=depth, width=4, classes=3, **settings)
+
+
+def preact_resnet(**settings):
+    return PreActResNet(width=4, classes=3, **settings)
+
+
 def branched(branches=3):
     return with_branches(wide_resnet(), branches)
 
@@ -37,13 +47,24 @@ def adaptive(placement):
 MODELS = {
     "wide_resnet": wide_resnet,
     "wide_resnet_silu": partial(wide_resnet, "silu"),
+    "wide_resnet_one_side": lambda: WideResNet(depth=10, width=1, classes=3, padding="one_side"),
+    "resnet": resnet,
+    "resnet_bottleneck": partial(resnet, 50, activation="silu"),
+    "resnet_imagenet": partial(resnet, stem="imagenet"),
+    "preact_resnet": preact_resnet,
+    "preact_resnet_raw": partial(preact_resnet, shortcut="raw", final_norm=False),
     "branched": branched,
+    "branched_resnet": lambda: with_branches(resnet(), 2),
+    "adaptive_resnet": lambda: fuse(with_branches(resnet(), 2), placement="stem", hidden=4),
+    "adaptive_preact_resnet": lambda: fuse(with_branches(preact_resnet(), 2), placement="input"),
+    "conditional_preact_resnet": lambda: conditioned(preact_resnet(), size=8),
     "branched_once": partial(branched, 1),
     "adaptive_input": partial(adaptive, "input"),
     "adaptive_stem": partial(adaptive, "stem"),
     "adaptive_per_norm": partial(adaptive, "per_norm"),
     "conditional": lambda: conditioned(wide_resnet(), size=8),
     "stack": lambda: FeatureStack([wide_resnet(), wide_resnet("silu")], classes=3),
+    "stack_of_resnets": lambda: FeatureStack([resnet(50), preact_resnet()], classes=3),
     "stack_of_adaptive": lambda: FeatureStack([adaptive("stem"), wide_resnet()], classes=3),
 }
 

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from torch.nn import functional
 
 from equipoise.models import WideResNet
 
@@ -22,6 +23,26 @@ def test_has_as_many_parameters_as_the_paper_says(depth, width, millions):
         network = WideResNet(depth=depth, width=width, classes=10)
     count = sum(parameter.numel() for parameter in network.parameters())
     assert count / 1e6 == pytest.approx(millions, abs=0.01)
+
+
+def test_padding_on_one_side_shifts_what_a_halving_convolution_sees():
+    torch.manual_seed(0)
+    network = WideResNet(depth=10, width=1, classes=3, padding="one_side").eval()
+    halving = network.stages[1][0]
+    features = torch.rand(2, 16, 8, 8)
+    active = halving.activation1(halving.norm1(features))
+    by_hand = functional.conv2d(
+        functional.pad(active, [0, 1, 0, 1]), halving.conv1.weight, stride=2
+    )
+    seen = []
+    halving.conv1.register_forward_hook(lambda module, inputs, output: seen.append(output))
+    halving(features)
+    torch.testing.assert_close(seen[0], by_hand)
+    other = WideResNet(depth=10, width=1, classes=3).eval()
+    other.load_state_dict(network.state_dict())
+    images = torch.rand(2, 3, 8, 8)
+    assert not torch.allclose(network(images), other(images))
+    assert repr(network) != repr(other)  # evaluations tell the two apart by it
 
 
 @pytest.mark.parametrize("depth", [10, 16, 28])
@@ -65,16 +86,19 @@ def test_a_depth_that_is_not_6n_plus_4_is_refused(depth):
 
 
 @pytest.mark.parametrize(
-    "settings",
+    ("settings", "rule"),
     [
-        {"width": 0, "classes": 3},
-        {"width": 1, "classes": 1},
-        {"width": 1, "classes": 3, "channels": 0},
+        ({"width": 0}, "width must be 1 or more, got 0"),
+        ({"classes": 1}, "channels must be 1 or more and classes 2 or more, got 3 and 1"),
+        ({"channels": 0}, "channels must be 1 or more and classes 2 or more, got 0 and 3"),
+        ({"activation": "tanh"}, "activation must be one of .* got 'tanh'"),
+        ({"padding": "none"}, "padding must be one of .* got 'none'"),
     ],
 )
-def test_counts_out_of_range_are_refused(settings):
-    with pytest.raises(ValueError, match="width and channels must be 1 or more and classes 2"):
-        WideResNet(depth=10, **settings)
+@pytest.mark.usefixtures("no_shape_checks")
+def test_settings_out_of_range_are_refused(settings, rule):
+    with pytest.raises(ValueError, match=rule):
+        WideResNet(**({"depth": 10, "width": 1, "classes": 3} | settings))
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ from equipoise.models.preference import (
     PreferenceCode,
     check_code,
 )
+from equipoise.models.resnet import PreActResNet
 from equipoise.models.synced import reduces
 from equipoise.models.wide_resnet import WideResNet
 from equipoise.threat import Images
@@ -324,7 +325,7 @@ def norms_without_film(network: nn.Module) -> tuple[str, ...]:
 
     Returns:
         Dotted names: norms on a shortcut, known by ``shortcut`` or ``downsample`` in their name (or
-        ``bn_sc``, as in OAT's ResNet), and the final norm of a ``WideResNet``.
+        ``bn_sc``, as in OAT's ResNet), and the final norm of a ``WideResNet`` or ``PreActResNet``.
 
     Source:
         OAT's code: ``models/cifar10/resnet_OAT.py`` and ``models/svhn/wide_resnet_OAT.py``. Guess:
@@ -333,7 +334,7 @@ def norms_without_film(network: nn.Module) -> tuple[str, ...]:
     final = {
         f"{name}.norm".lstrip(".")
         for name, module in network.named_modules()
-        if isinstance(module, WideResNet)
+        if isinstance(module, WideResNet | PreActResNet)
     }
     words = ("shortcut", "downsample", "bn_sc")
     return tuple(

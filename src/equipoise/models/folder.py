@@ -24,6 +24,7 @@ from equipoise.models.film import conditioned
 from equipoise.models.foreign import imported_network
 from equipoise.models.fusion import unfused
 from equipoise.models.hub import HUB, fetch
+from equipoise.models.resnet import PreActResNet, ResNet
 from equipoise.models.stack import FeatureStack
 from equipoise.models.trust import Trusted, trusting
 from equipoise.models.wide_resnet import WideResNet
@@ -191,6 +192,8 @@ def _conditional(network: dict[str, Any], **settings: Any) -> nn.Module:
 
 KINDS: dict[str, Callable[..., nn.Module]] = {
     "wide_resnet": WideResNet,
+    "resnet": ResNet,
+    "preact_resnet": PreActResNet,
     "branched": _branched,
     "adaptive": _adaptive,
     "stack": _stack,

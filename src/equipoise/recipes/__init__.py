@@ -4,6 +4,8 @@ from collections.abc import Callable
 
 from equipoise.recipes import ablations, cifar10, cifar10_methods, digits, methods
 from equipoise.recipes.networks import ImportedNetwork as ImportedNetwork
+from equipoise.recipes.networks import PreActResNetShape as PreActResNetShape
+from equipoise.recipes.networks import ResNetShape as ResNetShape
 from equipoise.recipes.networks import WideResNetShape as WideResNetShape
 from equipoise.recipes.recipe import Evaluation as Evaluation
 from equipoise.recipes.recipe import Recipe as Recipe

@@ -2,7 +2,8 @@
 
 import inspect
 import json
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -11,7 +12,7 @@ from torch import nn
 
 from equipoise.data import DataSet
 from equipoise.methods import MakeNetwork
-from equipoise.models import WideResNet
+from equipoise.models import PreActResNet, ResNet, WideResNet
 from equipoise.models.foreign import imported_network, start_from
 from equipoise.models.trust import function_named
 
@@ -32,17 +33,51 @@ class WideResNetShape:
 
     def maker(self, dataset: DataSet) -> MakeNetwork:
         """A function that makes a fresh network for a data set."""
+        return partial(
+            WideResNet, **asdict(self), classes=dataset.classes, channels=dataset.channels
+        )
 
-        def make() -> nn.Module:
-            return WideResNet(
-                depth=self.depth,
-                width=self.width,
-                activation=self.activation,
-                classes=dataset.classes,
-                channels=dataset.channels,
-            )
 
-        return make
+@dataclass(frozen=True, kw_only=True)
+class ResNetShape:
+    """Which ResNet is trained; channels and classes come from the data.
+
+    Args:
+        depth: 18, 34 or 50.
+        activation: ``"relu"`` or ``"silu"``.
+        stem: ``"small"``, or ``"imagenet"`` for images of 100 pixels and more.
+        width: Channels of the first stage.
+    """
+
+    depth: int
+    activation: Literal["relu", "silu"] = "relu"
+    stem: Literal["small", "imagenet"] = "small"
+    width: int = 64
+
+    def maker(self, dataset: DataSet) -> MakeNetwork:
+        """A function that makes a fresh network for a data set."""
+        return partial(ResNet, **asdict(self), classes=dataset.classes, channels=dataset.channels)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreActResNetShape:
+    """Which pre-activation ResNet is trained; channels and classes come from the data.
+
+    Args:
+        depth: 18 or 34.
+        activation: ``"relu"`` or ``"silu"``.
+        width: Channels of the first stage.
+    """
+
+    depth: int = 18
+    activation: Literal["relu", "silu"] = "relu"
+    width: int = 64
+
+    def maker(self, dataset: DataSet) -> MakeNetwork:
+        """A function that makes a fresh network for a data set."""
+        return partial(
+            PreActResNet, **asdict(self), classes=dataset.classes, channels=dataset.channels
+        )
 
 
 def _object(text: str) -> dict[str, Any]:
@@ -121,5 +156,5 @@ class ImportedNetwork:
         return make
 
 
-AnyNetwork = WideResNetShape | ImportedNetwork
+AnyNetwork = WideResNetShape | ResNetShape | PreActResNetShape | ImportedNetwork
 """Every network a recipe may name; one without a kind, as in old recipes, is a wide ResNet."""

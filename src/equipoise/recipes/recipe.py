@@ -106,10 +106,15 @@ def _converter() -> cattrs.Converter:
     converter = cattrs.Converter(forbid_extra_keys=True)
     converter.register_unstructure_hook(Path, str)
     converter.register_structure_hook(Path, lambda value, _: Path(value))
-    for union in (Befriended, AnyObjective, DataSource, AnyNetwork, AnyMethod):  # inner ones first
+    # Inner unions first.
+    for union in (Befriended, AnyObjective, DataSource, AnyNetwork, AnyMethod):
         configure_tagged_union(union, converter, tag_name="kind")
-    of_kind = converter.get_structure_hook(AnyNetwork)
-    converter.register_structure_hook(
-        AnyNetwork, lambda value, kind: of_kind({"kind": "WideResNetShape"} | value, kind)
-    )
+    tagged = converter.get_structure_hook(AnyNetwork)
+
+    def network(value: Any, kind: Any) -> Any:
+        # Recipes written before there was a second kind of network name none.
+        untagged = isinstance(value, dict) and "kind" not in value
+        return tagged(value | {"kind": "WideResNetShape"} if untagged else value, kind)
+
+    converter.register_structure_hook(AnyNetwork, network)
     return converter
