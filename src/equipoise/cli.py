@@ -377,6 +377,8 @@ def _train(name: str, arguments: list[str]) -> None:
         """Cores of each stage on the cluster."""
         ray_gpus: float = 0
         """GPUs of each stage on the cluster."""
+        dry_run: bool = False
+        """Train nothing: measure a few steps and print what the run would cost here."""
 
     early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     early.add_argument("--dataset", nargs="?")
@@ -400,6 +402,13 @@ def _train(name: str, arguments: list[str]) -> None:
     recipe: Recipe = given.recipe
     if given.data is not None:
         recipe = replace(recipe, dataset=jobs.with_folder(recipe.dataset, given.data))
+    if given.dry_run:
+        from equipoise.report import rich_costs
+
+        with Terminal(_console) as terminal:
+            cost = jobs.dry_run(recipe, reporter=terminal)
+        _console.print(rich_costs(cost))
+        return
     folder = given.out or Path("runs") / recipe.name
     written = [each for each in (named.network, *named.extractors) if each and ":" in each]
     trust = (*given.trust, *written)  # what is written on this very command line is allowed

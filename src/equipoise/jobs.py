@@ -12,6 +12,7 @@ from torch import nn
 
 from equipoise import cards, runs
 from equipoise.data import DataSet
+from equipoise.dry_run import dry_run as measure
 from equipoise.executors import check_answer, execute, rehearse
 from equipoise.judge import evaluate as evaluate
 from equipoise.judge import named_source as named_source
@@ -215,6 +216,43 @@ def _save(model: nn.Module, recipe: Recipe, dataset: DataSet, folder: Path, chan
         }
         save(model, folder / "model", card)
         cards.renew(folder / "model")
+
+
+def dry_run(recipe: Recipe, *, reporter: Reporter | None = None) -> dict[str, Any]:
+    """What training a recipe would cost on this device; nothing is written.
+
+    Args:
+        recipe: What would be trained.
+        reporter: Who is told.
+
+    Returns:
+        Plain values: the cost of each stage (see ``equipoise.dry_run``), the sum of their seconds,
+        the largest of their memories, and the environment.
+
+    Raises:
+        DataError: If the data cannot be read.
+        TrainingError: If the loss is no finite number.
+    """
+    dataset = recipe.dataset.load()
+    fabric = Fabric(accelerator="auto", devices=1, precision=recipe.loop.precision)
+    fabric.launch()
+    stages = measure(
+        recipe.method.stages,
+        recipe.network.maker(dataset),
+        dataset=dataset,
+        loop=recipe.loop,
+        seed=recipe.seed,
+        fabric=fabric,
+        reporter=reporter,
+    )
+    return {
+        "recipe": recipe.name,
+        "device": str(fabric.device),
+        "stages": stages,
+        "seconds": sum(stage["seconds"] for stage in stages),
+        "memory": max(stage["memory"] for stage in stages),
+        "environment": runs.environment(),
+    }
 
 
 def demo(
