@@ -169,6 +169,9 @@ def dry_run(
         with torch.random.fork_rng():
             torch.manual_seed(derive_seed(seed, stage.name, "weights"))
             task: Any = stage.build({name: outcomes[name] for name in stage.needs})
+        if not stage.trains:  # it costs nothing, and its task has no step
+            outcomes[stage.name] = task.outcome().eval()
+            continue
         fit = _Fit(stage, task, train, validation, loop, Path(), fabric, seed, None)
         measurement = _Measurement(fit, passes, clock)
         probe = measurement.steps(min(PROBE, measurement.wanted), 0.0, least=1)

@@ -2,7 +2,15 @@
 
 from collections.abc import Callable
 
-from equipoise.recipes import ablations, cifar10, cifar10_methods, digits, methods
+from equipoise.recipes import (
+    ablations,
+    afa_paper,
+    afs_paper,
+    cifar10,
+    cifar10_methods,
+    digits,
+    methods,
+)
 from equipoise.recipes.networks import ImportedNetwork as ImportedNetwork
 from equipoise.recipes.networks import PreActResNetShape as PreActResNetShape
 from equipoise.recipes.networks import ResNetShape as ResNetShape
@@ -12,9 +20,9 @@ from equipoise.recipes.recipe import Recipe as Recipe
 from equipoise.recipes.recipe import from_json as from_json
 from equipoise.recipes.recipe import to_json as to_json
 
-RECIPES: dict[str, Callable[[], Recipe]] = {
-    recipe.__name__: recipe
-    for recipe in (
+Make = Callable[[], Recipe]
+GROUPS: dict[str, tuple[Make, ...]] = {
+    "Digits": (
         digits.standard_digits,
         digits.pgd_at_digits,
         digits.afa_digits,
@@ -36,6 +44,8 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
         methods.afa_iat_digits,
         methods.afs_trades_digits,
         methods.afs_one_budget_digits,
+    ),
+    "Digits: AFA and AFS with one thing changed": (
         ablations.afs_digits_average,
         ablations.afs_digits_alpha_0,
         ablations.afs_digits_alpha_0_5,
@@ -53,6 +63,8 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
         ablations.afa_digits_statistics,
         ablations.afa_digits_affine,
         ablations.afa_digits_soup,
+    ),
+    "CIFAR-10, compact": (
         cifar10.standard_cifar10_compact,
         cifar10.pgd_at_cifar10_compact,
         cifar10.afa_cifar10_compact,
@@ -62,12 +74,26 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
         cifar10_methods.mart_cifar10_compact,
         cifar10_methods.iat_cifar10_compact,
         cifar10_methods.fat_cifar10_compact,
+        cifar10_methods.tla_cifar10_compact,
+        cifar10_methods.random_budget_cifar10_compact,
         cifar10_methods.lbgat_cifar10_compact,
         cifar10_methods.avm_cifar10_compact,
         cifar10_methods.oat_cifar10_compact,
         cifar10_methods.afa_trades_cifar10_compact,
         cifar10_methods.afa_mart_cifar10_compact,
         cifar10_methods.afa_iat_cifar10_compact,
-    )
+    ),
+    "AFA, Table 1, CIFAR-10": afa_paper.TABLE_1_CIFAR10,
+    "AFA, Table 4": afa_paper.TABLE_4,
+    "AFS, Table I": afs_paper.TABLE_1,
+    "AFS, Table II": afs_paper.TABLE_2,
+    "AFS, Table III": afs_paper.TABLE_3,
+    "AFS, Table IV": afs_paper.TABLE_4,
+    "AFS, Table VI": afs_paper.TABLE_6,
 }
-"""Every recipe by name; a new one is one function and one entry."""
+"""All recipes as ``equipoise list`` groups them; a new one is one function and one entry."""
+
+RECIPES: dict[str, Make] = {
+    recipe.__name__: recipe for group in GROUPS.values() for recipe in group
+}
+"""Every recipe by name."""

@@ -2,9 +2,10 @@
 of `pgd_at_cifar10_compact` throughout."""
 
 from dataclasses import replace
+from typing import Any
 
 from equipoise.methods import OAT
-from equipoise.objectives import AVM, FAT, IAT, LBGAT, MART, PGDAT, TRADES, AnyObjective
+from equipoise.objectives import AVM, FAT, IAT, LBGAT, MART, PGDAT, TLA, TRADES, AnyObjective
 from equipoise.recipes import cifar10
 from equipoise.recipes.recipe import Recipe
 
@@ -33,6 +34,18 @@ def fat_cifar10_compact() -> Recipe:
     method = base.method
     attack = replace(method.attack, steps=3, relative_step=0.5)
     return replace(base, method=replace(method, attack=attack))
+
+
+def tla_cifar10_compact() -> Recipe:
+    """Triplet loss adversarial training."""
+    return _single("tla_cifar10_compact", TLA())
+
+
+def random_budget_cifar10_compact() -> Recipe:
+    """PGD-AT with a strength from 3/255 to 8/255 drawn for each image."""
+    base = _single("random_budget_cifar10_compact", PGDAT())
+    method: Any = base.method
+    return replace(base, method=replace(method, random_budgets=tuple(k / 255 for k in range(3, 9))))
 
 
 def lbgat_cifar10_compact() -> Recipe:

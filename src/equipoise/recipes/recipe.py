@@ -1,6 +1,7 @@
 """A recipe: everything a run depends on, as one frozen dataclass that goes to JSON and back."""
 
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -64,6 +65,25 @@ class Recipe:
     loop: Loop
     evaluation: Evaluation
     seed: int = 0
+
+
+def row(recipe: Recipe, says: str) -> Callable[[], Recipe]:
+    """An entry of the catalogue for a recipe that was made from a table.
+
+    Args:
+        recipe: The recipe.
+        says: One line that ends in a full stop: what it trains.
+
+    Returns:
+        A function that returns the recipe, named like it, with the line as its docstring.
+    """
+
+    def make() -> Recipe:
+        return recipe
+
+    make.__name__ = make.__qualname__ = recipe.name
+    make.__doc__ = says
+    return make
 
 
 def to_json(recipe: Any) -> Any:

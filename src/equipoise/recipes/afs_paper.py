@@ -1,0 +1,153 @@
+"""AFS's tables at its own scale: one recipe a row, on the network and schedules of Sec. III.
+
+Table IV quotes FAT, TLA, TRADES and LBGAT from their papers, which have other networks and
+schedules. Here all rows have the same: that makes a table. ``--network.depth 34`` gives theirs.
+"""
+
+from collections.abc import Callable
+
+from equipoise.data import Augmentation, Cifar10, DataSource
+from equipoise.methods import AFS, AnyMethod, Schedule, SingleNetwork
+from equipoise.methods.stage import TrainingAttack
+from equipoise.objectives import AVM, FAT, LBGAT, PGDAT, TLA, TRADES, AnyObjective, Standard
+from equipoise.recipes.networks import WideResNetShape
+from equipoise.recipes.recipe import Evaluation, Recipe, row
+from equipoise.training import Loop
+
+PGD_AT, CIFAR10 = PGDAT(), Cifar10()
+TOP = 8 / 255
+BUDGETS = tuple(k / 255 for k in range(10))
+ATTACK = TrainingAttack(steps=10, step_size=2 / 255, relative_step=None)
+SCHEDULE = Schedule(epochs=70, learning_rate=0.1, decay_epochs=(60,))
+MERGER = Schedule(epochs=5, learning_rate=0.1, decay_epochs=(3,))
+"""Its batches have 128 images, as the extractors', where the paper's have 100."""
+
+PGD = Evaluation(epsilons=(0.0, TOP), suites=("paper", "adaptive"))
+AUTOATTACK = Evaluation(epsilons=(0.0, TOP), suites=("paper", "autoattack", "adaptive"))
+
+Make = Callable[[], Recipe]
+
+
+def single(
+    name: str,
+    says: str,
+    objective: AnyObjective = PGD_AT,
+    *,
+    epsilon: float = TOP,
+    random_budgets: tuple[float, ...] = (),
+    dataset: DataSource = CIFAR10,
+    width: int = 10,
+    evaluation: Evaluation = PGD,
+) -> Make:
+    """A row of one network."""
+    method = SingleNetwork(
+        objective=objective,
+        epsilon=epsilon,
+        random_budgets=random_budgets,
+        attack=ATTACK,
+        schedule=SCHEDULE,
+    )
+    return _row(name, says, method, dataset, evaluation, width)
+
+
+def stack(
+    name: str,
+    members: str = "#3 to #8",
+    *,
+    mask: str = "000111111",
+    alpha: float = 0.5,
+    dataset: DataSource = CIFAR10,
+    evaluation: Evaluation = PGD,
+) -> Make:
+    """A row of AFS. Of the budgets 0 to 8, those in the mask are trained."""
+    method = AFS(
+        objective=PGD_AT,
+        budgets=BUDGETS[:9],
+        mask=mask,
+        attack=ATTACK,
+        schedule=SCHEDULE,
+        merger_schedule=MERGER,
+        alpha=alpha,
+        merger_epsilon=TOP,
+    )
+    says = f"AFS of extractors {members}, alpha {alpha:g}."
+    return _row(name, says, method, dataset, evaluation)
+
+
+def compared(data: str, dataset: DataSource) -> tuple[Make, ...]:
+    """The rows that Tables IV and V share: all of Table V."""
+    rows: dict[str, tuple[str, AnyObjective]] = {
+        f"lbgat_trades_{data}_paper": ("LBGAT + TRADES, beta 6.", LBGAT(beta=6.0)),
+        f"avm_{data}_paper": ("Adversarial vertex mixup, which hides gradients.", AVM()),
+        f"pgd_at_{data}_paper_afs": ("PGD-AT at 8/255 on AFS's schedule.", PGD_AT),
+    }
+    return (
+        *(
+            single(name, says, objective, dataset=dataset, evaluation=AUTOATTACK)
+            for name, (says, objective) in rows.items()
+        ),
+        stack(f"afs_{data}_paper", dataset=dataset, evaluation=AUTOATTACK),
+    )
+
+
+def _row(
+    name: str,
+    says: str,
+    method: AnyMethod,
+    dataset: DataSource,
+    evaluation: Evaluation,
+    width: int = 10,
+) -> Make:
+    recipe = Recipe(
+        name=name,
+        dataset=dataset,
+        network=WideResNetShape(depth=28, width=width),
+        method=method,
+        loop=Loop(augmentation=Augmentation(shift=4, flip=True)),
+        evaluation=evaluation,
+    )
+    return row(recipe, says)
+
+
+TABLE_1 = tuple(
+    single(
+        f"extractor_{k}_cifar10_paper",
+        f"Extractor #{k}: " + (f"PGD-AT at {k}/255." if k else "standard training."),
+        PGD_AT if k else Standard(),
+        epsilon=budget,
+    )
+    for k, budget in enumerate(BUDGETS)
+)
+TABLE_2 = tuple(
+    stack(f"afs_cifar10_paper_alpha_{alpha}", alpha=float(alpha.replace("_", ".")))
+    for alpha in ("0", "0_2", "0_4", "0_6", "0_8", "1")
+)
+TABLE_3 = tuple(
+    stack(f"afs_cifar10_paper_mask_{mask}", members, mask=mask)
+    for mask, members in {
+        "100000001": "#0 and #8",
+        "100010001": "#0, #4 and #8",
+        "101010101": "#0, #2, #4, #6 and #8",
+        "111111111": "#0 to #8",
+    }.items()
+)
+TABLE_4 = (
+    *(
+        single(name, says, objective, evaluation=AUTOATTACK)
+        for name, says, objective in (
+            ("fat_trades_cifar10_paper", "FAT over TRADES, tau 1.", FAT(over=TRADES(), tau=1)),
+            ("tla_cifar10_paper", "Triplet loss adversarial training.", TLA()),
+            ("trades_cifar10_paper_afs", "TRADES, beta 6, on AFS's schedule.", TRADES()),
+        )
+    ),
+    *compared("cifar10", CIFAR10),
+)
+TABLE_6 = (
+    single(
+        "random_budget_cifar10_paper",
+        "PGD-AT with a strength from 3/255 to 8/255 drawn for each image.",
+        random_budgets=BUDGETS[3:9],
+    ),
+    single("large_cifar10_paper", "PGD-AT at 8/255 on WRN-28-30.", width=30),
+)
+"""Its baseline is ``pgd_at_cifar10_paper_afs``, its AFS ``afs_cifar10_paper``."""
