@@ -89,6 +89,33 @@ def test_list_names_every_recipe_and_what_it_trains(capsys):
     assert "Standard training on digits." in said
 
 
+def test_list_takes_words_that_a_recipe_must_have(capsys):
+    run("list", "AFS", "paper", "table")
+    said = output(capsys)
+    assert "AFS, Table III" in said
+    assert "extractor_9_cifar10_paper" in said
+    assert "afa_cifar10_paper" not in said
+    assert "digits" not in said
+
+
+def test_list_refuses_words_that_no_recipe_has(capsys):
+    assert "no recipe has the words afa speling" in refused(capsys, "list", "afa", "speling")
+
+
+def test_a_dry_run_prints_the_cost_and_trains_nothing(capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.chdir(tmp_path)
+    run(
+        *("train", "pgd_at_digits", "--dry-run", "--loop.batch-size", "8"),
+        *("--loop.validation-images", "16", "--method.attack.steps", "2"),
+    )
+    said = output(capsys)
+    assert "What pgd_at_digits would cost on cpu" in said
+    for part in ("77.6 k", "764 k", "3 + 3", "30 x 12", "measured 50 steps of 8 images", "in all:"):
+        assert part in said
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_recipes_help_shows_its_fields(capsys):
     with pytest.raises(SystemExit) as left:
         run("train", "pgd_at_digits", "--help")

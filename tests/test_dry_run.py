@@ -232,7 +232,7 @@ def test_it_writes_nothing_and_leaves_torchs_generator_alone(tmp_path, monkeypat
 def test_a_recipes_cost_sums_its_stages(monkeypatch):
     recipe = tiny.recipe("afa_digits")
     monkeypatch.setattr(type(recipe.dataset), "load", lambda self: tiny.digits())
-    found = jobs.dry_run(recipe)
+    found = jobs.dry_run(recipe, seconds=0.05)
     assert found["recipe"] == "afa_digits"
     assert [stage["stage"] for stage in found["stages"]] == ["branches", "gate"]
     assert found["seconds"] == sum(stage["seconds"] for stage in found["stages"])

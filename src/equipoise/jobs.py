@@ -218,11 +218,14 @@ def _save(model: nn.Module, recipe: Recipe, dataset: DataSet, folder: Path, chan
         cards.renew(folder / "model")
 
 
-def dry_run(recipe: Recipe, *, reporter: Reporter | None = None) -> dict[str, Any]:
+def dry_run(
+    recipe: Recipe, *, seconds: float = 10.0, reporter: Reporter | None = None
+) -> dict[str, Any]:
     """What training a recipe would cost on this device; nothing is written.
 
     Args:
         recipe: What would be trained.
+        seconds: About how long the steps of one stage may take.
         reporter: Who is told.
 
     Returns:
@@ -243,6 +246,7 @@ def dry_run(recipe: Recipe, *, reporter: Reporter | None = None) -> dict[str, An
         loop=recipe.loop,
         seed=recipe.seed,
         fabric=fabric,
+        seconds=seconds,
         reporter=reporter,
     )
     return {

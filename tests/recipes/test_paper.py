@@ -1,0 +1,143 @@
+"""What the papers say of their settings, against the recipes of their tables."""
+
+import pytest
+import torch
+
+from equipoise.data import DataSet, Split
+from equipoise.models import count_parameters
+from equipoise.objectives import PGDAT, Standard
+from equipoise.recipes import GROUPS, RECIPES
+
+AFA = [make() for group, rows in GROUPS.items() if group.startswith("AFA, ") for make in rows]
+AFS = [make() for group, rows in GROUPS.items() if group.startswith("AFS, ") for make in rows]
+FIVE = (0.0, 1 / 255, 2 / 255, 4 / 255, 8 / 255)
+
+
+def names(recipe):
+    return recipe.name
+
+
+def like(recipe) -> DataSet:
+    """Two images of the data set's size."""
+    classes = {"Cifar10": 10, "Cifar100": 100, "SVHN": 10, "TinyImageNet": 200}
+    kind = type(recipe.dataset).__name__
+    size = 64 if kind == "TinyImageNet" else 32
+    part = Split(
+        images=torch.zeros(2, 3, size, size, dtype=torch.uint8),
+        labels=torch.zeros(2, dtype=torch.long),
+        classes=classes[kind],
+    )
+    return DataSet(name=kind, train=part, test=part, class_names=("",) * classes[kind])
+
+
+@pytest.mark.parametrize("recipe", AFA, ids=names)
+def test_afas_schedules_are_those_of_its_section_5_1(recipe):
+    rate = 0.01 if "svhn" in recipe.name else 0.1
+    first = recipe.method.schedule
+    assert (first.epochs, first.decay_epochs, first.decay_factor) == (100, (75, 90), 0.1)
+    assert first.learning_rate == rate
+    if hasattr(recipe.method, "gate_schedule"):
+        second = recipe.method.gate_schedule
+        assert second.epochs == 20
+        if "led" not in recipe.name:
+            assert (second.learning_rate, second.decay_epochs) == (pytest.approx(rate / 10), (10,))
+            assert not recipe.method.gate.pairs
+    assert recipe.evaluation.epsilons == FIVE
+    assert "adaptive" in recipe.evaluation.suites
+
+
+@pytest.mark.parametrize("recipe", AFS, ids=names)
+def test_afss_settings_are_those_of_its_section_3(recipe):
+    method = recipe.method
+    assert (method.schedule.epochs, method.schedule.decay_epochs) == (70, (60,))
+    assert (method.schedule.learning_rate, method.schedule.weight_decay) == (0.1, 5e-4)
+    assert (method.attack.steps, method.attack.step_size) == (10, 2 / 255)
+    assert method.attack.relative_step is None
+    assert recipe.loop.batch_size == 128
+    assert recipe.loop.augmentation.flip
+    if hasattr(method, "merger_schedule"):
+        merger = method.merger_schedule
+        assert (merger.epochs, merger.learning_rate, merger.decay_epochs) == (5, 0.1, (3,))
+        assert method.merger_epsilon == 8 / 255
+    assert recipe.evaluation.epsilons == (0.0, 8 / 255)
+
+
+@pytest.mark.parametrize("recipe", AFA + AFS, ids=names)
+def test_its_network_is_the_papers(recipe):
+    make = recipe.network.maker(like(recipe))
+    with torch.device("meta"):
+        network = make()
+    wanted = {"large": 328.0, "svhn": 10.96, "tiny": 11.06, "cifar100": 36.54}
+    millions = next((m for word, m in wanted.items() if word in recipe.name), 36.48)
+    assert count_parameters(network) / 1e6 == pytest.approx(millions, abs=0.015)
+
+
+def stages(name):
+    return [stage.name for stage in RECIPES[name]().method.stages(lambda: None)]
+
+
+def test_the_rows_of_afa_table_1_are_all_there():
+    rows = [make.__name__ for make in GROUPS["AFA, Table 1, CIFAR-10"]]
+    assert rows[:9] == [
+        f"{row}_cifar10_paper"
+        for row in (
+            *("standard", "pgd_at", "afa", "trades", "afa_trades", "iat", "afa_iat", "mart"),
+            "afa_mart",
+        )
+    ]
+    assert all(RECIPES[row]().method.strengths == FIVE for row in rows if row.startswith("afa"))
+
+
+def test_table_4_of_afa_has_the_strengths_of_the_ruling():
+    found = {len(r().method.strengths): r().method.strengths for r in GROUPS["AFA, Table 4"]}
+    assert found.keys() == {2, 3, 9}
+    assert found[2] == (0.0, 8 / 255)
+    assert found[3] == (0.0, 4 / 255, 8 / 255)
+    assert found[9] == tuple(k / 255 for k in range(9))
+
+
+def test_extractors_have_budgets_from_0_to_9():
+    methods = [make().method for make in GROUPS["AFS, Table I"]]
+    assert [round(method.epsilon * 255, 9) for method in methods] == list(range(10))
+    assert [type(method.objective) for method in methods] == [Standard, *[PGDAT] * 9]
+
+
+def test_the_default_stack_is_number_3_to_number_8():
+    assert stages("afs_cifar10_paper") == [
+        *(f"extractor{k}_{k}_255" for k in range(3, 9)),
+        "merger",
+    ]
+    assert RECIPES["afs_cifar10_paper"]().method.alpha == 0.5
+
+
+def test_table_2_has_six_alphas_and_the_default_stack():
+    methods = [make().method for make in GROUPS["AFS, Table II"]]
+    assert [method.alpha for method in methods] == [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
+    assert {method.mask for method in methods} == {"000111111"}
+
+
+@pytest.mark.parametrize(
+    ("mask", "members"),
+    [
+        ("100000001", (0, 8)),
+        ("100010001", (0, 4, 8)),
+        ("101010101", (0, 2, 4, 6, 8)),
+        ("111111111", tuple(range(9))),
+    ],
+)
+def test_table_3_stacks_what_its_masks_say(mask, members):
+    found = stages(f"afs_cifar10_paper_mask_{mask}")
+    assert [name.split("_")[0] for name in found[:-1]] == [f"extractor{k}" for k in members]
+
+
+def test_the_rows_of_table_4_of_afs_are_judged_by_autoattack():
+    rows = GROUPS["AFS, Table IV"]
+    assert [make.__name__.split("_cifar10")[0] for make in rows] == [
+        *("fat_trades", "tla", "trades", "lbgat_trades", "avm", "pgd_at", "afs"),
+    ]
+    assert all("autoattack" in make().evaluation.suites for make in rows)
+
+
+def test_random_budgets_are_those_of_the_default_stack():
+    budgets = RECIPES["random_budget_cifar10_paper"]().method.random_budgets
+    assert budgets == tuple(k / 255 for k in range(3, 9))
