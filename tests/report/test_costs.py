@@ -37,24 +37,29 @@ def printed(*stages, device="cpu"):
     return " ".join(console.export_text().replace("│", " ").split())
 
 
-def test_a_stage_is_a_row_with_what_was_measured():
+def test_a_stage_is_a_column_with_what_was_measured():
     said = printed(STAGE)
-    assert "network 36.5 M 5.24 G 11 + 11 538 k + 538 k 100 x 382 12.3 GB 1.5 s 30 s 16.8 h" in said
-    assert "network: measured 2 steps of 4 images, 0.047 s each, scaled to 128" in said
+    for row in (
+        *("parameters 36.5 M", "of them trained 36.5 M", "multiply-adds an image 5.24 G"),
+        *("passes an image and step 11 + 11", "passes an epoch 538 k + 538 k", "epochs 100"),
+        *("steps an epoch 382 of 128 images", "measured 2 steps of 4 images, 0.047 s each"),
+        *("a step 1.5 s", "a validation 30 s", "memory 12.3 GB", "in all 16.8 h"),
+    ):
+        assert f" {row} " in said
     assert "in all: 16.8 h, 12.3 GB of memory" in said
     assert "the most that the process holds" in said
 
 
-def test_a_stage_that_was_not_measured_says_so():
+def test_stages_that_are_alike_are_one_column_and_count_each():
     said = printed(STAGE, STAGE | {"stage": "other", "like": "network"}, device="cuda:0")
-    assert "other: not measured; every count is that of network" in said
+    assert " network, and 1 alike " in said
+    assert "other" not in said
     assert "in all: 33.5 h" in said
     assert "the most that the device holds" in said
 
 
 def test_passes_that_were_not_counted_are_a_dash():
-    said = printed(STAGE | {"passes_an_image": (0.0, 0.0), "forward_passes_an_epoch": 0})
-    assert "5.24 G - " in said
+    assert "passes an image and step - " in printed(STAGE | {"passes_an_image": (0.0, 0.0)})
 
 
 @pytest.mark.parametrize(

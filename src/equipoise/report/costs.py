@@ -1,5 +1,6 @@
 """What a dry run found, for a terminal."""
 
+from collections.abc import Callable
 from typing import Any
 
 from rich.console import Group
@@ -8,7 +9,7 @@ from rich.text import Text
 
 
 def rich_costs(cost: dict[str, Any]) -> Group:
-    """A table with a row for each stage, and what was measured.
+    """A table with a column for each stage that was measured.
 
     Args:
         cost: What ``equipoise.jobs.dry_run`` gave.
@@ -17,37 +18,18 @@ def rich_costs(cost: dict[str, Any]) -> Group:
         Something that rich prints.
     """
     table = Table(title=f"What {cost['recipe']} would cost on {cost['device']}")
-    table.add_column("stage", overflow="fold")
-    for column in (
-        "parameters",
-        "multiply-adds an image",
-        "passes an image",
-        "passes an epoch",
-        "epochs x steps",
-        "memory",
-        "a step",
-        "a validation",
-        "in all",
-    ):
-        table.add_column(column, justify="right")
-    for stage in cost["stages"]:
-        table.add_row(
-            stage["stage"],
-            short(stage["parameters"]),
-            short(stage["multiply_adds"]),
-            _both(stage["passes_an_image"], "{:.3g}"),
-            _both((stage["forward_passes_an_epoch"], stage["backward_passes_an_epoch"])),
-            f"{stage['epochs']} x {stage['steps_an_epoch']}",
-            short(stage["memory"]) + "B",
-            duration(stage["seconds_a_step"]),
-            duration(stage["seconds_a_validation"]),
-            duration(stage["seconds"]),
-        )
+    table.add_column("")
+    measured = [stage for stage in cost["stages"] if not stage["like"]]
+    for stage in measured:
+        alike = sum(other["like"] == stage["stage"] for other in cost["stages"])
+        title = stage["stage"] + (f", and {alike} alike" if alike else "")
+        table.add_column(title, justify="right", overflow="fold")
+    for label, cell in _ROWS.items():
+        table.add_row(label, *(cell(stage) for stage in measured))
     whose = "process" if cost["device"] == "cpu" else "device"
     lines = [
         "Passes: images sent forward + gradients taken. Time: steps and validations, without "
         f"reading data and writing checkpoints. Memory: the most that the {whose} holds.",
-        *(_measured(stage) for stage in cost["stages"]),
         f"in all: {duration(cost['seconds'])}, {short(cost['memory'])}B of memory",
     ]
     return Group(table, *(Text(line) for line in lines))
@@ -70,18 +52,28 @@ def duration(seconds: float) -> str:
     return f"{seconds / 86400:.3g} days"
 
 
-def _both(pair: Any, form: str | None = None) -> str:
-    if not pair[0]:
-        return "-"
-    return " + ".join(form.format(each) if form else short(each) for each in pair)
+def _passes(forward: float, backward: float) -> str:
+    return f"{short(forward)} + {short(backward)}" if forward else "-"
 
 
 def _measured(stage: dict[str, Any]) -> str:
-    if stage["like"]:
-        return f"{stage['stage']}: not measured; every count is that of {stage['like']}"
     found = stage["measured"]
-    scaled = f", scaled to {stage['batch']}" if found["batch"] != stage["batch"] else ""
-    return (
-        f"{stage['stage']}: measured {found['steps']} steps of {found['batch']} images, "
-        f"{duration(found['seconds'])} each{scaled}"
-    )
+    return f"{found['steps']} steps of {found['batch']} images, {duration(found['seconds'])} each"
+
+
+_ROWS: dict[str, Callable[[dict[str, Any]], str]] = {
+    "parameters": lambda stage: short(stage["parameters"]),
+    "of them trained": lambda stage: short(stage["trained"]),
+    "multiply-adds an image": lambda stage: short(stage["multiply_adds"]),
+    "passes an image and step": lambda stage: _passes(*stage["passes_an_image"]),
+    "passes an epoch": lambda stage: _passes(
+        stage["forward_passes_an_epoch"], stage["backward_passes_an_epoch"]
+    ),
+    "epochs": lambda stage: str(stage["epochs"]),
+    "steps an epoch": lambda stage: f"{stage['steps_an_epoch']} of {stage['batch']} images",
+    "measured": _measured,
+    "a step": lambda stage: duration(stage["seconds_a_step"]),
+    "a validation": lambda stage: duration(stage["seconds_a_validation"]),
+    "memory": lambda stage: short(stage["memory"]) + "B",
+    "in all": lambda stage: duration(stage["seconds"]),
+}
