@@ -6,7 +6,15 @@ import pytest
 import torch
 from torch import nn
 
-from equipoise.models import Conditional, WideResNet, conditioned, load, save
+from equipoise.models import (
+    Conditional,
+    PreActResNet,
+    ResNet,
+    WideResNet,
+    conditioned,
+    load,
+    save,
+)
 from equipoise.models.film import FiLM, norms_without_film
 
 ENCODINGS = ["none", "onehot", "dct", "random"]
@@ -242,6 +250,7 @@ def test_a_wide_resnets_final_norm_gets_no_film_wherever_it_stands():
     inner = nn.Sequential(nn.Identity(), wide_resnet())
     assert norms_without_film(wide_resnet()) == ("norm",)
     assert norms_without_film(inner) == ("1.norm",)
+    assert norms_without_film(PreActResNet(width=4, classes=3)) == ("norm",)
     model = conditioned(wide_resnet())
     assert model.network.norm.film is None
     assert sum(isinstance(module, FiLM) for module in model.modules()) == 6
@@ -263,6 +272,22 @@ def test_the_originals_parameters_are_counted(depth, width, plain, single, dual)
     assert parameters(network) == plain
     assert parameters(conditioned(network, encoding="none", dual=False)) == single
     assert parameters(conditioned(network)) == dual
+
+
+@pytest.mark.slow
+def test_the_originals_resnet_34_has_its_parameters_too():
+    with torch.device("meta"):
+        network = ResNet(depth=34, classes=10)
+    network = network.to_empty(device="cpu")
+    found = [
+        parameters(each) / 1e6
+        for each in (
+            network,
+            conditioned(network, encoding="none", dual=False),
+            conditioned(network),
+        )
+    ]
+    assert found == pytest.approx([21.28, 31.40, 33.36], abs=0.005)
 
 
 @every_encoding

@@ -3,13 +3,14 @@
 import pytest
 import torch
 
-from equipoise.data import DataSet, Split
+from equipoise.data import SVHN, Cifar10, Cifar100, DataSet, Split, TinyImageNet
 from equipoise.models import count_parameters
 from equipoise.objectives import PGDAT, Standard
 from equipoise.recipes import GROUPS, RECIPES
 
 AFA = [make() for group, rows in GROUPS.items() if group.startswith("AFA, ") for make in rows]
 AFS = [make() for group, rows in GROUPS.items() if group.startswith("AFS, ") for make in rows]
+SOURCES = {"svhn": SVHN, "cifar10": Cifar10, "tiny_imagenet": TinyImageNet}
 FIVE = (0.0, 1 / 255, 2 / 255, 4 / 255, 8 / 255)
 
 
@@ -76,16 +77,36 @@ def stages(name):
     return [stage.name for stage in RECIPES[name]().method.stages(lambda: None)]
 
 
-def test_the_rows_of_afa_table_1_are_all_there():
-    rows = [make.__name__ for make in GROUPS["AFA, Table 1, CIFAR-10"]]
-    assert rows[:9] == [
-        f"{row}_cifar10_paper"
-        for row in (
-            *("standard", "pgd_at", "afa", "trades", "afa_trades", "iat", "afa_iat", "mart"),
-            "afa_mart",
-        )
-    ]
+@pytest.mark.parametrize(
+    ("group", "data", "objectives"),
+    [
+        ("AFA, Table 1, SVHN", "svhn", ("pgd_at", "trades", "iat", "mart")),
+        ("AFA, Table 1, CIFAR-10", "cifar10", ("pgd_at", "trades", "iat", "mart")),
+        ("AFA, Table 2", "tiny_imagenet", ("pgd_at", "trades", "mart")),
+    ],
+)
+def test_the_rows_of_afas_tables_are_all_there(group, data, objectives):
+    rows = [make.__name__ for make in GROUPS[group]]
+    wanted = ["standard"]
+    for objective in objectives:
+        wanted += [objective, "afa" if objective == "pgd_at" else f"afa_{objective}"]
+    assert rows == [*(f"{row}_{data}_paper" for row in wanted), f"afa_{data}_paper_led"]
     assert all(RECIPES[row]().method.strengths == FIVE for row in rows if row.startswith("afa"))
+    assert {RECIPES[row]().dataset for row in rows} == {SOURCES[data]()}
+
+
+def test_table_5_of_afs_is_on_cifar_100():
+    rows = GROUPS["AFS, Table V"]
+    assert [make.__name__.split("_cifar100")[0] for make in rows] == [
+        *("lbgat_trades", "avm", "pgd_at", "afs"),
+    ]
+    assert {make().dataset for make in rows} == {Cifar100()}
+
+
+def test_svhns_digits_are_never_mirrored():
+    for name, make in RECIPES.items():
+        if "svhn" in name:
+            assert not make().loop.augmentation.flip
 
 
 def test_table_4_of_afa_has_the_strengths_of_the_ruling():

@@ -8,6 +8,7 @@ from equipoise.recipes import (
     afs_paper,
     cifar10,
     cifar10_methods,
+    compact,
     digits,
     methods,
 )
@@ -83,12 +84,19 @@ GROUPS: dict[str, tuple[Make, ...]] = {
         cifar10_methods.afa_mart_cifar10_compact,
         cifar10_methods.afa_iat_cifar10_compact,
     ),
+    "CIFAR-100, compact": compact.CIFAR100_COMPACT,
+    "SVHN, compact": compact.SVHN_COMPACT,
+    "Tiny-ImageNet, compact": compact.TINY_IMAGENET_COMPACT,
+    "AFA, Figure 1": afa_paper.FIGURE_1,
+    "AFA, Table 1, SVHN": afa_paper.TABLE_1_SVHN,
     "AFA, Table 1, CIFAR-10": afa_paper.TABLE_1_CIFAR10,
+    "AFA, Table 2": afa_paper.TABLE_2,
     "AFA, Table 4": afa_paper.TABLE_4,
     "AFS, Table I": afs_paper.TABLE_1,
     "AFS, Table II": afs_paper.TABLE_2,
     "AFS, Table III": afs_paper.TABLE_3,
     "AFS, Table IV": afs_paper.TABLE_4,
+    "AFS, Table V": afs_paper.TABLE_5,
     "AFS, Table VI": afs_paper.TABLE_6,
 }
 """All recipes as ``equipoise list`` groups them; a new one is one function and one entry."""

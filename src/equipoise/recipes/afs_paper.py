@@ -6,7 +6,7 @@ schedules. Here all rows have the same: that makes a table. ``--network.depth 34
 
 from collections.abc import Callable
 
-from equipoise.data import Augmentation, Cifar10, DataSource
+from equipoise.data import Augmentation, Cifar10, Cifar100, DataSource
 from equipoise.methods import AFS, AnyMethod, Schedule, SingleNetwork
 from equipoise.methods.stage import TrainingAttack
 from equipoise.objectives import AVM, FAT, LBGAT, PGDAT, TLA, TRADES, AnyObjective, Standard
@@ -142,6 +142,7 @@ TABLE_4 = (
     ),
     *compared("cifar10", CIFAR10),
 )
+TABLE_5 = compared("cifar100", Cifar100())
 TABLE_6 = (
     single(
         "random_budget_cifar10_paper",
