@@ -11,6 +11,7 @@ from equipoise.data import SVHN, Augmentation, Cifar10, DataSource, TinyImageNet
 from equipoise.methods import AFA, OAT, AnyMethod, Gate, Schedule, SingleNetwork
 from equipoise.methods.stage import TrainingAttack
 from equipoise.objectives import IAT, MART, PGDAT, TRADES, AnyObjective, Standard
+from equipoise.recipes import cifar10
 from equipoise.recipes.networks import AnyNetwork, WideResNetShape
 from equipoise.recipes.recipe import Evaluation, Recipe, row
 from equipoise.training import Loop
@@ -22,9 +23,6 @@ OBJECTIVES: dict[str, tuple[str, AnyObjective]] = {
     "iat": ("IAT", IAT()),
     "mart": ("MART", MART(beta=6.0)),  # the authors' for wide ResNets
 }
-LED = Gate(pairs=True, lead=0.5, detection=1.0, hidden=32, ceiling=0.1)
-"""The gate of ``afa_cifar10_compact``, whose settings validation images chose (LOG.md)."""
-
 Make = Callable[[], Recipe]
 
 
@@ -103,7 +101,7 @@ class Setting:
                 ),
             ]
         says = "AFA over PGD-AT, K = 5, with a gate that is led to the attack."
-        made.append(self.afa(f"afa_{self.data}_paper_led", says, PGDAT(), STRENGTHS, LED))
+        made.append(self.afa(f"afa_{self.data}_paper_led", says, PGDAT(), STRENGTHS, cifar10.LED))
         return tuple(made)
 
     def row(self, name: str, says: str, method: AnyMethod) -> Make:
