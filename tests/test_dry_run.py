@@ -1,5 +1,6 @@
 """What a plan would cost: counted passes, and times by a clock that the tests move."""
 
+import inspect
 from dataclasses import replace
 
 import pytest
@@ -8,7 +9,8 @@ from torch import nn
 
 import tiny
 from equipoise import jobs
-from equipoise.dry_run import Passes, Peak, dry_run
+from equipoise.dry_run import VALIDATION_BATCH, Passes, Peak, dry_run
+from equipoise.evaluation import robust_accuracy
 from equipoise.methods import AFA, AFS, OAT, Gate, SingleNetwork, Stage
 from equipoise.methods.stage import TrainingAttack
 from equipoise.objectives import LBGAT, PGDAT, TRADES, Standard
@@ -181,6 +183,11 @@ def test_memory_of_a_batch_that_was_not_measured_is_on_the_line_through_two_that
     assert _at(4, [(2, 1000), (4, 1200)]) == 1200
     assert _at(8, [(2, 1200), (4, 1000)]) == 1000  # never less for more images
     assert _at(1, [(1, 700), (1, 700)]) == 700
+
+
+def test_validation_attacks_as_many_images_at_once_as_is_assumed():
+    default = inspect.signature(robust_accuracy).parameters["batch_size"].default
+    assert default == VALIDATION_BATCH
 
 
 def test_the_peak_is_of_the_memory_that_was_held_meanwhile():
