@@ -240,7 +240,7 @@ class _Measurement:
             self.fit.validation = whole.take(slice(0, count))
             with Peak(self.device) as peak:
                 began = self._now()
-                scores = self.fit._validate()
+                scores = self.fit.validate()
                 if self.fit.loop.alarms:
                     self.fit._watch(scores, {"epoch": 0})
                 took = self._now() - began
