@@ -137,7 +137,9 @@ def evaluate(
         workers=workers,
         report=lambda text, share: report(text, 900 * share),
     )
+    settings = settings_of(evaluation, seed, batch_size, search_precision, logits, surrogates)
     extra = {
+        "settings": settings,
         "training_seed": card.get("seed"),
         "training_commit": card.get("commit"),
         **_weights_of(subject),
@@ -167,20 +169,38 @@ def evaluate(
         parameters=sum(parameter.numel() for parameter in network.parameters()),
         extra=extra,
     )
-    settings = [
-        to_json(evaluation),
-        seed,
-        batch_size,
-        search_precision,
-        logits,
-        *map(str, surrogates),
-    ]
     usual = [card.get("evaluation"), 0, 256, "32-true", None]
     path = place / "records" / _record_name(record, settings, usual)
     runs.write_json(path, record)
     if subject.folder is not None and cards.home_of(subject.folder) == place:
         cards.renew(subject.folder)
     return record, path
+
+
+def settings_of(
+    evaluation: Evaluation,
+    seed: int = 0,
+    batch_size: int = 256,
+    search_precision: str = "32-true",
+    logits: str | None = None,
+    surrogates: Sequence[Path | str] = (),
+) -> list[Any]:
+    """What an evaluation was asked, as its record says it under ``"settings"``.
+
+    Args:
+        evaluation: As for ``evaluate``, and so are the others.
+        seed: Of the attacks.
+        batch_size: Images attacked at once.
+        search_precision: Of the searches.
+        logits: Which part of the model's answer holds the logits.
+        surrogates: Models that were attacked in its place.
+
+    Returns:
+        Plain values, as JSON gives them back.
+    """
+    settings = [to_json(evaluation), seed, batch_size, search_precision, logits, *surrogates]
+    found: list[Any] = json.loads(json.dumps(settings, default=str))
+    return found
 
 
 def with_folder(source: DataSource, folder: Path) -> DataSource:

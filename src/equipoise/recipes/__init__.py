@@ -11,6 +11,7 @@ from equipoise.recipes import (
     compact,
     digits,
     methods,
+    series,
 )
 from equipoise.recipes.networks import ImportedNetwork as ImportedNetwork
 from equipoise.recipes.networks import PreActResNetShape as PreActResNetShape
@@ -87,6 +88,7 @@ GROUPS: dict[str, tuple[Make, ...]] = {
     "CIFAR-100, compact": compact.CIFAR100_COMPACT,
     "SVHN, compact": compact.SVHN_COMPACT,
     "Tiny-ImageNet, compact": compact.TINY_IMAGENET_COMPACT,
+    "Series of figures": series.SERIES,
     "AFA, Figure 1": afa_paper.FIGURE_1,
     "AFA, Table 1, SVHN": afa_paper.TABLE_1_SVHN,
     "AFA, Table 1, CIFAR-10": afa_paper.TABLE_1_CIFAR10,

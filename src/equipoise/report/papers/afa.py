@@ -1,0 +1,173 @@
+"""The tables and figures of AFA's paper (arXiv:2105.15157), but for its schemas."""
+
+from equipoise.report.papers import curves
+from equipoise.report.papers.entry import (
+    MEASURED,
+    SMALL,
+    WORST,
+    Column,
+    Entry,
+    Figure,
+    Part,
+    Row,
+    Table,
+)
+
+_AFA = "AFA, arXiv:2105.15157, "
+_KEYS = ("0", "1/255", "2/255", "4/255", "8/255")
+
+_PROFILE = (
+    *(
+        Column(head=f"ε = {key.removesuffix('/255')}", published=key, at=place)
+        for place, key in enumerate(_KEYS)
+    ),
+    Column(head="Avg", published="mean", at=None),
+)
+
+
+def _with_afa(*methods: tuple[str, str]) -> tuple[Row, ...]:
+    rows = [Row(label="Standard", recipe="standard_{}")]
+    for label, recipe in methods:
+        over = "afa_{}" if recipe == "pgd_at" else f"afa_{recipe}_{{}}"
+        rows += [
+            Row(label=label, recipe=f"{recipe}_{{}}"),
+            Row(label=f"{label} + AFA", recipe=over),
+        ]
+    return tuple(rows)
+
+
+_PGD_AT, _TRADES = ("PGD-AT", "pgd_at"), ("TRADES", "trades")
+_IAT, _MART = ("IAT", "iat"), ("MART", "mart")
+_FOUR = _with_afa(_PGD_AT, _TRADES, _IAT, _MART)
+
+AFA_ENTRIES = (
+    Entry(
+        name="afa-fig-1",
+        paper="AFA Fig. 1",
+        title="Accuracy of several methods against the strength of the attack",
+        note="OAT is shown at its middle preference; its published curve has no table. Measured "
+        "curves are the worst case over every attack.",
+        content=Figure(
+            part=Part(
+                data="svhn",
+                source=_AFA + "Table 1",
+                stand_in="cifar10",
+                rows=(
+                    *(row for row in _FOUR if "IAT" not in row.label),
+                    Row(label="OAT", recipe="oat_{}"),
+                ),
+            ),
+            draw=curves.accuracy_curves,
+        ),
+    ),
+    Entry(
+        name="afa-fig-3",
+        paper="AFA Fig. 3",
+        title="Mean and variance of each channel's features against the strength",
+        note="Test images are attacked through the fixed robust branch and read there too, so "
+        "that only the images change with the strength. Means and variances are shown against "
+        "those of clean images.",
+        content=Figure(
+            part=Part(data="cifar10", rows=(Row(label="AFA", recipe="afa_{}"),)),
+            draw=curves.channel_statistics,
+            needs="channels",
+        ),
+    ),
+    Entry(
+        name="afa-fig-6",
+        paper="AFA Fig. 6",
+        title="Fusing weight W1 against the strength",
+        note="The paper takes its images from a ResNet-34. Ours are made on the model itself: "
+        "through the generator, and through the fixed robust branch. The band is one deviation "
+        "over images.",
+        content=Figure(
+            part=Part(
+                data="cifar10",
+                rows=(
+                    Row(label="AFA", recipe="afa_{}"),
+                    Row(label="AFA, plain stage II", recipe="afa_{}_plain", scales=SMALL),
+                ),
+            ),
+            draw=curves.fusing_weights,
+        ),
+    ),
+    Entry(
+        name="afa-table-1",
+        paper="AFA Table 1",
+        title="Accuracy at five strengths, SVHN and CIFAR-10",
+        note="The paper's attack is PGD, its steps unsaid. The worst case is over every attack "
+        "that was run, those on the weight generator included.",
+        content=Table(
+            parts=(
+                Part(data="svhn", source=_AFA + "Table 1", rows=_FOUR),
+                Part(data="cifar10", source=_AFA + "Table 1", rows=_FOUR),
+            ),
+            columns=_PROFILE,
+        ),
+    ),
+    Entry(
+        name="afa-table-2",
+        paper="AFA Table 2",
+        title="Accuracy at five strengths, tiny-ImageNet",
+        note="As Table 1.",
+        content=Table(
+            parts=(
+                Part(
+                    data="tiny-imagenet",
+                    source=_AFA + "Table 2",
+                    rows=_with_afa(_PGD_AT, _TRADES, _MART),
+                ),
+            ),
+            columns=_PROFILE,
+        ),
+    ),
+    Entry(
+        name="afa-table-3",
+        paper="AFA Table 3",
+        title="Several attacks, the adaptive attack, and a black-box attack",
+        note="PGD+Ada., measured: the worst case for each image over the margin, APGD, and both "
+        "directions of the seven ratios; the paper reports its best single ratio. BB: images made "
+        "on another network by PGD on two losses; the paper's is a ResNet-50.",
+        content=Table(
+            parts=(Part(data="cifar10", source=_AFA + "Table 3", rows=_FOUR),),
+            columns=(
+                Column(head="std.", published="0", under=WORST, at=0),
+                Column(head="PGD", published="PGD", under="pgd-20"),
+                Column(head="FGSM", published="FGSM", under="fgsm"),
+                Column(head="C&W", published="C&W", under="cw-30-kappa-50"),
+                Column(head="PGD+Ada.", published="PGD+Ada.", under="adaptive"),
+                *(
+                    Column(
+                        head=f"BB {key.removesuffix('/255')}",
+                        published=f"black box {key}",
+                        under="transfer",
+                        at=place,
+                    )
+                    for place, key in enumerate(_KEYS)
+                ),
+                Column(head="BB Avg", published="black box mean", under="transfer", at=None),
+            ),
+            readings=(MEASURED,),
+        ),
+    ),
+    Entry(
+        name="afa-table-4",
+        paper="AFA Table 4",
+        title="The number of branches K",
+        note="As Table 1.",
+        content=Table(
+            parts=(
+                Part(
+                    data="cifar10",
+                    source=_AFA + "Table 4",
+                    rows=tuple(
+                        Row(label=f"PGD-AT + AFA, K = {k}", recipe=f"afa_{{}}_k{k}")
+                        for k in (2, 3, 5, 9)
+                    ),
+                ),
+            ),
+            columns=_PROFILE,
+        ),
+    ),
+)
+"""In the paper's order."""

@@ -1,0 +1,232 @@
+"""The tables and figures of AFS's paper (arXiv:2103.13124), but for its schema."""
+
+from equipoise.report.papers import curves, pictures
+from equipoise.report.papers.entry import (
+    MEASURED,
+    SMALL,
+    WORST,
+    Column,
+    Entry,
+    Figure,
+    Part,
+    Row,
+    Table,
+)
+
+_AFS = "AFS, arXiv:2103.13124, "
+_CLEAN = Column(head="Clean", published="0", under=WORST, at=0)
+_PGD = tuple(Column(head=f"PGD-{n}", published=f"PGD-{n}", under=f"pgd-{n}") for n in (10, 20))
+_WORST = Column(head="Worst case", published=None, under=WORST)
+_BUDGETS = tuple(
+    Row(label=f"#{k} ({k}/255)" if k else "#0 (0)", recipe=f"pgd_at_{{}}_budget_{k}")
+    for k in range(10)
+)
+_AFS_ROW = Row(label="AFS", recipe="afs_{}")
+_ALPHAS = tuple(
+    Row(label=f"α = {alpha}", recipe=f"afs_{{}}_alpha_{alpha.replace('.', '_')}")
+    for alpha in ("0", "0.2", "0.4", "0.6", "0.8", "1")
+)
+_RIVALS = (
+    Row(label="FAT", recipe="fat_trades_{}"),
+    Row(label="TLA", recipe="tla_{}"),
+    Row(label="TRADES", recipe="trades_{}"),
+    Row(label="LBGAT+TRADES", recipe="lbgat_{}"),
+    Row(label="AVM", recipe="avm_{}"),
+    Row(label="PGD-AT", recipe="pgd_at_{}"),
+    _AFS_ROW,
+)
+_TRADE_OFF_COLUMNS = (
+    _CLEAN,
+    Column(head="PGD", published="PGD", under="pgd-20"),
+    Column(head="AA", published="8/255", under=WORST),
+    Column(head="Trade-off", published="trade_off", under="trade-off"),
+)
+_AA_NOTE = (
+    "AA, measured: the worst case over every attack that was run, which is AutoAttack and more at "
+    "paper scale, and no AutoAttack below it. Every row is trained anew on one network; the "
+    "paper's rows come from several papers and networks."
+)
+
+
+AFS_ENTRIES = (
+    Entry(
+        name="afs-fig-1",
+        paper="AFS Fig. 1",
+        title="Clean accuracy against accuracy under PGD",
+        note="Every measured point is trained anew on one network. A line leads down from PGD to "
+        "the worst case over every attack.",
+        content=Figure(
+            part=Part(data="cifar10", source=_AFS + "Table IV", rows=_RIVALS),
+            draw=curves.trade_off_scatter,
+        ),
+    ),
+    Entry(
+        name="afs-fig-3",
+        paper="AFS Fig. 3",
+        title="t-SNE of the features of a weak network, a strong one, and both side by side",
+        note="Clean test images. The silhouette is that of the true classes in the embedding; "
+        "t-SNE keeps neighbourhoods and no distances.",
+        content=Figure(
+            part=Part(data="cifar10", rows=(_BUDGETS[1], _BUDGETS[8])),
+            draw=pictures.embeddings,
+            needs="embeddings",
+        ),
+    ),
+    Entry(
+        name="afs-fig-4a",
+        paper="AFS Fig. 4(a)",
+        title="Accuracy of AFS and of single networks against the strength",
+        note="Worst case over every attack.",
+        content=Figure(
+            part=Part(
+                data="cifar10",
+                rows=(
+                    *(_BUDGETS[k] for k in (2, 4, 6, 8)),
+                    Row(label="AFS, α = 0.5", recipe="afs_{}_alpha_0_5"),
+                ),
+            ),
+            draw=curves.accuracy_curves,
+        ),
+    ),
+    Entry(
+        name="afs-fig-4b",
+        paper="AFS Fig. 4(b)",
+        title="Importance ratio of each member of the stack, for each α",
+        note="Members are named by their budgets.",
+        content=Figure(part=Part(data="cifar10", rows=_ALPHAS), draw=curves.importance_by_alpha),
+    ),
+    Entry(
+        name="afs-fig-5",
+        paper="AFS Fig. 5",
+        title="Histograms of the last layer's weights",
+        note="Each divided by its standard deviation, so that shapes can be compared; the kurtosis "
+        "says how heavy the tails are (0 for a Gaussian).",
+        content=Figure(
+            part=Part(data="cifar10", rows=(_BUDGETS[1], _BUDGETS[8], _AFS_ROW)),
+            draw=pictures.weight_histograms,
+            needs="weights",
+        ),
+    ),
+    Entry(
+        name="afs-fig-6",
+        paper="AFS Fig. 6",
+        title="Gradient of the loss with respect to the image",
+        note="Absolute value, normalised to [0, 1], log-transformed, as the caption says. The "
+        "paper's stack holds just the networks beside it, ours is the default one.",
+        content=Figure(
+            part=Part(data="cifar10", rows=(*(_BUDGETS[k] for k in (0, 2, 4, 6, 8)), _AFS_ROW)),
+            draw=pictures.gradient_images,
+            needs="gradients",
+        ),
+    ),
+    Entry(
+        name="afs-table-1",
+        paper="AFS Table I",
+        title="Single networks trained at different budgets",
+        note="Budgets are k eighths of the strongest strength.",
+        content=Table(
+            parts=(Part(data="cifar10", source=_AFS + "Table I", rows=_BUDGETS),),
+            columns=(_CLEAN, *_PGD, _WORST),
+            readings=(MEASURED,),
+        ),
+    ),
+    Entry(
+        name="afs-table-2",
+        paper="AFS Table II",
+        title="AFS for different α",
+        note="The stack's size is the recipe's.",
+        content=Table(
+            parts=(
+                Part(
+                    data="cifar10",
+                    source=_AFS + "Table II",
+                    rows=(
+                        *_ALPHAS[:3],
+                        Row(label="α = 0.5", recipe="afs_{}_alpha_0_5"),
+                        *_ALPHAS[3:],
+                    ),
+                ),
+            ),
+            columns=(_CLEAN, *_PGD, _WORST),
+            readings=(MEASURED,),
+        ),
+    ),
+    Entry(
+        name="afs-table-3",
+        paper="AFS Table III",
+        title="Which networks are stacked",
+        note="A mask has a 1 for each network that is stacked, of nine in the paper and of three "
+        "below paper scale.",
+        content=Table(
+            parts=(
+                Part(
+                    data="cifar10",
+                    source=_AFS + "Table III",
+                    rows=tuple(
+                        Row(label=mask, recipe=f"afs_{{}}_mask_{mask}", scales=("paper",))
+                        for mask in ("100000001", "100010001", "101010101", "111111111")
+                    )
+                    + tuple(
+                        Row(label=mask, recipe=f"afs_{{}}_mask_{mask}", scales=SMALL)
+                        for mask in ("001", "011", "101", "111")
+                    ),
+                ),
+            ),
+            columns=(_CLEAN, *_PGD, _WORST),
+            readings=(MEASURED,),
+        ),
+    ),
+    Entry(
+        name="afs-table-4",
+        paper="AFS Table IV",
+        title="AFS and other methods, CIFAR-10",
+        note=_AA_NOTE,
+        content=Table(
+            parts=(Part(data="cifar10", source=_AFS + "Table IV", rows=_RIVALS),),
+            columns=_TRADE_OFF_COLUMNS,
+            readings=(MEASURED,),
+        ),
+    ),
+    Entry(
+        name="afs-table-5",
+        paper="AFS Table V",
+        title="AFS and other methods, CIFAR-100",
+        note=_AA_NOTE,
+        content=Table(
+            parts=(Part(data="cifar100", source=_AFS + "Table V", rows=_RIVALS[3:]),),
+            columns=_TRADE_OFF_COLUMNS,
+            readings=(MEASURED,),
+        ),
+    ),
+    Entry(
+        name="afs-table-6",
+        paper="AFS Table VI",
+        title="Ablations: random budgets, a large network, AFS",
+        note="The large network is three times as wide, as the paper's is.",
+        content=Table(
+            parts=(
+                Part(
+                    data="cifar10",
+                    source=_AFS + "Table VI",
+                    rows=(
+                        Row(label="Baseline", recipe="pgd_at_{}"),
+                        Row(label="Rand. pert.", recipe="random_budget_{}"),
+                        Row(label="Large model", recipe="large_{}"),
+                        _AFS_ROW,
+                    ),
+                ),
+            ),
+            columns=(
+                Column(head="Para. (M)", published="parameters, M", under="parameters", digits=3),
+                Column(
+                    head="MAdds (G)", published="multiply-adds, G", under="multiply-adds", digits=3
+                ),
+                _CLEAN,
+                _PGD[1],
+                _WORST,
+            ),
+            readings=(MEASURED,),
+        ),
+    ),
+)
+"""In the paper's order."""

@@ -1,0 +1,103 @@
+"""How large a reproduction is: which recipes stand for which data set, and how they are judged."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+from equipoise.report.papers.entry import Part, Row
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scale:
+    """A size at which everything can be made again.
+
+    Args:
+        name: As ``--scale`` names it.
+        places: By data set of the papers, what stands for ``{}`` in the recipes' names.
+        same_as: Recipes that are a special case of another one, which is trained in their place.
+        evaluation: Fields of every recipe's evaluation that are set otherwise.
+        epochs: At most so many epochs in each stage; ``None`` for the recipes' own.
+        note: What a reader must know about every number.
+    """
+
+    name: str
+    places: Mapping[str, str]
+    same_as: Mapping[str, str] = field(default_factory=dict)
+    evaluation: Mapping[str, Any] = field(default_factory=dict)
+    epochs: int | None = None
+    note: str
+
+
+SCALES: Mapping[str, Scale] = MappingProxyType(
+    {
+        scale.name: scale
+        for scale in (
+            Scale(
+                name="tiny",
+                places={"cifar10": "digits"},
+                same_as={
+                    "pgd_at_digits_budget_0": "standard_digits",
+                    "pgd_at_digits_budget_8": "pgd_at_digits",
+                    "afs_digits_alpha_0_2": "afs_digits",
+                    "afs_digits_mask_111": "afs_digits",
+                    "afa_digits_k3": "afa_digits",
+                },
+                evaluation={"suites": ("tables", "quick", "adaptive")},
+                note="Tiny scale: handwritten digits of 8x8 pixels stand for CIFAR-10. The orders "
+                "and shapes may be compared with the paper's, the numbers may not.",
+            ),
+            Scale(
+                name="compact",
+                places={"cifar10": "cifar10_compact"},
+                same_as={
+                    "pgd_at_cifar10_compact_budget_0": "standard_cifar10_compact",
+                    "pgd_at_cifar10_compact_budget_8": "pgd_at_cifar10_compact",
+                    "afs_cifar10_compact_mask_111": "afs_cifar10_compact",
+                    "afa_cifar10_compact_k3": "afa_cifar10_compact",
+                },
+                evaluation={"suites": ("tables", "quick", "adaptive")},
+                note="Compact scale: the paper's data, a network of a few hundredths of its size, "
+                "and a twentieth of its epochs.",
+            ),
+            Scale(
+                name="paper",
+                places={
+                    "cifar10": "cifar10",
+                    "svhn": "svhn",
+                    "tiny-imagenet": "tiny_imagenet",
+                    "cifar100": "cifar100",
+                },
+                same_as={
+                    "pgd_at_cifar10_budget_0": "standard_cifar10",
+                    "pgd_at_cifar10_budget_8": "pgd_at_cifar10",
+                    "afs_cifar10_alpha_0_5": "afs_cifar10",
+                    "afa_cifar10_k5": "afa_cifar10",
+                },
+                evaluation={
+                    "suites": ("paper", "quick", "standard", "autoattack", "adaptive"),
+                    "images": None,
+                },
+                note="Paper scale: the paper's data, networks and schedules.",
+            ),
+        )
+    }
+)
+
+
+def recipe_of(row: Row, part: Part, scale: Scale) -> str | None:
+    """The recipe that makes a row.
+
+    Args:
+        row: Of a table or figure.
+        part: The part that it stands in.
+        scale: The size.
+
+    Returns:
+        A recipe's name, or ``None`` where the row is not measured at this scale.
+    """
+    data = part.data if part.data in scale.places else part.stand_in
+    if row.recipe is None or data not in scale.places or scale.name not in row.scales:
+        return None
+    name = row.recipe.format(scale.places[data])
+    return scale.same_as.get(name, name)

@@ -1,0 +1,181 @@
+"""What the papers' figures need beyond records, computed from saved models and kept as JSON."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from sklearn.manifold import TSNE
+from sklearn.metrics import silhouette_score
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from equipoise import runs
+from equipoise.attacks import PGD
+from equipoise.data import Split
+from equipoise.epsilon import format_epsilon
+from equipoise.features import features_and_logits, last_linear
+from equipoise.goals import cross_entropy
+from equipoise.models import AdaptiveNetwork, attack_mode, load
+from equipoise.models.folder import WEIGHTS
+from equipoise.threat import Images, Linf
+
+STRENGTHS = 9
+"""Points of a curve over strength, 0 and the strongest among them."""
+IMAGES = 500
+"""At most so many test images; t-SNE takes the square of their number."""
+EXAMPLES = 5
+"""Images whose gradients are shown, each of another class."""
+BINS = 61
+
+Models = Sequence[nn.Module]
+
+
+def figure_data(
+    kind: str, folders: Sequence[Path], split: Split, *, strongest: float, seed: int
+) -> Any:
+    """Compute one kind of data from models, or read it if it was computed from them before.
+
+    Args:
+        kind: One of ``KINDS``.
+        folders: Run folders; the file lies under ``figures/`` of the first.
+        split: Test images.
+        strongest: The strongest strength.
+        seed: Of attacks and embeddings.
+
+    Returns:
+        Plain values, as JSON gives them.
+
+    Raises:
+        ModelFolderError: If a model cannot be loaded.
+        RunError: If the file cannot be read or written.
+    """
+    weights = [(folder / "model" / WEIGHTS).read_bytes() for folder in folders]
+    asked = {
+        "models": [hashlib.sha256(content).hexdigest() for content in weights],
+        "images": len(split),
+        "strongest": strongest,
+        "seed": seed,
+    }
+    path = folders[0] / "figures" / f"{kind}.json"
+    if path.exists():
+        known = runs.read_json(path)
+        if known["asked"] == asked:
+            return known["found"]
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    models = [load(folder).to(device) for folder in folders]
+    images, labels = split.to(device).take(slice(0, IMAGES)).batch(slice(None))
+    found = KINDS[kind](models, images, labels, strongest, seed)
+    runs.write_json(path, {"asked": asked, "found": found})
+    return found
+
+
+def _channels(
+    models: Models, images: Images, labels: Tensor, strongest: float, seed: int
+) -> dict[str, Any]:
+    """Per-channel mean and variance behind the middle convolution (AFA Fig. 3)."""
+    (model,) = models
+    assert isinstance(model, AdaptiveNetwork)
+    convolutions = [
+        (name, module)
+        for name, module in model.network.named_modules()
+        if isinstance(module, nn.Conv2d) and module.kernel_size != (1, 1)
+    ]
+    name, layer = convolutions[len(convolutions) // 2]
+
+    def predict(batch: Images) -> Tensor:
+        return model(batch, weight=0.0)
+
+    seen: list[Tensor] = []
+    epsilons = [strongest * place / (STRENGTHS - 1) for place in range(STRENGTHS)]
+    means, variances = [], []
+    search = PGD(steps=20, relative_step=0.25)
+    with attack_mode(model):
+        for epsilon in epsilons:
+            victims = images
+            if epsilon > 0:
+                generator = torch.Generator(images.device)
+                generator.manual_seed(runs.derive_seed(seed, "channels", format_epsilon(epsilon)))
+                goal = cross_entropy(predict, labels)
+                victims = search(goal, images, Linf(epsilon), generator)
+            hook = layer.register_forward_hook(lambda module, inputs, output: seen.append(output))
+            with torch.no_grad():
+                predict(victims)
+            hook.remove()
+            values = seen.pop().transpose(0, 1).flatten(1)
+            means.append(_rounded(values.mean(dim=1)))
+            variances.append(_rounded(values.var(dim=1)))
+    return {"layer": name, "epsilons": epsilons, "mean": means, "variance": variances}
+
+
+def _embeddings(
+    models: Models, images: Images, labels: Tensor, strongest: float, seed: int
+) -> dict[str, Any]:
+    """t-SNE of each model's features, and of all side by side (AFS Fig. 3)."""
+    with torch.no_grad():
+        features = [features_and_logits(model, images)[0].cpu() for model in models]
+    embedded = []
+    for each in (*features, torch.cat(features, dim=1)):
+        settings: Any = {"perplexity": min(30.0, (len(images) - 1) / 3), "init": "pca"}
+        points = TSNE(random_state=seed, **settings).fit_transform(each.numpy())
+        silhouette = float(silhouette_score(points, labels.cpu().numpy()))
+        embedded.append({"points": [_rounded(point) for point in points], "silhouette": silhouette})
+    return {"labels": labels.tolist(), "embeddings": embedded}
+
+
+def _weights(
+    models: Models, images: Images, labels: Tensor, strongest: float, seed: int
+) -> dict[str, Any]:
+    """Densities of the last layers' weights, in units of their deviation (AFS Fig. 5)."""
+    edges, found = torch.linspace(-4, 4, BINS + 1), []
+    for model in models:
+        weight = last_linear(model).weight.detach().cpu().flatten()
+        scaled = weight / weight.std(correction=0)
+        centred = scaled - scaled.mean()
+        kurtosis = float((centred**4).mean() / (centred**2).mean() ** 2 - 3)
+        density = torch.histogram(scaled, edges, density=True).hist
+        found.append({"density": _rounded(density), "kurtosis": kurtosis})
+    return {"edges": _rounded(edges), "models": found}
+
+
+def _gradients(
+    models: Models, images: Images, labels: Tensor, strongest: float, seed: int
+) -> dict[str, Any]:
+    """Absolute input gradients, the largest of each image 1 (AFS Fig. 6)."""
+    firsts = [int((labels == label).nonzero()[0]) for label in labels.unique()[:EXAMPLES]]
+    chosen, truth = images[firsts], labels[firsts]
+    found = []
+    for model in models:
+        with attack_mode(model):
+            inputs = chosen.clone().requires_grad_()
+            loss = cross_entropy(model, truth)(inputs).sum()
+            (gradient,) = torch.autograd.grad(loss, inputs)
+        size = gradient.abs().amax(dim=1)
+        size = size / size.amax(dim=(1, 2), keepdim=True).clamp_min(1e-30)
+        found.append([[_rounded(row) for row in image] for image in size])
+    pixels = (255 * chosen).round().to(torch.int64)
+    return {"images": pixels.tolist(), "gradients": found}
+
+
+def _operations(models: Models, images: Images, labels: Tensor, strongest: float, seed: int) -> int:
+    """Multiply-adds of one image (AFS Table VI calls them Flops)."""
+    (model,) = models
+    counter = FlopCounterMode(display=False)
+    with torch.no_grad(), counter:
+        model(images[:1])
+    return counter.get_total_flops() // 2
+
+
+def _rounded(values: Any) -> list[float]:
+    return [float(f"{float(value):.4g}") for value in values]
+
+
+KINDS: dict[str, Callable[[Models, Images, Tensor, float, int], Any]] = {
+    "channels": _channels,
+    "embeddings": _embeddings,
+    "weights": _weights,
+    "gradients": _gradients,
+    "operations": _operations,
+}
+"""By name."""

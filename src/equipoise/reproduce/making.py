@@ -1,0 +1,275 @@
+"""Make tables and figures of the papers again: train what is missing, judge it, draw.
+
+A reproduction's folder::
+
+    runs/reproduce/<scale>/
+      README.md                 every table and figure made so far
+      <entry>.md, .csv, .tex    a table;  .svg, .png, .pdf, .md a figure and its caption
+      runs/<recipe>__seed<n>/   run folders, each model once, whatever needs it
+
+A model that has its run folder is not trained again, nor evaluated if its record answers to the
+same settings. Recipes that differ in their last stage alone share the stages before it.
+"""
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from equipoise import jobs, judge
+from equipoise.data import DataSet, DataSource
+from equipoise.recipes import to_json
+from equipoise.report.papers import (
+    ENTRIES,
+    Entry,
+    Figure,
+    Result,
+    Results,
+    Scale,
+    find_entries,
+    recipe_of,
+    write_entry,
+    write_index,
+)
+from equipoise.reproduce.estimate import evaluation_passes, seconds_a_pass, training_passes
+from equipoise.reproduce.figure_data import figure_data
+from equipoise.reproduce.models import (
+    Model,
+    Models,
+    Surrogates,
+    leaders,
+    needed,
+    share_stages,
+)
+from equipoise.side_by_side import side_by_side
+from equipoise.training import Reporter, Silent
+
+
+@dataclass(frozen=True, kw_only=True)
+class Made:
+    """What a reproduction made.
+
+    Args:
+        entries: Tables and figures.
+        results: Measured values, by recipe.
+        files: Where everything was written.
+    """
+
+    entries: tuple[Entry, ...]
+    results: Results
+    files: tuple[Path, ...]
+
+
+def reproduce(
+    names: Sequence[str],
+    scale: Scale,
+    *,
+    seeds: Sequence[int] = (0,),
+    out: Path = Path("runs/reproduce"),
+    data: Path | None = None,
+    workers: int | None = None,
+    reporter: Callable[[str], Reporter] | None = None,
+    say: Callable[[str], None] = lambda text: None,
+) -> Made:
+    """Make tables and figures again.
+
+    Args:
+        names: Of entries; ``"all"`` for every one.
+        scale: How large.
+        seeds: Of training, one model each.
+        out: Gets a folder for the scale.
+        data: Folder of the data set, if the recipes need one.
+        workers: Models trained at the same time, one thread each; by default one a core.
+        reporter: Gives the reporter of a piece of work.
+        say: Told what is left to do, and how long it may take, before it begins.
+
+    Returns:
+        What was made.
+
+    Raises:
+        ValueError: If there is no such entry, no recipe for it at this scale, or no seed.
+        DataError: If the data cannot be read.
+        Interrupted: If it was asked to stop; the same call goes on.
+        RunError: If a file cannot be read or written.
+    """
+    entries = find_entries(names)
+    if not seeds:
+        raise ValueError("seeds must name at least one seed, got none.")
+    folder = out / scale.name
+    models, surrogates = needed(entries, scale, seeds, folder, data)
+    load = _Loader()
+    _announce(models, surrogates, load, workers or os.cpu_count() or 1, say)
+    _run(models, surrogates, workers, reporter or (lambda name: Silent()))
+    results: dict[str, Sequence[Result]] = {**_results(models, surrogates)}
+    files: list[Path] = []
+    for entry in entries:
+        mine = _with_operations(entry, scale, results, models, load)
+        found = _data_of(entry, scale, models, load)
+        files += write_entry(entry, scale, mine, found, folder)
+        results.update(mine)
+    files.append(write_index(list(ENTRIES.values()), scale, folder))
+    return Made(entries=tuple(entries), results=results, files=tuple(files))
+
+
+def _announce(
+    models: Models,
+    surrogates: Surrogates,
+    load: "_Loader",
+    workers: int,
+    say: Callable[[str], None],
+) -> None:
+    """Say what is left, and how long it may take."""
+    sharing, total = leaders(models), 0.0
+    rates: dict[Any, float] = {}
+    for (name, seed), model in models.items():
+        key, surrogate = (name, seed), surrogates.get((name, seed))
+        to_train, to_judge = not model.trained(), model.record() is None
+        to_transfer = surrogate is not None and model.record(surrogate.place) is None
+        if not (to_train or to_judge or to_transfer):
+            continue
+        dataset = load(model.recipe.dataset)
+        kind = (model.recipe.network, dataset.name)
+        if kind not in rates:
+            rates[kind] = seconds_a_pass(model.recipe, dataset)
+        passes = to_train * training_passes(model.recipe, dataset, shared=key in sharing)
+        passes += to_judge * evaluation_passes(model.recipe, model.evaluation, dataset)
+        seconds = passes * rates[kind]
+        total += seconds
+        work = ["train"] * to_train + ["evaluate"] * to_judge + ["transfer"] * to_transfer
+        say(f"{name}, seed {seed}: {', '.join(work)}, up to {_minutes(seconds)}")
+    if total:
+        say(f"all of it: up to {_minutes(total / workers)} with {workers} at a time")
+
+
+def _minutes(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _run(
+    models: Models,
+    surrogates: Surrogates,
+    workers: int | None,
+    reporter: Callable[[str], Reporter],
+) -> None:
+    """Train and judge what is left: leaders, then those that share their stages, then transfer."""
+    sharing = leaders(models)
+    left = {key: model for key, model in models.items() if model.record() is None}
+    # Two waves: the second takes stages, or images, from models of the first.
+    first = {
+        _label(key): (_train_and_judge, (model, None))
+        for key, model in left.items()
+        if key not in sharing
+    }
+    second: dict[str, Any] = {
+        _label(key): (_train_and_judge, (model, sharing[key]))
+        for key, model in left.items()
+        if key in sharing
+    }
+    second |= {
+        f"{_label(key)} transfer": (_transfer, (models[key], surrogate))
+        for key, surrogate in surrogates.items()
+        if models[key].record(surrogate.place) is None
+    }
+    for work in (first, second):
+        if work:
+            side_by_side(work, workers=workers or os.cpu_count() or 1, threads=1, reporter=reporter)
+
+
+def _label(key: tuple[str, int]) -> str:
+    return f"{key[0]} {key[1]}"
+
+
+def _train_and_judge(model: Model, leader: Model | None, *, reporter: Reporter) -> None:
+    if leader is not None and not model.trained():
+        share_stages(leader, model)
+    jobs.train(model.recipe, model.place, resume=True, reporter=reporter)
+    judge.evaluate(
+        model.place, evaluation=model.evaluation, data=_folder(model), checks=False,
+        reporter=reporter,
+    )  # fmt: skip
+
+
+def _transfer(model: Model, surrogate: Model, *, reporter: Reporter) -> None:
+    judge.evaluate(
+        model.place,
+        evaluation=replace(model.evaluation, suites=("transfer",)),
+        data=_folder(model),
+        surrogates=(surrogate.place,),
+        checks=False,
+        reporter=reporter,
+    )
+
+
+def _folder(model: Model) -> Path | None:
+    folder: Path | None = getattr(model.recipe.dataset, "folder", None)
+    return folder
+
+
+def _results(models: Models, surrogates: Surrogates) -> dict[str, tuple[Result, ...]]:
+    found: dict[str, tuple[Result, ...]] = {}
+    for (name, seed), model in models.items():
+        record = model.record()
+        assert record is not None
+        surrogate = surrogates.get((name, seed))
+        result = Result(
+            recipe=to_json(model.recipe),
+            record=record,
+            transfer=None if surrogate is None else model.record(surrogate.place),
+        )
+        found[name] = (*found.get(name, ()), result)
+    return found
+
+
+def _with_operations(
+    entry: Entry, scale: Scale, results: Results, models: Models, load: "_Loader"
+) -> Results:
+    """The same results, those of the entry's rows with their multiply-adds if it shows them."""
+    if "multiply-adds" not in entry.under():
+        return results
+    changed = dict(results)
+    for part in entry.parts():
+        for name in filter(None, (recipe_of(row, part, scale) for row in part.rows)):
+            mine = [model for (other, _), model in models.items() if other == name]
+            changed[name] = [
+                replace(result, multiply_adds=_data("operations", [model], load))
+                for result, model in zip(results[name], mine, strict=True)
+            ]
+    return changed
+
+
+def _data_of(entry: Entry, scale: Scale, models: Models, load: "_Loader") -> list[Any]:
+    """What a figure needs beyond records, one a seed."""
+    figure = entry.content
+    if not isinstance(figure, Figure) or figure.needs is None:
+        return []
+    names = list(filter(None, (recipe_of(row, figure.part, scale) for row in figure.part.rows)))
+    seeds = dict.fromkeys(seed for _, seed in models)
+    return [_data(figure.needs, [models[name, seed] for name in names], load) for seed in seeds]
+
+
+def _data(kind: str, models: Sequence[Model], load: "_Loader") -> Any:
+    last = models[-1]
+    return figure_data(
+        kind,
+        [model.place for model in models],
+        load(last.recipe.dataset).test,
+        strongest=last.evaluation.epsilons[-1],
+        seed=last.recipe.seed,
+    )
+
+
+class _Loader:
+    """Data sets, each read once."""
+
+    def __init__(self) -> None:
+        self.known: dict[str, DataSet] = {}
+
+    def __call__(self, source: DataSource) -> DataSet:
+        key = json.dumps(to_json(source), sort_keys=True)
+        if key not in self.known:
+            self.known[key] = source.load()
+        return self.known[key]

@@ -1,0 +1,168 @@
+"""Which models a reproduction needs, and which of them share their earlier stages."""
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from equipoise import jobs, judge, runs
+from equipoise.methods import AFA, AFS
+from equipoise.methods.stage import Schedule
+from equipoise.models.folder import CONFIG
+from equipoise.recipes import RECIPES, Evaluation, Recipe, to_json
+from equipoise.report.papers import Entry, Scale, recipe_of
+from equipoise.training import is_done
+
+SURROGATE = "surrogate_{}"
+"""The recipe of the network from which black-box attacks are transferred."""
+LATER = {
+    AFA: {"gate", "gate_schedule", "soup"},
+    AFS: {"mask", "merger", "merger_schedule", "alpha", "merger_epsilon", "split_batch"},
+}
+"""Fields of a method that its earlier stages do not depend on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """One model that is needed.
+
+    Args:
+        recipe: What is trained.
+        evaluation: How it is judged.
+        place: Its run folder.
+    """
+
+    recipe: Recipe
+    evaluation: Evaluation
+    place: Path
+
+    def trained(self) -> bool:
+        """Whether its run folder holds the finished model."""
+        return (self.place / "model" / CONFIG).exists()
+
+    def record(self, surrogate: Path | None = None) -> dict[str, Any] | None:
+        """Its record, if it was judged just so; with a surrogate, that of the transfer attack."""
+        wanted = self.settings(surrogate)
+        paths = sorted((self.place / "records").glob("*.json")) if self.trained() else ()
+        for path in paths:
+            found = runs.read_record(path)
+            if found.get("settings") == wanted:
+                return found
+        return None
+
+    def settings(self, surrogate: Path | None) -> list[Any]:
+        """What its record says it was asked."""
+        if surrogate is None:
+            return judge.settings_of(self.evaluation)
+        transfer = replace(self.evaluation, suites=("transfer",))
+        return judge.settings_of(transfer, surrogates=(surrogate,))
+
+
+Models = dict[tuple[str, int], Model]
+Surrogates = dict[tuple[str, int], Model]
+
+
+def needed(
+    entries: Sequence[Entry], scale: Scale, seeds: Sequence[int], folder: Path, data: Path | None
+) -> tuple[Models, Surrogates]:
+    """Every model that the entries show, and for some the surrogate of their transfer attack."""
+    names: dict[str, str | None] = {}
+    for entry in entries:
+        for part in entry.parts():
+            surrogate = None
+            if "transfer" in entry.under() and part.data in scale.places:
+                surrogate = SURROGATE.format(scale.places[part.data])
+            for row in part.rows:
+                name = recipe_of(row, part, scale)
+                if name is not None:
+                    names[name] = surrogate or names.get(name)
+            if surrogate is not None:
+                names[surrogate] = None
+    missing = [name for name in names if name not in RECIPES]
+    if missing:
+        raise ValueError(
+            f"scale {scale.name} has no recipe {', '.join(missing)} yet; leave out what needs it, "
+            "or take another --scale."
+        )
+    models = {
+        (name, seed): _model(name, seed, scale, folder, data) for name in names for seed in seeds
+    }
+    surrogates = {
+        (name, seed): models[surrogate, seed]
+        for name, surrogate in names.items()
+        if surrogate is not None
+        for seed in seeds
+    }
+    return models, surrogates
+
+
+def _model(name: str, seed: int, scale: Scale, folder: Path, data: Path | None) -> Model:
+    recipe = replace(RECIPES[name](), seed=seed)
+    if data is not None:
+        recipe = replace(recipe, dataset=jobs.with_folder(recipe.dataset, data))
+    if scale.epochs is not None:
+        recipe = _with_epochs(recipe, scale.epochs)
+    evaluation = replace(recipe.evaluation, **scale.evaluation)
+    place = folder / "runs" / f"{name}__seed{seed}"
+    return Model(recipe=recipe, evaluation=evaluation, place=place)
+
+
+def _with_epochs(recipe: Recipe, epochs: int) -> Recipe:
+    method: Any = recipe.method
+    changes = {
+        field.name: replace(schedule, epochs=min(epochs, schedule.epochs))
+        for field in fields(method)
+        if isinstance(schedule := getattr(method, field.name), Schedule)
+    }
+    return replace(recipe, method=replace(method, **changes))
+
+
+def _trunk(model: Model) -> str | None:
+    """What the stages before a model's last one depend on; equal for models that share them."""
+    later = LATER.get(type(model.recipe.method))
+    if later is None:
+        return None
+    content = to_json(model.recipe)
+    method = {key: value for key, value in content["method"].items() if key not in later}
+    kept = {key: content[key] for key in ("dataset", "network", "loop", "seed")}
+    return json.dumps([method, kept], sort_keys=True)
+
+
+def leaders(models: Models) -> dict[tuple[str, int], Model]:
+    """For each model whose earlier stages another one trains as well, that other one."""
+    first: dict[str, Model] = {}
+    for model in models.values():
+        trunk = _trunk(model)
+        if trunk is not None and (trunk not in first or _size(model) > _size(first[trunk])):
+            first[trunk] = model
+    found = {key: first.get(_trunk(model) or "") for key, model in models.items()}
+    return {
+        key: leader
+        for key, leader in found.items()
+        if leader is not None and leader is not models[key]
+    }
+
+
+def _size(model: Model) -> tuple[bool, int]:
+    """Finished models lead, then those with the most stages."""
+    mask = getattr(model.recipe.method, "mask", None)
+    return model.trained(), 10**6 if mask is None else mask.count("1")
+
+
+def share_stages(leader: Model, model: Model) -> None:
+    """Copy the leader's finished stages that the model has too, each whole or not at all."""
+    runs.write_json(model.place / jobs.RECIPE, to_json(model.recipe))
+    plan = model.recipe.method.stages(_never)
+    for stage in plan[:-1]:
+        source, target = (each.place / "stages" / stage.name for each in (leader, model))
+        if is_done(source) and not target.exists():
+            half = target.with_name(target.name + runs.PART)
+            shutil.rmtree(half, ignore_errors=True)
+            shutil.copytree(source, half, ignore=shutil.ignore_patterns("checkpoint*"))
+            half.rename(target)
+
+
+def _never() -> Any:
+    raise AssertionError("the names of stages need no network")

@@ -1,0 +1,77 @@
+"""What figures need beyond records: known answers of small models."""
+
+import pytest
+import torch
+from torch import nn
+
+import tiny
+from equipoise.models import FeatureStack, fuse, with_branches
+from equipoise.reproduce.figure_data import BINS, KINDS
+
+
+def ask(kind, *models, count=8, strongest=0.1):
+    images, labels = tiny.images_and_labels(count)
+    return KINDS[kind](models, images, labels, strongest, 0)
+
+
+def test_a_linear_networks_gradient_is_its_weights():
+    model, (images, labels) = tiny.linear(), tiny.images_and_labels()
+    found = ask("gradients", model)
+    shown = [int((labels == label).nonzero()[0]) for label in labels.unique()[:5]]
+    assert torch.equal(torch.tensor(found["images"]), (255 * images[shown]).round().long())
+    weight = model[1].weight.detach()
+    for gradient, place in zip(found["gradients"][0], shown, strict=True):
+        chances = model(images[place : place + 1]).softmax(1)[0].detach()
+        chances[labels[place]] -= 1
+        exact = (chances @ weight).abs().reshape(8, 8)
+        assert torch.allclose(torch.tensor(gradient), exact / exact.max(), atol=1e-3)
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_weights_of_two_values_have_no_tails():
+    model = tiny.linear()
+    with torch.no_grad():
+        model[1].weight.copy_(torch.tensor([1.0, -1.0]).repeat(10, 32))
+    (found,) = ask("weights", model)["models"]
+    assert found["kurtosis"] == pytest.approx(-2)
+    assert sum(found["density"]) * 8 / BINS == pytest.approx(1, abs=1e-3)
+    assert sum(value > 0 for value in found["density"]) == 2
+
+
+def test_a_linear_layer_has_a_multiply_add_for_each_weight():
+    assert ask("operations", tiny.linear()) == 640
+
+
+def test_a_stack_costs_its_members_and_its_merger():
+    member = tiny.wide_resnet()
+    stack = FeatureStack([member, member], 10).eval()
+    one = ask("operations", member)
+    assert ask("operations", stack) == 2 * one + 10 * 2 * 64
+
+
+def test_features_that_hold_the_class_are_told_apart():
+    images, labels = tiny.learnable(24).batch(slice(None))
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 2))
+    found = KINDS["embeddings"]([model, model], images, labels, 0.1, 0)
+    assert [len(each["points"]) for each in found["embeddings"]] == [24, 24, 24]
+    assert found["labels"] == labels.tolist()
+    assert all(each["silhouette"] > 0.5 for each in found["embeddings"])
+    again = KINDS["embeddings"]([model, model], images, labels, 0.1, 0)
+    assert again == found
+
+
+def test_channel_statistics_begin_at_the_clean_images(monkeypatch):
+    monkeypatch.setattr("equipoise.reproduce.figure_data.STRENGTHS", 2)
+    torch.manual_seed(0)
+    model = fuse(with_branches(tiny.wide_resnet(), 2), placement="input").eval()
+    images, labels = tiny.images_and_labels()
+    found = KINDS["channels"]([model], images, labels, 0.1, 0)
+    seen = []
+    layer = model.network.get_submodule(found["layer"])
+    layer.register_forward_hook(lambda module, inputs, output: seen.append(output))
+    model(images, weight=0.0)
+    clean = seen[0].transpose(0, 1).flatten(1)
+    assert torch.allclose(torch.tensor(found["mean"][0]), clean.mean(1), atol=1e-3)
+    assert torch.allclose(torch.tensor(found["variance"][0]), clean.var(1), rtol=1e-3)
+    assert found["epsilons"] == [0, 0.1]
+    assert found["mean"][1] != found["mean"][0]

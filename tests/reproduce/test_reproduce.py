@@ -1,0 +1,173 @@
+"""Whole reproductions, cut down to a few steps, in this process."""
+
+from dataclasses import replace
+
+import pytest
+import safetensors.torch
+
+import tiny
+from equipoise import runs
+from equipoise.data import Digits
+from equipoise.recipes import RECIPES
+from equipoise.report.papers import ENTRIES, SCALES
+from equipoise.reproduce import reproduce
+from equipoise.reproduce.estimate import training_passes
+from equipoise.reproduce.models import LATER, leaders, needed
+
+CUT = replace(
+    SCALES["tiny"],
+    epochs=1,
+    evaluation={"suites": ("quick",), "images": 8, "steps": 1, "epsilons": (0.0, 0.2)},
+)
+
+
+class Workers:
+    """Stands in for processes: runs work here, one after the other, and remembers its names."""
+
+    def __init__(self):
+        self.names = []
+
+    def __call__(self, work, *, workers, threads, reporter):
+        for name, (function, arguments) in work.items():
+            self.names.append(name)
+            function(*arguments, reporter=reporter(name))
+
+
+def cut(recipe):
+    return replace(recipe, loop=tiny.LOOP, method=replace(recipe.method, attack=tiny.ATTACK))
+
+
+@pytest.fixture(autouse=True)
+def workers(monkeypatch):
+    found = Workers()
+    small = {name: lambda make=make: cut(make()) for name, make in RECIPES.items()}
+    monkeypatch.setattr("equipoise.reproduce.making.side_by_side", found)
+    monkeypatch.setattr("equipoise.reproduce.models.RECIPES", small)
+    monkeypatch.setattr("equipoise.reproduce.figure_data.STRENGTHS", 3)
+    few = tiny.digits()
+    monkeypatch.setattr(Digits, "load", lambda self: few)
+    return found
+
+
+def weights(place, stage):
+    return safetensors.torch.load_file(place / "stages" / stage / "best.safetensors")
+
+
+@pytest.mark.slow
+def test_tables_and_figures_are_made_once_and_shared(tmp_path, workers):
+    said = []
+    made = reproduce(["afs-table-3"], CUT, out=tmp_path, say=said.append)
+    assert {path.name for path in made.files} == {
+        *(f"afs-table-3.{kind}" for kind in ("md", "csv", "tex")),
+        "README.md",
+    }
+    # The whole stack first; the masks take its extractors.
+    assert workers.names[0] == "afs_digits 0"
+    assert sorted(workers.names) == [
+        "afs_digits 0",
+        "afs_digits_mask_001 0",
+        "afs_digits_mask_011 0",
+        "afs_digits_mask_101 0",
+    ]
+    assert said[0].startswith("afs_digits_mask_001, seed 0: train, evaluate, up to ")
+    assert "at a time" in said[-1]
+    places = {name: tmp_path / "tiny" / "runs" / f"{name}__seed0" for name in made.results}
+    one, other = (
+        weights(places[name], "extractor2_0.25") for name in ("afs_digits", "afs_digits_mask_101")
+    )
+    assert tiny.same(one, other)
+    assert not (places["afs_digits_mask_101"] / "stages" / "extractor1_0.2").exists()
+    # Again: nothing to do, and another entry needs only what is new.
+    workers.names.clear()
+    said.clear()
+    again = reproduce(["afs-table-3", "afs-fig-3"], CUT, out=tmp_path, say=said.append)
+    assert workers.names == ["pgd_at_digits_budget_1 0", "pgd_at_digits 0"]
+    assert (tmp_path / "tiny" / "afs-fig-3.svg").exists()
+    assert again.results["afs_digits"] == made.results["afs_digits"]
+    page = (tmp_path / "tiny" / "README.md").read_text()
+    assert page.index("AFS Fig. 3") < page.index("AFS Table III")
+    assert "At most 1 epochs a stage." in page
+
+
+@pytest.mark.slow
+def test_what_a_figure_needs_is_computed_from_the_models_and_kept(tmp_path, workers):
+    reproduce(["afa-fig-3"], CUT, out=tmp_path)
+    place = tmp_path / "tiny" / "runs" / "afa_digits__seed0"
+    kept = place / "figures" / "channels.json"
+    found = runs.read_json(kept)["found"]
+    assert len(found["epsilons"]) == len(found["mean"]) == len(found["variance"]) == 3
+    assert found["mean"][0] != found["mean"][-1]
+    written = kept.stat().st_mtime_ns
+    workers.names.clear()
+    reproduce(["afa-fig-3"], CUT, out=tmp_path)
+    assert (workers.names, kept.stat().st_mtime_ns) == ([], written)
+    # Another model in its place: computed again.
+    runs.write_json(kept, runs.read_json(kept) | {"asked": {}})
+    reproduce(["afa-fig-3"], CUT, out=tmp_path)
+    assert runs.read_json(kept)["found"] == found
+    # Another evaluation: judged again, not trained.
+    before = (place / "model" / "model.safetensors").stat().st_mtime_ns
+    other = replace(CUT, evaluation=dict(CUT.evaluation) | {"images": 12})
+    made = reproduce(["afa-fig-3"], other, out=tmp_path)
+    assert workers.names == ["afa_digits 0"]
+    assert made.results["afa_digits"][0].record["images"] == 12
+    assert (place / "model" / "model.safetensors").stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize("scale", ["tiny", "compact"])
+def test_every_entry_has_its_recipes_below_paper_scale(scale, tmp_path):
+    models, surrogates = needed(list(ENTRIES.values()), SCALES[scale], (0,), tmp_path, None)
+    assert set(surrogates.values()) == {models[f"surrogate_{SCALES[scale].places['cifar10']}", 0]}
+    assert len(models) > 30
+
+
+def test_recipes_that_do_not_exist_are_named(tmp_path):
+    scale = replace(SCALES["tiny"], places={"cifar10": "abacus"})
+    with pytest.raises(ValueError, match=r"has no recipe pgd_at_abacus, .*afs_abacus yet; leave"):
+        reproduce(["afs-table-6"], scale, out=tmp_path)
+    with pytest.raises(ValueError, match="seeds must name at least one"):
+        reproduce(["afs-table-6"], CUT, seeds=(), out=tmp_path)
+
+
+@pytest.mark.parametrize("scale", ["tiny", "compact"])
+@pytest.mark.parametrize("what", ["budget_0", "budget_8", "alpha_0_2", "mask_111", "k3"])
+def test_a_recipe_that_stands_for_another_is_its_special_case(what, scale):
+    for alias, name in SCALES[scale].same_as.items():
+        if alias.endswith(f"_{what}"):
+            recipe = RECIPES[name]()
+            method, top = recipe.method, recipe.evaluation.epsilons[-1]
+            assert {
+                "budget_0": lambda method, top: method.epsilon == 0,
+                "budget_8": lambda method, top: method.epsilon == top,
+                "alpha_0_2": lambda method, top: method.alpha == 0.2,
+                "mask_111": lambda method, top: (method.mask, len(method.budgets)) == (None, 3),
+                "k3": lambda method, top: len(method.strengths) == 3,
+            }[what](method, top)
+
+
+def test_stages_are_shared_by_what_they_depend_on_alone(tmp_path):
+    entries = [ENTRIES[name] for name in ("afs-table-2", "afs-table-3", "afa-table-4")]
+    models, _ = needed(entries, CUT, (0, 1), tmp_path, None)
+    found = leaders(models)
+    stacks = {name for name, _ in models if name.startswith("afs")}
+    leader = {model.recipe.name for model in found.values()}
+    assert len(leader) == 1
+    assert {name for name, _ in found} == stacks - leader  # branches of other K are others
+    assert all(found[name, seed].recipe.seed == seed for name, seed in found)
+
+
+def test_every_field_that_earlier_stages_may_ignore_is_one():
+    for method, fields in LATER.items():
+        assert fields <= set(method.__dataclass_fields__)
+
+
+def test_passes_are_counted():
+    data = tiny.digits()
+    images = len(data.train) - tiny.LOOP.validation_images
+    recipe = replace(RECIPES["afs_digits"](), loop=tiny.LOOP)
+    extractors = 3 * 30 * images * 6
+    merger = 20 * images * 3 * 7
+    assert training_passes(recipe, data) == extractors + merger  # 5 steps of the attack, 1 after
+    assert training_passes(recipe, data, shared=True) == merger
+    standard = replace(RECIPES["standard_digits"](), loop=tiny.LOOP)
+    assert training_passes(standard, data) == 30 * images
