@@ -108,10 +108,11 @@ def markdown(entry: Entry, scale: Scale, results: Results) -> str:
     """
     assert isinstance(entry.content, Table)
     heads = [column.head for column in entry.content.columns]
-    rows = [
-        f"| {_place(line) if first else ''} | {line.source} | {' | '.join(_texts(line, entry.content))} |"
+    found = [
+        [_place(line) if first else "", line.source, *_texts(line, entry.content)]
         for line, first in _firsts(lines(entry, scale, results))
     ]
+    rows = [f"| {' | '.join(cells)} |" for cells in found]
     head = ["|  |  | " + " | ".join(heads) + " |", "|---|---|" + "---:|" * len(heads)]
     return "\n".join([*head, *rows, "", caption(entry, scale, results)]) + "\n"
 
