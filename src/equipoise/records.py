@@ -98,6 +98,7 @@ class Record(TypedDict):
     fusing_weight: NotRequired[Weights]
     importance: NotRequired[list[float]]
     rescored: NotRequired[Rescored]
+    settings: NotRequired[list[Any]]
     seed: NotRequired[int]
     batch_size: NotRequired[int]
     search_precision: NotRequired[str]

@@ -8,6 +8,7 @@ import safetensors.torch
 import tiny
 from equipoise import runs
 from equipoise.data import Digits
+from equipoise.methods import SingleNetwork
 from equipoise.recipes import RECIPES
 from equipoise.report.papers import ENTRIES, SCALES
 from equipoise.reproduce import reproduce
@@ -130,7 +131,7 @@ def test_recipes_that_do_not_exist_are_named(tmp_path):
 
 
 @pytest.mark.parametrize("scale", ["tiny", "compact"])
-@pytest.mark.parametrize("what", ["budget_0", "budget_8", "alpha_0_2", "mask_111", "k3"])
+@pytest.mark.parametrize("what", ["budget_0", "budget_8", "alpha_0_2", "mask_111", "k3", "afs"])
 def test_a_recipe_that_stands_for_another_is_its_special_case(what, scale):
     for alias, name in SCALES[scale].same_as.items():
         if alias.endswith(f"_{what}"):
@@ -142,6 +143,7 @@ def test_a_recipe_that_stands_for_another_is_its_special_case(what, scale):
                 "alpha_0_2": lambda method, top: method.alpha == 0.2,
                 "mask_111": lambda method, top: (method.mask, len(method.budgets)) == (None, 3),
                 "k3": lambda method, top: len(method.strengths) == 3,
+                "afs": lambda method, top: isinstance(method, SingleNetwork),
             }[what](method, top)
 
 

@@ -86,6 +86,7 @@ AFA_ENTRIES = (
                 rows=(
                     Row(label="AFA", recipe="afa_{}"),
                     Row(label="AFA, plain stage II", recipe="afa_{}_plain", scales=SMALL),
+                    Row(label="AFA, led to the attack", recipe="afa_{}_led", scales=("paper",)),
                 ),
             ),
             draw=curves.fusing_weights,

@@ -29,10 +29,10 @@ _ALPHAS = tuple(
 _RIVALS = (
     Row(label="FAT", recipe="fat_trades_{}"),
     Row(label="TLA", recipe="tla_{}"),
-    Row(label="TRADES", recipe="trades_{}"),
+    Row(label="TRADES", recipe="trades_{}_afs"),
     Row(label="LBGAT+TRADES", recipe="lbgat_{}"),
     Row(label="AVM", recipe="avm_{}"),
-    Row(label="PGD-AT", recipe="pgd_at_{}"),
+    Row(label="PGD-AT", recipe="pgd_at_{}_afs"),
     _AFS_ROW,
 )
 _TRADE_OFF_COLUMNS = (
@@ -76,7 +76,7 @@ AFS_ENTRIES = (
         name="afs-fig-4a",
         paper="AFS Fig. 4(a)",
         title="Accuracy of AFS and of single networks against the strength",
-        note="Worst case over every attack.",
+        note="Worst case over every attack, at the strengths of the recipes.",
         content=Figure(
             part=Part(
                 data="cifar10",
@@ -209,7 +209,7 @@ AFS_ENTRIES = (
                     data="cifar10",
                     source=_AFS + "Table VI",
                     rows=(
-                        Row(label="Baseline", recipe="pgd_at_{}"),
+                        Row(label="Baseline", recipe="pgd_at_{}_afs"),
                         Row(label="Rand. pert.", recipe="random_budget_{}"),
                         Row(label="Large model", recipe="large_{}"),
                         _AFS_ROW,

@@ -61,7 +61,7 @@ def accuracies(record: Record, under: str) -> list[float] | None:
     for suite in record["suites"]:
         if suite["name"] == under:
             return list(suite["accuracy"])
-        for attack in suite["attacks"] if suite["independent"] else ():
+        for attack in suite["attacks"] if suite.get("independent", False) else ():
             if attack["name"] == under:
                 pairs = list(zip(broken_at(record), attack["broken_at"], strict=True))
                 return [

@@ -15,7 +15,8 @@ class Scale:
     Args:
         name: As ``--scale`` names it.
         places: By data set of the papers, what stands for ``{}`` in the recipes' names.
-        same_as: Recipes that are a special case of another one, which is trained in their place.
+        same_as: Recipes that are a special case of another one, or called otherwise here; that one
+            is trained in their place.
         evaluation: Fields of every recipe's evaluation that are set otherwise.
         epochs: At most so many epochs in each stage; ``None`` for the recipes' own.
         note: What a reader must know about every number.
@@ -42,6 +43,8 @@ SCALES: Mapping[str, Scale] = MappingProxyType(
                     "afs_digits_alpha_0_2": "afs_digits",
                     "afs_digits_mask_111": "afs_digits",
                     "afa_digits_k3": "afa_digits",
+                    "pgd_at_digits_afs": "pgd_at_digits",
+                    "trades_digits_afs": "trades_digits",
                 },
                 evaluation={"suites": ("tables", "quick", "adaptive")},
                 note="Tiny scale: handwritten digits of 8x8 pixels stand for CIFAR-10. The orders "
@@ -55,6 +58,8 @@ SCALES: Mapping[str, Scale] = MappingProxyType(
                     "pgd_at_cifar10_compact_budget_8": "pgd_at_cifar10_compact",
                     "afs_cifar10_compact_mask_111": "afs_cifar10_compact",
                     "afa_cifar10_compact_k3": "afa_cifar10_compact",
+                    "pgd_at_cifar10_compact_afs": "pgd_at_cifar10_compact",
+                    "trades_cifar10_compact_afs": "trades_cifar10_compact",
                 },
                 evaluation={"suites": ("tables", "quick", "adaptive")},
                 note="Compact scale: the paper's data, a network of a few hundredths of its size, "
@@ -63,20 +68,20 @@ SCALES: Mapping[str, Scale] = MappingProxyType(
             Scale(
                 name="paper",
                 places={
-                    "cifar10": "cifar10",
-                    "svhn": "svhn",
-                    "tiny-imagenet": "tiny_imagenet",
-                    "cifar100": "cifar100",
+                    "cifar10": "cifar10_paper",
+                    "svhn": "svhn_paper",
+                    "tiny-imagenet": "tiny_imagenet_paper",
+                    "cifar100": "cifar100_paper",
                 },
                 same_as={
-                    "pgd_at_cifar10_budget_0": "standard_cifar10",
-                    "pgd_at_cifar10_budget_8": "pgd_at_cifar10",
-                    "afs_cifar10_alpha_0_5": "afs_cifar10",
-                    "afa_cifar10_k5": "afa_cifar10",
-                },
-                evaluation={
-                    "suites": ("paper", "quick", "standard", "autoattack", "adaptive"),
-                    "images": None,
+                    **{
+                        f"pgd_at_cifar10_paper_budget_{k}": f"extractor_{k}_cifar10_paper"
+                        for k in range(10)
+                    },
+                    "lbgat_cifar10_paper": "lbgat_trades_cifar10_paper",
+                    "lbgat_cifar100_paper": "lbgat_trades_cifar100_paper",
+                    "afs_cifar10_paper_alpha_0_5": "afs_cifar10_paper",
+                    "afa_cifar10_paper_k5": "afa_cifar10_paper",
                 },
                 note="Paper scale: the paper's data, networks and schedules.",
             ),
