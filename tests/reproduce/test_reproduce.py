@@ -124,7 +124,9 @@ def test_every_entry_has_its_recipes_below_paper_scale(scale, tmp_path):
 
 def test_recipes_that_do_not_exist_are_named(tmp_path):
     scale = replace(SCALES["tiny"], places={"cifar10": "abacus"})
-    with pytest.raises(ValueError, match=r"has no recipe pgd_at_abacus, .*afs_abacus yet; leave"):
+    with pytest.raises(
+        ValueError, match=r"has no recipe pgd_at_abacus_afs, .*afs_abacus yet; leave"
+    ):
         reproduce(["afs-table-6"], scale, out=tmp_path)
     with pytest.raises(ValueError, match="seeds must name at least one"):
         reproduce(["afs-table-6"], CUT, seeds=(), out=tmp_path)
@@ -173,3 +175,24 @@ def test_passes_are_counted():
     assert training_passes(recipe, data, shared=True) == merger
     standard = replace(RECIPES["standard_digits"](), loop=tiny.LOOP)
     assert training_passes(standard, data) == 30 * images
+
+
+def test_the_command_names_every_entry_and_refuses_others(capsys, tmp_path):
+    from equipoise import cli
+
+    cli.main(["reproduce", "list"])
+    printed = capsys.readouterr().out
+    assert [name for name in ENTRIES if name not in printed] == []
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(["reproduce", "afs-table-9", "--out", str(tmp_path)])
+    assert "Did you mean afs-table-" in capsys.readouterr().err
+
+
+def test_the_command_prints_a_table_that_needs_no_model(capsys, tmp_path):
+    from equipoise import cli
+
+    cli.main(["reproduce", "afs-table-5", "--out", str(tmp_path)])
+    printed = capsys.readouterr().out
+    assert "48.62" in printed
+    assert "Nothing at scale tiny" in printed
+    assert (tmp_path / "tiny" / "afs-table-5.tex").exists()

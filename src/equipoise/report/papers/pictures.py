@@ -27,10 +27,20 @@ def embeddings(drawing: Drawing) -> Canvas:
         for label in numpy.unique(labels):
             mine = points[labels == label]
             colour = _CLASSES[label % len(_CLASSES)]
-            panel.scatter(*mine.T, s=1.2, color=colour, linewidths=0, rasterized=True)
+            panel.scatter(
+                mine[:, 0], mine[:, 1], s=1.2, color=colour, linewidths=0, rasterized=True
+            )
             middle = numpy.median(mine, axis=0)
             if len(numpy.unique(labels)) <= len(_CLASSES):
-                panel.text(*middle, str(label), size=5, ha="center", va="center", weight="bold")
+                panel.text(
+                    middle[0],
+                    middle[1],
+                    str(label),
+                    size=5,
+                    ha="center",
+                    va="center",
+                    weight="bold",
+                )
         panel.set_title(f"{name}\nsilhouette {each['silhouette']:.2f}", size=6)
         panel.set_xticks([])
         panel.set_yticks([])

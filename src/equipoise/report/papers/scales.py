@@ -102,7 +102,12 @@ def recipe_of(row: Row, part: Part, scale: Scale) -> str | None:
         A recipe's name, or ``None`` where the row is not measured at this scale.
     """
     data = part.data if part.data in scale.places else part.stand_in
-    if row.recipe is None or data not in scale.places or scale.name not in row.scales:
+    if (
+        row.recipe is None
+        or data is None
+        or data not in scale.places
+        or scale.name not in row.scales
+    ):
         return None
     name = row.recipe.format(scale.places[data])
     return scale.same_as.get(name, name)
