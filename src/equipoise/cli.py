@@ -333,7 +333,7 @@ def reproduce(
         scale: tiny: digits; compact: small networks on CIFAR-10; paper: the papers' own.
         seeds: Models trained of each recipe, with seeds from 0.
         out: Folder for runs, tables and figures.
-        data: Folder of the data set.
+        data: Folder of the data set, or one that holds a folder for each: cifar10, svhn.
     """
     from equipoise.report.papers import ENTRIES, SCALES, Table, rich_entry
 

@@ -18,6 +18,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from equipoise import jobs, judge
 from equipoise.data import DataSet, DataSource
 from equipoise.recipes import to_json
@@ -80,8 +82,8 @@ def reproduce(
         scale: How large.
         seeds: Of training, one model each.
         out: Gets a folder for the scale.
-        data: Folder of the data set, if the recipes need one.
-        workers: Models trained at the same time, one thread each; by default one a core.
+        data: Folder of the data set, or one that holds a folder for each: ``cifar10``, ``svhn``.
+        workers: Models trained at the same time; by default one a core, or one on a GPU.
         reporter: Gives the reporter of a piece of work.
         say: Told what is left to do, and how long it may take, before it begins.
 
@@ -100,7 +102,8 @@ def reproduce(
     folder = out / scale.name
     models, surrogates = needed(entries, scale, seeds, folder, data)
     load = _Loader()
-    _announce(models, surrogates, load, workers or os.cpu_count() or 1, say)
+    workers = workers or (1 if torch.cuda.is_available() else os.cpu_count() or 1)
+    _announce(models, surrogates, load, workers, say)
     _run(models, surrogates, workers, reporter or (lambda name: Silent()))
     results: dict[str, Sequence[Result]] = {**_results(models, surrogates)}
     files: list[Path] = []
@@ -152,7 +155,7 @@ def _minutes(seconds: float) -> str:
 def _run(
     models: Models,
     surrogates: Surrogates,
-    workers: int | None,
+    workers: int,
     reporter: Callable[[str], Reporter],
 ) -> None:
     """Train and judge what is left: leaders, then those that share their stages, then transfer."""
@@ -174,9 +177,9 @@ def _run(
         for key, surrogate in surrogates.items()
         if models[key].record(surrogate.place) is None
     }
-    for work in (first, second):
-        if work:
-            side_by_side(work, workers=workers or os.cpu_count() or 1, threads=1, reporter=reporter)
+    threads = max(1, (os.cpu_count() or 1) // workers)
+    for work in filter(None, (first, second)):
+        side_by_side(work, workers=workers, threads=threads, reporter=reporter)
 
 
 def _label(key: tuple[str, int]) -> str:

@@ -47,9 +47,8 @@ class Model:
         wanted = self.settings(surrogate)
         paths = sorted((self.place / "records").glob("*.json")) if self.trained() else ()
         for path in paths:
-            found = runs.read_record(path)
-            if found.get("settings") == wanted:
-                return found
+            if runs.read_json(path).get("settings") == wanted:
+                return runs.read_record(path)
         return None
 
     def settings(self, surrogate: Path | None) -> list[Any]:
@@ -101,7 +100,9 @@ def needed(
 def _model(name: str, seed: int, scale: Scale, folder: Path, data: Path | None) -> Model:
     recipe = replace(RECIPES[name](), seed=seed)
     if data is not None:
-        recipe = replace(recipe, dataset=jobs.with_folder(recipe.dataset, data))
+        own = data / type(recipe.dataset).__name__.lower()
+        folder_of_data = own if own.is_dir() else data
+        recipe = replace(recipe, dataset=jobs.with_folder(recipe.dataset, folder_of_data))
     if scale.epochs is not None:
         recipe = _with_epochs(recipe, scale.epochs)
     evaluation = replace(recipe.evaluation, **scale.evaluation)

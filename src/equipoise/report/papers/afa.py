@@ -65,8 +65,8 @@ AFA_ENTRIES = (
         paper="AFA Fig. 3",
         title="Mean and variance of each channel's features against the strength",
         note="Test images are attacked through the fixed robust branch and read there too, so "
-        "that only the images change with the strength. Means and variances are shown against "
-        "those of clean images.",
+        "that only the images change with the strength. The mean is shown less the clean one, in "
+        "clean deviations; the variance relative to the clean one.",
         content=Figure(
             part=Part(data="cifar10", rows=(Row(label="AFA", recipe="afa_{}"),)),
             draw=curves.channel_statistics,

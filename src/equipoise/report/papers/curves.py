@@ -64,7 +64,7 @@ def channel_statistics(drawing: Drawing) -> Canvas:
         for mine, spread in zip(means, variances, strict=True)
     ]
     ratios = [[value / mine[0] for value in mine] for mine in variances]
-    heads = ("change of mean / deviation", "variance / clean variance")
+    heads = ("change of mean", "relative variance")
     for panel, head, channels in zip(panels, heads, (moved, ratios), strict=True):
         # Channels that move most are drawn darkest: shade is order here, and no name.
         for place, values in enumerate(sorted(channels, key=lambda v: abs(v[-1] - v[0]))):
