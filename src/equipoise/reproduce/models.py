@@ -66,7 +66,21 @@ Surrogates = dict[tuple[str, int], Model]
 def needed(
     entries: Sequence[Entry], scale: Scale, seeds: Sequence[int], folder: Path, data: Path | None
 ) -> tuple[Models, Surrogates]:
-    """Every model that the entries show, and for some the surrogate of their transfer attack."""
+    """Every model that entries show.
+
+    Args:
+        entries: Tables and figures.
+        scale: How large.
+        seeds: Of training, one model each.
+        folder: Of the reproduction at this scale.
+        data: Folder of the data set, if the recipes need one.
+
+    Returns:
+        Models by recipe and seed; and, for those to which attacks are transferred, the surrogate.
+
+    Raises:
+        ValueError: If a recipe does not exist, or its data are not read from a folder.
+    """
     names: dict[str, str | None] = {}
     for entry in entries:
         for part in entry.parts():
