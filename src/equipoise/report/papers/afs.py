@@ -17,10 +17,7 @@ _AFS = "AFS, arXiv:2103.13124, "
 _CLEAN = Column(head="Clean", published="0", under=WORST, at=0)
 _PGD = tuple(Column(head=f"PGD-{n}", published=f"PGD-{n}", under=f"pgd-{n}") for n in (10, 20))
 _WORST = Column(head="Worst case", published=None, under=WORST)
-_BUDGETS = tuple(
-    Row(label=f"#{k} ({k}/255)" if k else "#0 (0)", recipe=f"pgd_at_{{}}_budget_{k}")
-    for k in range(10)
-)
+_BUDGETS = tuple(Row(label=f"#{k}", recipe=f"pgd_at_{{}}_budget_{k}") for k in range(10))
 _AFS_ROW = Row(label="AFS", recipe="afs_{}")
 _ALPHAS = tuple(
     Row(label=f"α = {alpha}", recipe=f"afs_{{}}_alpha_{alpha.replace('.', '_')}")
@@ -76,7 +73,8 @@ AFS_ENTRIES = (
         name="afs-fig-4a",
         paper="AFS Fig. 4(a)",
         title="Accuracy of AFS and of single networks against the strength",
-        note="Worst case over every attack, at the strengths of the recipes.",
+        note="Worst case over every attack, at the strengths of the recipes. The budget of #k is k "
+        "eighths of the strongest strength.",
         content=Figure(
             part=Part(
                 data="cifar10",
@@ -123,7 +121,7 @@ AFS_ENTRIES = (
         name="afs-table-1",
         paper="AFS Table I",
         title="Single networks trained at different budgets",
-        note="Budgets are k eighths of the strongest strength.",
+        note="The budget of #k is k eighths of the strongest strength.",
         content=Table(
             parts=(Part(data="cifar10", source=_AFS + "Table I", rows=_BUDGETS),),
             columns=(_CLEAN, *_PGD, _WORST),

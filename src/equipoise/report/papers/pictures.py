@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy
 from matplotlib.figure import Figure as Canvas
+from matplotlib.patheffects import withStroke
 
 from equipoise.report.papers.style import COLOURS, Drawing, canvas
 
@@ -21,7 +22,7 @@ def embeddings(drawing: Drawing) -> Canvas:
     found = drawing.data[0]
     figure, panels = canvas(1, 3, 1.5)
     labels = numpy.array(found["labels"])
-    names = [*(label.split(" ")[0] for label in drawing.measured), "both"]
+    names = [*drawing.measured, "both"]
     for panel, name, each in zip(panels, names, found["embeddings"], strict=True):
         points = numpy.array(each["points"])
         for label in numpy.unique(labels):
@@ -40,6 +41,7 @@ def embeddings(drawing: Drawing) -> Canvas:
                     ha="center",
                     va="center",
                     weight="bold",
+                    path_effects=[withStroke(linewidth=1.2, foreground="white")],
                 )
         panel.set_title(f"{name}\nsilhouette {each['silhouette']:.2f}", size=6)
         panel.set_xticks([])
@@ -61,10 +63,9 @@ def weight_histograms(drawing: Drawing) -> Canvas:
     figure, panels = canvas(1, len(found["models"]), 1.6, sharex=True, sharey=True)
     for panel, label, each in zip(panels, drawing.measured, found["models"], strict=True):
         panel.stairs(each["density"], found["edges"], fill=True, color=COLOURS[0], alpha=0.8)
-        name = label.split(" ")[0]
-        panel.set_title(f"{name}\nkurtosis {each['kurtosis']:.1f}", size=6)
-        panel.set_xlabel("weight / deviation")
+        panel.set_title(f"{label}\nkurtosis {each['kurtosis']:.1f}", size=6)
     panels[0].set_ylabel("density")
+    figure.supxlabel("weight, in deviations", size=7)
     return figure
 
 
@@ -75,7 +76,7 @@ def gradient_images(drawing: Drawing) -> Canvas:
         AFS Fig. 6: absolute value, normalised to [0, 1], log-transformed.
     """
     found = drawing.data[0]
-    names = ["image", *(label.split(" ")[0] for label in drawing.measured)]
+    names = ["image", *drawing.measured]
     rows, columns = len(found["images"]), len(names)
     figure, panels = canvas(rows, columns, 3.3 * (rows + 0.35) / columns)
     figure.set_layout_engine("constrained", w_pad=0.01, h_pad=0.01, wspace=0.02, hspace=0.02)
