@@ -143,11 +143,11 @@ def test_every_published_row_and_column_of_an_entry_is_shown(entry, part):
 
 @pytest.mark.parametrize("table", TABLES, ids=lambda t: f"{t['source']}-{t['data']}")
 def test_published_means_agree_with_their_rows(table):
-    """A guard against slips of the pen; the papers' own averages are off by up to 0.3."""
+    """A guard against slips of the pen; the papers' own averages are off by up to 0.16."""
     for row in table["rows"]:
         assert all(0 <= value <= 100 for value in row["accuracy"].values())
         if "mean" in row:
-            assert row["mean"] == pytest.approx(mean(row["accuracy"].values()), abs=0.31)
+            assert row["mean"] == pytest.approx(mean(row["accuracy"].values()), abs=0.17)
         if "trade_off" in row:
             assert row["trade_off"] == pytest.approx(mean(row["accuracy"].values()), abs=0.011)
 
