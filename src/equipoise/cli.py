@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, NoReturn, get_args
 import tyro
 from rich.console import Console
 
+from equipoise.cli_reproduce import reproduce
 from equipoise.epsilon import Epsilons
 from equipoise.signals import Interrupted
 
@@ -315,52 +316,6 @@ def _records(places: tuple[Path, ...]) -> list[tuple[Path, dict[str, Any]]]:
         else:
             found.append((place, runs.read_record(place)))
     return found
-
-
-def reproduce(
-    entries: Annotated[tuple[str, ...], tyro.conf.Positional],
-    scale: Literal["tiny", "compact", "paper"] = "tiny",
-    seeds: int = 1,
-    out: Path = Path("runs/reproduce"),
-    data: Path | None = None,
-) -> None:
-    """Make tables and figures of both papers again, published and measured side by side.
-
-    Stopped or killed, the same command goes on; run again, it re-uses what is there.
-
-    Args:
-        entries: Such as afa-table-1 or afs-fig-4b; all for every one, list to name them.
-        scale: tiny: digits; compact: small networks on CIFAR-10; paper: the papers' own.
-        seeds: Models trained of each recipe, with seeds from 0.
-        out: Folder for runs, tables and figures.
-        data: Folder of the data set, or one that holds a folder for each: cifar10, svhn.
-    """
-    from equipoise.report.papers import ENTRIES, SCALES, Table, rich_entry
-
-    if entries == ("list",):
-        from rich.table import Table as RichTable
-
-        table = RichTable("entry", "paper", "what it shows")
-        for entry in ENTRIES.values():
-            table.add_row(entry.name, entry.paper, entry.title)
-        _console.print(table)
-        return
-    from equipoise.reproduce import reproduce as make
-    from equipoise.terminal import Terminal
-
-    try:
-        with Terminal(_console) as terminal:
-            made = make(
-                entries, SCALES[scale], seeds=range(seeds), out=out, data=data,
-                reporter=terminal.of, say=terminal.say,
-            )  # fmt: skip
-    except Interrupted:
-        _errors.print("stopped; what was made is kept: the same command goes on.")
-        sys.exit(130)
-    for entry in made.entries:
-        if isinstance(entry.content, Table):
-            _console.print(rich_entry(entry, SCALES[scale], made.results))
-    _console.print(f"Tables and figures: {made.files[-1]}", highlight=False)
 
 
 COMMANDS: dict[str, Callable[..., Any]] = {
