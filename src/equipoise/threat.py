@@ -71,7 +71,7 @@ class Linf:
     def project(self, images: Images, clean: Images) -> Images:
         """Clamp every pixel to within ``epsilon`` of ``clean`` and to [0, 1]."""
         radius = per_image(self.epsilon, clean)
-        return images.clamp((clean - radius).clamp_min(0.0), (clean + radius).clamp_max(1.0))
+        return images.clamp((clean - radius).clamp_min_(0.0), (clean + radius).clamp_max_(1.0))
 
     def random_start(self, clean: Images, generator: torch.Generator) -> Images:
         """Uniform noise in ``(-epsilon, epsilon)`` on every pixel, then the pixel box."""

@@ -151,6 +151,41 @@ def test_a_step_trains_every_branch_whatever_the_objective(objective):
         assert bool(parameter.grad.any()), name
 
 
+def test_a_split_batch_shows_every_image_to_one_branch(attacks):
+    task, seen = BranchTask(branched(), method(split_batch=True)).eval(), []
+    task.network.register_forward_pre_hook(
+        lambda _, inputs, settings: seen.append((inputs[0], settings["branch"])), with_kwargs=True
+    )
+    terms = step(task)
+    images, labels = images_and_labels()  # 8 images over 3 branches: 4, 2 and 2
+    (attack,) = attacks
+    assert torch.equal(attack["clean"], images[4:])
+    assert attack["epsilon"].tolist() == pytest.approx([0.05, 0.05, 0.2, 0.2])
+    (given,) = [given for given, branch in seen if branch == 0]
+    assert torch.equal(given, images[:4])
+    parts = [images[:4], *attack["found"].chunk(2)]
+    for k, (part, rows) in enumerate(zip(parts, labels.split([4, 2, 2]), strict=True)):
+        expected = losses.cross_entropy(task.network(part, branch=k), rows).mean()
+        assert torch.allclose(terms[f"loss_{k}"], expected, atol=1e-6)
+
+
+@every_objective
+def test_a_split_batch_trains_every_branch_whatever_the_objective(objective):
+    task = BranchTask(branched(), method(objective=objective, split_batch=True)).train()
+    terms = step(task)
+    terms["loss"].backward()
+    assert all(bool(term.isfinite()) for term in terms.values())
+    for name, parameter in task.named_parameters():
+        assert parameter.grad is not None, name
+
+
+def test_a_batch_that_is_too_small_to_split_is_refused():
+    task = BranchTask(branched(), method(split_batch=True))
+    images, labels = images_and_labels(2)
+    with pytest.raises(ValueError, match="over 3 branches, so it needs that many images or more, "):
+        task(images, labels, torch.Generator(), 0.0)
+
+
 @every_objective
 def test_training_mode_shows_a_branch_images_of_its_own_strength_alone(objective, monkeypatch):
     """Every attack paints its images in the brightness of their strength."""

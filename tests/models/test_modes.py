@@ -62,3 +62,53 @@ def test_gradients_still_reach_the_images(network, images):
     with attack_mode(network, "eval"):
         (gradient,) = torch.autograd.grad(network(images).square().sum(), images)
     assert gradient.abs().max() > 0
+
+
+def norm_with_statistics(affine: bool) -> nn.BatchNorm2d:
+    generator = torch.Generator().manual_seed(3)
+    norm = nn.BatchNorm2d(5, affine=affine).eval()
+    norm.running_mean.normal_(generator=generator)
+    norm.running_var.uniform_(0.1, 3.0, generator=generator)
+    if affine:
+        nn.init.normal_(norm.weight, generator=generator)
+        nn.init.normal_(norm.bias, generator=generator)
+    return norm
+
+
+@pytest.mark.parametrize("affine", [True, False])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_norm_under_attack_has_pytorchs_own_value_and_gradient(affine, layout, dtype):
+    norm, generator = norm_with_statistics(affine), torch.Generator().manual_seed(4)
+    features, weights = torch.randn(2, 6, 5, 4, 4, generator=generator).to(dtype)
+    features = features.contiguous(memory_format=layout).requires_grad_(True)
+    own = norm(features)
+    (expected,) = torch.autograd.grad(own, features, weights)
+    with attack_mode(norm):
+        found = norm(features)
+        (gradient,) = torch.autograd.grad(found, features, weights)
+    assert "FrozenNorm" in type(found.grad_fn).__name__
+    assert torch.equal(found, own)
+    if dtype == torch.float32:
+        assert torch.equal(gradient, expected)
+    else:
+        assert torch.allclose(gradient, expected, rtol=2**-6)
+    assert "FrozenNorm" not in type(norm(features).grad_fn).__name__
+
+
+def test_only_plain_norms_at_running_statistics_are_touched():
+    class Own(nn.BatchNorm2d):
+        pass
+
+    features = torch.randn(4, 5, 3, 3, requires_grad=True)
+    for norm in (Own(5), nn.BatchNorm2d(5, track_running_stats=False)):
+        with attack_mode(norm.eval()):
+            assert "FrozenNorm" not in type(norm(features).grad_fn).__name__
+    norm = norm_with_statistics(True)
+    with attack_mode(norm, "train"):
+        assert "FrozenNorm" not in type(norm(features).grad_fn).__name__
+    with attack_mode(norm):
+        norm.train()
+        batch = norm(features)
+        norm.eval()
+    assert torch.allclose(batch.mean(dim=(0, 2, 3)), norm.bias, atol=1e-5)

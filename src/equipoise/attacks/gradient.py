@@ -109,7 +109,7 @@ class PGD:
                 if self.keep == "best":
                     best = better(best, images, value)
                 step = self._step(work.threat, work.clean)
-                images = images + work.threat.ascent(gradient) * step
+                images = work.threat.ascent(gradient).mul_(step).add_(images)
                 images = work.threat.project(images, work.clean)
                 images, *best = work.shed(images, *best)
                 if work.is_over():

@@ -21,6 +21,7 @@ from equipoise.evaluation.unit import Bench, Precision
 from equipoise.evaluation.workers import Workers
 from equipoise.goals import Predict, Watched
 from equipoise.losses import margin
+from equipoise.memory import keep_freed_memory
 from equipoise.models import attack_mode
 from equipoise.runs import wilson_interval
 from equipoise.threat import Threat
@@ -179,6 +180,7 @@ def profile(
         )
     if not suites:
         raise ValueError("there is nothing to try: none of the suites applies to this model.")
+    keep_freed_memory()
     strengths = tuple(sorted({0.0, *map(float, epsilons)}))
     threat(strengths[-1])  # refuses what is out of range before any work is done
     store = store if store is not None else Store(len(split))

@@ -15,6 +15,7 @@ from torch import Tensor
 from equipoise.evaluation.attack import Found
 from equipoise.evaluation.rescoring import EvaluationError
 from equipoise.evaluation.unit import Bench
+from equipoise.memory import keep_freed_memory
 
 Unit = tuple[int, int, float, Tensor]
 """Suite, attack, strength and rows, as ``Bench.run`` takes them."""
@@ -98,6 +99,7 @@ class Workers:
 
 def _work(line: Connection, number: int, threads: int) -> None:
     torch.set_num_threads(threads)
+    keep_freed_memory()
     bench: Bench = pickle.loads(line.recv_bytes())  # from our own parent process, not from a file
     if torch.cuda.is_available():
         bench = _on(bench, f"cuda:{number % torch.cuda.device_count()}")

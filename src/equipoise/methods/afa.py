@@ -78,6 +78,9 @@ class AFA:
         attack: Search of every training attack.
         schedule: Optimiser and learning rate of stage I.
         separate: What each branch has for itself: statistics and affine maps, or one of them.
+        split_batch: In stage I, deal the batch out, each image to one branch a step, rather than
+            show every image to every branch: a step then costs about what PGD-AT's does, and each
+            branch sees a K-th of the images an epoch.
         soup: In place of stage II: mix the norms of the outermost branches once and for all, with
             this share of the clean one, [0, 1], into a plain network without a generator.
         gate: How stage II trains.
@@ -99,6 +102,7 @@ class AFA:
     attack: TrainingAttack = TrainingAttack()
     schedule: Schedule
     separate: Separate = "both"
+    split_batch: bool = False
     soup: float | None = None
     gate: Gate = Gate()
     gate_schedule: Schedule
@@ -160,10 +164,15 @@ class BranchTask(nn.Module):
 
     All strengths are attacked as one batch, in one grouped forward a step, unless the objective
     forbids it: then one strength after the other, so that only images of one strength are mixed.
+    With ``split_batch`` the attacked branches get equal parts of the batch, and branch 0, which
+    costs least, what is left.
 
     Args:
         network: A branched network with one branch a strength.
         method: Strengths, objective and attack.
+
+    Raises:
+        ValueError: From ``forward``, if a batch is to be split and has fewer images than branches.
 
     Source:
         AFA Algorithm 1. Branches count from 0, its paths from 1. Eq. (3) adds the clean
@@ -184,17 +193,20 @@ class BranchTask(nn.Module):
         paths = tuple(range(1, self.network.branches))
         groups = [paths] if objective.joinable else [(path,) for path in paths]
         through_clean: Predict = partial(self.network, branch=0)
+        dealt = self._dealt(images, labels)
         prepared = []
         for group in groups:
             through: Predict = partial(self.network, branch=group)
-            clean, truth = images.repeat(len(group), 1, 1, 1), labels.repeat(len(group))
+            # Rows in plain order: noise is drawn in the order of memory.
+            clean = torch.cat([dealt[path][0] for path in group]).contiguous()
+            truth = torch.cat([dealt[path][1] for path in group])
             strengths = [self.method.strengths[path] for path in group]
             epsilon = torch.tensor(strengths, device=images.device)
             adversarial = attacked(
                 self.network,
                 objective.goal(through, clean, truth),
                 clean,
-                epsilon.repeat_interleave(len(images)),
+                epsilon.repeat_interleave(len(clean) // len(group)),
                 self.method.attack,
                 self.method.norm,
                 generator,
@@ -202,7 +214,7 @@ class BranchTask(nn.Module):
                 progress=progress,
             )
             prepared.append((group, through, clean, adversarial, truth))
-        natural = losses.cross_entropy(through_clean(images), labels)
+        natural = losses.cross_entropy(through_clean(dealt[0][0]), dealt[0][1])
         means = [natural.mean()]
         for group, through, clean, adversarial, truth in prepared:
             terms = objective.losses(through_clean, through, clean, adversarial, truth, generator)
@@ -210,6 +222,20 @@ class BranchTask(nn.Module):
         by_path = torch.stack(means)
         loss = by_path.mean() if self.method.reduction == "mean" else by_path.sum()
         return {"loss": loss} | {f"loss_{k}": value for k, value in enumerate(by_path)}
+
+    def _dealt(self, images: Images, labels: Labels) -> list[tuple[Tensor, Tensor]]:
+        """What each path is given: the whole batch, or a part of its own."""
+        paths = self.network.branches
+        if not self.method.split_batch:
+            return [(images, labels)] * paths
+        size = len(images) // paths
+        if size == 0:
+            raise ValueError(
+                f"split_batch deals each batch over {paths} branches, so it needs that many "
+                f"images or more, got {len(images)}; raise batch_size."
+            )
+        sizes = [len(images) - size * (paths - 1)] + [size] * (paths - 1)
+        return list(zip(images.split(sizes), labels.split(sizes), strict=True))
 
     def outcome(self) -> nn.Module:
         """The branched network."""

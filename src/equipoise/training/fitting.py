@@ -18,6 +18,7 @@ from lightning_fabric import Fabric
 from equipoise import checkpoints, runs
 from equipoise.data import Split
 from equipoise.draws import share
+from equipoise.memory import keep_freed_memory
 from equipoise.methods.stage import Schedule, Stage, Task
 from equipoise.metrics import metrics_log
 from equipoise.signals import Interrupted, stop_on_signals
@@ -85,6 +86,7 @@ def fit(
         Interrupted: If SIGINT or SIGTERM came; the run can be resumed.
         RunError: If a file cannot be written, or no checkpoint can be read.
     """
+    keep_freed_memory()
     return _Fit(stage, task, train, validation, loop, folder, fabric, seed, reporter).run()
 
 

@@ -1,0 +1,137 @@
+"""One adversarial training step: as our loop makes it, and as peers write it."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+from torch.nn import functional
+
+from equipoise.methods.adversarial_training import NetworkTask
+from equipoise.methods.stage import TrainingAttack
+from equipoise.models import WideResNet
+from equipoise.objectives import PGDAT
+
+EPSILON, STEP_SIZE = 8 / 255, 2 / 255
+Step = Callable[[], Tensor]
+
+
+def network(depth: int, width: int) -> WideResNet:
+    """A wide ResNet with norms that do something, as after some training."""
+    torch.manual_seed(0)
+    made = WideResNet(depth=depth, width=width, classes=10)
+    for module in made.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.bias, std=0.1)
+    return made
+
+
+def batch(count: int, size: int = 32) -> tuple[Tensor, Tensor]:
+    """Random images and labels."""
+    generator = torch.Generator().manual_seed(1)
+    images = torch.rand(count, 3, size, size, generator=generator)
+    return images, torch.randint(10, (count,), generator=generator)
+
+
+def sgd(module: nn.Module) -> torch.optim.SGD:
+    """The papers' optimiser; the rate is so low that the network stays what it is."""
+    return torch.optim.SGD(module.parameters(), lr=1e-6, momentum=0.9, weight_decay=5e-4)
+
+
+def pgd_task(net: nn.Module, steps: int) -> NetworkTask:
+    """PGD-AT at 8/255."""
+    attack = TrainingAttack(steps=steps, step_size=STEP_SIZE, relative_step=None)
+    return NetworkTask(net, PGDAT(), EPSILON, attack, "Linf")
+
+
+def our_step(
+    task: nn.Module, images: Tensor, labels: Tensor, precision: str = "bf16-mixed"
+) -> Step:
+    """What ``equipoise.training.fitting`` does with one batch."""
+    fabric: Any = Fabric(accelerator="cpu", devices=1, precision=precision)
+    fabric.launch()
+    if precision != "32-true":
+        task.to(memory_format=torch.channels_last)
+        images = images.contiguous(memory_format=torch.channels_last)
+    module, optimiser = fabric.setup(task, sgd(task))
+    generator = torch.Generator().manual_seed(2)
+
+    def step() -> Tensor:
+        task.train()
+        terms = module(images, labels, generator, 0.5)
+        optimiser.zero_grad()
+        fabric.backward(terms["loss"])
+        values = torch.stack([term.detach().double() for term in terms.values()])
+        if not bool(values.isfinite().all()):
+            raise FloatingPointError("the loss is no finite number")
+        optimiser.step()
+        return terms["loss"].detach()
+
+    return step
+
+
+def peer_attack(
+    predict: Callable[[Tensor], Tensor],
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    epsilon: float,
+    step_size: float,
+    steps: int,
+    generator: torch.Generator,
+    *,
+    lean: bool,
+) -> Tensor:
+    """PGD as peers write it: float32, NCHW, a loss read back each step. With ``lean`` the gradient
+    is taken for the images alone, else through the weights, by ``loss.backward()``."""
+    noise = torch.empty_like(images).uniform_(-1.0, 1.0, generator=generator)
+    adversarial = torch.clamp(images + epsilon * noise, 0, 1)
+    for _ in range(steps):
+        adversarial = adversarial.detach().requires_grad_(True)
+        loss = functional.cross_entropy(predict(adversarial), labels)
+        if lean:
+            (gradient,) = torch.autograd.grad(loss, [adversarial])
+        else:
+            model.zero_grad()
+            loss.backward()
+            assert adversarial.grad is not None
+            gradient = adversarial.grad
+            loss.item()
+        adversarial = adversarial.detach() + step_size * torch.sign(gradient)
+        adversarial = torch.min(torch.max(adversarial, images - epsilon), images + epsilon)
+        adversarial = torch.clamp(adversarial, 0, 1)
+    return adversarial.detach()
+
+
+def peer_step(net: nn.Module, images: Tensor, labels: Tensor, steps: int, *, lean: bool) -> Step:
+    """PGD-AT's step as peers write it."""
+    optimiser, generator = sgd(net), torch.Generator().manual_seed(2)
+
+    def step() -> Tensor:
+        net.eval()
+        adversarial = peer_attack(
+            net, net, images, labels, EPSILON, STEP_SIZE, steps, generator, lean=lean
+        )
+        net.train()
+        optimiser.zero_grad()
+        loss = functional.cross_entropy(net(adversarial), labels)
+        loss.backward()
+        optimiser.step()
+        loss.item()
+        return loss.detach()
+
+    return step
+
+
+def check_equal(steps: Sequence[Step], what: str) -> list[float]:
+    """Refuse alternatives whose losses differ by more than rounding.
+
+    Returns:
+        The loss of each after one step from the same weights and start.
+    """
+    losses = [float(step()) for step in steps]
+    if max(losses) - min(losses) > 1e-3 * abs(losses[0]):
+        raise ValueError(f"{what}: the alternatives do not compute the same: losses {losses}.")
+    return losses
