@@ -76,7 +76,7 @@ def profile(step: Any) -> list[dict[str, Any]]:
 
 def main() -> None:
     """Run, print, write the record."""
-    given = settings(__doc__.splitlines()[0] if __doc__ else None, rounds=7, large_rounds=3)
+    given = settings(__doc__, rounds=7, large_rounds=3)
     write(
         __file__,
         given,

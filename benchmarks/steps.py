@@ -1,6 +1,7 @@
 """One adversarial training step: as our loop makes it, and as peers write it."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -8,13 +9,25 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.nn import functional
 
+from equipoise.memory import keep_freed_memory
+from equipoise.methods import AFA, Schedule
 from equipoise.methods.adversarial_training import NetworkTask
+from equipoise.methods.afa import BranchTask
 from equipoise.methods.stage import TrainingAttack
-from equipoise.models import WideResNet
+from equipoise.models import Branched, WideResNet, with_branches
 from equipoise.objectives import PGDAT
 
 EPSILON, STEP_SIZE = 8 / 255, 2 / 255
+STRENGTHS = {
+    2: (0.0, 8 / 255),
+    3: (0.0, 4 / 255, 8 / 255),
+    5: (0.0, 1 / 255, 2 / 255, 4 / 255, 8 / 255),
+    9: tuple(number / 255 for number in range(9)),
+}
 Step = Callable[[], Tensor]
+
+# Of the whole process, so that every alternative has it; without it peers lose a tenth more.
+keep_freed_memory()
 
 
 def network(depth: int, width: int) -> WideResNet:
@@ -44,6 +57,20 @@ def pgd_task(net: nn.Module, steps: int) -> NetworkTask:
     """PGD-AT at 8/255."""
     attack = TrainingAttack(steps=steps, step_size=STEP_SIZE, relative_step=None)
     return NetworkTask(net, PGDAT(), EPSILON, attack, "Linf")
+
+
+def branch_task(net: nn.Module, branches: int, steps: int, *, split_batch: bool) -> BranchTask:
+    """AFA's stage I over PGD-AT."""
+    schedule = Schedule(epochs=1, learning_rate=0.1)
+    method = AFA(
+        objective=PGDAT(),
+        strengths=STRENGTHS[branches],
+        attack=TrainingAttack(steps=steps),
+        split_batch=split_batch,
+        schedule=schedule,
+        gate_schedule=schedule,
+    )
+    return BranchTask(with_branches(net, branches), method)
 
 
 def our_step(
@@ -120,6 +147,35 @@ def peer_step(net: nn.Module, images: Tensor, labels: Tensor, steps: int, *, lea
         loss.backward()
         optimiser.step()
         loss.item()
+        return loss.detach()
+
+    return step
+
+
+def algorithm_1(net: Branched, images: Tensor, labels: Tensor, steps: int, *, lean: bool) -> Step:
+    """AFA's stage I as its Algorithm 1 is printed: one path after the other."""
+    optimiser, generator = sgd(net), torch.Generator().manual_seed(2)
+    strengths = STRENGTHS[net.branches]
+
+    def step() -> Tensor:
+        net.eval()
+        given = [images]
+        for path, epsilon in enumerate(strengths[1:], start=1):
+            through = partial(net, branch=path)
+            given.append(
+                peer_attack(
+                    through, net, images, labels, epsilon, epsilon / 4, steps, generator, lean=lean
+                )
+            )
+        net.train()
+        optimiser.zero_grad()
+        loss = torch.zeros(())
+        for path, part in enumerate(given):
+            own = functional.cross_entropy(net(part, branch=path), labels)
+            own.item()
+            loss = loss + own / len(given)
+        loss.backward()
+        optimiser.step()
         return loss.detach()
 
     return step

@@ -182,7 +182,7 @@ def exponent(sizes: Sequence[float], values: Sequence[float]) -> float:
 
 def settings(description: str | None, **defaults: Any) -> argparse.Namespace:
     """The command line of a benchmark: numbers to change, threads and the record's place."""
-    parser = argparse.ArgumentParser(description=description)
+    parser = argparse.ArgumentParser(description=(description or "").split("\n")[0])
     for name, value in defaults.items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())

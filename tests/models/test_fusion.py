@@ -247,3 +247,27 @@ def test_branches_that_share_something_are_fused_like_others(separate, somebodys
     model = fuse(network.eval(), placement="input", hidden=4).eval()
     torch.testing.assert_close(model(images, weight=1.0), network(images, branch=0))
     torch.testing.assert_close(model(images, weight=0.0), network(images, branch=1))
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize(("dtype", "apart"), [(torch.float32, 1e-6), (torch.bfloat16, 2**-5)])
+def test_every_layout_and_precision_gives_the_same_map_and_gradients(layout, dtype, apart):
+    generator = torch.Generator().manual_seed(5)
+    features = torch.randn(4, 6, 5, 3, generator=generator).to(dtype)
+    norm = FusedBatchNorm2d(6)
+    norm.scale.uniform_(0.5, 2.0, generator=generator)
+    norm.shift.normal_(generator=generator)
+    weight = torch.rand(4, generator=generator).requires_grad_(True)
+    given = features.contiguous(memory_format=layout).requires_grad_(True)
+    found = norm(given, weight)
+    both = weight[:, None], 1 - weight[:, None]
+    scale = both[0] * norm.scale[0] + both[1] * norm.scale[1]
+    shift = both[0] * norm.shift[0] + both[1] * norm.shift[1]
+    exact = given.float()
+    expected = exact * scale[:, :, None, None] + shift[:, :, None, None]
+    assert found.dtype == dtype
+    assert torch.allclose(found.float(), expected, rtol=apart, atol=apart)
+    ours = torch.autograd.grad(found.float().square().sum(), [given, weight], retain_graph=True)
+    theirs = torch.autograd.grad(expected.square().sum(), [given, weight])
+    for own, other in zip(ours, theirs, strict=True):
+        assert torch.allclose(own.float(), other.float(), rtol=4 * apart, atol=40 * apart)

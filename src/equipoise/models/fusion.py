@@ -6,6 +6,7 @@ from typing import Any, Literal, get_args
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn import functional
 
 from equipoise.losses import Logits, PerImage
 from equipoise.models.branches import (
@@ -75,8 +76,25 @@ class FusedBatchNorm2d(nn.Module):
         share = weight.to(self.scale.dtype).view(weight.shape[0], -1)
         scale = self.scale[1] + share * (self.scale[0] - self.scale[1])
         shift = self.shift[1] + share * (self.shift[0] - self.shift[1])
-        scale, shift = scale.to(features.dtype), shift.to(features.dtype)
-        return torch.addcmul(shift[:, :, None, None], features, scale[:, :, None, None])
+        return _affine(features, scale, shift)
+
+
+def _affine(features: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    """``features * scale + shift``, a row of factors an image; on a processor as fits the layout."""
+    last = features.is_contiguous(memory_format=torch.channels_last)
+    plain = features.device.type != "cpu" or torch.compiler.is_compiling()
+    if not last and not plain:
+        # Every channel of every image as a channel of one image: a batch norm of its own.
+        wide = features.reshape(1, -1, *features.shape[2:])
+        still = torch.zeros_like(scale).flatten(), torch.ones_like(scale).flatten()
+        found = functional.batch_norm(wide, *still, scale.flatten(), shift.flatten(), eps=0.0)
+        return found.view(features.shape)
+    scale, shift = (part.to(features.dtype)[:, :, None, None] for part in (scale, shift))
+    if features.dtype == torch.bfloat16 and not plain:
+        # Whole rows of pixels: below 64 channels, a pixel is shorter than the kernel's vectors.
+        rows = (part.expand(-1, -1, -1, features.shape[3]) for part in (scale, shift))
+        scale, shift = (part.contiguous(memory_format=torch.channels_last) for part in rows)
+    return torch.addcmul(shift, features, scale)
 
 
 class _Weights:

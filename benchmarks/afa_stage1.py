@@ -1,0 +1,97 @@
+"""AFA's stage I with five branches: against a sequential Algorithm 1, and its split against PGD-AT.
+
+Run it from the repository: ``python benchmarks/afa_stage1.py``.
+"""
+
+from typing import Any
+
+import torch
+from timing import Product, comparison, operations, settings, share_of_ceiling, take_turns
+from timing import write_record as write
+
+from equipoise.models import with_branches
+from steps import (
+    algorithm_1,
+    batch,
+    branch_task,
+    check_equal,
+    network,
+    our_step,
+    pgd_task,
+)
+
+STEPS, BRANCHES = 10, 5
+
+
+def full(count: int, rounds: int) -> dict[str, Any]:
+    """Every image through every branch."""
+    images, labels = batch(count)
+
+    def ours(*data: Any) -> Any:
+        return our_step(branch_task(network(10, 2), BRANCHES, STEPS, split_batch=False), *data)
+
+    def peer(*data: Any, lean: bool) -> Any:
+        return algorithm_1(with_branches(network(10, 2), BRANCHES), *data, STEPS, lean=lean)
+
+    small = (images[:8], labels[:8])
+    losses = check_equal(
+        [ours(*small, "32-true"), peer(*small, lean=True), peer(*small, lean=False)], "stage I"
+    )
+    product = Product(dtype=torch.bfloat16)
+    turns = take_turns(
+        {
+            "ours": ours(images, labels),
+            "Algorithm 1, usual loop": peer(images, labels, lean=False),
+            "Algorithm 1, leanest peer": peer(images, labels, lean=True),
+            "ceiling": product,
+        },
+        rounds,
+    )
+    what = f"AFA stage I, {BRANCHES} branches, WRN-10-2, batch {count}"
+    # Gradients of the images in all branches but the clean one, then one step of training in all.
+    passes = 2 * STEPS * (BRANCHES - 1) + 3 * BRANCHES
+    one_pass = operations(network(10, 2), images)
+    return {
+        "losses_in_float32": losses,
+        "comparisons": [
+            comparison(turns, what, "ours", "Algorithm 1, usual loop", goal=3.0),
+            comparison(turns, what, "ours", "Algorithm 1, leanest peer"),
+        ],
+        "share_of_ceiling": share_of_ceiling(turns, "ours", one_pass * passes, product),
+    }
+
+
+def split(count: int, rounds: int) -> dict[str, Any]:
+    """Every image through one branch, beside PGD-AT and the full schedule, all of them ours."""
+    images, labels = batch(count)
+    tasks = {
+        "AFA, split": branch_task(network(10, 2), BRANCHES, STEPS, split_batch=True),
+        "PGD-AT": pgd_task(network(10, 2), STEPS),
+        "AFA, full": branch_task(network(10, 2), BRANCHES, STEPS, split_batch=False),
+    }
+    steps = {name: our_step(task, images, labels) for name, task in tasks.items()}
+    turns = take_turns(steps, rounds)
+    what = f"An epoch of AFA stage I with split_batch, {BRANCHES} branches, WRN-10-2, batch {count}"
+    return {
+        "comparisons": [
+            comparison(turns, what, "AFA, split", "PGD-AT", sense="cost", goal=1.3),
+            comparison(turns, what, "AFA, split", "AFA, full", sense="cost"),
+        ]
+    }
+
+
+def main() -> None:
+    """Run, print, write the record."""
+    given = settings(__doc__, batch=64, rounds=5, split_batch=128, split_rounds=7)
+    write(
+        __file__,
+        given,
+        {
+            "full": full(given.batch, given.rounds),
+            "split": split(given.split_batch, given.split_rounds),
+        },
+    )
+
+
+if __name__ == "__main__":
+    main()
