@@ -1,9 +1,9 @@
-# make demo | test | check | docs: each installs what it needs into .venv first.
+# make demo | test | check | docs | bench: each installs what it needs into .venv first.
 PYTHON ?= python3
 BIN := .venv/bin
 export NO_MKDOCS_2_WARNING := 1
 
-.PHONY: demo test check docs audit format clean
+.PHONY: demo test check docs audit bench format clean
 .DEFAULT_GOAL := test
 
 .venv/installed: pyproject.toml constraints.txt
@@ -36,6 +36,12 @@ audit: .venv/installed  ## known faults of the pinned dependencies, where the in
 	--progress-spinner off > build/audit.txt 2> build/audit.log || { cat build/audit.txt build/audit.log; exit 1; }; \
 	tail -n 1 build/audit.log; \
 	else echo "pip-audit left out: pypi.org cannot be reached"; fi
+
+bench: .venv/installed  ## speed, one benchmark after the other; the machine should do nothing else
+	for name in pgd_step afa_stage1 strengths inference growth precision; do \
+		$(BIN)/python benchmarks/$$name.py || exit 1; \
+	done
+	$(BIN)/equipoise report --into README.md
 
 format: .venv/installed
 	$(BIN)/ruff format .

@@ -99,6 +99,7 @@ def evaluate(
     trust: tuple[str, ...] = (),
     preferences: tuple[float, ...] = (),
     search_precision: Literal["32-true", "bf16-mixed"] = "32-true",
+    order: Literal["ascending", "descending"] = "ascending",
     self_checks: bool = True,
     workers: int = 1,
     seed: int = 0,
@@ -126,6 +127,8 @@ def evaluate(
         trust: Modules whose code may be run to build a network that Equipoise did not write.
         preferences: For OAT's networks: evaluate at each of these lambdas; one record each.
         search_precision: Of the searches; scores are float32 always.
+        order: Descending begins at the strongest epsilon: much faster on robust models, as an image
+            that nothing breaks there is not attacked below.
         self_checks: Look for signs that the score is too good.
         workers: Processes among which batches of images are shared out.
         seed: Of the attacks.
@@ -160,6 +163,7 @@ def evaluate(
                 trust=trust,
                 preference=preference,
                 search_precision=search_precision,
+                order=order,
                 checks=self_checks,
                 workers=workers,
                 reporter=terminal,

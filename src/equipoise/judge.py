@@ -22,6 +22,7 @@ from equipoise.evaluation import (
     record_of,
     suites_for,
 )
+from equipoise.evaluation.profile import Order
 from equipoise.evaluation.self_checks import self_checks
 from equipoise.evaluation.suites import Suite
 from equipoise.methods.stage import THREATS
@@ -68,6 +69,7 @@ def evaluate(
     trust: Sequence[Trusted] = (),
     preference: float | None = None,
     search_precision: Literal["32-true", "bf16-mixed"] = "32-true",
+    order: Order = "ascending",
     checks: bool = True,
     workers: int = 1,
     reporter: Reporter | None = None,
@@ -91,6 +93,8 @@ def evaluate(
         trust: Code that may be run because a model folder names it, as in ``load``.
         preference: For a conditional network (OAT), the lambda to fix; its default if not given.
         search_precision: Of the searches; scores are float32 always.
+        order: ``"descending"`` begins at the strongest epsilon and goes down with what was broken;
+            an image that nothing breaks there is not attacked below.
         checks: Run the self-checks.
         workers: Processes among which batches of images are shared out.
         reporter: Who is told.
@@ -134,10 +138,12 @@ def evaluate(
         batch_size=batch_size,
         store=Store(len(split), known),
         precision=search_precision,
+        order=order,
         workers=workers,
         report=lambda text, share: report(text, 900 * share),
     )
     settings = settings_of(evaluation, seed, batch_size, search_precision, logits, surrogates)
+    settings += [] if order == "ascending" else [order]
     extra = {
         "settings": settings,
         "training_seed": card.get("seed"),

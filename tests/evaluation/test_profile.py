@@ -569,3 +569,32 @@ def test_a_different_threat_at_each_strength_is_made_by_the_given_function():
 
     run(always_zero(), numbered(), [scripted("a", {})], threat=threat, epsilons=(0.02, 0.1))
     assert set(made) == {0.02, 0.1}
+
+
+def test_from_the_strongest_down_only_what_was_broken_is_attacked_on():
+    first, second = [], []
+    suites = [
+        scripted("a", {0.05: {0}, 0.1: {0, 1}, 0.2: {0, 1, 2}}, first),
+        scripted("b", {0.02: {0, 1}, 0.05: {1}, 0.2: {3}}, second),
+    ]
+    found = run(always_zero(), numbered(wrong=1), suites, order="descending")
+    # Image 4 is never broken, so it is attacked at the strongest strength alone.
+    assert first == [
+        (0.2, [0, 1, 2, 3, 4]),
+        (0.1, [0, 1, 2]),
+        (0.05, [0, 1]),
+        (0.02, [0]),
+    ]
+    # Images 2 and 3 hold at 0.1, so they are not attacked below it.
+    assert second == [(0.2, [3, 4]), (0.1, [2, 3]), (0.05, [1]), (0.02, [0, 1])]
+    assert [tried.images_attacked for tried in found.tried] == [(1, 2, 3, 5), (2, 1, 2, 2)]
+    assert found.broken_at().tolist() == [1, 1, 4, 4, -1, 0]
+    assert found.broken_by() == ["b/b", "b/b", "a/a", "b/b", None, "clean"]
+    assert found.order == "descending"
+
+
+def test_from_the_strongest_down_a_linear_models_robust_accuracy_is_exact():
+    model, data = linear(2).eval(), grey()
+    suites = suites_for(model, ("quick",), classes=2, steps=20, restarts=1)
+    up, down = (run(model, data, suites, order=order) for order in ("ascending", "descending"))
+    assert torch.equal(up.broken_at(), down.broken_at())

@@ -80,6 +80,7 @@ def record_of(
         "seed": seed,
         "batch_size": batch_size,
         "search_precision": search_precision,
+        "order": found.order,
         "seconds": round(seconds, 2),
         "forward_passes": sum(tried.forward_passes for tried in found.tried),
         "backward_passes": sum(tried.backward_passes for tried in found.tried),

@@ -11,6 +11,7 @@ from rich import box
 from rich.table import Table
 
 from equipoise import runs
+from equipoise.report.speed import speed_table
 
 Record = dict[str, Any]
 MUST_AGREE = ("data", "part", "norm", "epsilons", "images", "images_sha256")
@@ -170,7 +171,8 @@ def fill_markers(path: Path) -> bool:
 
     A table of all records under ``folder`` stands between ``<!-- records: folder -->`` and
     ``<!-- end records -->``; the folder is relative to the file. With ``ranked`` after the folder
-    the models stand in the order of their trade-off, the best first.
+    the models stand in the order of their trade-off, the best first. A speed table stands between
+    ``<!-- benchmark: record.json ... -->`` and ``<!-- end benchmark -->``.
 
     Args:
         path: The Markdown file, rewritten in one step if a table changed.
@@ -179,7 +181,7 @@ def fill_markers(path: Path) -> bool:
         Whether it changed.
 
     Raises:
-        ValueError: If a folder holds no record.
+        ValueError: If a folder holds no record, or a benchmark no comparison.
     """
     try:
         text = path.read_text()
@@ -194,12 +196,19 @@ def fill_markers(path: Path) -> bool:
             records = _ranked(records)
         return f"{found['begin']}\n{markdown_table(records)}{found['end']}"
 
-    renewed = re.sub(
-        r"(?P<begin><!-- records: (?P<folder>[^>]*) -->)\n.*?(?P<end><!-- end records -->)",
-        renew,
-        text,
-        flags=re.DOTALL,
-    )
+    def renew_speed(found: re.Match[str]) -> str:
+        names = found["folder"].split()
+        made = speed_table([runs.read_json(path.parent / name) for name in names])
+        return f"{found['begin']}\n{made}{found['end']}"
+
+    renewed = text
+    for kind, make in (("records", renew), ("benchmark", renew_speed)):
+        renewed = re.sub(
+            rf"(?P<begin><!-- {kind}: (?P<folder>[^>]*) -->)\n.*?(?P<end><!-- end {kind} -->)",
+            make,
+            renewed,
+            flags=re.DOTALL,
+        )
     if renewed != text:
         runs.write_bytes(path, renewed.encode())
     return renewed != text

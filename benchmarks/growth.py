@@ -1,0 +1,114 @@
+"""Time and peak memory of a training step as branches, members, batch, image and network grow.
+
+Run it from the repository: ``python benchmarks/growth.py``. Each point is a process of its own, so
+that its peak memory is its own; the exponent b of size**b is fitted to the points.
+"""
+
+import json
+import multiprocessing
+import resource
+import time
+from typing import Any
+
+import torch
+from timing import exponent, rounded, settings
+from timing import write_record as write
+from torch import nn
+
+from equipoise.methods import AFS, Schedule
+from equipoise.methods.afs import MergerTask
+from equipoise.methods.stage import TrainingAttack
+from equipoise.models import FeatureStack
+from equipoise.objectives import PGDAT
+from steps import batch, branch_task, network, our_step, pgd_task
+
+STEPS = 10
+USUAL = {"batch": 32, "size": 32, "width": 2, "depth": 10, "branches": 1, "members": 1}
+POINTS: dict[str, tuple[int, ...]] = {
+    "branches": (2, 3, 5, 9),
+    "members": (1, 2, 4, 8),
+    "batch": (16, 32, 64, 128),
+    "size": (16, 24, 32, 48),
+    "width": (1, 2, 4, 8),
+    "depth": (10, 16, 28, 40),
+}
+SAYS = {
+    "branches": "K, branches of AFA's stage I",
+    "members": "N, members under AFS's merger",
+    "batch": "images a batch",
+    "size": "pixels of a side",
+    "width": "width of the network",
+    "depth": "depth of the network",
+}
+
+
+def task_of(what: str, point: dict[str, int]) -> nn.Module:
+    plain = network(point["depth"], point["width"])
+    if what == "branches":
+        return branch_task(plain, point["branches"], STEPS, split_batch=False)
+    if what != "members":
+        return pgd_task(plain, STEPS)
+    schedule = Schedule(epochs=1, learning_rate=0.1)
+    method = AFS(
+        objective=PGDAT(),
+        budgets=(8 / 255,) * point["members"],
+        attack=TrainingAttack(steps=STEPS),
+        schedule=schedule,
+        merger_schedule=schedule,
+    )
+    return MergerTask(FeatureStack([plain] * point["members"], 10), method)
+
+
+def one_point(what: str, value: int, rounds: int, threads: int, line: Any) -> None:
+    """In a process of its own: median seconds of a step, and the process' peak memory."""
+    torch.set_num_threads(threads)
+    point = USUAL | {what: value}
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    step = our_step(task_of(what, point), *batch(point["batch"], point["size"]))
+    step()
+    wall, processor = [], []
+    for _ in range(rounds):
+        began, spent = time.perf_counter(), time.process_time()
+        step()
+        wall.append(time.perf_counter() - began)
+        processor.append(time.process_time() - spent)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    middle = rounds // 2
+    line.send(
+        {
+            what: value,
+            "seconds": rounded(sorted(wall)[middle]),
+            "processor_seconds": rounded(sorted(processor)[middle]),
+            "megabytes_above_start": rounded((peak - before) / 1024),
+        }
+    )
+
+
+def measured(what: str, value: int, rounds: int, threads: int) -> dict[str, Any]:
+    context = multiprocessing.get_context("spawn")
+    here, there = context.Pipe()
+    process = context.Process(target=one_point, args=(what, value, rounds, threads, there))
+    process.start()
+    there.close()
+    found: dict[str, Any] = here.recv()
+    process.join()
+    print(json.dumps(found), flush=True)
+    return found
+
+
+def main() -> None:
+    """Run, print, write the record."""
+    given = settings(__doc__, rounds=3)
+    curves = []
+    for what, values in POINTS.items():
+        points = [measured(what, value, given.rounds, given.threads) for value in values]
+        curve: dict[str, Any] = {"grows": what, "says": SAYS[what], "points": points}
+        for name in ("seconds", "processor_seconds", "megabytes_above_start"):
+            curve[f"exponent_of_{name}"] = exponent(values, [point[name] for point in points])
+        print(f"{SAYS[what]}: time ~ {what}^{curve['exponent_of_seconds']:.2f}", flush=True)
+        curves.append(curve)
+    write(__file__, given, {"usual": USUAL, "steps": STEPS, "curves": curves})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,114 @@
+"""A five-strength profile with AutoAttack: our engine against five runs of pyautoattack.
+
+Run it from the repository: ``python benchmarks/strengths.py``. It trains a small network first.
+"""
+
+import logging
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from timing import rounded, settings
+from timing import write_record as write
+from torch import Tensor, nn
+
+from equipoise import jobs
+from equipoise.data import Split
+from equipoise.evaluation import profile, suites_for
+from equipoise.recipes import RECIPES
+from equipoise.threat import Linf
+
+EPSILONS = (0.04, 0.08, 0.12, 0.16, 0.2)
+
+
+def trained(epochs: int) -> tuple[nn.Module, Split]:
+    """PGD-AT on digits, and the test images."""
+    recipe = RECIPES["pgd_at_digits"]()
+    method: Any = recipe.method
+    method = replace(method, schedule=replace(method.schedule, epochs=epochs))
+    data = recipe.dataset.load()
+    with tempfile.TemporaryDirectory() as folder:
+        model = jobs.train(replace(recipe, method=method), Path(folder) / "run", dataset=data)
+    return model, data.test
+
+
+def ours(model: nn.Module, split: Split, order: Any) -> Tensor:
+    """Which images are right at each strength, by our engine."""
+    found = profile(
+        model,
+        split,
+        threat=Linf,
+        epsilons=EPSILONS,
+        suites=suites_for(model, ["autoattack"], classes=split.classes),
+        seed=0,
+        order=order,
+    )
+    return found.correct()[1:]
+
+
+def package(model: nn.Module, split: Split) -> Tensor:
+    """The same by the package alone: one run a strength, as its users write it. What is broken at
+    a strength counts as broken above it."""
+    from pyautoattack import AutoAttack
+
+    logging.getLogger("auto-attack").setLevel(logging.ERROR)
+    images, labels = split.batch(slice(None))
+    rows = []
+    for epsilon in EPSILONS:
+        judge = AutoAttack(model, norm="Linf", eps=epsilon, seed=0, device="cpu")
+        found, _ = judge.run_standard_evaluation(images, labels, batch_size=256)
+        with torch.no_grad():
+            rows.append(model(found).argmax(dim=1) == labels)
+    return torch.stack(rows).int().cummin(dim=0).values.bool()
+
+
+def timed(call: Callable[[], Tensor]) -> tuple[Tensor, float, float]:
+    began, spent = time.perf_counter(), time.process_time()
+    found = call()
+    return found, time.perf_counter() - began, time.process_time() - spent
+
+
+def main() -> None:
+    """Run, print, write the record."""
+    given = settings(__doc__, images=24, epochs=12)
+    model, test = trained(given.epochs)
+    split = test.take(slice(0, given.images))
+    # AutoAttack is handed parameters as they come from a model folder: with gradients.
+    verdicts, wall, processor = timed(lambda: package(model, split))
+    lines = []
+    for order in ("descending", "ascending"):
+        right, own_wall, own_processor = timed(lambda order=order: ours(model, split, order))
+        line = {
+            "what": f"AutoAttack at {len(EPSILONS)} strengths, {given.images} digits",
+            "ours": f"our engine, {order}",
+            "against": f"{len(EPSILONS)} runs of pyautoattack",
+            "sense": "cost",
+            "goal": 0.4 if order == "descending" else None,
+            "rounds": 1,
+            "seconds": {"ours": rounded(own_wall), "against": rounded(wall)},
+            "ratio": {"median": rounded(own_wall / wall)},
+            "ratio_of_processor_seconds": {"median": rounded(own_processor / processor)},
+            "verdicts": verdicts.numel(),
+            "verdicts_that_differ": int((right != verdicts).sum()),
+            "accuracy": [rounded(row.double().mean()) for row in right],
+        }
+        lines.append(line)
+        print(
+            f"{line['ours']}: {own_wall:.1f} s against {wall:.1f} s, ratio "
+            f"{line['ratio']['median']:.2f} (processor "
+            f"{line['ratio_of_processor_seconds']['median']:.2f}); "
+            f"{line['verdicts_that_differ']} of {verdicts.numel()} verdicts differ",
+            flush=True,
+        )
+    accuracy = [rounded(row.double().mean()) for row in verdicts]
+    write(
+        __file__, given, {"epsilons": EPSILONS, "accuracy": accuracy, "comparisons": lines}
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,88 @@
+"""What the speed benchmarks rest on. The scripts themselves are run by ``make bench``."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+FOLDER = Path(__file__).resolve().parents[1] / "benchmarks"
+
+
+@pytest.fixture
+def timing(monkeypatch):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    import timing
+
+    return timing
+
+
+@pytest.fixture
+def steps(monkeypatch):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    import steps
+
+    return steps
+
+
+def turns_of(timing, **wall):
+    return timing.Turns(wall=wall, processor=wall)
+
+
+def test_everybody_takes_a_turn_in_every_round_and_the_order_changes(timing):
+    seen = []
+    found = timing.take_turns({"a": lambda: seen.append("a"), "b": lambda: seen.append("b")}, 3)
+    assert seen == ["a", "b", "b", "a", "a", "b", "b", "a"]
+    assert [len(times) for times in found.wall.values()] == [3, 3]
+
+
+def test_a_ratio_is_of_each_round_and_not_of_the_medians(timing):
+    turns = turns_of(timing, ours=[1.0, 2.0, 10.0], other=[4.0, 6.0, 20.0])
+    assert timing.comparison(turns, "it", "ours", "other")["ratio"] == {
+        "median": 3.0,
+        "quartiles": [2.5, 3.5],
+    }
+    cost = timing.comparison(turns, "it", "ours", "other", sense="cost")
+    assert cost["ratio"]["median"] == pytest.approx(1 / 3, rel=1e-3)
+    assert cost["seconds"] == {"ours": 2.0, "against": 6.0}
+
+
+def test_the_share_of_the_ceiling_is_that_of_operations_a_second(timing):
+    product = timing.Product(dtype=torch.float32, size=10, repeats=5)
+    assert product.operations == 10_000
+    turns = turns_of(timing, ours=[2.0], ceiling=[1.0])
+    found = timing.share_of_ceiling(turns, "ours", 10_000, product)
+    assert found["median"] == 0.5
+
+
+def test_operations_of_a_convolution_are_twice_its_multiplications(timing):
+    network = torch.nn.Conv2d(3, 4, 1)
+    assert timing.operations(network, torch.zeros(2, 3, 5, 5)) == 2 * 2 * 25 * 3 * 4
+
+
+def test_the_exponent_of_a_power_is_found(timing):
+    assert timing.exponent([1, 2, 4], [3.0, 12.0, 48.0]) == pytest.approx(2.0)
+
+
+@pytest.mark.parametrize("lean", [True, False])
+def test_peers_and_ours_come_to_the_same_loss(steps, lean):
+    images, labels = steps.batch(4, size=16)
+    ours = steps.our_step(steps.pgd_task(steps.network(10, 1), 3), images, labels, "32-true")
+    peer = steps.peer_step(steps.network(10, 1), images, labels, 3, lean=lean)
+    assert float(ours()) == pytest.approx(float(peer()), rel=1e-4)
+    task = steps.branch_task(steps.network(10, 1), 3, 2, split_batch=False)
+    branched = steps.with_branches(steps.network(10, 1), 3)
+    peer = steps.algorithm_1(branched, images, labels, 2, lean=lean)
+    ours = steps.our_step(task, images, labels, "32-true")
+    assert float(ours()) == pytest.approx(float(peer()), rel=1e-4)
+
+
+def test_alternatives_that_differ_are_refused(steps):
+    one, other = (lambda: torch.tensor(1.0)), (lambda: torch.tensor(1.01))
+    assert steps.check_equal([one, one], "it") == [1.0, 1.0]
+    with pytest.raises(ValueError, match="it: the alternatives do not compute the same"):
+        steps.check_equal([one, other], "it")
+
+
+def test_no_benchmark_hides_a_module_of_pythons_own():
+    assert not {path.stem for path in FOLDER.glob("*.py")} & sys.stdlib_module_names
