@@ -6,10 +6,6 @@ Run it from the repository: ``python benchmarks/afa_stage1.py``.
 from typing import Any
 
 import torch
-from timing import Product, comparison, operations, settings, share_of_ceiling, take_turns
-from timing import write_record as write
-
-from equipoise.models import with_branches
 from steps import (
     algorithm_1,
     batch,
@@ -19,6 +15,10 @@ from steps import (
     our_step,
     pgd_task,
 )
+from timing import Product, comparison, operations, settings, share_of_ceiling, take_turns
+from timing import write_record as write
+
+from equipoise.models import with_branches
 
 STEPS, BRANCHES = 10, 5
 

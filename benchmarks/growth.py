@@ -11,6 +11,7 @@ import time
 from typing import Any
 
 import torch
+from steps import batch, branch_task, network, our_step, pgd_task
 from timing import exponent, rounded, settings
 from timing import write_record as write
 from torch import nn
@@ -20,7 +21,6 @@ from equipoise.methods.afs import MergerTask
 from equipoise.methods.stage import TrainingAttack
 from equipoise.models import FeatureStack
 from equipoise.objectives import PGDAT
-from steps import batch, branch_task, network, our_step, pgd_task
 
 STEPS = 10
 USUAL = {"batch": 32, "size": 32, "width": 2, "depth": 10, "branches": 1, "members": 1}

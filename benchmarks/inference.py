@@ -7,12 +7,12 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from steps import batch, network
 from timing import comparison, settings, take_turns
 from timing import write_record as write
 from torch import Tensor, nn
 
 from equipoise.models import FeatureStack, fuse, with_branches
-from steps import batch, network
 
 
 def answering(model: nn.Module, images: Tensor, precision: str) -> Callable[[], Tensor]:

@@ -6,10 +6,9 @@ Run it from the repository: ``python benchmarks/pgd_step.py``.
 from typing import Any
 
 import torch
+from steps import batch, check_equal, network, our_step, peer_step, pgd_task
 from timing import Product, comparison, operations, settings, share_of_ceiling, take_turns
 from timing import write_record as write
-
-from steps import batch, check_equal, network, our_step, peer_step, pgd_task
 
 STEPS = 10
 
@@ -50,9 +49,7 @@ def one_network(depth: int, width: int, count: int, rounds: int) -> dict[str, An
             comparison(turns, what, "ours", "usual loop", goal=3.5),
             comparison(turns, what, "ours", "leanest peer", goal=2.7),
         ],
-        "share_of_ceiling": share_of_ceiling(
-            turns, "ours", one_pass * (2 * STEPS + 3), product
-        ),
+        "share_of_ceiling": share_of_ceiling(turns, "ours", one_pass * (2 * STEPS + 3), product),
         "profile": profile(step),
     }
 

@@ -296,7 +296,9 @@ class _Run:
                         name=attack.name,
                         kind=attack.kind,
                         broken_at=self.by_attack.get(here, self.first),
-                        images_attacked=tuple(n for _, n in sorted(self.attacked.get(here, {}).items())),
+                        images_attacked=tuple(
+                            n for _, n in sorted(self.attacked.get(here, {}).items())
+                        ),
                         forward_passes=sum(cost[0] for cost in costs),
                         backward_passes=sum(cost[1] for cost in costs),
                         seconds=round(sum(cost[2] for cost in costs), 2),

@@ -80,7 +80,7 @@ class FusedBatchNorm2d(nn.Module):
 
 
 def _affine(features: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    """``features * scale + shift``, a row of factors an image; on a processor as fits the layout."""
+    """``features * scale + shift``, a row of factors an image; on processors as fits the layout."""
     last = features.is_contiguous(memory_format=torch.channels_last)
     plain = features.device.type != "cpu" or torch.compiler.is_compiling()
     if not last and not plain:
