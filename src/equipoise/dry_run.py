@@ -237,10 +237,10 @@ class _Measurement:
         whole, count = self.fit.validation, min(PROBE, len(self.fit.validation))
         memory: list[tuple[int, int]] = []
         while True:
-            self.fit.validation = whole.take(slice(0, count))
+            self.fit.validate.split = whole.take(slice(0, count))
             with Peak(self.device) as peak:
                 began = self._now()
-                scores = self.fit.validate()
+                scores = self.fit.validate(self.fit.task)
                 if self.fit.loop.alarms:
                     self.fit._watch(scores, {"epoch": 0})
                 took = self._now() - began
@@ -250,7 +250,7 @@ class _Measurement:
             if more > VALIDATION_BATCH > self.free * MEMORY_SHARE / needed:
                 more = int(self.free * MEMORY_SHARE / needed)
             if count == len(whole) or more < 2 * count:
-                self.fit.validation = whole
+                self.fit.validate.split = whole
                 return took * len(whole) / count, memory
             count = min(len(whole), more)
 
