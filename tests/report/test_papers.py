@@ -70,7 +70,7 @@ def record(model="m", broken=(0, 1, 3, -1), pgd=(-1, 2, 4, -1), **changes):
 
 def result(**changes):
     recipe = {
-        "network": {"depth": 10, "width": 1},
+        "network": {"kind": "WideResNetShape", "depth": 10, "width": 1},
         "method": {"schedule": {"epochs": 3}, "budgets": [0.15, 0.2, 0.25]},
     }
     settings = {"transfer": record(), "multiply_adds": 2_500_000, "record": record()}

@@ -115,8 +115,8 @@ def test_what_a_figure_needs_is_computed_from_the_models_and_kept(tmp_path, work
     assert (place / "model" / "model.safetensors").stat().st_mtime_ns == before
 
 
-@pytest.mark.parametrize("scale", ["tiny", "compact"])
-def test_every_entry_has_its_recipes_below_paper_scale(scale, tmp_path):
+@pytest.mark.parametrize("scale", SCALES)
+def test_every_entry_has_its_recipes(scale, tmp_path):
     models, surrogates = needed(list(ENTRIES.values()), SCALES[scale], (0,), tmp_path, None)
     assert set(surrogates.values()) == {models[f"surrogate_{SCALES[scale].places['cifar10']}", 0]}
     assert len(models) > 30

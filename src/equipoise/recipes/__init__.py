@@ -93,6 +93,7 @@ GROUPS: dict[str, tuple[Make, ...]] = {
     "AFA, Table 1, SVHN": afa_paper.TABLE_1_SVHN,
     "AFA, Table 1, CIFAR-10": afa_paper.TABLE_1_CIFAR10,
     "AFA, Table 2": afa_paper.TABLE_2,
+    "AFA, Table 3": afa_paper.TABLE_3,
     "AFA, Table 4": afa_paper.TABLE_4,
     "AFS, Table I": afs_paper.TABLE_1,
     "AFS, Table II": afs_paper.TABLE_2,

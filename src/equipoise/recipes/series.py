@@ -7,33 +7,22 @@ from typing import Any
 from equipoise.objectives import FAT, TLA, TRADES
 from equipoise.recipes import cifar10, digits
 from equipoise.recipes.networks import WideResNetShape
-from equipoise.recipes.recipe import Recipe
+from equipoise.recipes.recipe import Recipe, row
 
 Make = Callable[[], Recipe]
 
 
 def _named(name: str, what: str, base: Make, **method: Any) -> Make:
-    """A recipe function: another recipe's, with fields of its method set otherwise."""
-
-    def recipe() -> Recipe:
-        found = base()
-        changed: Any = replace(found.method, **method)
-        return replace(found, name=name, method=changed)
-
-    recipe.__name__ = recipe.__qualname__ = name
-    recipe.__doc__ = what
-    return recipe
+    """Another recipe, with fields of its method set otherwise."""
+    found = base()
+    changed: Any = replace(found.method, **method)
+    return row(replace(found, name=name, method=changed), what)
 
 
 def _wider(name: str, what: str, base: Make, depth: int, width: int) -> Make:
-    """A recipe function: another recipe's, with a larger network."""
-
-    def recipe() -> Recipe:
-        return replace(base(), name=name, network=WideResNetShape(depth=depth, width=width))
-
-    recipe.__name__ = recipe.__qualname__ = name
-    recipe.__doc__ = what
-    return recipe
+    """Another recipe, with a larger network."""
+    network = WideResNetShape(depth=depth, width=width)
+    return row(replace(base(), name=name, network=network), what)
 
 
 def _budgets(place: str, base: Make, top: float) -> Iterable[Make]:

@@ -9,7 +9,6 @@ import torch
 from sklearn.manifold import TSNE
 from sklearn.metrics import silhouette_score
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from equipoise import runs
 from equipoise.attacks import PGD
@@ -17,7 +16,7 @@ from equipoise.data import Split
 from equipoise.epsilon import format_epsilon
 from equipoise.features import features_and_logits, last_linear
 from equipoise.goals import cross_entropy
-from equipoise.models import AdaptiveNetwork, attack_mode, load
+from equipoise.models import AdaptiveNetwork, attack_mode, load, multiply_adds
 from equipoise.models.folder import WEIGHTS
 from equipoise.threat import Images, Linf
 
@@ -161,10 +160,7 @@ def _gradients(
 def _operations(models: Models, images: Images, labels: Tensor, strongest: float, seed: int) -> int:
     """Multiply-adds of one image (AFS Table VI calls them Flops)."""
     (model,) = models
-    counter = FlopCounterMode(display=False)
-    with torch.no_grad(), counter:
-        model(images[:1])
-    return counter.get_total_flops() // 2
+    return multiply_adds(model, images.shape[1:])
 
 
 def _rounded(values: Any) -> list[float]:

@@ -278,9 +278,10 @@ def _measured_data(line: Line, scale: Scale, results: Results) -> str:
 
 def _network(result: Result) -> str:
     network = result.recipe["network"]
-    if {"depth", "width"} <= network.keys():
+    kind = network["kind"].removesuffix("Shape")
+    if kind == "WideResNet":
         return f"WRN-{network['depth']}-{network['width']}"
-    return ", ".join(f"{key} {value}" for key, value in network.items())
+    return f"{kind}-{network['depth']}" if "depth" in network else kind
 
 
 _TEX = str.maketrans(
