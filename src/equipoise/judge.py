@@ -395,7 +395,5 @@ def _checked(
 
 def _record_name(record: dict[str, Any], settings: list[Any], usual: list[Any]) -> str:
     """Another evaluation of the same model never replaces the usual one."""
-    name = f"{record['model']}__seed{record['training_seed'] or 0}"
-    if settings != usual:
-        name += f"__{derive_seed(0, json.dumps(settings)) % 16**6:06x}"
-    return f"{name}.json"
+    other = f"__{derive_seed(0, json.dumps(settings)) % 16**6:06x}" if settings != usual else ""
+    return f"{record['model']}__seed{record['training_seed'] or 0}{other}.json"

@@ -70,7 +70,7 @@ class MultiBatchNorm2d(nn.Module):
                 "a branched batch norm takes maps of shape (batch, channel, height, width), got "
                 f"shape {tuple(features.shape)}."
             )
-        if not len(features) and not reduces(self):
+        if not features.shape[0] and not reduces(self):
             return features  # which would spoil statistics
         route = (branch,) if isinstance(branch, int) else branch
         batch = features.shape[0]  # len() would be a constant in an exported file

@@ -242,9 +242,10 @@ class AdaptiveNetwork(nn.Module):
                 f"weight must be one number or one for each of the {len(images)} images, got "
                 f"shape {tuple(given.shape)}."
             )
-        self.weights.weight, self.weights.given = given.expand(len(images)), True
+        given = given.expand(images.shape[0])
+        self.weights.weight, self.weights.given = given, True
         try:
-            return self.network(images), given.expand(len(images))
+            return self.network(images), given
         finally:
             self.weights.clear()
 
@@ -396,6 +397,5 @@ def _with_sites(
     generator = None
     if placement != "per_norm":
         channels = stem.in_channels if placement == "input" else stem.out_channels
-        outputs = total if each == "channel" else 1
-        generator = WeightGenerator(channels, hidden, outputs=outputs)
+        generator = WeightGenerator(channels, hidden, outputs=total if each == "channel" else 1)
     return AdaptiveNetwork(network, weights, placement, generator, hidden, each)
