@@ -11,6 +11,9 @@ import tiny
 from equipoise import cli, jobs, judge, runs
 from equipoise.data import Digits
 from equipoise.evaluation import SuiteName
+from equipoise.models import save
+from equipoise.models.foreign import imported_network
+from equipoise.models.trust import trusting
 from equipoise.recipes import RECIPES, Evaluation, to_json
 
 
@@ -434,3 +437,20 @@ def test_a_card_is_renewed_and_an_entry_for_robustbench_written(capsys, trained,
     assert "README.md" in said
     assert "RobustBench has no leaderboard for digits" in said
     assert runs.read_json(tmp_path / "entry.json")["dataset"] == "digits"
+
+
+def test_somebodys_own_network_is_exported_and_predicts_only_under_trust(
+    capsys, importable, picture, no_shape_checks
+):
+    with trusting("my_networks"):
+        model = imported_network("my_networks:make", {})
+    save(model, importable / "model", {"name": "own", "image_shape": [1, 8, 8]})
+    asked = ["export", "model", "--format", "torch-export", "--out", "own.pt2", "--images", "4"]
+    assert "my_networks" in refused(capsys, *asked)
+    run(*asked, "--trust", "my_networks")
+    assert "differ from the original's by at most 0" in output(capsys)
+    run("predict", "model", picture, "--json", "--trust", "my_networks")
+    (wanted,) = json.loads(capsys.readouterr().out)
+    run("predict", "own.pt2", picture, "--json")
+    (found,) = json.loads(capsys.readouterr().out)
+    assert found["probability"] == pytest.approx(wanted["probability"], abs=1e-4)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from equipoise.models.folder import (
     read_config,
 )
 from equipoise.models.hub import HUB, send
+from equipoise.models.trust import Trusted
 from equipoise.report.model_card import model_card
 from equipoise.report.robustbench import robustbench_entry
 from equipoise.report.score_card import of_each_threat, of_model
@@ -103,7 +105,13 @@ def robustbench(model: Path | str, file: Path) -> list[str]:
     return notes
 
 
-def push(model: Path | str, repository: str, *, private: bool | None = None) -> str:
+def push(
+    model: Path | str,
+    repository: str,
+    *,
+    private: bool | None = None,
+    trust: Sequence[Trusted] = (),
+) -> str:
     """Upload a model folder, with its card and records, to the Hugging Face Hub.
 
     Absolute paths of this machine are cut to their last part. Log in first: ``hf auth login``.
@@ -121,7 +129,7 @@ def push(model: Path | str, repository: str, *, private: bool | None = None) -> 
         HubError: If the hub does not take it.
     """
     place = locate(model)
-    load(place)
+    load(place, trust=trust)
     contents: dict[str, bytes | Path] = {
         CONFIG: _outgoing(read_config(place)),
         WEIGHTS: place / WEIGHTS,

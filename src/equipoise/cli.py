@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 import tyro
 from rich.console import Console
 
+from equipoise.cli_deploy import card, export, predict
 from equipoise.cli_reproduce import reproduce
 from equipoise.cli_train import Sources, stopped, train_recipe
 from equipoise.epsilon import Epsilons
@@ -236,75 +237,6 @@ def report(
             _console.print(f"page: {out}", highlight=False)
     elif into is None:
         raise ValueError("report found no record; name record files or a folder that holds some.")
-
-
-def export(
-    model: Annotated[str, tyro.conf.Positional],
-    format: Literal["onnx", "torch-export"],
-    out: Path,
-    preference: float | None = None,
-    images: int = 64,
-    data: Path | None = None,
-    size: tuple[int, int] | None = None,
-) -> None:
-    """Write a model as one file, with its scores inside, checked against the original.
-
-    Args:
-        model: Run folder, model folder or hf://owner/name.
-        format: onnx, or torch-export for a .pt2.
-        out: The file, FILE.onnx or FILE.pt2.
-        preference: For OAT's networks: the lambda to fix.
-        images: How many images to compare on, clean and attacked.
-        data: Folder of the model's data set, if it lies elsewhere here.
-        size: Height and width of images, for a model that does not say.
-    """
-    from equipoise import deployment
-
-    done = deployment.export(
-        model, out, form=format, preference=preference, images=images, data=data, size=size
-    )
-    _console.print(f"{done.path}: {done.summary()}", highlight=False, soft_wrap=True)
-
-
-def predict(
-    model: Annotated[str, tyro.conf.Positional],
-    images: Annotated[tuple[Path, ...], tyro.conf.Positional],
-    json: bool = False,
-    preference: float | None = None,
-    size: tuple[int, int] | None = None,
-) -> None:
-    """Classify pictures; with AFA, say how strongly they look attacked.
-
-    Args:
-        model: Run folder, model folder, hf://owner/name, or a file that `equipoise export` wrote.
-        images: PNG or JPEG files.
-        json: Print JSON.
-        preference: For OAT's networks: the lambda to fix.
-        size: Height and width that pictures are fitted to, for a model that does not say.
-    """
-    from equipoise import deployment
-
-    found = deployment.predict(model, images, preference=preference, size=size)
-    if json:
-        print(deployment.as_json(found))
-    else:
-        _console.print(deployment.rich_predictions(found))
-
-
-def card(model: Annotated[str, tyro.conf.Positional], robustbench: Path | None = None) -> None:
-    """Write a model folder's README.md anew from its records.
-
-    Args:
-        model: Run folder or model folder.
-        robustbench: Also write an entry for RobustBench's model_info, a JSON file.
-    """
-    from equipoise import cards
-
-    _console.print(f"card: {cards.renew(model)}", highlight=False)
-    if robustbench is not None:
-        for note in cards.robustbench(model, robustbench):
-            _console.print(f"note: {note}", highlight=False)
-        _console.print(f"RobustBench entry: {robustbench}", highlight=False)
 
 
 def _records(places: tuple[Path, ...]) -> list[tuple[Path, dict[str, Any]]]:

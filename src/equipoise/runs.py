@@ -185,6 +185,17 @@ def without_folders(content: Any) -> Any:
     return content
 
 
+def functions_named(config: Any) -> list[str]:
+    """Every ``module:function`` that a model's configuration needs."""
+    if isinstance(config, list):
+        return [name for each in config for name in functions_named(each)]
+    if not isinstance(config, dict):
+        return []
+    if config.get("kind") == "imported":
+        return [str(config.get("function"))]
+    return functions_named(list(config.values()))
+
+
 def environment() -> dict[str, Any]:
     """Where a number was made.
 

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 import tiny
-from equipoise.models import FeatureStack, WideResNet, conditioned, fuse, with_branches
+from equipoise.models import FeatureStack, ResNet, WideResNet, conditioned, fuse, with_branches
 
 DATA = {"name": "tiny", "data": "digits", "dataset": {"kind": "Digits"}, "image_shape": [1, 8, 8]}
 CARD = DATA | {"classes": [f"digit {i}" for i in range(10)], "seed": 0}
@@ -62,4 +62,5 @@ MODELS = {
     "afa, per channel": lambda: adaptive(each="channel"),
     "afs": stack,
     "oat": conditional,
+    "resnet": lambda: disturbed(ResNet(depth=18, classes=10, channels=1, width=8)),
 }

@@ -101,6 +101,9 @@ def test_the_fusing_weight_is_told_where_there_is_one():
     ("config", "words"),
     [
         (WIDE, "WideResNet-28-10"),
+        ({"kind": "preact_resnet", "depth": 18}, "PreActResNet-18"),
+        ({"kind": "resnet", "depth": 50}, "ResNet-50"),
+        ({"kind": "imported", "function": "mine.nets:make"}, "`mine.nets:make`"),
         ({"kind": "adaptive", "network": WIDE}, "WideResNet-28-10, two fused branches (AFA)"),
         ({"kind": "branched", "branches": 3, "network": WIDE}, "WideResNet-28-10, 3 branches"),
         (
@@ -115,3 +118,11 @@ def test_the_fusing_weight_is_told_where_there_is_one():
 )
 def test_an_architecture_is_named_by_its_parts(config, words):
     assert architecture(config) == words
+
+
+def test_a_network_of_somebodys_own_code_says_whose_code_it_needs():
+    inner = {"kind": "imported", "function": "mine.nets:make", "arguments": {}}
+    text = model_card(document({"kind": "adaptive", "network": inner}), [])
+    assert "equipoise.load(\"FOLDER\", trust=['mine.nets'])" in text
+    assert "made by code of yours in mine.nets" in text
+    assert "trust" not in model_card(document(), [])

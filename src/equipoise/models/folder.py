@@ -163,17 +163,6 @@ def build(config: dict[str, Any]) -> nn.Module:
     return KINDS[kind](**settings)
 
 
-def functions_named(config: Any) -> list[str]:
-    """Every ``module:function`` that a model's configuration needs."""
-    if isinstance(config, list):
-        return [name for each in config for name in functions_named(each)]
-    if not isinstance(config, dict):
-        return []
-    if config.get("kind") == "imported":
-        return [str(config.get("function"))]
-    return functions_named(list(config.values()))
-
-
 def _branched(branches: int, network: dict[str, Any], separate: Any = "both") -> nn.Module:
     return with_branches(build(network), branches, separate)
 
@@ -204,7 +193,7 @@ KINDS: dict[str, Callable[..., nn.Module]] = {
 
 def _card(document: dict[str, Any]) -> str:
     card = document["card"]
-    modules = sorted({name.partition(":")[0] for name in functions_named(document["model"])})
+    modules = sorted({name.partition(":")[0] for name in runs.functions_named(document["model"])})
     trust = f", trust={tuple(modules)}" if modules else ""
     lines = ["# " + str(card.get("name", "An Equipoise model")), ""]
     lines += [

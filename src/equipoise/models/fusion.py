@@ -379,9 +379,7 @@ def _with_sites(
             raise ValueError(f"{name} must be one of {get_args(known)}, got {value!r}.")
     if not 0 < ceiling <= 1:
         raise ValueError(f"ceiling must be in (0, 1], got {ceiling}.")
-    weights = _Weights(ceiling)
-    stem = first_convolution(network)
-    total = 0
+    weights, stem, total = _Weights(ceiling), first_convolution(network), 0
 
     def site(old: nn.Module) -> _FusedSite:
         nonlocal total

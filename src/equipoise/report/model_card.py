@@ -7,7 +7,7 @@ from itertools import groupby
 from equipoise.report.score_card import of_each_threat
 from equipoise.report.self_checks import markdown_checks
 from equipoise.report.table import Record, attack_count
-from equipoise.runs import without_folders
+from equipoise.runs import functions_named, without_folders
 
 _NOTE = "<!-- Made from config.json and records by `equipoise card`; edits are lost. -->"
 
@@ -43,11 +43,16 @@ _NO_SCORES = "Not evaluated yet: `equipoise evaluate` writes its scores here."
 def architecture(config: Record) -> str:
     """A model's configuration in words, such as ``3 x WideResNet-28-10, stacked (AFS)``."""
     kind = config.get("kind")
+    resnets = {"resnet": "ResNet", "preact_resnet": "PreActResNet"}
+    if kind in resnets:
+        return f"{resnets[kind]}-{config['depth']}"
     if kind == "wide_resnet":
         return f"WideResNet-{config['depth']}-{config['width']}"
     if kind == "stack":
         members = [architecture(member) for member in config["members"]]
         return f"{' + '.join(_counted(members))}, stacked (AFS)"
+    if kind == "imported":
+        return f"`{config['function']}`"
     inside = architecture(config["network"]) if "network" in config else str(kind)
     how = {
         "adaptive": "two fused branches (AFA)",
@@ -120,7 +125,11 @@ def _what(document: Record) -> str:
         else "",
         "Nothing in this folder can execute code.",
     ]
-    use = 'import equipoise\n\nmodel = equipoise.load("FOLDER")  # or "hf://owner/name"'
+    modules = sorted({name.partition(":")[0] for name in functions_named(document["model"])})
+    trust = f", trust={modules}" if modules else ""
+    if modules:
+        lines[-1] += f" The network is made by code of yours in {', '.join(modules)}."
+    use = f'import equipoise\n\nmodel = equipoise.load("FOLDER"{trust})  # or "hf://owner/name"'
     return "\n".join(line for line in lines if line) + f"\n\n```python\n{use}\n```"
 
 
