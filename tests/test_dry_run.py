@@ -214,6 +214,13 @@ def test_copies_of_a_network_are_counted_together():
     assert passes.take() == (0, 0)
 
 
+def test_a_network_without_a_linear_layer_is_counted_too():
+    passes = Passes()
+    network = passes.counted(lambda: nn.Sequential(nn.Conv2d(1, 3, 8), nn.Flatten()))()
+    network(torch.rand(5, 1, 8, 8)).sum().backward()
+    assert passes.take() == (5, 5)
+
+
 def test_a_plan_with_a_stage_that_trains_nothing_costs_the_others():
     assert [stage["stage"] for stage in costs(afa(soup=0.1).stages)] == ["branches"]
 

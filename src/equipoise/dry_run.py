@@ -15,7 +15,6 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from equipoise.data import DataSet
-from equipoise.features import last_linear
 from equipoise.methods import Stage
 from equipoise.methods.stage import MakeNetwork
 from equipoise.models import count_parameters, multiply_adds
@@ -23,6 +22,7 @@ from equipoise.runs import derive_seed
 from equipoise.training import Loop, Reporter, Silent
 from equipoise.training.extra import Batches
 from equipoise.training.fitting import _Fit  # not public: a dry run takes the steps of ``fit``
+from equipoise.training.validation import Validation
 
 PROBE = 2
 """Images of the first, smallest batch: what it needs says how large the next one may be."""
@@ -35,9 +35,9 @@ MEMORY_SHARE = 0.5
 class Passes:
     """Images sent forward through networks that a plan's maker made, and gradients taken.
 
-    Hooks on the last linear layer count them: a gradient that reaches its input goes on through the
-    network. A copy of a network keeps its hooks, so branched, stacked and fused networks are
-    counted too.
+    Hooks on the last linear layer count them, or on the whole network where there is none: a
+    gradient that reaches the layer's input goes on through the network. A copy of a network keeps
+    its hooks, so branched, stacked and fused networks are counted too.
     """
 
     def __init__(self) -> None:
@@ -45,11 +45,7 @@ class Passes:
         self.backward = 0
 
     def counted(self, make_network: MakeNetwork) -> MakeNetwork:
-        """The same maker, whose networks are counted.
-
-        Raises:
-            ValueError: From the maker, if a network has no linear layer.
-        """
+        """The same maker, whose networks are counted."""
 
         # Functions, not methods: a network that is copied would copy a method's object too.
         def count(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
@@ -62,7 +58,13 @@ class Passes:
 
         def make() -> nn.Module:
             network = make_network()
-            last_linear(network).register_forward_pre_hook(count)
+            linears = [module for module in network.modules() if isinstance(module, nn.Linear)]
+            if linears:
+                linears[-1].register_forward_pre_hook(count)
+            else:
+                network.register_forward_hook(
+                    lambda module, inputs, output: count(module, (output,))
+                )
             return network
 
         return make
@@ -234,23 +236,24 @@ class _Measurement:
     def validation(self, seconds: float) -> tuple[float, list[tuple[int, int]]]:
         """Seconds of one validation, from as many of its images as there is time for, and the
         memory that so many images at once needed."""
-        whole, count = self.fit.validation, min(PROBE, len(self.fit.validation))
+        fit, whole = self.fit, self.fit.validation
+        count = min(PROBE, len(whole))
         memory: list[tuple[int, int]] = []
         while True:
-            self.fit.validate.split = whole.take(slice(0, count))
+            few = whole.take(slice(0, count))
+            validate = Validation(fit.stage, few, fit.loop, fit.ranks, fit.seed)
             with Peak(self.device) as peak:
                 began = self._now()
-                scores = self.fit.validate(self.fit.task)
-                if self.fit.loop.alarms:
-                    self.fit._watch(scores, {"epoch": 0})
+                scores = validate(fit.task)
+                if fit.loop.alarms:
+                    validate.symptoms(fit.task, scores)
                 took = self._now() - began
             memory.append((min(count, VALIDATION_BATCH), peak.bytes))
             needed = max(peak.bytes - self.before, 1) / min(count, VALIDATION_BATCH)
             more = int(count * seconds / 2 / max(took, 1e-6))
-            if more > VALIDATION_BATCH > self.free * MEMORY_SHARE / needed:
-                more = int(self.free * MEMORY_SHARE / needed)
+            at_once = int(self.free * MEMORY_SHARE / needed)
+            more = more if at_once >= VALIDATION_BATCH else min(more, at_once)
             if count == len(whole) or more < 2 * count:
-                self.fit.validate.split = whole
                 return took * len(whole) / count, memory
             count = min(len(whole), more)
 

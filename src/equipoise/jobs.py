@@ -236,9 +236,7 @@ def dry_run(
         DataError: If the data cannot be read.
         TrainingError: If the loss is no finite number.
     """
-    dataset = recipe.dataset.load()
-    fabric = Fabric(accelerator="auto", devices=1, precision=recipe.loop.precision)
-    fabric.launch()
+    dataset, fabric = recipe.dataset.load(), launched(recipe.loop)
     stages = measure(
         recipe.method.stages,
         recipe.network.maker(dataset),
