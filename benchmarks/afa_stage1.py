@@ -3,10 +3,12 @@
 Run it from the repository: ``python benchmarks/afa_stage1.py``.
 """
 
+from functools import partial
 from typing import Any
 
 import torch
 from steps import (
+    Step,
     algorithm_1,
     batch,
     branch_task,
@@ -15,7 +17,7 @@ from steps import (
     our_step,
     pgd_task,
 )
-from timing import Product, comparison, operations, settings, share_of_ceiling, take_turns
+from timing import Apart, Product, comparison, operations, settings, share_of_ceiling, take_turns
 from timing import write_record as write
 
 from equipoise.models import with_branches
@@ -23,26 +25,24 @@ from equipoise.models import with_branches
 STEPS, BRANCHES = 10, 5
 
 
+def ours(count: int, precision: str = "bf16-mixed") -> Step:
+    task = branch_task(network(10, 2), BRANCHES, STEPS, split_batch=False)
+    return our_step(task, *batch(count), precision)
+
+
+def peer(count: int, lean: bool) -> Step:
+    return algorithm_1(with_branches(network(10, 2), BRANCHES), *batch(count), STEPS, lean=lean)
+
+
 def full(count: int, rounds: int) -> dict[str, Any]:
     """Every image through every branch."""
-    images, labels = batch(count)
-
-    def ours(*data: Any) -> Any:
-        return our_step(branch_task(network(10, 2), BRANCHES, STEPS, split_batch=False), *data)
-
-    def peer(*data: Any, lean: bool) -> Any:
-        return algorithm_1(with_branches(network(10, 2), BRANCHES), *data, STEPS, lean=lean)
-
-    small = (images[:8], labels[:8])
-    losses = check_equal(
-        [ours(*small, "32-true"), peer(*small, lean=True), peer(*small, lean=False)], "stage I"
-    )
+    losses = check_equal([ours(8, "32-true"), peer(8, True), peer(8, False)], "stage I")
     product = Product(dtype=torch.bfloat16)
     turns = take_turns(
         {
-            "ours": ours(images, labels),
-            "Algorithm 1, usual loop": peer(images, labels, lean=False),
-            "Algorithm 1, leanest peer": peer(images, labels, lean=True),
+            "ours": Apart(partial(ours, count)),
+            "Algorithm 1, usual loop": Apart(partial(peer, count, False)),
+            "Algorithm 1, leanest peer": Apart(partial(peer, count, True)),
             "ceiling": product,
         },
         rounds,
@@ -50,7 +50,7 @@ def full(count: int, rounds: int) -> dict[str, Any]:
     what = f"AFA stage I, {BRANCHES} branches, WRN-10-2, batch {count}"
     # Gradients of the images in all branches but the clean one, then one step of training in all.
     passes = 2 * STEPS * (BRANCHES - 1) + 3 * BRANCHES
-    one_pass = operations(network(10, 2), images)
+    one_pass = operations(network(10, 2), batch(count)[0])
     return {
         "losses_in_float32": losses,
         "comparisons": [

@@ -3,43 +3,40 @@
 Run it from the repository: ``python benchmarks/pgd_step.py``.
 """
 
+from functools import partial
 from typing import Any
 
 import torch
-from steps import batch, check_equal, network, our_step, peer_step, pgd_task
-from timing import Product, comparison, operations, settings, share_of_ceiling, take_turns
+from steps import Step, batch, check_equal, network, our_step, peer_step, pgd_task
+from timing import Apart, Product, comparison, operations, settings, share_of_ceiling, take_turns
 from timing import write_record as write
 
 STEPS = 10
 
 
+def ours(depth: int, width: int, count: int, precision: str = "bf16-mixed") -> Step:
+    return our_step(pgd_task(network(depth, width), STEPS), *batch(count), precision)
+
+
+def peer(depth: int, width: int, count: int, lean: bool) -> Step:
+    return peer_step(network(depth, width), *batch(count), STEPS, lean=lean)
+
+
 def one_network(depth: int, width: int, count: int, rounds: int) -> dict[str, Any]:
-    name = f"WRN-{depth}-{width}"
-    images, labels = batch(count)
-
-    def ours(precision: str = "bf16-mixed") -> Any:
-        return our_step(pgd_task(network(depth, width), STEPS), images, labels, precision)
-
-    def peer(lean: bool) -> Any:
-        return peer_step(network(depth, width), images, labels, STEPS, lean=lean)
-
-    small = [part[: max(2, count // 8)] for part in (images, labels)]
-    losses = check_equal(
-        [
-            our_step(pgd_task(network(depth, width), STEPS), *small, "32-true"),
-            peer_step(network(depth, width), *small, STEPS, lean=True),
-            peer_step(network(depth, width), *small, STEPS, lean=False),
-        ],
-        name,
-    )
-    product = Product(dtype=torch.bfloat16)
-    step = ours()
-    one_pass = operations(network(depth, width), images)
+    name, small = f"WRN-{depth}-{width}", (depth, width, max(2, count // 8))
+    losses = check_equal([ours(*small, "32-true"), peer(*small, True), peer(*small, False)], name)
+    product, shape = Product(dtype=torch.bfloat16), (depth, width, count)
     turns = take_turns(
-        {"ours": step, "usual loop": peer(False), "leanest peer": peer(True), "ceiling": product},
+        {
+            "ours": Apart(partial(ours, *shape)),
+            "usual loop": Apart(partial(peer, *shape, False)),
+            "leanest peer": Apart(partial(peer, *shape, True)),
+            "ceiling": product,
+        },
         rounds,
     )
     what = f"PGD-{STEPS} training step, {name}, batch {count}"
+    step_operations = operations(network(depth, width), batch(count)[0]) * (2 * STEPS + 3)
     return {
         "network": name,
         "batch": count,
@@ -49,13 +46,14 @@ def one_network(depth: int, width: int, count: int, rounds: int) -> dict[str, An
             comparison(turns, what, "ours", "usual loop", goal=3.5),
             comparison(turns, what, "ours", "leanest peer", goal=2.7),
         ],
-        "share_of_ceiling": share_of_ceiling(turns, "ours", one_pass * (2 * STEPS + 3), product),
-        "profile": profile(step),
+        "share_of_ceiling": share_of_ceiling(turns, "ours", step_operations, product),
+        "profile": profile(ours(*shape)),
     }
 
 
 def profile(step: Any) -> list[dict[str, Any]]:
     """Where the time goes: share of each operator's own time."""
+    step()
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as found:
         step()
     events = found.key_averages()

@@ -26,9 +26,6 @@ STRENGTHS = {
 }
 Step = Callable[[], Tensor]
 
-# Of the whole process, so that every alternative has it; without it peers lose a tenth more.
-keep_freed_memory()
-
 
 def network(depth: int, width: int) -> WideResNet:
     """A wide ResNet with norms that do something, as after some training."""
@@ -76,7 +73,8 @@ def branch_task(net: nn.Module, branches: int, steps: int, *, split_batch: bool)
 def our_step(
     task: nn.Module, images: Tensor, labels: Tensor, precision: str = "bf16-mixed"
 ) -> Step:
-    """What ``equipoise.training.fitting`` does with one batch."""
+    """What ``equipoise.training.fitting`` does with one batch, and with its process."""
+    keep_freed_memory()
     fabric: Any = Fabric(accelerator="cpu", devices=1, precision=precision)
     fabric.launch()
     if precision != "32-true":

@@ -5,11 +5,14 @@ alike; ratios are those of each round, never of two averages.
 """
 
 import argparse
+import contextlib
 import datetime
+import multiprocessing
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Literal
 
@@ -40,6 +43,43 @@ class Turns:
         return float(numpy.median(self.wall[name]))
 
 
+class Apart:
+    """An alternative in a process of its own, so that what one of them does to its process, such
+    as keeping freed memory, does nothing for the others. A call gives seconds on the clock and of
+    the processor.
+
+    Args:
+        make: Makes what is called, in that process.
+    """
+
+    def __init__(self, make: Callable[[], Callable[[], Any]]) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.line, there = context.Pipe()
+        about = (make, torch.get_num_threads(), there)
+        context.Process(target=_serve, args=about, daemon=True).start()
+        there.close()
+
+    def __call__(self) -> tuple[float, float]:
+        self.line.send(None)
+        return self.line.recv()
+
+
+def _serve(make: Callable[[], Callable[[], Any]], threads: int, line: Connection) -> None:
+    torch.set_num_threads(threads)
+    call = make()
+    with contextlib.suppress(EOFError):
+        while True:
+            line.recv()
+            line.send(seconds_of(call))
+
+
+def seconds_of(call: Callable[[], Any]) -> tuple[float, float]:
+    """Seconds of a call, on the clock and of the processor."""
+    began, spent = time.perf_counter(), time.process_time()
+    call()
+    return time.perf_counter() - began, time.process_time() - spent
+
+
 def take_turns(alternatives: Mapping[str, Callable[[], Any]], rounds: int) -> Turns:
     """Run every alternative once to warm up, then all of them in turn, round after round.
 
@@ -55,10 +95,9 @@ def take_turns(alternatives: Mapping[str, Callable[[], Any]], rounds: int) -> Tu
     for number in range(rounds):
         order = list(alternatives.items())
         for name, call in order if number % 2 else order[::-1]:
-            began, spent = time.perf_counter(), time.process_time()
-            call()
-            turns.wall[name].append(time.perf_counter() - began)
-            turns.processor[name].append(time.process_time() - spent)
+            wall, processor = call() if isinstance(call, Apart) else seconds_of(call)
+            turns.wall[name].append(wall)
+            turns.processor[name].append(processor)
     return turns
 
 

@@ -1,6 +1,8 @@
 """What the speed benchmarks rest on. The scripts themselves are run by ``make bench``."""
 
 import sys
+import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -34,6 +36,13 @@ def test_everybody_takes_a_turn_in_every_round_and_the_order_changes(timing):
     found = timing.take_turns({"a": lambda: seen.append("a"), "b": lambda: seen.append("b")}, 3)
     assert seen == ["a", "b", "b", "a", "a", "b", "b", "a"]
     assert [len(times) for times in found.wall.values()] == [3, 3]
+
+
+def test_an_alternative_in_a_process_of_its_own_is_timed_there(timing):
+    apart = timing.Apart(partial(partial, time.sleep, 0.2))
+    found = timing.take_turns({"apart": apart}, 2)
+    assert all(wall >= 0.2 for wall in found.wall["apart"])
+    assert all(spent < 0.1 for spent in found.processor["apart"])
 
 
 def test_a_ratio_is_of_each_round_and_not_of_the_medians(timing):
