@@ -7,10 +7,10 @@ import torch
 import somebodys
 from equipoise import load, save
 from equipoise.models import FeatureStack, fuse, with_branches
-from equipoise.models.folder import functions_named, read_config
+from equipoise.models.folder import read_config
 from equipoise.models.foreign import imported_network
 from equipoise.models.trust import function_named, trusting
-from equipoise.runs import RunError
+from equipoise.runs import RunError, functions_named
 from tiny import same, weights
 
 SMALL = {"classes": 3, "channels": 3}
