@@ -89,6 +89,7 @@ def locked(folder: Path, patience: float = 0.0) -> Iterator[None]:
         RunError: If another process holds the folder, or no file can be written there.
     """
     path, until = folder / LOCK, time.monotonic() + patience
+    made = [folder, *(parent for parent in folder.parents if not parent.exists())]
     while (handle := _try_lock(path)) is None:
         if time.monotonic() > until:
             with contextlib.suppress(FileNotFoundError):
@@ -105,7 +106,8 @@ def locked(folder: Path, patience: float = 0.0) -> Iterator[None]:
     finally:
         with contextlib.suppress(OSError):
             path.unlink()
-            folder.rmdir()  # where nothing was written
+            for place in made:
+                place.rmdir()  # where nothing was written
         os.close(handle)
 
 

@@ -122,7 +122,7 @@ class L2:
         direction = draws.empty(clean, generator).normal_(generator=generator)
         fraction = draws.empty(clean[:, :1, :1, :1], generator).uniform_(generator=generator)
         direction, fraction = draws.own(direction, generator), draws.own(fraction, generator)
-        radius = per_image(self.epsilon, clean) * fraction ** (1.0 / clean[0].numel())
+        radius = per_image(self.epsilon, clean) * fraction ** (1.0 / clean.shape[1:].numel())
         return self.project(clean + self.ascent(direction) * radius, clean)
 
     def ascent(self, gradient: Images) -> Images:

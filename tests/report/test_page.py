@@ -192,8 +192,9 @@ def test_published_numbers_stand_only_beside_the_same_data_norm_and_strength():
 def test_published_numbers_agree_with_the_means_printed_beside_them():
     text = (RESULTS.parent / "src/equipoise/report/published.json").read_text()
     rows = [row for table in json.loads(text)["tables"] for row in table["rows"]]
-    assert len(rows) == 36
-    for row in rows:
+    summed = [row for row in rows if "mean" in row or "trade_off" in row]
+    assert len(summed) == 40
+    for row in summed:
         values = list(row["accuracy"].values())
         if "mean" in row:  # AFA's own means are off by up to 0.16
             assert sum(values) / len(values) == pytest.approx(row["mean"], abs=0.17)

@@ -150,9 +150,9 @@ def test_columns_sort_both_ways(opened):
 
 def test_a_tap_on_a_check_says_what_it_means(opened):
     page = opened(PHONE)
-    ((_, record),) = digits("afs_digits__seed3")
+    ((_, record),) = digits("afa_digits__seed3")
     (warned,) = [check for check in record["self_checks"] if check["verdict"] == "warn"]
-    page.locator("tr", has_text="afs_digits").locator("button.badge").click()
+    page.locator("tr", has_text="afa_digits").locator("button.badge").click()
     box = page.locator(".popover:popover-open")
     assert warned["meaning"] in box.inner_text()
     assert box.bounding_box()["width"] <= PHONE["width"]
