@@ -13,7 +13,7 @@ glibc = pytest.mark.skipif(
 
 @glibc
 def test_the_c_library_takes_the_settings():
-    """What they are worth depends on the heap: benchmarks/pgd_step.py measures it, LOG.md says it."""
+    """What they are worth depends on the heap: benchmarks/pgd_step.py measures it."""
     assert keep_freed_memory()
 
 
