@@ -62,7 +62,7 @@ def in_a_process(name: str, inputs: int, seed: int) -> dict[str, Any]:
     if done.returncode:
         sys.exit(f"atheris ended with status {done.returncode} in {name}:\n{done.stderr[-3000:]}")
 
-    last = [line for line in done.stderr.splitlines() if line.startswith("#")][-1]
+    last = [line for line in done.stderr.splitlines() if " cov: " in line][-1]
     words = last.split()
     return {
         "inputs": inputs,
