@@ -167,7 +167,7 @@ def record(data: bytes) -> None:
         console.print(report.rich_checks(found))
         report.markdown_table([found])
         console.print(report.rich_comparison([full, found | {"model": "two"}], "t"))
-        console.print(report.rich_columns([found], "t"))
+        console.print(report.rich_columns([found], "t", found["suites"][0]["name"]))
 
 
 def _files(folder: Path) -> dict[str, bytes]:

@@ -81,3 +81,8 @@ def test_lengths_that_do_not_fit_are_named(path, value, message):
 def test_what_is_no_record_is_refused(content):
     with pytest.raises(ValueError, match=r"no record of format 1 \(found"):
         records.check(content)
+
+
+def test_a_count_of_images_beyond_all_memory_is_refused_without_taking_any():
+    with pytest.raises(ValueError, match=r"broken_at has 2 entries, not 1000000"):
+        records.check(record() | {"images": 10**30})

@@ -78,7 +78,8 @@ def recipe(name: str = "standard_digits", **changes: Any) -> Recipe:
 def record(model: str = "one", **changes: Any) -> dict[str, Any]:
     """A record of two images at two strengths, with what every record must hold and no more."""
     attack = {"name": "pgd"}
-    suite = {"name": "quick", "accuracy": [1.0, 0.5], "attacks": [attack], "broken_at": [-1, 1]}
+    suite = {"name": "quick", "accuracy": [1.0, 0.5], "attacks": [attack]}
+    suite |= {"broken_at": [-1, 1], "broken_by": [None, "pgd"]}
     headline = {
         "accuracy": [1.0, 0.5],
         "interval": [[0.3, 1.0], [0.1, 0.9]],

@@ -36,8 +36,9 @@ class SuiteTried(TypedDict):
     name: str
     accuracy: list[float]
     attacks: list[Tried]
+    broken_at: list[int]
+    broken_by: list[str | None]
     independent: NotRequired[bool]
-    broken_at: NotRequired[list[int]]
 
 
 class Check(TypedDict):
@@ -170,8 +171,8 @@ def check(content: Any) -> None:
         "headline.accuracy": (len(headline["accuracy"]), levels),
         "headline.interval": (len(headline["interval"]), levels),
         "suites": (len(suites), max(len(suites), 1)),
-        "broken_at": (len(content.get("broken_at", [0] * images)), images),
-        "broken_by": (len(content.get("broken_by", [0] * images)), images),
+        "broken_at": (_length(content, "broken_at", images), images),
+        "broken_by": (_length(content, "broken_by", images), images),
     }
     lengths |= {
         f"fusing_weight {way}": (len(points), levels)
@@ -182,10 +183,11 @@ def check(content: Any) -> None:
     }
     for suite in suites:
         lengths[f"accuracy of {suite['name']}"] = (len(suite["accuracy"]), levels)
-        lengths[f"broken_at of {suite['name']}"] = (
-            len(suite.get("broken_at", [0] * images)),
-            images,
-        )
+        lengths[f"broken_at of {suite['name']}"] = (len(suite["broken_at"]), images)
+        lengths[f"broken_by of {suite['name']}"] = (len(suite["broken_by"]), images)
+        for attack in suite["attacks"]:
+            found = (_length(attack, "broken_at", images), images)
+            lengths[f"broken_at of {suite['name']}/{attack['name']}"] = found
     for name, (length, wanted) in lengths.items():
         if length != wanted:
             raise ValueError(f"a damaged record: {name} has {length} entries, not {wanted}")
@@ -197,6 +199,10 @@ def _structured(content: Any, kind: type, name: str) -> None:
     except Exception as error:  # cattrs raises exception groups
         reasons = cattrs.transform_error(error, path=name, format_exception=_reason)
         raise ValueError(f"a damaged {name}: {'; '.join(reasons[:3])}") from error
+
+
+def _length(content: Any, name: str, otherwise: int) -> int:
+    return len(content[name]) if name in content else otherwise
 
 
 @functools.cache

@@ -133,6 +133,11 @@ def broken_at(record: Record) -> list[int]:
     """
     found: list[int] | None = record.get("broken_at")
     if found is None:
+        if not all("broken_at" in suite for suite in record["suites"]):
+            raise ValueError(
+                f"the record of {record['model']} says of no image when it was broken; evaluate "
+                "the model again."
+            )
         columns = zip(*(suite["broken_at"] for suite in record["suites"]), strict=True)
         found = [min((at for at in column if at >= 0), default=-1) for column in columns]
     if len(found) != record["images"]:
