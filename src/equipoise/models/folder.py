@@ -6,9 +6,10 @@ that makes it, which is called only where the caller says that it may be. A fold
 stranger: no network is built before its sizes are seen to be those of the weights that lie there.
 """
 
+import contextlib
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -86,14 +87,10 @@ def load(folder: Path | str, *, trust: Sequence[Trusted] = ()) -> nn.Module:
     """
     folder = locate(folder)
     config, stored = read_config(folder)["model"], _shapes(folder / WEIGHTS)
-    try:
+    with _described(folder / CONFIG):
         _check_sizes(config, len(stored))
         with trusting(*trust), torch.device("meta"):  # shapes alone: nothing is allocated
             state = build(config).state_dict()
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise ModelFolderError(
-            f"{folder / CONFIG} does not describe a model: {_short(error)}."
-        ) from error
     wanted = {name: tuple(value.shape) for name, value in state.items()}
     if wanted != stored:
         name = min(n for n in wanted | stored if wanted.get(n) != stored.get(n))
@@ -102,7 +99,7 @@ def load(folder: Path | str, *, trust: Sequence[Trusted] = ()) -> nn.Module:
             f"{stored.get(name, 'none')}, and the configuration asks for "
             f"{wanted.get(name, 'none')}; copy the folder again."
         )
-    with trusting(*trust):
+    with _described(folder / CONFIG), trusting(*trust):
         model = build(config)
     try:
         model.load_state_dict(safetensors.torch.load_file(folder / WEIGHTS))
@@ -222,6 +219,17 @@ def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
         raise ModelFolderError(f"{path} is missing; copy the folder again.") from None
     except (safetensors.SafetensorError, OSError) as error:
         raise _damaged(path, error) from error
+
+
+@contextlib.contextmanager
+def _described(path: Path) -> Iterator[None]:
+    """What a configuration cannot build is the configuration's fault."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, RuntimeError, OverflowError) as error:
+        if isinstance(error, runs.RunError):
+            raise
+        raise ModelFolderError(f"{path} does not describe a model: {_short(error)}.") from error
 
 
 def _damaged(path: Path, error: Exception) -> ModelFolderError:
