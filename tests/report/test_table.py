@@ -9,6 +9,7 @@ from equipoise import runs
 from equipoise.report import fill_markers, markdown_table, rich_table
 from equipoise.report.table import caption, fullest, rows
 
+OUTCOMES = {"broken_at": [-1] * 450, "broken_by": [None] * 450}
 RECORD = {
     "format": 1,
     "model": "one",
@@ -24,8 +25,9 @@ RECORD = {
         "clean_and_strongest": 0.7,
     },
     "suites": [
-        {"name": "pgd", "accuracy": [0.9, 0.6], "attacks": [{"name": "a"}, {"name": "b"}]},
-        {"name": "gate", "accuracy": [0.9, 0.5], "attacks": [{"name": "c"}]},
+        {"name": "pgd", "accuracy": [0.9, 0.6], "attacks": [{"name": "a"}, {"name": "b"}]}
+        | OUTCOMES,
+        {"name": "gate", "accuracy": [0.9, 0.5], "attacks": [{"name": "c"}]} | OUTCOMES,
     ],
 }
 
