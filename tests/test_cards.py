@@ -11,7 +11,8 @@ from equipoise.models.folder import ModelFolderError
 CARD = {"name": "tiny", "data": "digits", "seed": 0, "evaluation": {"norm": "Linf"}}
 
 SUITE = {"name": "quick", "accuracy": [1.0, 0.5], "attacks": [{"name": "pgd"}]}
-THREE = {"images": 3, "broken_at": [-1, 1, 1], "suites": [SUITE]}
+OUTCOMES = {"broken_at": [-1, 1, 1], "broken_by": [None, "pgd", "pgd"]}
+THREE = {"images": 3, "broken_at": [-1, 1, 1], "suites": [SUITE | OUTCOMES]}
 
 
 @pytest.fixture
