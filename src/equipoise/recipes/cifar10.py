@@ -51,10 +51,10 @@ def afa_cifar10_compact_plain() -> Recipe:
 
 
 def afs_cifar10_compact() -> Recipe:
-    """AFS over budgets 0, 4 and 8."""
+    """AFS over budgets 0, 2, 4 and 8."""
     method = AFS(
         objective=PGDAT(),
-        budgets=(0.0, 4 / 255, 8 / 255),
+        budgets=(0.0, 2 / 255, 4 / 255, 8 / 255),
         attack=_ATTACK,
         schedule=_SCHEDULE,
         merger_schedule=replace(_SCHEDULE, epochs=2, learning_rate=0.1),

@@ -66,11 +66,12 @@ SERIES: tuple[Make, ...] = (
     *(
         _named(
             f"afs_cifar10_compact_mask_{mask}",
-            f"AFS of the extractors {mask}.",
+            f"AFS of the extractors {mask} among budgets 0, 4 and 8.",
             cifar10.afs_cifar10_compact,
+            budgets=(0.0, 4 / 255, 8 / 255),
             mask=mask,
         )
-        for mask in ("101", "011", "001")
+        for mask in ("111", "101", "011", "001")
     ),
     _afa_k(2, (0.0, 8 / 255)),
     _afa_k(5, cifar10.STRENGTHS),

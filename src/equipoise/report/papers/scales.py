@@ -56,7 +56,6 @@ SCALES: Mapping[str, Scale] = MappingProxyType(
                 same_as={
                     "pgd_at_cifar10_compact_budget_0": "standard_cifar10_compact",
                     "pgd_at_cifar10_compact_budget_8": "pgd_at_cifar10_compact",
-                    "afs_cifar10_compact_mask_111": "afs_cifar10_compact",
                     "afa_cifar10_compact_k3": "afa_cifar10_compact",
                     "pgd_at_cifar10_compact_afs": "pgd_at_cifar10_compact",
                     "trades_cifar10_compact_afs": "trades_cifar10_compact",
