@@ -1,4 +1,6 @@
 import json
+import os
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -314,6 +316,19 @@ def test_ctrl_c_outside_of_training_exits_130(monkeypatch, tmp_path):
     with pytest.raises(SystemExit) as left:
         run("train", "standard_digits", "--out", tmp_path)
     assert left.value.code == 130
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 75)])
+def test_a_signal_ends_an_evaluation_and_says_how_it_goes_on(
+    monkeypatch, tmp_path, capsys, number, status
+):
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(jobs, "evaluate", lambda *given, **rest: os.kill(os.getpid(), number))
+    with pytest.raises(SystemExit) as left:
+        run("evaluate", tmp_path)
+    assert left.value.code == status
+    assert "the same command goes on" in capsys.readouterr().err
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 @pytest.fixture

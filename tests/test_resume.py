@@ -187,20 +187,23 @@ def test_a_kill_while_the_first_file_was_written_does_not_block_the_folder(tmp_p
     assert weights(folder) == weights(whole)
 
 
-def test_sigint_exits_130_with_the_command_that_goes_on(tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 75)])
+def test_a_signal_ends_with_its_status_and_the_command_that_goes_on(
+    tmp_path, monkeypatch, capsys, number, status
+):
     recipe = tiny.recipe()
     recipe = replace(recipe, loop=replace(recipe.loop, batch_size=128, checkpoint_seconds=1e9))
     runs.write_json(tmp_path / "recipe.json", to_json(recipe))
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     cli.main(["train", str(tmp_path / "recipe.json"), "--out", str(whole)])
 
-    interrupt = tiny.AfterSteps(11, partial(os.kill, os.getpid(), signal.SIGINT))
+    interrupt = tiny.AfterSteps(11, partial(os.kill, os.getpid(), number))
     interrupt.stages.append("network")
     monkeypatch.setattr(Terminal, "step", lambda self, done, text: interrupt.step(done, text))
     capsys.readouterr()
     with pytest.raises(SystemExit) as stopped:
         cli.main(["train", str(tmp_path / "recipe.json"), "--out", str(cut)])
-    assert stopped.value.code == 130
+    assert stopped.value.code == status
     said = capsys.readouterr().err.replace("\n", "")
     assert "a checkpoint is saved" in said
     assert steps_of(cut, "network") > 0

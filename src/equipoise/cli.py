@@ -13,7 +13,7 @@ from equipoise.cli_deploy import card, export, predict
 from equipoise.cli_reproduce import reproduce
 from equipoise.cli_train import Sources, stopped, train_recipe
 from equipoise.epsilon import Epsilons
-from equipoise.signals import Interrupted
+from equipoise.signals import INTERRUPTED, REQUEUE, Interrupted, Terminated, end_on_sigterm
 
 Suites = Literal["quick", "tables", "paper", "standard", "autoattack", "adaptive", "transfer"]
 _console = Console()
@@ -269,25 +269,30 @@ def main(arguments: list[str] | None = None) -> None:
     """Parse and run; a mistake of the user's ends in one clear message and exit status 2."""
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
-        if arguments[:1] == ["train"] and arguments[1:2] and not arguments[1].startswith("-"):
-            train_recipe(arguments[1], arguments[2:])
-        else:
-            tyro.extras.subcommand_cli_from_dict(
-                COMMANDS,
-                prog="equipoise",
-                description="Classifiers that stay accurate on clean images and under attack.",
-                args=arguments,
-            )
-    except KeyboardInterrupt:
+        with end_on_sigterm():
+            _run(arguments)
+    except KeyboardInterrupt as error:
         if arguments[:1] == ["evaluate"]:
             _errors.print("stopped; what was found is kept: the same command goes on.")
-        sys.exit(130)
+        sys.exit(REQUEUE if isinstance(error, Terminated) else INTERRUPTED)
     except (ValueError, RuntimeError) as error:
         # Our own refusals are ValueErrors and RunErrors; anything else keeps its trace.
         if not _is_refusal(error):
             raise
         _errors.print(f"error: {error}", style="red", markup=False, highlight=False)
         sys.exit(2)
+
+
+def _run(arguments: list[str]) -> None:
+    if arguments[:1] == ["train"] and arguments[1:2] and not arguments[1].startswith("-"):
+        train_recipe(arguments[1], arguments[2:])
+    else:
+        tyro.extras.subcommand_cli_from_dict(
+            COMMANDS,
+            prog="equipoise",
+            description="Classifiers that stay accurate on clean images and under attack.",
+            args=arguments,
+        )
 
 
 def _is_refusal(error: Exception) -> bool:

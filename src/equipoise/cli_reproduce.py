@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import tyro
 from rich.console import Console
 
-from equipoise.signals import Interrupted
+from equipoise.signals import Interrupted, exit_status
 
 _console = Console()
 _errors = Console(stderr=True, soft_wrap=True)
@@ -52,7 +52,7 @@ def reproduce(
             )  # fmt: skip
     except Interrupted:
         _errors.print("stopped; what was made is kept: the same command goes on.")
-        sys.exit(130)
+        sys.exit(exit_status())
     for entry in made.entries:
         if isinstance(entry.content, Table):
             _console.print(rich_entry(entry, SCALES[scale], made.results))

@@ -10,7 +10,7 @@ from typing import Annotated, Literal, NoReturn, get_args
 import tyro
 from rich.console import Console
 
-from equipoise.signals import Interrupted
+from equipoise.signals import Interrupted, exit_status
 
 Sources = Literal["digits", "cifar10", "cifar100", "svhn", "tinyimagenet", "imagefolder", "npz"]
 _console = Console()
@@ -140,4 +140,4 @@ def train_recipe(name: str, arguments: list[str]) -> None:
 def stopped(command: str) -> NoReturn:
     """Say how to go on, and end as an interrupted process does."""
     _errors.print(f"stopped; a checkpoint is saved. Go on with: {command}", highlight=False)
-    sys.exit(130)
+    sys.exit(exit_status())

@@ -6,9 +6,45 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
+REQUEUE = 75
+"""Exit status of a process that was asked by SIGTERM to make room: EX_TEMPFAIL of sysexits.h, "try
+again later". Batch systems can be told to put such a job back into the queue."""
+
+INTERRUPTED = 130
+"""Exit status of a process that a person stopped with Ctrl-C, as shells have it."""
+
+_by_hand = threading.Event()
+
 
 class Interrupted(Exception):
     """The run was asked to stop and has saved a checkpoint."""
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM came where nothing has to be saved."""
+
+
+def exit_status() -> int:
+    """Of a process that was asked to stop: ``INTERRUPTED`` after Ctrl-C, else ``REQUEUE``, also
+    where another process of the run was the one that was asked."""
+    return INTERRUPTED if _by_hand.is_set() else REQUEUE
+
+
+@contextlib.contextmanager
+def end_on_sigterm() -> Iterator[None]:
+    """Let SIGTERM unwind this process as Ctrl-C does, wherever it is not caught otherwise."""
+
+    def end(number: int, frame: Any) -> None:
+        raise Terminated
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextlib.contextmanager
@@ -25,9 +61,12 @@ def stop_on_signals(stop: threading.Event) -> Iterator[None]:
         yield
         return
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    _by_hand.clear()
 
     def request(number: int, frame: Any) -> None:
         stop.set()
+        if number == signal.SIGINT:
+            _by_hand.set()
         signal.signal(number, before[signal.Signals(number)])
 
     for number in before:

@@ -16,7 +16,7 @@ import ranks_worker
 import torch
 
 import tiny
-from equipoise import checkpoints, cli, draws, jobs, runs
+from equipoise import checkpoints, cli, draws, jobs, runs, signals
 from equipoise.draws import SharedGenerator
 from equipoise.recipes import to_json
 from equipoise.threat import L2, Linf
@@ -168,7 +168,7 @@ def test_processes_stop_together_and_go_on_to_the_same_bits(tmp_path):
         time.sleep(0.02)
     process.send_signal(signal.SIGTERM)  # to one of the two
     assert "a checkpoint is saved" in process.communicate(timeout=300)[1]
-    assert process.returncode == 130
+    assert process.returncode == signals.REQUEUE
     assert not (cut / "model").exists()
     assert not (cut / runs.LOCK).exists()
 
