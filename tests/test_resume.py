@@ -212,3 +212,18 @@ def test_a_signal_ends_with_its_status_and_the_command_that_goes_on(
     command = said.split("equipoise ", 1)[1].split()
     cli.main(command)
     assert weights(cut) == weights(whole)
+
+
+def test_a_clock_that_jumps_changes_nothing(tmp_path, monkeypatch):
+    def trained(folder: Path):
+        jobs.train(small(), folder, dataset=tiny.digits())
+        record, _ = jobs.evaluate(str(folder), dataset=tiny.digits())
+        return weights(folder), [suite["broken_at"] for suite in record["suites"]]
+
+    steady = trained(tmp_path / "steady")
+    jump, real = random.Random(0), time.time
+    monkeypatch.setattr(time, "time", lambda: real() + jump.uniform(-1e9, 1e9))
+    monkeypatch.setattr(time, "time_ns", lambda: int(1e9 * (real() + jump.gauss(0, 1e9))))
+    assert trained(tmp_path / "jumping") == steady
+    for done in (tmp_path / "jumping" / "stages").glob("*/done.json"):
+        assert 0 <= runs.read_json(done)["seconds"] < 1000

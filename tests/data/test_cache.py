@@ -1,18 +1,33 @@
 import errno
 import os
 import pickle
+import signal
 from dataclasses import replace
+from functools import partial
 
 import numpy
 import pytest
 import torch
 from writers import noise, write_images
 
+from equipoise import jobs
 from equipoise.data import DataError, ImageFolder, MappedImages, cache
 from equipoise.evaluation import images_hash
 from equipoise.methods.adversarial_training import network_stage
 from equipoise.objectives import PGDAT
-from tiny import ATTACK, SCHEDULE, fabric, fit_stage, same, weights, wide_resnet
+from equipoise.runs import RunError
+from equipoise.training import Interrupted
+from tiny import (
+    ATTACK,
+    SCHEDULE,
+    AfterSteps,
+    fabric,
+    fit_stage,
+    recipe,
+    same,
+    weights,
+    wide_resnet,
+)
 
 
 @pytest.fixture
@@ -158,3 +173,34 @@ def test_training_takes_the_same_steps_from_a_file_as_from_memory(
         )  # fmt: skip
         found.append(weights(task))
     assert same(*found)
+
+
+def test_decoded_images_that_vanish_are_missed_aloud_and_only_by_who_had_not_opened_them(mapped):
+    before = mapped.test.images[slice(None)]
+    for path in mapped.test.images.path.parent.iterdir():
+        path.unlink()
+    assert torch.equal(mapped.test.images[slice(None)], before)  # still open
+    cache.open_map.cache_clear()  # as in another process
+    with pytest.raises(RunError, match=r"\.npy are gone; .*run the same command again"):
+        mapped.test.batch(slice(0, 2))
+
+
+def test_a_resumed_run_whose_data_vanished_says_so_and_goes_on_when_they_are_back(tmp_path):
+    images = {f"{'ab'[n % 2]}/{n:02d}": one for n, one in enumerate(noise(80, 8, channels=1))}
+    place = write_images(tmp_path / "pets", images)
+    source = ImageFolder(folder=place, grey=True)
+    base = recipe()
+    loop = replace(base.loop, batch_size=16, validation_images=16)
+    made = replace(base, dataset=source, loop=loop)
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    jobs.train(made, whole)
+    killed = AfterSteps(5, partial(os.kill, os.getpid(), signal.SIGINT))
+    with pytest.raises(Interrupted):
+        jobs.train(made, cut, reporter=killed)
+    place.rename(tmp_path / "elsewhere")
+    with pytest.raises(DataError, match=r"pets"):
+        jobs.train(made, cut, resume=True)
+    (tmp_path / "elsewhere").rename(place)
+    jobs.train(made, cut, resume=True)
+    bits = [(run / "model" / "model.safetensors").read_bytes() for run in (whole, cut)]
+    assert bits[0] == bits[1]

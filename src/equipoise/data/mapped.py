@@ -10,6 +10,8 @@ import torch
 from jaxtyping import Int, UInt8
 from torch import Tensor
 
+from equipoise.runs import RunError
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class MappedImages:
@@ -21,15 +23,28 @@ class MappedImages:
     Args:
         path: The file, ``(rows, channel, height, width)``.
         rows: Which rows of the file, in order.
+
+    Raises:
+        RunError: When rows are read and the file is gone. A process that has read from it before
+            keeps it open, and can go on.
     """
 
     path: Path
     rows: Int[Tensor, " n"]
 
+    def _pixels(self) -> Any:
+        try:
+            return open_map(self.path)
+        except FileNotFoundError as error:
+            raise RunError(
+                f"the decoded images {self.path} are gone; something cleared the cache. What was "
+                "done is kept: run the same command again, which decodes them anew."
+            ) from error
+
     @property
     def shape(self) -> tuple[int, ...]:
         """``(n, channel, height, width)``."""
-        return (len(self.rows), *open_map(self.path).shape[1:])
+        return (len(self.rows), *self._pixels().shape[1:])
 
     @property
     def dtype(self) -> torch.dtype:
@@ -52,7 +67,7 @@ class MappedImages:
     def __getitem__(self, rows: slice | Tensor) -> UInt8[Tensor, "rows channel height width"]:
         chosen = self.take(rows).rows.numpy()
         # Indexing with an array copies, so no tensor ever shares memory with the file.
-        return torch.from_numpy(open_map(self.path)[chosen])
+        return torch.from_numpy(self._pixels()[chosen])
 
     def take(self, rows: slice | Tensor) -> "MappedImages":
         """The chosen rows, still in the file."""

@@ -70,6 +70,15 @@ class Schedule:
         passed = sum(progress * self.epochs >= epoch - 1e-9 for epoch in self.decay_epochs)
         return self.learning_rate * self.decay_factor**passed
 
+    def optimiser_of(self, trained: list[nn.Parameter]) -> torch.optim.Optimizer:
+        """A new optimiser of some parameters, at the highest rate."""
+        rate, decay = self.learning_rate, self.weight_decay
+        if self.optimiser == "adamw":
+            return torch.optim.AdamW(trained, lr=rate, weight_decay=decay)
+        return torch.optim.SGD(
+            trained, rate, self.momentum, weight_decay=decay, nesterov=self.nesterov
+        )
+
 
 @runtime_checkable
 class Task(Protocol):

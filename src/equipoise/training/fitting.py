@@ -18,10 +18,13 @@ from lightning_fabric import Fabric
 from equipoise import checkpoints, runs
 from equipoise.data import Split
 from equipoise.draws import share
+from equipoise.losses import Labels
 from equipoise.memory import keep_freed_memory
-from equipoise.methods.stage import Schedule, Stage, Task
+from equipoise.methods.stage import Stage, Task
 from equipoise.metrics import metrics_log
 from equipoise.signals import Interrupted, stop_on_signals
+from equipoise.threat import Images
+from equipoise.training.accumulation import Terms, in_parts
 from equipoise.training.alarms import Watch
 from equipoise.training.averaging import Average
 from equipoise.training.extra import Batches
@@ -47,6 +50,7 @@ class _Position:
     seconds: float = 0.0
     terms: list[str] = field(default_factory=list)
     watched: dict[str, Any] = field(default_factory=dict)  # what alarms remember
+    parts: int = 1  # of each batch, since the memory did not suffice for the whole
 
 
 def fit(
@@ -82,7 +86,8 @@ def fit(
 
     Raises:
         DataError: If the loop's extra images cannot be used.
-        TrainingError: If the loss is no finite number; the last whole checkpoint is kept.
+        TrainingError: If the loss is no finite number, or memory does not suffice for two images;
+            the last whole checkpoint is kept. A batch that does not fit is trained in parts.
         Interrupted: If SIGINT or SIGTERM came; the run can be resumed.
         RunError: If a file cannot be written, or no checkpoint can be read.
     """
@@ -111,7 +116,7 @@ class _Fit:
         if loop.channels_last:
             self.task.to(memory_format=torch.channels_last)
         trained = [p for p in self.task.parameters() if p.requires_grad]
-        self.optimiser: Any = _optimiser(trained, stage.schedule)
+        self.optimiser: Any = stage.schedule.optimiser_of(trained)
         self.wrapped, self.optimiser = fabric.setup(self.task, self.optimiser)
         self.source = Batches(self.train, loop)
         check_shares(self.source.own + self.source.drawn, self.ranks.world)
@@ -182,10 +187,7 @@ class _Fit:
         images, labels = self._batch(self.order, self.at.batch, self.generator)
         self.ranks.seed_step(self.seed, self._steps_done())
         self.task.train()
-        with self._perturbed(images, labels, progress):
-            terms = self.wrapped(images, labels, self.generator, progress)
-            self.optimiser.zero_grad()
-            self.fabric.backward(terms["loss"])
+        terms = self._gradients(images, labels, progress)
         if self.stage.schedule.clip_norm is not None:
             self.fabric.clip_gradients(
                 self.wrapped,
@@ -211,6 +213,22 @@ class _Fit:
             score = f"  best {self.at.best_score:.3f}" if self.at.best_epoch >= 0 else ""
             text = f"epoch {self.at.epoch + 1}  loss {mean:.3f}{score}"
             self.reporter.step(self._steps_done() + 1, text)
+
+    def _gradients(self, images: Images, labels: Labels, progress: float) -> Terms:
+        def backward(images: Images, labels: Labels, share: float, first: bool) -> Terms:
+            with self._perturbed(images, labels, progress):
+                terms = self.wrapped(images, labels, self.generator, progress)
+                if first:
+                    self.optimiser.zero_grad()
+                self.fabric.backward(terms["loss"] * share)
+            return cast(Terms, terms)
+
+        if self.ranks.world > 1:  # one rank cannot take its step in parts while others wait
+            return backward(images, labels, 1.0, True)
+        terms, self.at.parts = in_parts(
+            images, labels, self.at.parts, backward, self.generator, self.reporter.say
+        )
+        return terms
 
     def _batch(
         self, order: torch.Tensor, number: int, generator: torch.Generator
@@ -288,8 +306,12 @@ class _Fit:
             # Not under no_grad: an objective may take gradients of its own. Not the wrapped task:
             # a data-parallel one waits for a backward pass after each forward pass.
             before_last = (self._steps_done() - 1) / (self.batches * self.stage.schedule.epochs)
+            parts = zip(
+                *(each.tensor_split(self.at.parts) for each in (images, labels)), strict=True
+            )
             with self.fabric.autocast():
-                self.task(images, labels, generator, before_last)
+                for some, their in parts:
+                    self.task(some, their, generator, before_last)
         checkpoints.set_random_state(drawn)
 
     def save(self) -> None:
@@ -375,11 +397,3 @@ class _Fit:
         load_weights(self.task, self.folder, self.stage.keep)
         self.ranks.first(lambda: runs.write_json(self.folder / DONE, summary))
         return summary
-
-
-def _optimiser(trained: list[torch.nn.Parameter], schedule: Schedule) -> torch.optim.Optimizer:
-    rate, decay = schedule.learning_rate, schedule.weight_decay
-    if schedule.optimiser == "adamw":
-        return torch.optim.AdamW(trained, lr=rate, weight_decay=decay)
-    momentum, nesterov = schedule.momentum, schedule.nesterov
-    return torch.optim.SGD(trained, rate, momentum, weight_decay=decay, nesterov=nesterov)

@@ -1,0 +1,116 @@
+"""A step that does not fit into memory."""
+
+import pytest
+import torch
+from torch import nn
+
+from equipoise import checkpoints
+from equipoise.methods import Schedule, Stage
+from equipoise.methods.adversarial_training import network_stage
+from equipoise.objectives import PGDAT, Standard
+from equipoise.training import Loop, TrainingError
+from equipoise.training.accumulation import is_out_of_memory
+from tiny import ATTACK, LOOP, fit_stage, learnable, linear, weights
+
+MORE_THAN_THERE_IS = 2**47
+
+
+class Hungry(nn.Module):
+    """Wants more memory than any machine has, for more images than ``at_once`` that it trains."""
+
+    def __init__(self, at_once: int):
+        super().__init__()
+        self.network, self.at_once, self.calls = linear(2), at_once, []
+
+    def forward(self, images):
+        if self.training and images.shape[0] > self.at_once:
+            torch.empty(MORE_THAN_THERE_IS)
+        self.calls.append(images.shape[0])
+        return self.network(images)
+
+
+class Heard:
+    """A reporter that remembers what is said."""
+
+    def __init__(self):
+        self.said = []
+
+    def begin(self, stage, steps, done): ...
+
+    def step(self, done, text): ...
+
+    def say(self, text):
+        self.said.append(text)
+
+
+def stage(at_once: int, objective=None, epsilon=0.0) -> Stage:
+    return network_stage(
+        "network",
+        lambda: Hungry(at_once),
+        objective=objective or Standard(),
+        epsilon=epsilon,
+        attack=ATTACK,
+        schedule=Schedule(epochs=2, learning_rate=0.1),
+        norm="Linf",
+    )
+
+
+def run(folder, of: Stage, **changes):
+    task, heard = of.build({}), Heard()
+    fit_stage(of, task, folder, reporter=heard, **changes)
+    return task, heard.said
+
+
+def test_its_batch_is_halved_until_it_fits_and_the_gradients_are_those_of_the_whole(tmp_path):
+    whole, silent = run(tmp_path / "whole", stage(16))
+    parts, said = run(tmp_path / "parts", stage(4))
+    assert silent == []
+    assert [line.split(" batch of ")[1].split(" whose")[0] for line in said] == [
+        "16 is trained in 2 parts",
+        "16 is trained in 4 parts",
+    ]
+    assert set(parts.network.calls) >= {4}
+    for name, value in weights(whole).items():
+        torch.testing.assert_close(weights(parts)[name], value)
+
+
+def test_it_is_said_once_and_a_resumed_run_begins_with_the_parts(tmp_path):
+    of = stage(8)
+    _, said = run(tmp_path, of)
+    assert len(said) == 1
+    assert checkpoints.load_checkpoint(tmp_path)[1]["parts"] == 2
+
+
+def test_adversarial_training_in_parts_learns_too(tmp_path):
+    task, _ = run(tmp_path, stage(8, PGDAT(), 0.05))
+    images, labels = learnable().batch(slice(None))
+    assert (task.network.eval()(images).argmax(1) == labels).float().mean() > 0.9
+
+
+@pytest.mark.parametrize("averaging", ["swa", "ema"])
+def test_weight_perturbation_and_averages_work_in_parts(tmp_path, averaging):
+    loop = Loop(**(vars(LOOP) | {"awp_gamma": 0.005, "averaging": averaging}))
+    task, said = run(tmp_path, stage(8), loop=loop)
+    assert len(said) == 1
+    assert all(value.isfinite().all() for value in weights(task).values())
+
+
+def test_a_step_of_two_images_that_does_not_fit_is_refused_and_checkpoints_stay(tmp_path):
+    with pytest.raises(
+        TrainingError, match=r"memory does not suffice for a step of 2 images .*can't allocate"
+    ):
+        run(tmp_path, stage(1))
+
+
+def test_another_error_is_not_taken_for_it(tmp_path):
+    of = stage(16)
+    task = of.build({})
+    task.network.network = linear(2)[:1]  # logits of the wrong shape
+    with pytest.raises((RuntimeError, ValueError, IndexError)) as error:
+        fit_stage(of, task, tmp_path)
+    assert not is_out_of_memory(error.value)
+
+
+@pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory.")])
+def test_every_allocators_error_is_known(error):
+    assert is_out_of_memory(error)
