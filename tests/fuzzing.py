@@ -4,11 +4,15 @@ target's own folder is written."""
 
 import contextlib
 import copy
+import gzip
 import io
 import json
 import os
+import pickle
 import sys
+import tarfile
 import tempfile
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,7 +25,10 @@ import tiny
 from equipoise import records, report, runs
 from equipoise.checkpoints import load_checkpoint, save_checkpoint
 from equipoise.cli import _is_refusal
-from equipoise.data import Cifar10
+from equipoise.data import SVHN, Cifar10
+from equipoise.data.files import open_files
+from equipoise.data.images import FORMATS, decode
+from equipoise.data.pickles import read_pickle
 from equipoise.epsilon import format_epsilon, parse_epsilon
 from equipoise.models import load, save
 from equipoise.recipes import RECIPES, Recipe, from_json, to_json
@@ -256,10 +263,97 @@ def npz(data: bytes) -> None:
         ExtraImages.read(folder / "x.npz", tiny.split(8))
 
 
-TARGETS: dict[str, Callable[[bytes], None]] = {
-    target.__name__: target
-    for target in (epsilon, recipe, record, model_folder, checkpoint, parquet, npz)
+_BATCH = {
+    "labels": [3, 1],
+    "data": numpy.arange(2 * 3072, dtype=numpy.uint8).reshape(2, -1),
+    "filenames": ["a.png", "b.png"],
 }
+_PIXELS = bytes(range(200))
+_PICKLES = [pickle.dumps(_BATCH, protocol=protocol) for protocol in (2, 3, 4)]
+_PICKLES.append(pickle.dumps({"label_names": ["a", "b"], "call": os.system}, protocol=2))
+
+
+def cifar_pickle(data: bytes) -> None:
+    """Damage where the opcodes are rather than in the pixels, every other time."""
+    choices = Choices(data)
+    found = choices.of(_PICKLES)
+    whole = choices.byte() % 2 or found.find(_PIXELS) < 0
+    at = len(found) if whole else found.find(_PIXELS)
+    with watched():
+        value = read_pickle(damaged(found[:at], choices) + found[at:])
+    assert isinstance(value, dict)
+
+
+def _pictures() -> list[bytes]:
+    from PIL import Image
+
+    plain, found = Image.fromarray(numpy.arange(192, dtype=numpy.uint8).reshape(8, 8, 3)), []
+    for coding in FORMATS:
+        stream = io.BytesIO()
+        plain.save(stream, format=coding)
+        found.append(stream.getvalue())
+    return found
+
+
+_PICTURES = _pictures()
+
+
+def picture(data: bytes) -> None:
+    choices = Choices(data)
+    with watched():
+        pixels, _ = decode(damaged(choices.of(_PICTURES), choices), size=choices.of([None, 4]))
+    assert (pixels.dtype, pixels.ndim) == (numpy.uint8, 3)
+
+
+def _archives(folder: Path) -> None:
+    with zipfile.ZipFile(folder / "a.zip", "w") as packed, tarfile.open(folder / "a.tar", "w") as t:
+        for name in ("a/one.txt", "b/two.txt"):
+            packed.writestr(name, name * 20)
+            header = tarfile.TarInfo(name)
+            header.size = 20 * len(name)
+            t.addfile(header, io.BytesIO(name.encode() * 20))
+    (folder / "a.tar.gz").write_bytes(gzip.compress((folder / "a.tar").read_bytes(), mtime=0))
+
+
+_ARCHIVES = _made(_archives)
+
+
+def archive(data: bytes) -> None:
+    choices = Choices(data)
+    name = choices.of(sorted(_ARCHIVES))
+    with watched() as folder:
+        _lay({name: damaged(_ARCHIVES[name], choices)}, folder)
+        with open_files(folder / name) as files:
+            for each in files.names:
+                files.read(each)
+
+
+def _mat(folder: Path) -> None:
+    from scipy.io import savemat
+
+    images = numpy.zeros((32, 32, 3, 2), numpy.uint8)
+    for part in ("train", "test"):
+        content = {"X": images, "y": numpy.array([[1], [10]], numpy.uint8)}
+        savemat(folder / f"{part}_32x32.mat", content)
+
+
+_MAT = _made(_mat)
+
+
+def mat(data: bytes) -> None:
+    """Damage within the headers, or anywhere."""
+    choices, files = Choices(data), dict(_MAT)
+    name = choices.of(sorted(files))
+    at = choices.of([200, len(files[name])])
+    files[name] = damaged(files[name][:at], choices) + files[name][at:]
+    with watched() as folder:
+        _lay(files, folder)
+        SVHN(folder=folder).load()
+
+
+_TARGETS = (epsilon, recipe, record, model_folder, checkpoint, parquet, npz)
+_TARGETS += (cifar_pickle, picture, archive, mat)
+TARGETS: dict[str, Callable[[bytes], None]] = {target.__name__: target for target in _TARGETS}
 
 
 def survives(target: Callable[[bytes], None], data: bytes) -> bool:

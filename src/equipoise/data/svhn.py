@@ -8,6 +8,7 @@ import torch
 
 from equipoise.data import encoded
 from equipoise.data.encoded import Table
+from equipoise.data.matlab import Variable, read_variables
 from equipoise.data.split import DataError, DataSet, Split
 
 _TABLE = Table(title="SVHN", config="cropped_digits")
@@ -54,40 +55,39 @@ class SVHN:
 
 
 def _from_mat(path: Path) -> Split:
-    from scipy import io
-
     if not path.is_file():
         raise DataError(
             f"there is no file {path}; give the folder that holds train_32x32.mat and "
             "test_32x32.mat (cropped digits), or the hub's parquet files."
         )
     try:
-        found = {name: (shape, kind) for name, shape, kind in io.whosmat(path)}
-        _check(path, found)
-        content = io.loadmat(path, variable_names=["X", "y"])
-    except DataError:
-        raise
-    except Exception as error:  # scipy's reader raises whatever damaged content leads it to
+        found = read_variables(path)
+        wrong = _wrong(found)
+        if not wrong:
+            images, labels = found["X"].read(), found["y"].read().ravel()
+    except (DataError, OSError) as error:
         raise DataError(
-            f"{path} cannot be read as a MATLAB 5 file ({error}); copy or download it again."
+            f"{path} cannot be read as a MATLAB 5 file: {error}. Copy or download it again."
         ) from error
-    labels = content["y"].ravel().astype(numpy.int64)
-    if labels.min() < 1 or labels.max() > 10:
+    if wrong:
+        raise DataError(f"{path}{wrong}")
+    if images.dtype != numpy.uint8:
+        raise DataError(f"{path}: X must be stored as bytes, got {images.dtype}.")
+    if not numpy.isin(labels, numpy.arange(1, 11)).all():
         raise DataError(f"{path}: y must be in 1..10, got {labels.min()}..{labels.max()}.")
-    images = numpy.ascontiguousarray(content["X"].transpose(3, 2, 0, 1))
-    labels[labels == 10] = 0
-    return Split(images=torch.from_numpy(images), labels=torch.from_numpy(labels), classes=10)
+    classes = torch.from_numpy(labels.astype(numpy.int64) % 10)  # the file's 10 is the digit 0
+    pixels = numpy.ascontiguousarray(images.transpose(3, 2, 0, 1))
+    return Split(images=torch.from_numpy(pixels), labels=classes, classes=10)
 
 
-def _check(path: Path, found: dict[str, tuple[tuple[int, ...], str]]) -> None:
-    """What the file announces, before any of it is read into memory."""
+def _wrong(found: dict[str, Variable]) -> str:
+    """What is wrong with what the file announces, before any of it is unpacked."""
     missing = [name for name in ("X", "y") if name not in found]
     if missing:
-        raise DataError(
-            f"{path} lacks the variable {' and '.join(missing)}; it has {sorted(found)}."
-        )
-    (shape, kind), (marks, _) = found["X"], found["y"]
+        return f" lacks the variable {' and '.join(missing)}; it has {sorted(found)}."
+    (shape, kind), marks = (found["X"].shape, found["X"].kind), found["y"].shape
     if kind != "uint8" or len(shape) != 4 or shape[:3] != (32, 32, 3) or shape[3] > _MOST:
-        raise DataError(f"{path}: X must be uint8 of shape (32, 32, 3, n), got {kind} of {shape}.")
+        return f": X must be uint8 of shape (32, 32, 3, n), got {kind} of {shape}."
     if marks not in ((shape[3], 1), (1, shape[3])):
-        raise DataError(f"{path}: y must be of shape ({shape[3]}, 1), got {marks}.")
+        return f": y must be of shape ({shape[3]}, 1), got {marks}."
+    return ""
