@@ -422,7 +422,7 @@ def test_a_model_is_exported_and_the_file_predicts(
     run("export", trained, "--format", "torch-export", "--out", path, "--images", "4")
     said = output(capsys)
     assert "outputs differ from the original's by at most 0 on 4 images" in said
-    run("predict", path, picture, "--json")
+    run("predict", path, picture, "--json", "--trust", path)
     (found,) = json.loads(capsys.readouterr().out)
     assert (found["image"], found["notices"]) == (str(picture), [])
     run("predict", trained, picture.name)
@@ -466,6 +466,7 @@ def test_somebodys_own_network_is_exported_and_predicts_only_under_trust(
     assert "differ from the original's by at most 0" in output(capsys)
     run("predict", "model", picture, "--json", "--trust", "my_networks")
     (wanted,) = json.loads(capsys.readouterr().out)
-    run("predict", "own.pt2", picture, "--json")
+    assert "--trust own.pt2" in refused(capsys, "predict", "own.pt2", picture)
+    run("predict", "own.pt2", picture, "--json", "--trust", "own.pt2")
     (found,) = json.loads(capsys.readouterr().out)
     assert found["probability"] == pytest.approx(wanted["probability"], abs=1e-4)

@@ -122,7 +122,8 @@ def evaluate(
         size: With --dataset imagefolder: bring images to so many pixels a side.
         surrogates: Models that the suite transfer attacks in the model's place.
         logits: Which part of the model's answer holds the logits: a key, a place, or binary.
-        trust: Modules whose code may be run to build a network that Equipoise did not write.
+        trust: Modules whose code may be run to build a network that Equipoise did not write, and
+            .pt2 files that may be read.
         preferences: For OAT's networks: evaluate at each of these lambdas; one record each.
         search_precision: Of the searches; scores are float32 always.
         order: Descending begins at the strongest epsilon: much faster on robust models, as an image

@@ -57,7 +57,8 @@ def predict(
         json: Print JSON.
         preference: For OAT's networks: the lambda to fix.
         size: Height and width that pictures are fitted to, for a model that does not say.
-        trust: Modules whose code may be run to build a model that is not Equipoise's own.
+        trust: Modules whose code may be run to build a model that is not Equipoise's own, and a
+            .pt2 file that may be read.
     """
     from equipoise import deployment
     from equipoise.models.trust import trusting

@@ -257,7 +257,7 @@ def find_model(model: str, logits: str | None = None, trust: Sequence[Trusted] =
     """
     if is_foreign(model):
         name = Path(model).name if Path(model).is_file() else model.replace(":", ".")
-        network: nn.Module = LogitsOf(load_foreign(model), logits).eval()
+        network: nn.Module = LogitsOf(load_foreign(model, trust), logits).eval()
         return Subject(network=network, card={}, name=name, home=Path("runs") / name)
     folder = locate(model)
     card = read_config(folder)["card"]

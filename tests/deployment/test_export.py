@@ -16,6 +16,7 @@ from equipoise.deployment import export, predict
 from equipoise.deployment.export import TOLERANCE, Deployed, ExportError, difference
 from equipoise.models import load, save
 from equipoise.models.foreign import METADATA, load_foreign
+from equipoise.models.trust import trusting
 from equipoise.recipes import Evaluation
 
 FORMS = {"onnx": ".onnx", "torch-export": ".pt2"}
@@ -47,7 +48,7 @@ def attacked(model, images, labels):
 
 def agrees(path, model):
     """Whether a file answers as a model on clean and adversarial images, in batches of any size."""
-    found = load_foreign(str(path))
+    found = load_foreign(str(path), trust=[str(path)])
     images, labels = tiny.digits().test.batch(slice(0, 11))
     victims = attacked(model, images, labels)
     with torch.no_grad():
@@ -105,7 +106,7 @@ def test_any_model_answers_as_the_original_on_adversarial_images(kind, form, tmp
 def test_the_score_card_travels_inside(exported, run):
     path, done = exported
     ((_, record),) = runs.iterate_records(run / "records")
-    card = load_foreign(str(path)).card
+    card = load_foreign(str(path), trust=[str(path)]).card
     assert card == json.loads(json.dumps(done.card))
     assert card["classes"] == CARD["classes"]
     assert card["outputs"] == ["logits", "w1"]
@@ -135,6 +136,7 @@ def test_what_was_exported_can_be_evaluated(exported, run, tmp_path, monkeypatch
         evaluation=wanted,
         dataset=tiny.digits(),
         checks=False,
+        trust=[str(path)],
         surrogates=[run] if suite == "transfer" else (),
     )
     ((_, original),) = runs.iterate_records(run / "records")
@@ -147,7 +149,8 @@ def test_an_exported_file_predicts_as_its_folder(exported, run, tmp_path):
     pictures = [tmp_path / f"{number}.png" for number in range(3)]
     for picture, pixels in zip(pictures, tiny.digits().test.images, strict=False):
         Image.fromarray(pixels[0].numpy()).save(picture)
-    found, wanted = predict(str(path), pictures), predict(str(run), pictures)
+    with trusting(str(path)):
+        found, wanted = predict(str(path), pictures), predict(str(run), pictures)
     for one, other in zip(found, wanted, strict=True):
         assert (one.class_name, one.notices) == (other.class_name, other.notices)
         assert one.probability == pytest.approx(other.probability, abs=1e-4)
@@ -163,7 +166,7 @@ def test_a_preference_is_fixed_in_the_file(tmp_path):
     assert done.card["name"] == "tiny@0"
     images = tiny.images_and_labels()[0]
     with torch.no_grad():
-        found = load_foreign(str(path))(images)
+        found = load_foreign(str(path), trust=[str(path)])(images)
         torch.testing.assert_close(found, model(images, preference=0.0), rtol=0, atol=TOLERANCE)
         assert (found - model(images, preference=1.0)).abs().max() > 0.1
 
@@ -197,7 +200,7 @@ def test_a_file_that_answers_otherwise_is_refused_and_not_written(
     off, only, folder, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(
-        EXPORTING, "load_foreign", lambda name: Wrong(Deployed(load(folder)), off, only)
+        EXPORTING, "load_foreign", lambda name, trust: Wrong(Deployed(load(folder)), off, only)
     )
     path = tmp_path / "out" / "file.pt2"
     with pytest.raises(ExportError, match=r"answers otherwise .* at most 0.0001 is allowed"):
@@ -240,7 +243,7 @@ def test_a_folder_that_does_not_say_its_size_asks_for_it(tmp_path):
     done = export(model, path, form="torch-export", size=(12, 16), images=4)
     assert done.card["image_shape"] == [1, 12, 16]
     with torch.no_grad():
-        assert load_foreign(str(path))(torch.rand(3, 1, 12, 16)).shape == (3, 10)
+        assert load_foreign(str(path), trust=[str(path)])(torch.rand(3, 1, 12, 16)).shape == (3, 10)
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from equipoise.data import Digits
 from equipoise.deployment import as_json, export, predict, rich_predictions
 from equipoise.deployment.predict import Prediction, estimated_strength
 from equipoise.models import load, save
+from equipoise.models.trust import trusting
 
 PREDICTING = sys.modules["equipoise.deployment.predict"]  # whose name the function has too
 
@@ -172,7 +173,10 @@ def test_what_cannot_be_predicted_is_refused(arguments, message, folder, picture
 def test_a_file_that_equipoise_did_not_export_is_refused(tmp_path, pictures):
     program = torch.export.export(tiny.linear(), (torch.rand(1, 1, 8, 8),))
     torch.export.save(program, tmp_path / "other.pt2")
-    with pytest.raises(runs.RunError, match=r"does not say what its classes are.*equipoise export"):
+    with (
+        trusting(str(tmp_path / "other.pt2")),
+        pytest.raises(runs.RunError, match=r"does not say what its classes are.*equipoise export"),
+    ):
         predict(str(tmp_path / "other.pt2"), pictures)
 
 
@@ -180,7 +184,7 @@ def test_an_exported_files_size_cannot_be_chosen(folder, pictures, tmp_path):
     save(MODELS["wide resnet"](), tmp_path / "model", CARD)
     path = tmp_path / "file.pt2"
     export(str(tmp_path / "model"), path, form="torch-export", images=4)
-    with pytest.raises(ValueError, match="its preference and size are fixed"):
+    with trusting(str(path)), pytest.raises(ValueError, match="its preference and size are fixed"):
         predict(str(path), pictures, size=(9, 9))
 
 

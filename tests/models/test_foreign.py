@@ -8,7 +8,7 @@ from torch import nn
 
 from equipoise.models.foreign import METADATA_FILE, LogitsOf, is_foreign, load_foreign
 from equipoise.runs import RunError
-from tiny import images_and_labels, wide_resnet
+from tiny import images_and_labels, linear, wide_resnet
 
 
 class Answers(nn.Module):
@@ -143,7 +143,7 @@ def test_an_exported_network_answers_as_the_original(tmp_path, images, kind):
         torch.export.save(program, path)
     else:
         torch.onnx.export(program, (), str(path), verbose=False, dynamo=True)
-    found = load_foreign(str(path))
+    found = load_foreign(str(path), trust=[str(path)])
     more = torch.cat([images, images[:3]])
     with torch.no_grad():
         torch.testing.assert_close(found(more), model(more), rtol=1e-4, atol=1e-5)
@@ -161,7 +161,7 @@ def test_a_broken_file_is_refused(tmp_path, kind):
     path = tmp_path / f"model.{kind}"
     path.write_bytes(b"nothing of the kind")
     with pytest.raises(RunError, match="cannot be read"):
-        load_foreign(str(path))
+        load_foreign(str(path), trust=[str(path)])
 
 
 def test_a_model_of_the_hub_is_ours():
@@ -178,7 +178,10 @@ def test_a_score_card_is_read_as_it_was_written(tmp_path, changes):
     program = torch.export.export(nn.Flatten(), (torch.rand(2, 1, 8, 8),))
     text = json.dumps(CARD | changes)
     torch.export.save(program, tmp_path / "model.pt2", extra_files={METADATA_FILE: text})
-    assert load_foreign(str(tmp_path / "model.pt2")).card == CARD | changes
+    assert (
+        load_foreign(str(tmp_path / "model.pt2"), trust=[str(tmp_path / "model.pt2")]).card
+        == CARD | changes
+    )
 
 
 @pytest.mark.parametrize(
@@ -200,4 +203,14 @@ def test_a_damaged_score_card_is_refused(tmp_path, card):
     program = torch.export.export(nn.Flatten(), (torch.rand(2, 1, 8, 8),))
     torch.export.save(program, tmp_path / "model.pt2", extra_files={METADATA_FILE: card})
     with pytest.raises(RunError, match=r"model.pt2 has a damaged score card .*export it again"):
-        load_foreign(str(tmp_path / "model.pt2"))
+        load_foreign(str(tmp_path / "model.pt2"), trust=[str(tmp_path / "model.pt2")])
+
+
+def test_a_torch_export_file_is_not_read_unless_it_is_trusted(tmp_path, monkeypatch):
+    path = tmp_path / "model.pt2"
+    torch.export.save(torch.export.export(linear(), (torch.rand(1, 1, 8, 8),)), path)
+    monkeypatch.setattr(torch.export, "load", lambda *given, **rest: pytest.fail("was read"))
+    with pytest.raises(RunError, match=r"model.pt2 is a file of torch.export.*--trust .*model.pt2"):
+        load_foreign(str(path))
+    with pytest.raises(RunError, match="was not read"):
+        load_foreign(str(path), trust=[str(tmp_path), "model", "torch"])

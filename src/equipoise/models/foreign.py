@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from equipoise.features import check_last_linear
 from equipoise.losses import Logits
 from equipoise.models.card import check_card
 from equipoise.models.hub import HUB
-from equipoise.models.trust import function_named, trusting
+from equipoise.models.trust import Trusted, check_file, function_named, trusting
 from equipoise.records import check_score_card
 from equipoise.runs import RunError
 from equipoise.threat import Images
@@ -32,25 +32,31 @@ def is_foreign(name: str) -> bool:
     return Path(name).suffix in (".onnx", ".pt2") or ":" in name
 
 
-def load_foreign(name: str) -> nn.Module:
+def load_foreign(name: str, trust: Sequence[Trusted] = ()) -> nn.Module:
     """A network from elsewhere.
 
     Args:
         name: ``module:function`` for an importable function without arguments that returns an
             ``nn.Module`` (its code runs: name only what you trust), an ONNX file, or a file of
-            ``torch.export``. Images in [0, 1] go in, so normalisation must be inside.
+            ``torch.export``, which has to be trusted by its path. Images in [0, 1] go in, so
+            normalisation must be inside.
+        trust: What may be read besides what the caller trusts already.
 
     Returns:
         The network in eval mode. One from an ONNX file gives no gradients.
 
     Raises:
-        RunError: If it cannot be found, imported or read; the message says how.
+        RunError: If it cannot be found, imported or read, or is not trusted; the message says how.
     """
     path = Path(name)
     if path.suffix in (".onnx", ".pt2"):
         if not path.is_file():
             raise RunError(f"{path} does not exist.")
-        return OnnxNetwork(path) if path.suffix == ".onnx" else ExportedNetwork(path)
+        if path.suffix == ".onnx":
+            return OnnxNetwork(path)
+        with trusting(*trust):
+            check_file(path)
+        return ExportedNetwork(path)
     with trusting(name):  # whoever writes it down here allows it
         return _made(name, {}).eval()
 

@@ -1,4 +1,5 @@
-"""Whose code may run: a function that a file names is imported only where the caller trusts it."""
+"""Whose code may run: a function that a file names is imported, and a file that is code is read,
+only where the caller trusts it."""
 
 import importlib
 import os
@@ -6,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from pathlib import Path
 from typing import Any
 
 from equipoise.runs import RunError
@@ -20,7 +22,8 @@ def trusting(*code: Trusted) -> Iterator[None]:
 
     Args:
         code: A module's name allows every function that it or its submodules define;
-            ``"module:function"`` allows that one; a function allows itself, under its own name.
+            ``"module:function"`` allows that one; a function allows itself, under its own name; the
+            path of a file of ``torch.export`` allows that file.
 
     Returns:
         A context manager.
@@ -30,6 +33,21 @@ def trusting(*code: Trusted) -> Iterator[None]:
         yield
     finally:
         _trusted.reset(before)
+
+
+def check_file(path: Path) -> None:
+    """Refuse a file that is code, unless it is trusted by its own path.
+
+    Raises:
+        RunError: If it is not.
+    """
+    files = (Path(code) for code in _trusted.get() if isinstance(code, str))
+    if not any(file.resolve() == path.resolve() for file in files):
+        raise RunError(
+            f"{path} is a file of torch.export, which torch reads in ways that can run code, so it "
+            f"was not read. If you trust who made it, say so: --trust {path} on the command line, "
+            f'trust=("{path}",) in Python. ONNX files and model folders hold no code.'
+        )
 
 
 def function_named(name: str) -> Callable[..., Any]:
