@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
 
 import tiny
 from equipoise import checkpoints
@@ -124,13 +125,32 @@ def train(name: str, folder: Path, fabric: Any) -> dict[str, Tensor]:
     return tiny.weights(task)
 
 
+def counting(fabric: Any, reductions: list[int]) -> None:
+    """Let every task that Fabric wraps from now on note how many gradients each reduction has."""
+    setup = fabric.setup
+
+    def noting(_: Any, bucket: torch.distributed.GradBucket):  # torch reads this annotation
+        reductions.append(bucket.buffer().numel())
+        return default_hooks.allreduce_hook(None, bucket)
+
+    def wrapped(*given: Any) -> Any:
+        found = setup(*given)
+        found[0]._forward_module.register_comm_hook(None, noting)
+        return found
+
+    fabric.setup = wrapped
+
+
 def main(folder: Path, names: list[str]) -> None:
     torch.set_num_threads(1)
     fabric = launched(LOOP, devices=2, accelerator="cpu")
+    reductions: list[int] = []
+    counting(fabric, reductions)
     for name in names or CASES:
+        reductions.clear()
         weights = train(name, folder, fabric)
         path = folder / f"{name}.{fabric.global_rank}.safetensors"
-        path.write_bytes(checkpoints.pack(weights, {}))
+        path.write_bytes(checkpoints.pack(weights, {"reductions": reductions}))
 
 
 if __name__ == "__main__":

@@ -146,6 +146,15 @@ def test_two_processes_train_what_one_process_trains(tmp_path, together, name):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", ranks_worker.CASES)
+def test_gradients_are_reduced_once_a_step_whatever_the_attack_needs(together, name):
+    _, state = checkpoints.unpack(together / f"{name}.0.safetensors")
+    steps = ranks_worker.SHORT.epochs * (len(ranks_worker.TRAIN) // ranks_worker.LOOP.batch_size)
+    assert len(state["reductions"]) == steps
+    assert len(set(state["reductions"])) == 1  # always of all of them
+
+
+@pytest.mark.slow
 def test_processes_stop_together_and_go_on_to_the_same_bits(tmp_path):
     recipe = tiny.recipe("pgd_at_digits")
     recipe = replace(recipe, loop=replace(recipe.loop, batch_size=64, validation_images=700))
