@@ -2,13 +2,13 @@
 
 import sys
 from collections.abc import Callable
-from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
 from rich.console import Console
 
+from equipoise.cli_after import evaluate_and_print
 from equipoise.cli_deploy import card, export, predict
 from equipoise.cli_reproduce import reproduce
 from equipoise.cli_train import Sources, stopped, train_recipe
@@ -133,10 +133,6 @@ def evaluate(
         seed: Of the attacks.
         batch_size: Images attacked at once.
     """
-    from equipoise import jobs
-    from equipoise.report import rich_checks, rich_columns, rich_table
-    from equipoise.terminal import Terminal
-
     if not models:
         raise ValueError("evaluate needs at least one model, got none.")
     if size is not None and dataset is None:
@@ -145,36 +141,25 @@ def evaluate(
         "epsilons": epsilons, "suites": suite, "steps": steps, "restarts": restarts,
         "images": images, "part": part, "norm": norm,
     }  # fmt: skip
-    changes = {name: value for name, value in changes.items() if value is not None}
-    records, paths = [], []
-    with Terminal(_console) as terminal:
-        source = jobs.named_source(dataset, data, size) if dataset is not None else None
-        for model, preference in product(models, preferences or (None,)):
-            record, path = jobs.evaluate(
-                model,
-                changes=changes,
-                dataset=source.load() if source is not None else None,
-                data=data,
-                seed=seed,
-                batch_size=batch_size,
-                surrogates=surrogates,
-                logits=logits,
-                trust=trust,
-                preference=preference,
-                search_precision=search_precision,
-                order=order,
-                checks=self_checks,
-                workers=workers,
-                reporter=terminal,
-            )
-            records.append(record)
-            paths.append(path)
-    _console.print(rich_table(records, "Worst case per image"))
-    if any(each["independent"] for each in records[0]["suites"]):
-        _console.print(rich_columns(records, "Attack by attack"))
-    _console.print(rich_checks(*records))
-    for path in paths:
-        _console.print(f"record: {path}", highlight=False)
+    from equipoise import jobs
+
+    source = jobs.named_source(dataset, data, size) if dataset is not None else None
+    evaluate_and_print(
+        models,
+        preferences or (None,),
+        changes={name: value for name, value in changes.items() if value is not None},
+        dataset=source.load() if source is not None else None,
+        data=data,
+        seed=seed,
+        batch_size=batch_size,
+        surrogates=surrogates,
+        logits=logits,
+        trust=trust,
+        search_precision=search_precision,
+        order=order,
+        checks=self_checks,
+        workers=workers,
+    )
 
 
 def compare(records: Annotated[tuple[Path, ...], tyro.conf.Positional]) -> None:

@@ -6,6 +6,8 @@ from typing import Annotated, Literal
 import tyro
 from rich.console import Console
 
+from equipoise.cli_after import export_and_print
+
 _console = Console()
 
 
@@ -31,14 +33,10 @@ def export(
         size: Height and width of images, for a model that does not say.
         trust: Modules whose code may be run to build a model that is not Equipoise's own.
     """
-    from equipoise import deployment
-    from equipoise.models.trust import trusting
-
-    with trusting(*trust):
-        done = deployment.export(
-            model, out, form=format, preference=preference, images=images, data=data, size=size
-        )
-    _console.print(f"{done.path}: {done.summary()}", highlight=False, soft_wrap=True)
+    export_and_print(
+        model, out, trust=trust,
+        form=format, preference=preference, images=images, data=data, size=size,
+    )  # fmt: skip
 
 
 def predict(

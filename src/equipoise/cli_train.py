@@ -10,6 +10,7 @@ from typing import Annotated, Literal, NoReturn, get_args
 import tyro
 from rich.console import Console
 
+from equipoise.cli_after import evaluate_and_print, export_and_print, export_form
 from equipoise.signals import Interrupted, exit_status
 
 Sources = Literal["digits", "cifar10", "cifar100", "svhn", "tinyimagenet", "imagefolder", "npz"]
@@ -63,6 +64,10 @@ def train_recipe(name: str, arguments: list[str]) -> None:
         """GPUs of each stage on the cluster."""
         dry_run: bool = False
         """Train nothing: measure a few steps and print what the run would cost here."""
+        evaluate: bool = False
+        """Then attack the model as the recipe says, and print the table."""
+        export: Path | None = None
+        """Then write the model to FILE.onnx or FILE.pt2, its scores inside."""
 
     early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     early.add_argument("--dataset", nargs="?")
@@ -87,6 +92,8 @@ def train_recipe(name: str, arguments: list[str]) -> None:
     if given.data is not None:
         recipe = replace(recipe, dataset=jobs.with_folder(recipe.dataset, given.data))
     folder = given.out or Path("runs") / recipe.name
+    if given.export is not None:
+        export_form(given.export)  # a wrong ending is refused before hours of training
     written = [each for each in (named.network, *named.extractors) if each and ":" in each]
     trust = (*given.trust, *written)  # what is written on this very command line is allowed
     if given.dry_run:
@@ -98,6 +105,8 @@ def train_recipe(name: str, arguments: list[str]) -> None:
         _console.print(rich_costs(cost))
         return
     again = f" --trust {' '.join(trust)}" if trust else ""
+    then = " --evaluate" * given.evaluate
+    then += f" --export {given.export}" if given.export is not None else ""
     began = time.monotonic()
     console, is_first = _console, True
     try:
@@ -129,12 +138,17 @@ def train_recipe(name: str, arguments: list[str]) -> None:
             sys.exit(0)
         if not isinstance(error, Interrupted):
             raise
-        stopped(f"equipoise train {folder} --out {folder} --resume{again}")
+        stopped(f"equipoise train {folder} --out {folder} --resume{then}{again}")
     if not is_first:
         return
     _console.print(f"model: {folder / 'model'}", highlight=False)
     _console.print(f"took: {time.monotonic() - began:.0f} s", highlight=False)
-    _console.print(f"next: equipoise evaluate {folder}{again}", highlight=False)
+    if given.evaluate:
+        evaluate_and_print((str(folder),), trust=trust)
+    else:
+        _console.print(f"next: equipoise evaluate {folder}{again}", highlight=False)
+    if given.export is not None:
+        export_and_print(str(folder), given.export, trust=trust)
 
 
 def stopped(command: str) -> NoReturn:
