@@ -7,21 +7,27 @@ that its peak memory is its own; the exponent b of size**b is fitted to the poin
 import json
 import multiprocessing
 import resource
+import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import torch
+from matplotlib.figure import Figure as Canvas
 from steps import batch, branch_task, network, our_step, pgd_task
 from timing import exponent, rounded, settings
 from timing import write_record as write
 from torch import nn
 
+from equipoise import runs
 from equipoise.methods import AFS, Schedule
 from equipoise.methods.afs import MergerTask
 from equipoise.methods.stage import TrainingAttack
 from equipoise.models import FeatureStack
 from equipoise.objectives import PGDAT
+from equipoise.report.papers.style import COLOURS, MARKS, WIDTH, styled
 
+PICTURE = Path(__file__).resolve().parents[1] / "docs" / "images" / "growth.svg"
 STEPS = 10
 USUAL = {"batch": 32, "size": 32, "width": 2, "depth": 10, "branches": 1, "members": 1}
 POINTS: dict[str, tuple[int, ...]] = {
@@ -96,8 +102,39 @@ def measured(what: str, value: int, rounds: int, threads: int) -> dict[str, Any]
     return found
 
 
+KINDS = {"seconds": ("time", "s"), "megabytes_above_start": ("memory", "MB")}
+
+
+def draw(curves: list[dict[str, Any]], file: Path) -> None:
+    """One plot for each thing that grows: time and memory as multiples of the first point's."""
+    with styled():
+        figure = Canvas(figsize=(2 * WIDTH, WIDTH * 1.3), layout="constrained")
+        for place, curve in zip(figure.subplots(2, 3).flat, curves, strict=True):
+            sizes = [point[curve["grows"]] for point in curve["points"]]
+            for (name, (kind, unit)), colour, mark in zip(
+                KINDS.items(), COLOURS, MARKS, strict=False
+            ):
+                values = [point[name] for point in curve["points"]]
+                said = f"{kind} ~ power {curve[f'exponent_of_{name}']:.2f}"
+                said += f" ({values[0]:.3g} to {values[-1]:.3g} {unit})"
+                times = [value / values[0] for value in values]
+                place.loglog(sizes, times, color=colour, marker=mark, label=said)
+            low, high = place.get_ylim()
+            ticks = [2.0**power for power in range(-2, 9) if low <= 2.0**power <= high]
+            place.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
+            place.set_xticks(sizes, [str(size) for size in sizes])
+            place.set_title(curve["says"])
+            place.minorticks_off()
+            place.legend(loc="upper center", bbox_to_anchor=(0.5, -0.1))
+        figure.supylabel("times the first point", fontsize=7)
+        figure.savefig(file, metadata={"Date": None})
+
+
 def main() -> None:
-    """Run, print, write the record."""
+    """Run, print, write the record and the picture; ``--draw`` draws the record that is there."""
+    if sys.argv[1:] == ["--draw"]:
+        draw(runs.read_json(Path(__file__).with_suffix(".json"))["curves"], PICTURE)
+        return
     given = settings(__doc__, rounds=3)
     curves = []
     for what, values in POINTS.items():
@@ -108,6 +145,7 @@ def main() -> None:
         print(f"{SAYS[what]}: time ~ {what}^{curve['exponent_of_seconds']:.2f}", flush=True)
         curves.append(curve)
     write(__file__, given, {"usual": USUAL, "steps": STEPS, "curves": curves})
+    draw(curves, PICTURE)
 
 
 if __name__ == "__main__":
