@@ -11,6 +11,7 @@ from rich import box
 from rich.table import Table
 
 from equipoise import runs
+from equipoise.report.reference import reference_table
 from equipoise.report.speed import speed_table
 
 Record = dict[str, Any]
@@ -172,7 +173,8 @@ def fill_markers(path: Path) -> bool:
     A table of all records under ``folder`` stands between ``<!-- records: folder -->`` and
     ``<!-- end records -->``; the folder is relative to the file. With ``ranked`` after the folder
     the models stand in the order of their trade-off, the best first. A speed table stands between
-    ``<!-- benchmark: record.json ... -->`` and ``<!-- end benchmark -->``.
+    ``<!-- benchmark: record.json ... -->`` and ``<!-- end benchmark -->``, one of our suites beside
+    AutoAttack between ``<!-- autoattack: record.json -->`` and ``<!-- end autoattack -->``.
 
     Args:
         path: The Markdown file, rewritten in one step if a table changed.
@@ -197,12 +199,17 @@ def fill_markers(path: Path) -> bool:
         return f"{found['begin']}\n{markdown_table(records)}{found['end']}"
 
     def renew_speed(found: re.Match[str]) -> str:
-        names = found["folder"].split()
-        made = speed_table([runs.read_json(path.parent / name) for name in names])
+        records = [runs.read_json(path.parent / name) for name in found["folder"].split()]
+        made = speed_table(records)
+        return f"{found['begin']}\n{made}{found['end']}"
+
+    def renew_reference(found: re.Match[str]) -> str:
+        made = reference_table(runs.read_json(path.parent / found["folder"].strip()))
         return f"{found['begin']}\n{made}{found['end']}"
 
     renewed = text
-    for kind, make in (("records", renew), ("benchmark", renew_speed)):
+    kinds = {"records": renew, "benchmark": renew_speed, "autoattack": renew_reference}
+    for kind, make in kinds.items():
         renewed = re.sub(
             rf"(?P<begin><!-- {kind}: (?P<folder>[^>]*) -->)\n.*?(?P<end><!-- end {kind} -->)",
             make,

@@ -1,0 +1,63 @@
+"""Our suites beside AutoAttack, from the record of ``benchmarks/against_autoattack.py``."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from equipoise.epsilon import format_epsilon
+
+
+def reference_table(record: Mapping[str, Any]) -> str:
+    """The models of one such record as Markdown, with what they have in common.
+
+    Args:
+        record: As the script writes it.
+
+    Returns:
+        The table and its caption.
+
+    Raises:
+        ValueError: If the record holds no model.
+    """
+    rows = record.get("models", [])
+    if not rows:
+        raise ValueError("the record of against_autoattack.py holds no model; run the script.")
+    head = ["model", "seed", "ε", "images", "AutoAttack", "by its package alone", "ours"]
+    head += ["left by ours and broken by it", "left by it and broken by ours", "time"]
+    lines = ["| " + " | ".join(head) + " |", "|---|" + "---:|" * (len(head) - 1)]
+    lines += ["| " + " | ".join(_cells(row)) + " |" for row in rows]
+    behind = max(100 * (row["ours"]["accuracy"] - row["autoattack"]["accuracy"]) for row in rows)
+    both = [row for row in rows if "pyautoattack" in row]
+    apart = sum(_differ(row) for row in both)
+    said = (
+        f"Accuracy in % at ε. `ours` is `standard` with `adaptive`; of {len(rows)} models, none "
+        f"has more than {max(behind, 0):.1f} points over AutoAttack. Through our engine and by its "
+        f"package alone, AutoAttack's verdicts differ on {apart} of "
+        f"{sum(row['images'] for row in both)} images. Time is that of ours as a share of "
+        f"AutoAttack's in our engine; {record['environment']['processor']}, other work on the "
+        "cores."
+    )
+    return "\n".join([*lines, "", said]) + "\n"
+
+
+def _differ(row: Mapping[str, Any]) -> int:
+    """Images on which the package alone and the engine say otherwise."""
+    found = row["autoattack"]
+    ours: int = found["right_here_and_broken_by_autoattack"]
+    theirs: int = found["broken_here_and_right_under_autoattack"]
+    return ours + theirs
+
+
+def _cells(row: Mapping[str, Any]) -> list[str]:
+    theirs, ours, alone = row["autoattack"], row["ours"], row.get("pyautoattack")
+    return [
+        row["model"],
+        f"{row['seed']}",
+        format_epsilon(row["epsilon"]),
+        f"{row['images']}",
+        f"{100 * theirs['accuracy']:.1f}",
+        "" if alone is None else f"{100 * alone['accuracy']:.1f}",
+        f"{100 * ours['accuracy']:.1f}",
+        f"{ours['right_here_and_broken_by_autoattack']}",
+        f"{ours['broken_here_and_right_under_autoattack']}",
+        f"{ours['seconds'] / theirs['seconds']:.2f}",
+    ]
