@@ -1,5 +1,6 @@
 """A disk that is really full: a small file system of its own, where we may mount one."""
 
+import json
 import os
 import subprocess
 
@@ -7,6 +8,7 @@ import pytest
 
 import tiny
 from equipoise import jobs, load, runs
+from equipoise.metrics import METRICS, metrics_log
 
 
 @pytest.fixture
@@ -44,3 +46,21 @@ def test_a_full_disk_stops_training_with_the_remedy_and_loses_nothing(small_disk
     resumed = jobs.train(recipe, place / "run", dataset=data, resume=True)
     assert tiny.same(tiny.weights(resumed), tiny.weights(whole))
     assert tiny.same(tiny.weights(load(place / "run")), tiny.weights(whole))
+
+
+def test_curves_on_a_full_disk_are_refused_by_name(small_disk):
+    place, grow = small_disk
+    with metrics_log(place / "stage", 0) as log:
+        log({"epoch": 0, "train": {"loss": 1.0}})
+        with (place / "filler").open("wb") as file, pytest.raises(OSError, match="No space left"):
+            file.write(bytes(2_000_000))
+        entry = {"epoch": 1, "train": {"loss": 1.0}, "note": "x" * 5000}
+        with pytest.raises(runs.RunError, match=r"cannot write .*No space left.*--resume"):
+            log(entry)
+    with pytest.raises(runs.RunError, match=r"cannot write .*No space left"):
+        metrics_log(place / "another", 0).__enter__()
+    grow()
+    with metrics_log(place / "stage", 1) as log:
+        log({"epoch": 1, "train": {"loss": 0.5}})
+    lines = (place / "stage" / METRICS).read_text().splitlines()
+    assert [json.loads(line)["epoch"] for line in lines] == [0, 1]

@@ -121,6 +121,21 @@ def test_the_curves_are_in_tensorboards_format(tmp_path):
     assert drawn == pytest.approx([entry["train"]["loss"] for entry in metrics(tmp_path)])
 
 
+def test_a_resumed_run_draws_each_epoch_once(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    interrupt = partial(os.kill, os.getpid(), signal.SIGINT)
+    with pytest.raises(Interrupted):
+        run(tmp_path, reporter=AfterSteps(2 * STEPS + 1, interrupt))
+    run(tmp_path)
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    found = events.Scalars("train/loss")
+    assert [event.step for event in found] == [0, 1, 2]
+    times = [event.wall_time for event in found]
+    assert times == sorted(times)
+
+
 def test_the_same_seed_gives_the_same_bits_and_another_one_does_not(tmp_path):
     first, again = (weights(run(tmp_path / n)[0]) for n in ("a", "b"))
     other = weights(run(tmp_path / "c", seed=1)[0])

@@ -1,20 +1,26 @@
 """Training curves: one line an epoch in metrics.jsonl, and the same for TensorBoard."""
 
 import contextlib
+import io
 import json
 import shutil
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from equipoise import runs
 
 METRICS = "metrics.jsonl"
+_EVENTS = Path("tensorboard") / "events.out.tfevents.equipoise"
 
 
 @contextlib.contextmanager
 def metrics_log(folder: Path, epoch: int) -> Iterator[Callable[[dict[str, Any]], None]]:
     """Open a stage's curves for appending; what a resume will repeat is dropped first.
+
+    TensorBoard's own writer is left alone: it holds its file open and writes from a thread, where
+    nobody can catch that the disk is full.
 
     Args:
         folder: Of the stage.
@@ -26,35 +32,57 @@ def metrics_log(folder: Path, epoch: int) -> Iterator[Callable[[dict[str, Any]],
     Raises:
         RunError: If a line cannot be written.
     """
-    from torch.utils.tensorboard import SummaryWriter
-
-    path = folder / METRICS
+    path, events = folder / METRICS, folder / _EVENTS
     lines = path.read_text().splitlines() if path.exists() else []
     kept = []
     for line in lines:
         with contextlib.suppress(ValueError, KeyError):  # a line cut short by a kill
-            if json.loads(line)["epoch"] < epoch:
-                kept.append(line)
-    runs.write_bytes(path, "".join(line + "\n" for line in kept).encode())
-    board = folder / "tensorboard"
-    if not kept:
-        shutil.rmtree(board, ignore_errors=True)
-    writer = SummaryWriter(str(board), purge_step=epoch)
+            entry = json.loads(line)
+            if entry["epoch"] < epoch:
+                kept.append(entry)
+    runs.write_bytes(path, "".join(json.dumps(entry) + "\n" for entry in kept).encode())
+    shutil.rmtree(events.parent, ignore_errors=True)
+    runs.write_bytes(events, _encoded(kept, begins=True))
 
     def write(entry: dict[str, Any]) -> None:
-        try:
-            with path.open("a") as file:
-                file.write(json.dumps(entry) + "\n")
-        except OSError as error:
-            raise runs.RunError(
-                f"cannot write {path} ({error.strerror}); free some space and run again with "
-                "--resume."
-            ) from error
-        for part in ("train", "validation"):
-            for name, value in entry.get(part, {}).items():
-                writer.add_scalar(f"{part}/{name}", value, entry["epoch"])
+        _append(path, (json.dumps(entry) + "\n").encode())
+        _append(events, _encoded([entry]))
 
+    yield write
+
+
+def _append(path: Path, content: bytes) -> None:
     try:
-        yield write
-    finally:
-        writer.close()
+        with path.open("ab") as file:
+            file.write(content)
+    except OSError as error:
+        raise runs.RunError(
+            f"cannot write {path} ({error.strerror}); free some space and run again with --resume."
+        ) from error
+
+
+def _encoded(entries: Sequence[dict[str, Any]], *, begins: bool = False) -> bytes:
+    """Entries as records of TensorBoard's; earlier ones as long ago as their seconds say."""
+    from tensorboard.compat.proto.event_pb2 import Event
+    from tensorboard.compat.proto.summary_pb2 import Summary
+    from tensorboard.summary.writer.record_writer import RecordWriter
+
+    content, now = io.BytesIO(), time.time()
+    writer = RecordWriter(content)
+    if begins:
+        writer.write(Event(wall_time=now, file_version="brain.Event:2").SerializeToString())
+    last = entries[-1].get("seconds", 0.0) if entries else 0.0
+    for entry in entries:
+        values = [
+            Summary.Value(tag=f"{part}/{name}", simple_value=value)
+            for part in ("train", "validation")
+            for name, value in entry.get(part, {}).items()
+        ]
+        writer.write(
+            Event(
+                wall_time=now - (last - entry.get("seconds", 0.0)),
+                step=entry["epoch"],
+                summary=Summary(value=values),
+            ).SerializeToString()
+        )
+    return content.getvalue()
