@@ -184,13 +184,14 @@ def report(
     data: Path | None = None,
     trust: tuple[str, ...] = (),
 ) -> None:
-    """Print one table from records, write an HTML page, or renew tables inside a Markdown file.
+    """Print one table from records, write a page or a picture, or renew tables in a Markdown file.
 
     Args:
         records: Record files, or folders that hold some.
         suite: Show this suite attack by attack as well.
         into: A Markdown file with `<!-- records: FOLDER -->` markers; every table in it is renewed.
-        out: Write one self-contained HTML page to this file.
+        out: Write one self-contained HTML page to this file, or the curves alone to a .svg, .png
+            or .pdf.
         gallery: First make pictures of so many attacked images with the models beside the records,
             for the page.
         data: Folder of the data set for those pictures, if it lies elsewhere here.
@@ -216,7 +217,12 @@ def report(
 
             with trusting(*trust):
                 write_galleries(pairs, gallery, data)
-        if out is not None:
+        if out is not None and out.suffix in (".svg", ".png", ".pdf"):
+            from equipoise.report.curves import write_curves
+
+            write_curves(found, out)
+            _console.print(f"curves: {out}", highlight=False)
+        elif out is not None:
             from equipoise.report.page import write_page
 
             write_page(pairs, out)

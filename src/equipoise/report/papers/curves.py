@@ -15,6 +15,8 @@ from equipoise.report.papers.style import COLOURS, DASHES, MARKS, Drawing, canva
 
 Numbers = Sequence[float]
 _AFA = " + AFA"
+_LETTERS = 60
+"""So many fit into a column's width in a legend; each entry's mark takes eight."""
 
 
 def accuracy_curves(drawing: Drawing) -> Canvas:
@@ -45,7 +47,8 @@ def accuracy_curves(drawing: Drawing) -> Canvas:
         each.set_ylabel("accuracy, %")
         each.set_ylim(0, 101)
     handles, labels = panel.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=3, handlelength=2.8)
+    columns = max(1, min(3, _LETTERS // (max(map(len, labels)) + 8)))
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns, handlelength=2.8)
     return figure
 
 

@@ -1,0 +1,43 @@
+import pytest
+
+from equipoise import cli, runs
+from equipoise.report.curves import write_curves
+from tiny import record
+
+
+@pytest.mark.parametrize("kind", ["svg", "png", "pdf"])
+def test_the_same_records_give_the_same_picture(tmp_path, kind):
+    files = [tmp_path / f"{name}.{kind}" for name in "ab"]
+    for file in files:
+        write_curves([record("one"), record("two")], file)
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_every_model_is_named_and_none_is_cut_off(tmp_path):
+    names = ["a_rather_long_name_of_a_model", "another_name_that_is_quite_long"]
+    write_curves([record(name) for name in names], tmp_path / "x.svg")
+    text = (tmp_path / "x.svg").read_text()
+    for name in names:
+        assert f">{name}<" in text
+    assert "worst case per image" in text
+    assert 'x="-' not in text
+
+
+@pytest.mark.parametrize(
+    ("records", "file", "message"),
+    [
+        ([record()], "x.gif", r"ends in .svg, .png, .pdf, got .*x.gif"),
+        ([], "x.svg", "there is no record to draw"),
+    ],
+)
+def test_what_cannot_be_drawn_is_refused(tmp_path, records, file, message):
+    with pytest.raises(ValueError, match=message):
+        write_curves(records, tmp_path / file)
+    assert not any(tmp_path.iterdir())
+
+
+def test_the_command_writes_it(tmp_path, capsys):
+    runs.write_json(tmp_path / "r.json", record())
+    cli.main(["report", str(tmp_path / "r.json"), "--out", str(tmp_path / "x.png")])
+    assert "curves:" in capsys.readouterr().out
+    assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
