@@ -128,7 +128,8 @@ AFA_ENTRIES = (
         title="Several attacks, the adaptive attack, and a black-box attack",
         note="PGD+Ada., measured: the worst case for each image over the margin, APGD, and both "
         "directions of the seven ratios; the paper reports its best single ratio. BB: images made "
-        "on another network by PGD on two losses; the paper's is a ResNet-50.",
+        "on another network by PGD on two losses; the paper's is a ResNet-50. In the paper's row "
+        "Standard the black-box numbers repeat those of the attacks; they are shown as printed.",
         content=Table(
             parts=(Part(data="cifar10", source=_AFA + "Table 3", rows=_FOUR),),
             columns=(

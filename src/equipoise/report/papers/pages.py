@@ -40,7 +40,7 @@ def write_entry(
             written = write_figure(
                 entry.content.draw(drawing_of(entry, scale, results, data)), place
             )
-        texts = {"md": f"![{entry.title}]({place.name}.png)\n\n{_caption(entry, scale, results)}"}
+        texts = {"md": f"![{entry.title}]({place.name}.svg)\n\n{_caption(entry, scale, results)}"}
     else:
         written = []
         texts = {
