@@ -133,6 +133,8 @@ def evaluate(
         seed: Of the attacks.
         batch_size: Images attacked at once.
     """
+    from equipoise import jobs
+
     if not models:
         raise ValueError("evaluate needs at least one model, got none.")
     if size is not None and dataset is None:
@@ -141,8 +143,6 @@ def evaluate(
         "epsilons": epsilons, "suites": suite, "steps": steps, "restarts": restarts,
         "images": images, "part": part, "norm": norm,
     }  # fmt: skip
-    from equipoise import jobs
-
     source = jobs.named_source(dataset, data, size) if dataset is not None else None
     evaluate_and_print(
         models,
@@ -217,16 +217,16 @@ def report(
 
             with trusting(*trust):
                 write_galleries(pairs, gallery, data)
-        if out is not None and out.suffix in (".svg", ".png", ".pdf"):
-            from equipoise.report.curves import write_curves
-
-            write_curves(found, out)
-            _console.print(f"curves: {out}", highlight=False)
-        elif out is not None:
+        if out is not None:
+            from equipoise.report.curves import ENDINGS, write_curves
             from equipoise.report.page import write_page
 
-            write_page(pairs, out)
-            _console.print(f"page: {out}", highlight=False)
+            if out.suffix in ENDINGS:
+                write_curves(found, out)
+            else:
+                write_page(pairs, out)
+            kind = "curves" if out.suffix in ENDINGS else "page"
+            _console.print(f"{kind}: {out}", highlight=False)
     elif into is None:
         raise ValueError("report found no record; name record files or a folder that holds some.")
 

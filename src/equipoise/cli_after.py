@@ -9,7 +9,6 @@ from typing import Any, Literal
 from rich.console import Console
 
 _console = Console()
-_FORMS: dict[str, Literal["onnx", "torch-export"]] = {".onnx": "onnx", ".pt2": "torch-export"}
 
 
 def evaluate_and_print(
@@ -48,11 +47,14 @@ def export_form(file: Path) -> Literal["onnx", "torch-export"]:
     Raises:
         ValueError: If it stands for none, or for one whose libraries are not installed.
     """
-    if file.suffix not in _FORMS:
-        raise ValueError(f"an exported file ends in {' or '.join(_FORMS)}, got {file}.")
+    from equipoise.deployment.export import SUFFIXES
+
+    forms = {suffix: form for form, suffix in SUFFIXES.items()}
+    if file.suffix not in forms:
+        raise ValueError(f"an exported file ends in {' or '.join(forms)}, got {file}.")
     if file.suffix == ".onnx" and None in map(find_spec, ("onnx", "onnxscript", "onnxruntime")):
         raise ValueError(f"{file} needs more libraries: pip install 'equipoise[onnx]'.")
-    return _FORMS[file.suffix]
+    return forms[file.suffix]
 
 
 def export_and_print(model: str, file: Path, *, trust: Sequence[str] = (), **settings: Any) -> None:

@@ -9,7 +9,7 @@ from equipoise.methods import Schedule, Stage
 from equipoise.methods.adversarial_training import network_stage
 from equipoise.objectives import PGDAT, Standard
 from equipoise.training import Loop, TrainingError
-from equipoise.training.accumulation import is_out_of_memory
+from equipoise.training.accumulation import in_parts, is_out_of_memory
 from tiny import ATTACK, LOOP, fit_stage, learnable, linear, weights
 
 MORE_THAN_THERE_IS = 2**47
@@ -103,12 +103,31 @@ def test_a_step_of_two_images_that_does_not_fit_is_refused_and_checkpoints_stay(
 
 
 def test_another_error_is_not_taken_for_it(tmp_path):
-    of = stage(16)
+    def fails(module, given):
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    of, heard = stage(16), Heard()
     task = of.build({})
-    task.network.network = linear(2)[:1]  # logits of the wrong shape
-    with pytest.raises((RuntimeError, ValueError, IndexError)) as error:
-        fit_stage(of, task, tmp_path)
-    assert not is_out_of_memory(error.value)
+    task.network.register_forward_pre_hook(fails)
+    with pytest.raises(RuntimeError, match="mat1 and mat2"):
+        fit_stage(of, task, tmp_path, reporter=heard)
+    assert heard.said == []
+
+
+def test_the_parts_draw_what_the_whole_would_have_begun_with():
+    images, labels = torch.zeros(8, 1, 2, 2), torch.zeros(8, dtype=torch.long)
+    generator, drawn = torch.Generator().manual_seed(0), []
+
+    def backward(some, their, share, first):
+        drawn.append(torch.rand(1, generator=generator).item())
+        if len(some) > 2:
+            torch.empty(MORE_THAN_THERE_IS)
+        return {"loss": torch.tensor(float(len(drawn)))}
+
+    terms, parts = in_parts(images, labels, 1, backward, generator, lambda text: None)
+    assert parts == 4
+    assert drawn[0] == drawn[1] == drawn[2] != drawn[3]
+    assert terms["loss"].item() == pytest.approx((3 + 4 + 5 + 6) / 4)
 
 
 @pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory.")])

@@ -1,16 +1,15 @@
 """Accuracy over strength as a picture of its own, for a page or a paper."""
 
 from collections.abc import Sequence
-from io import BytesIO
 from pathlib import Path
 
 from equipoise import runs
 from equipoise.report.papers.curves import accuracy_curves
 from equipoise.report.papers.measured import Result
-from equipoise.report.papers.style import Drawing, styled
+from equipoise.report.papers.style import FORMATS, Drawing, encoded, styled
 from equipoise.report.table import Record, fullest
 
-ENDINGS = (".svg", ".png", ".pdf")
+ENDINGS = tuple(f".{kind}" for kind in FORMATS)
 
 
 def write_curves(records: Sequence[Record], file: Path) -> None:
@@ -34,7 +33,6 @@ def write_curves(records: Sequence[Record], file: Path) -> None:
     measured: dict[str, list[Result]] = {}
     for record in shown:
         measured.setdefault(record["model"], []).append(Result(recipe={}, record=record))
-    content, kind = BytesIO(), file.suffix[1:]
     with styled():
         drawing = Drawing(
             measured=measured,
@@ -42,6 +40,5 @@ def write_curves(records: Sequence[Record], file: Path) -> None:
             published_as="",
             measured_as=f"{shown[0]['data']}, {shown[0]['norm']}, worst case per image",
         )
-        dates: dict[str, dict[str, None]] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
-        accuracy_curves(drawing).savefig(content, format=kind, metadata=dates.get(kind, {}))
-    runs.write_bytes(file, content.getvalue())
+        content = encoded(accuracy_curves(drawing), file.suffix[1:])
+    runs.write_bytes(file, content)

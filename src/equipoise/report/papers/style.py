@@ -93,8 +93,16 @@ def canvas(rows: int, columns: int, height: float, **settings: Any) -> tuple[Can
     return figure, list(panels.flat)
 
 
+def encoded(figure: Canvas, kind: str) -> bytes:
+    """A figure in one of ``FORMATS``; the same figure gives the same bytes."""
+    content = BytesIO()
+    dates: dict[str, Any] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
+    figure.savefig(content, format=kind, metadata=dates.get(kind, {}))
+    return content.getvalue()
+
+
 def write_figure(figure: Canvas, path: Path) -> list[Path]:
-    """Write a figure in every format; the same figure gives the same bytes.
+    """Write a figure in every format.
 
     Args:
         figure: Drawn inside ``styled``.
@@ -107,10 +115,8 @@ def write_figure(figure: Canvas, path: Path) -> list[Path]:
         RunError: If one cannot be written.
     """
     written = []
-    dates = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": {}}
     for kind in FORMATS:
-        content, place = BytesIO(), path.with_name(f"{path.name}.{kind}")
-        figure.savefig(content, format=kind, metadata=dates[kind])
-        runs.write_bytes(place, content.getvalue())
+        place = path.with_name(f"{path.name}.{kind}")
+        runs.write_bytes(place, encoded(figure, kind))
         written.append(place)
     return written
