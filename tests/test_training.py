@@ -12,7 +12,7 @@ from torch import nn
 from equipoise import checkpoints, training
 from equipoise.methods import Schedule, Stage
 from equipoise.methods.adversarial_training import NetworkTask, network_stage
-from equipoise.metrics import METRICS
+from equipoise.metrics import METRICS, metrics_log
 from equipoise.objectives import PGDAT, Standard
 from equipoise.training import BEST, LAST, Interrupted, Loop, TrainingError
 from tiny import (
@@ -134,6 +134,25 @@ def test_a_resumed_run_draws_each_epoch_once(tmp_path):
     assert [event.step for event in found] == [0, 1, 2]
     times = [event.wall_time for event in found]
     assert times == sorted(times)
+
+
+def test_what_a_resume_repeats_stands_once_in_the_curves(tmp_path):
+    from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+
+    def entry(epoch, loss):
+        return {"epoch": epoch, "train": {"loss": loss}, "seconds": float(epoch)}
+
+    with metrics_log(tmp_path, 0) as log:
+        log(entry(0, 3.0))
+        log(entry(1, 2.0))  # and is killed before the checkpoint of this epoch
+    with metrics_log(tmp_path, 1) as log:
+        log(entry(1, 1.0))
+    (file,) = (tmp_path / "tensorboard").iterdir()
+    events = [event for event in EventFileLoader(str(file)).Load() if event.summary.value]
+    values = [event.summary.value[0].tensor.float_val[0] for event in events]
+    assert [event.step for event in events] == [0, 1]
+    assert values == [3.0, 1.0]
+    assert [entry["train"]["loss"] for entry in metrics(tmp_path)] == values
 
 
 def test_the_same_seed_gives_the_same_bits_and_another_one_does_not(tmp_path):
