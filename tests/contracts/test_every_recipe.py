@@ -7,10 +7,15 @@ import pytest
 import torch
 
 import tiny
-from equipoise.recipes import RECIPES, from_json, to_json
+from equipoise.recipes import GROUPS, RECIPES, from_json, to_json
 
 NAMES = list(RECIPES)
 DIGITS = [name for name in NAMES if RECIPES[name]().dataset.__class__.__name__ == "Digits"]
+
+
+def test_no_two_recipes_have_one_name():
+    names = [make.__name__ for group in GROUPS.values() for make in group]
+    assert sorted(names) == sorted(set(names))
 
 
 @pytest.mark.parametrize("name", NAMES)

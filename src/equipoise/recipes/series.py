@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
-from equipoise.objectives import FAT, TLA, TRADES
+from equipoise.objectives import FAT, TRADES
 from equipoise.recipes import cifar10, digits
 from equipoise.recipes.networks import WideResNetShape
 from equipoise.recipes.recipe import Recipe, row
@@ -77,23 +77,11 @@ SERIES: tuple[Make, ...] = (
     _afa_k(5, cifar10.STRENGTHS),
     _afa_k(9, tuple(k / 255 for k in range(9))),
     _named(
-        "random_budget_cifar10_compact",
-        "PGD-AT with a strength drawn for each image.",
-        cifar10.pgd_at_cifar10_compact,
-        random_budgets=cifar10.STRENGTHS,
-    ),
-    _named(
         "fat_trades_cifar10_compact",
         "Friendly adversarial training over TRADES, three steps.",
         cifar10.pgd_at_cifar10_compact,
         objective=FAT(over=TRADES(), tau=1),
         attack=replace(cifar10.pgd_at_cifar10_compact().method.attack, steps=3, relative_step=0.5),
-    ),
-    _named(
-        "tla_cifar10_compact",
-        "Triplet loss adversarial training.",
-        cifar10.pgd_at_cifar10_compact,
-        objective=TLA(),
     ),
     _wider(
         "large_cifar10_compact",
