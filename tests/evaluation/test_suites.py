@@ -160,13 +160,30 @@ def test_the_standard_suite_runs_with_any_number_of_classes(classes):
     labels = labels_of(model, images)
     (suite,) = suites_for(model, ("standard",), classes=classes)
     losses = {attack.loss for attack in suite.attacks}
-    assert ("dlr" in losses) == ("targeted_dlr" in losses) == (classes >= 4)
+    assert ("dlr" in losses) == (classes >= 4)
+    assert "targeted_margin" in losses
     for attack in suite.attacks:
         small = PGD(steps=2, relative_step=0.5, keep="best")
         quick = dataclasses.replace(attack, search=small)
         assert quick.run(model, images, labels, Linf(0.9), generator()).broken.shape == (3,)
         if attack.targets:
             assert attack.targets <= classes - 1
+
+
+def test_the_standard_suite_has_autoattacks_steps_and_targets():
+    (suite,) = suites_for(linear(), ("standard",), classes=10)
+    told = {attack.name: attack.describe() for attack in suite.attacks}
+    assert list(told) == [
+        "pgd-margin",
+        "apgd-cross-entropy",
+        "apgd-dlr",
+        "apgd-targeted-margin-9",
+        "square-1000",
+    ]
+    assert told["pgd-margin"]["restarts"] == 2
+    assert [each["steps"] for each in told.values() if "steps" in each] == [20, 100, 100, 100]
+    assert told["apgd-targeted-margin-9"]["targets"] == 9
+    assert told["square-1000"]["queries"] == 1000
 
 
 def test_the_papers_attacks_are_columns_of_their_own_with_kappa_named():
@@ -239,7 +256,9 @@ class NoGradients(nn.Module):
 
 def test_a_model_without_gradients_meets_the_attacks_that_need_none():
     suites = suites_for(NoGradients(), ("quick", "standard"), classes=10)
-    assert [(s.name, [a.name for a in s.attacks]) for s in suites] == [("standard", ["square-500"])]
+    assert [(s.name, [a.name for a in s.attacks]) for s in suites] == [
+        ("standard", ["square-1000"])
+    ]
     with pytest.raises(ValueError, match="gives no gradients, and the suites quick need them"):
         suites_for(NoGradients(), ("quick",), classes=10)
 
