@@ -5,8 +5,7 @@ import sys
 import pytest
 from rich.console import Console
 
-from equipoise import runs
-from equipoise.report import fill_markers, markdown_table, rich_table
+from equipoise.report import markdown_table, rich_table
 from equipoise.report.table import caption, fullest, rows
 
 OUTCOMES = {"broken_at": [-1] * 450, "broken_by": [None] * 450}
@@ -40,19 +39,6 @@ def record(model: str = "one", clean: float = 0.9, robust: float = 0.5, **change
         "clean_and_strongest": (clean + robust) / 2,
     }
     return found
-
-
-@pytest.fixture
-def page(tmp_path):
-    """A Markdown file with two tables, and their records."""
-    for folder, model in (("a", "one"), ("b", "two")):
-        runs.write_json(tmp_path / folder / "records" / "x.json", record(model))
-    path = tmp_path / "page.md"
-    path.write_text(
-        "# ε\n\n<!-- records: a -->\nold\n<!-- end records -->\n\nbetween\n\n"
-        "<!-- records: b -->\n<!-- end records -->\n\nafter\n"
-    )
-    return path
 
 
 def test_a_row_holds_percents_of_the_headline_and_of_the_first_suite_alone():
@@ -116,30 +102,6 @@ def test_the_terminals_table_prints_the_best_trade_off_in_bold():
     assert "\x1b[1m" in line
 
 
-def test_every_table_between_markers_is_renewed_and_nothing_else(page):
-    assert fill_markers(page)
-    text = page.read_text()
-    assert text.startswith("# ε\n\n<!-- records: a -->\n| model |")
-    assert "| one | 90.0 |" in text
-    assert "| two | 90.0 |" in text
-    assert "old" not in text
-    assert "<!-- end records -->\n\nbetween\n\n<!-- records: b -->\n" in text
-    assert text.endswith("<!-- end records -->\n\nafter\n")
-
-
-def test_a_page_that_is_up_to_date_is_left_alone(page):
-    fill_markers(page)
-    before = page.stat().st_mtime_ns
-    assert not fill_markers(page)
-    assert page.stat().st_mtime_ns == before
-
-
-def test_markers_of_a_folder_without_records_are_refused(page):
-    page.write_text("<!-- records: nothing -->\n<!-- end records -->\n")
-    with pytest.raises(ValueError, match="no record"):
-        fill_markers(page)
-
-
 def test_reports_are_made_without_torch():
     code = "import equipoise.report, sys; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
@@ -152,14 +114,3 @@ def test_of_several_evaluations_of_one_model_the_fullest_is_shown():
     assert fullest([quick, full, other]) == [full, other]
     _, body = rows([quick, full])
     assert "(" not in body[0][1]  # one seed, no deviation
-
-
-def test_a_ranked_table_has_the_best_trade_off_first(tmp_path):
-    for name, robust in (("a", 0.2), ("b", 0.8), ("c", 0.5)):
-        runs.write_json(tmp_path / "all" / "records" / f"{name}.json", record(name, robust=robust))
-    page = tmp_path / "page.md"
-    page.write_text("<!-- records: all ranked -->\n<!-- end records -->\n")
-    assert fill_markers(page)
-    rows_of_page = [line for line in page.read_text().splitlines() if line.startswith("| ")]
-    assert [line.split("|")[1].strip() for line in rows_of_page] == ["model", "b", "c", "a"]
-    assert not fill_markers(page)

@@ -168,7 +168,7 @@ def _square(queries: int) -> Attack:
 
 
 def _standard(classes: int) -> tuple[Attack, ...]:
-    """Steps and queries count, the kind of targeted loss does not (benchmarks/standard_parts.py)."""
+    """Steps and queries count, the kind of targeted loss hardly (benchmarks/standard_parts.py)."""
     scale_free: Loss = "dlr" if classes >= 4 else "margin"
     targets = min(9, classes - 1)
     return (

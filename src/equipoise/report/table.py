@@ -1,22 +1,15 @@
 """The headline table: one row a model, clean, each strength, average and trade-off."""
 
-import re
 from collections import defaultdict
 from collections.abc import Sequence
-from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
 from rich import box
 from rich.table import Table
 
-from equipoise import runs
-from equipoise.report.reference import reference_table
-from equipoise.report.speed import speed_table
-
 Record = dict[str, Any]
 MUST_AGREE = ("data", "part", "norm", "epsilons", "images", "images_sha256")
-RANKED = " ranked"
 
 
 def rows(records: Sequence[Record]) -> tuple[list[str], list[list[str]]]:
@@ -167,61 +160,15 @@ def caption(records: Sequence[Record]) -> str:
     )
 
 
-def fill_markers(path: Path) -> bool:
-    """Renew every table in a Markdown file that stands between markers.
-
-    A table of all records under ``folder`` stands between ``<!-- records: folder -->`` and
-    ``<!-- end records -->``; the folder is relative to the file. With ``ranked`` after the folder
-    the models stand in the order of their trade-off, the best first. A speed table stands between
-    ``<!-- benchmark: record.json ... -->`` and ``<!-- end benchmark -->``, one of our suites beside
-    AutoAttack between ``<!-- autoattack: record.json -->`` and ``<!-- end autoattack -->``.
+def ranked(records: Sequence[Record]) -> list[Record]:
+    """Records in the order of their models' trade-off, the best first.
 
     Args:
-        path: The Markdown file, rewritten in one step if a table changed.
+        records: Of models evaluated alike.
 
     Returns:
-        Whether it changed.
-
-    Raises:
-        ValueError: If a folder holds no record, or a benchmark no comparison.
+        The same records.
     """
-    try:
-        text = path.read_text()
-    except OSError as error:
-        raise runs.RunError(f"{path} cannot be read ({error.strerror}).") from error
-
-    def renew(found: re.Match[str]) -> str:
-        name = found["folder"].strip()
-        folder = path.parent / name.removesuffix(RANKED)
-        records = [record for _, record in runs.iterate_records(folder)]
-        if name.endswith(RANKED):
-            records = _ranked(records)
-        return f"{found['begin']}\n{markdown_table(records)}{found['end']}"
-
-    def renew_speed(found: re.Match[str]) -> str:
-        records = [runs.read_json(path.parent / name) for name in found["folder"].split()]
-        made = speed_table(records)
-        return f"{found['begin']}\n{made}{found['end']}"
-
-    def renew_reference(found: re.Match[str]) -> str:
-        made = reference_table(runs.read_json(path.parent / found["folder"].strip()))
-        return f"{found['begin']}\n{made}{found['end']}"
-
-    renewed = text
-    kinds = {"records": renew, "benchmark": renew_speed, "autoattack": renew_reference}
-    for kind, make in kinds.items():
-        renewed = re.sub(
-            rf"(?P<begin><!-- {kind}: (?P<folder>[^>]*) -->)\n.*?(?P<end><!-- end {kind} -->)",
-            make,
-            renewed,
-            flags=re.DOTALL,
-        )
-    if renewed != text:
-        runs.write_bytes(path, renewed.encode())
-    return renewed != text
-
-
-def _ranked(records: Sequence[Record]) -> list[Record]:
     trade_offs: dict[str, list[float]] = defaultdict(list)
     for record in fullest(records):
         trade_offs[record["model"]].append(record["headline"]["clean_and_strongest"])
