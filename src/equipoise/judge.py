@@ -18,6 +18,7 @@ from equipoise.evaluation import (
     fingerprint,
     images_hash,
     insides,
+    known_place,
     profile,
     record_of,
     suites_for,
@@ -125,6 +126,7 @@ def evaluate(
     suites = _suites(network, evaluation, split.classes, seed, surrogates, device, trust)
     threat = THREATS[evaluation.norm]
     known = place / "evaluations" / f"{name}_{fingerprint(network, split)[:12]}"
+    known = known_place(known, network, split)
     reporter.begin(f"evaluate {name}", 0, 0)
     report: Callable[[str, float], None] = lambda text, share: reporter.step(int(share), text)  # noqa: E731
     began = time.monotonic()

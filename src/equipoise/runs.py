@@ -204,20 +204,25 @@ def environment() -> dict[str, Any]:
     Returns:
         Commit, Python and package versions, processor, cores and, if torch is loaded, devices.
     """
-    versions = {}
-    for package in PACKAGES:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            versions[package] = importlib.metadata.version(package)
+    versions = {package: version(package) for package in PACKAGES}
     found: dict[str, Any] = {
         "commit": commit(),
         "python": platform.python_version(),
-        "versions": versions,
+        "versions": {package: found for package, found in versions.items() if found is not None},
         "platform": platform.platform(),
         "processor": _processor(),
         "cores": os.cpu_count(),
         "devices": _devices(),
     }
     return found
+
+
+def version(package: str) -> str | None:
+    """The installed version of a package; ``None`` where it is not installed."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def commit() -> str | None:

@@ -1,7 +1,15 @@
+import pytest
 import torch
 from torch import nn
 
-from equipoise.evaluation.store import fingerprint, images_hash, unit_key, weights_hash
+from equipoise import runs
+from equipoise.evaluation.store import (
+    fingerprint,
+    images_hash,
+    known_place,
+    unit_key,
+    weights_hash,
+)
 from equipoise.models import conditioned
 from equipoise.models.foreign import LogitsOf
 from tiny import linear, split, wide_resnet
@@ -45,3 +53,60 @@ def test_one_network_taken_in_two_ways_is_two_models():
     assert fingerprint(LogitsOf(linear(), "0"), data) != fingerprint(LogitsOf(linear(), "1"), data)
     network = conditioned(wide_resnet(), preferences=(0.0, 1.0), size=4)
     assert fingerprint(network.at(0.0), data) != fingerprint(network.at(1.0), data)
+
+
+def test_a_new_version_computes_everything_anew(monkeypatch):
+    before = unit_key(ATTACK, "Linf", 0.1, 0, "32-true")
+    monkeypatch.setattr(runs, "version", lambda package: "99")
+    assert unit_key(ATTACK, "Linf", 0.1, 0, "32-true") != before
+
+
+class Rounded(nn.Module):
+    """Reads rounded pixels. Its code decides what it answers, and how its gradient looks."""
+
+    def __init__(self, levels: float, straight_through: bool) -> None:
+        super().__init__()
+        self.network = linear()
+        self.how = [levels, straight_through]  # in no weight and in no repr
+
+    def forward(self, images):
+        levels, straight_through = self.how
+        rounded = (images * levels).round() / levels
+        return self.network(images + (rounded - images).detach() if straight_through else rounded)
+
+
+@pytest.mark.parametrize("changed", [(8.0, False), (4.0, True)], ids=["forward", "backward alone"])
+def test_what_is_known_of_a_function_is_not_taken_for_another_with_the_same_weights(
+    tmp_path, changed
+):
+    data, place = split(4), tmp_path / "evaluations" / "x"
+    before, after = Rounded(4.0, False).eval(), Rounded(*changed).eval()
+    assert fingerprint(before, data) == fingerprint(after, data)
+    assert known_place(place, before, data) == place
+    other = known_place(place, after, data)
+    assert other == place.with_name("x-2")
+    assert known_place(place, before, data) == place
+    assert known_place(place, after, data) == other
+
+
+def test_rounding_makes_no_other_function(tmp_path):
+    data, model, place = split(4), wide_resnet().eval(), tmp_path / "x"
+    assert known_place(place, model, data) == place
+    with torch.no_grad():
+        next(model.parameters()).mul_(1 + 1e-6)
+    assert known_place(place, model, data) == place
+
+
+def test_units_whose_function_nobody_noted_are_left_alone(tmp_path):
+    (tmp_path / "x" / "pgd_1").mkdir(parents=True)
+    assert known_place(tmp_path / "x", linear().eval(), split(4)) == tmp_path / "x-2"
+
+
+def test_a_function_that_cannot_be_judged_leaves_nothing_behind(tmp_path):
+    class Answers(nn.Module):
+        def forward(self, images):
+            return {"logits": images.flatten(1)}
+
+    for model in (Answers().eval(), linear().train()):
+        assert known_place(tmp_path / "x", model, split(4)) == tmp_path / "x"
+    assert not list(tmp_path.iterdir())

@@ -13,6 +13,7 @@ from equipoise.evaluation.rescoring import EvaluationError as EvaluationError
 from equipoise.evaluation.store import Store as Store
 from equipoise.evaluation.store import fingerprint as fingerprint
 from equipoise.evaluation.store import images_hash as images_hash
+from equipoise.evaluation.store import known_place as known_place
 from equipoise.evaluation.suites import Suite as Suite
 from equipoise.evaluation.suites import SuiteName as SuiteName
 from equipoise.evaluation.suites import suites_for as suites_for

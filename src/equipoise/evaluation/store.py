@@ -6,6 +6,7 @@ between processes, or be taken up again at more strengths.
 """
 
 import hashlib
+import itertools
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +24,8 @@ from equipoise.evaluation.attack import Found
 from equipoise.threat import Images
 
 UNKNOWN, SURVIVED, BROKEN = 0, 1, 2
+ANSWERS = "answers.safetensors"
+ROUNDING = 1e-3
 
 
 class Store:
@@ -129,10 +132,81 @@ def unit_key(attack: dict[str, Any], norm: str, epsilon: float, seed: int, preci
         precision: Of the searches.
 
     Returns:
-        A folder name.
+        A folder name. It changes with the version of Equipoise, whose attacks may have changed.
     """
-    text = json.dumps([attack, norm, epsilon, seed, precision], sort_keys=True)
+    text = json.dumps(
+        [attack, norm, epsilon, seed, precision, runs.version("equipoise")], sort_keys=True
+    )
     return f"{attack['name']}_{hashlib.sha256(text.encode()).hexdigest()[:12]}".replace("/", "_")
+
+
+def known_place(folder: Path, model: nn.Module, split: Split) -> Path:
+    """Where the units of this very function are kept: ``folder``, or one beside it.
+
+    Weights do not say what a network computes with them: its code may have been changed since, or a
+    setting that is no weight. So beside the units lies what the network answered then, logits and
+    an input gradient; where it answers otherwise now, they are another's.
+
+    Args:
+        folder: Named after the weights and images, see ``fingerprint``.
+        model: The network, in eval mode.
+        split: The images that it is judged on.
+
+    Returns:
+        The folder, with the answers in it, if there are any.
+
+    Raises:
+        RunError: If they cannot be written.
+    """
+    answers = _answers(model, split)
+    if not answers:
+        return folder
+    for number in itertools.count(1):
+        place = folder if number == 1 else folder.with_name(f"{folder.name}-{number}")
+        path = place / ANSWERS
+        try:
+            before = safetensors.torch.load_file(path)
+        except (safetensors.SafetensorError, OSError):
+            if place.exists() and any(each.is_dir() for each in place.iterdir()):
+                continue  # units without answers: nobody knows whose
+            runs.write_bytes(path, safetensors.torch.save(answers))
+            return place
+        if _alike(before, answers):
+            return place
+    raise AssertionError("numbers do not end")
+
+
+def _answers(model: nn.Module, split: Split) -> dict[str, Tensor]:
+    """What it makes of a few images, and the gradient of the sum of squares; nothing where it is in
+    train mode or does not return a tensor, which an evaluation refuses with better words."""
+    if model.training:
+        return {}
+    images, _ = split.batch(slice(0, 16))
+    points = images.contiguous(memory_format=torch.channels_last).requires_grad_(True)
+    devices = [points.device] if points.device.type == "cuda" else []
+    with (
+        torch.random.fork_rng(devices=devices),
+        torch.enable_grad(),
+        torch.autocast(points.device.type, enabled=False),
+    ):
+        logits = model(points)
+        if not isinstance(logits, Tensor):
+            return {}
+        found = {"logits": logits}
+        if getattr(model, "gives_gradients", True) and logits.requires_grad:
+            squares = logits.square().sum()
+            (gradient,) = torch.autograd.grad(squares, points, allow_unused=True)
+            found["gradient"] = torch.zeros_like(points) if gradient is None else gradient
+    return {name: value.detach().cpu().float().contiguous() for name, value in found.items()}
+
+
+def _alike(before: dict[str, Tensor], now: dict[str, Tensor]) -> bool:
+    """Whether two answers are the same up to the rounding of other threads or another device."""
+    return before.keys() == now.keys() and all(
+        before[name].shape == value.shape
+        and bool((before[name] - value).nan_to_num().norm() <= ROUNDING * value.nan_to_num().norm())
+        for name, value in now.items()
+    )
 
 
 def fingerprint(model: nn.Module, split: Split) -> str:
