@@ -1,6 +1,8 @@
 """Tiny splits, networks and recipes for tests, all made from a seed."""
 
 import functools
+import threading
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -155,3 +157,23 @@ class AfterSteps(Silent):
     def say(self, text: str) -> None:
         """Remember the line."""
         self.lines.append(text)
+
+
+def together(calls: dict[Any, Callable[[], Tensor]], stem: nn.Module) -> dict[Any, Tensor]:
+    """What calls from threads of their own answer, all under way before one is past the stem."""
+    meet, answers = threading.Barrier(len(calls), timeout=30), {}
+
+    def wait(module: nn.Module, inputs: Any, output: Any) -> None:
+        meet.wait()
+
+    def call(key: Any) -> None:
+        answers[key] = calls[key]()
+
+    handle = stem.register_forward_hook(wait)
+    threads = [threading.Thread(target=call, args=(key,)) for key in calls]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    handle.remove()
+    return answers

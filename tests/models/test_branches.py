@@ -1,4 +1,5 @@
 import copy
+from functools import partial
 
 import pytest
 import torch
@@ -6,6 +7,8 @@ from torch import nn
 
 from equipoise.models import Branched, MultiBatchNorm2d, WideResNet, with_branches
 from equipoise.models.branches import soup
+from equipoise.models.fusion import first_convolution
+from tiny import together
 
 
 def norms(model):
@@ -270,3 +273,12 @@ def test_a_soup_lies_between_the_outermost_branches(branched):
 def test_a_soup_outside_of_zero_to_one_is_refused(branched):
     with pytest.raises(ValueError, match=r"share in \[0, 1\], got 1.5"):
         soup(branched, 1.5)
+
+
+def test_threads_that_share_a_model_do_not_mix_their_branches(branched, images):
+    branched.eval()
+    calls = {k: partial(branched, images, branch=k) for k in (0, 2)}
+    wanted = {k: call() for k, call in calls.items()}
+    answers = together(calls, first_convolution(branched.network))
+    assert all(torch.equal(answers[k], wanted[k]) for k in calls)
+    assert not torch.allclose(wanted[0], wanted[2])

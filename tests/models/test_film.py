@@ -1,6 +1,6 @@
 import copy
 import pickle
-import threading
+from functools import partial
 
 import pytest
 import torch
@@ -16,6 +16,7 @@ from equipoise.models import (
     save,
 )
 from equipoise.models.film import FiLM, norms_without_film
+from tiny import together
 
 ENCODINGS = ["none", "onehot", "dct", "random"]
 every_encoding = pytest.mark.parametrize("encoding", ENCODINGS)
@@ -356,25 +357,11 @@ def test_no_routing_outlives_a_call_even_one_that_fails(conditional, images):
 
 
 def test_threads_that_share_a_model_do_not_mix_their_preferences(conditional, images):
-    model, answers = conditional(), {}
-    wanted = {preference: model(images, preference=preference) for preference in (0.0, 1.0)}
-    meet = threading.Barrier(2, timeout=30)
-
-    def wait(module, inputs, output):
-        meet.wait()  # both calls are under way before either reaches a norm
-
-    model.network.stem.register_forward_hook(wait)
-
-    def call(preference):
-        answers[preference] = model(images, preference=preference)
-
-    threads = [threading.Thread(target=call, args=(preference,)) for preference in wanted]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    for preference, answer in wanted.items():
-        assert torch.equal(answers[preference], answer)
+    model = conditional()
+    calls = {each: partial(model, images, preference=each) for each in (0.0, 1.0)}
+    wanted = {preference: call() for preference, call in calls.items()}
+    answers = together(calls, model.network.stem)
+    assert all(torch.equal(answers[each], wanted[each]) for each in calls)
 
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))])

@@ -1,8 +1,14 @@
+import copy
+import pickle
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
 
 from equipoise.models import FusedBatchNorm2d, MultiBatchNorm2d, fuse, with_branches
+from equipoise.models.fusion import first_convolution
+from tiny import together
 
 PLACEMENTS = ["input", "stem", "per_norm"]
 every_placement = pytest.mark.parametrize("placement", PLACEMENTS)
@@ -271,3 +277,29 @@ def test_every_layout_and_precision_gives_the_same_map_and_gradients(layout, dty
     theirs = torch.autograd.grad(expected.square().sum(), [given, weight])
     for own, other in zip(ours, theirs, strict=True):
         assert torch.allclose(own.float(), other.float(), rtol=4 * apart, atol=40 * apart)
+
+
+@every_placement
+def test_threads_that_share_a_model_do_not_mix_their_weights(placement, adaptive, images):
+    model = adaptive(placement)
+    calls = {
+        "clean": partial(model, images, weight=1.0),
+        "robust": partial(model, images.flip(0), weight=0.0),
+    }
+    wanted = {name: call() for name, call in calls.items()}
+    answers = together(calls, first_convolution(model.network))
+    for name, answer in wanted.items():
+        assert torch.equal(answers[name], answer)
+    assert not torch.allclose(wanted["clean"], wanted["robust"])
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))])
+def test_a_copy_shares_its_weights_with_its_own_norms_alone(copied, adaptive, images):
+    model = adaptive("input", ceiling=0.5)
+    twin = copied(model)
+    sites = [each for each in twin.modules() if hasattr(each, "weights") and each is not twin]
+    assert sites
+    assert all(site.weights is twin.weights for site in sites)
+    assert twin.weights is not model.weights
+    assert twin.weights.ceiling == 0.5
+    assert torch.equal(twin(images), model(images))

@@ -1,6 +1,7 @@
 """Many batch norms side by side, and any network turned into a many-branch one."""
 
 import copy
+import threading
 from typing import Any, Literal, cast, get_args
 
 import torch
@@ -124,11 +125,16 @@ def _wide(rows: Tensor) -> Tensor:
     return rows[:, :, None, None]
 
 
-class Route:
-    """Where the rows of the current call go; empty between calls."""
+class Route(threading.local):
+    """Where the rows of the current call go; empty between calls, and one for each thread."""
 
-    def __init__(self) -> None:
-        self.branch: Branch | None = None
+    branch: Branch | None = None
+
+    def __deepcopy__(self, memo: Any) -> "Route":
+        return Route()
+
+    def __reduce__(self) -> tuple[type["Route"], tuple[()]]:
+        return (Route, ())
 
 
 class RoutedNorm(nn.Module):

@@ -1,6 +1,7 @@
 """AFA's second stage: two branches fused per image by a weight generator, in one affine map."""
 
 import copy
+import threading
 from typing import Any, Literal, get_args
 
 import torch
@@ -97,8 +98,11 @@ def _affine(features: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     return torch.addcmul(shift, features, scale)
 
 
-class _Weights:
-    """The fusing weight of the current call; empty between calls."""
+class _Weights(threading.local):
+    """The fusing weight of the current call; empty between calls, and one for each thread.
+
+    A ``threading.local`` calls ``__init__`` anew, with the same ceiling, in every thread.
+    """
 
     def __init__(self, ceiling: float) -> None:
         self.ceiling = ceiling
@@ -115,6 +119,12 @@ class _Weights:
 
     def clear(self) -> None:
         self.weight, self.given, self.seen = None, False, []
+
+    def __deepcopy__(self, memo: Any) -> "_Weights":
+        return _Weights(self.ceiling)
+
+    def __reduce__(self) -> tuple[type["_Weights"], tuple[float]]:
+        return (_Weights, (self.ceiling,))
 
 
 class _FusedSite(nn.Module):
