@@ -152,3 +152,17 @@ def test_images_that_are_done_before_the_search_keep_what_was_found():
         search = PGD(steps=2, relative_step=0.5, restarts=restarts, keep="best")
         found = search(goal, images, Linf(0.1), torch.Generator())
         assert torch.equal(found, images)
+
+
+@pytest.mark.parametrize("threat", [Linf(0.1), L2(0.5)])
+@pytest.mark.parametrize("keep", ["last", "best"])
+def test_a_gradient_that_is_no_number_moves_nothing_and_spoils_no_image(threat, keep, generator):
+    clean = torch.rand(4, 1, 8, 8, generator=generator)
+
+    def goal(images):
+        total = images.sum(dim=(1, 2, 3))
+        return torch.cat([(total[:2] - total[:2].detach()).sqrt(), total[2:]])
+
+    found = PGD(steps=3, relative_step=0.5, keep=keep)(goal, clean, threat, generator)
+    assert bool(found.isfinite().all())
+    assert bool((found[2:] > clean[2:]).any())

@@ -17,6 +17,7 @@ from equipoise.evaluation import (
     suites_for,
 )
 from equipoise.evaluation.profile import NEVER
+from equipoise.evaluation.rescoring import rescore
 from equipoise.models import fuse, with_branches
 from equipoise.threat import L2, Linf
 from tiny import linear, same, split, weights, wide_resnet
@@ -598,3 +599,11 @@ def test_from_the_strongest_down_a_linear_models_robust_accuracy_is_exact():
     suites = suites_for(model, ("quick",), classes=2, steps=20, restarts=1)
     up, down = (run(model, data, suites, order=order) for order in ("ascending", "descending"))
     assert torch.equal(up.broken_at(), down.broken_at())
+
+
+@pytest.mark.parametrize("threat", [Linf, L2])
+def test_an_image_of_no_numbers_is_outside_every_threat(threat):
+    data = split(4)
+    found = [(1, 0.1, torch.full((1, 1, 8, 8), torch.nan))]
+    with pytest.raises(EvaluationError, match="image 1 lies outside its threat"):
+        rescore(linear().eval(), data, threat, found, other_than=4)

@@ -109,7 +109,9 @@ class PGD:
                 if self.keep == "best":
                     best = better(best, images, value)
                 step = self._step(work.threat, work.clean)
-                images = work.threat.ascent(gradient).mul_(step).add_(images)
+                # One NaN would make a whole image NaN, which no class is right for.
+                ascent = work.threat.ascent(gradient.nan_to_num())
+                images = ascent.mul_(step).add_(images)
                 images = work.threat.project(images, work.clean)
                 images, *best = work.shed(images, *best)
                 if work.is_over():

@@ -72,7 +72,8 @@ def rescore(
         images = torch.cat([image for _, _, image in part]).to(device)
         clean, labels = split.batch(rows)
         within = threat(float(epsilon.max())).at(epsilon)
-        outside = (within.project(images, clean) - images).abs().amax(dim=(1, 2, 3)) > 1e-5
+        moved = (within.project(images, clean) - images).abs().amax(dim=(1, 2, 3))
+        outside = ~(moved <= 1e-5)  # NaN is outside, too
         if bool(outside.any()):
             bad = int(outside.nonzero()[0])
             raise EvaluationError(
