@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from equipoise import losses
+from equipoise import draws, losses
 from equipoise.methods import AFA, Gate, afa
 from equipoise.methods.afa import BranchTask, GateTask
 from equipoise.models import fuse, with_branches
@@ -410,3 +410,32 @@ def test_one_step_is_the_same_with_the_same_generator():
 
 def weights_of_a_step() -> dict[str, torch.Tensor]:
     return {name: value.detach() for name, value in step(BranchTask(branched(), method())).items()}
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"ceiling": 2.0}, r"ceiling must be in \(0, 1\], got 2.0"),
+        ({"ceiling": 0.0}, r"ceiling must be in \(0, 1\], got 0.0"),
+        ({"lead": 7.0}, r"lead must be a share in \[0, 1\], got 7.0"),
+        ({"evasion": -0.1}, r"evasion must be a share in \[0, 1\], got -0.1"),
+        ({"detection": -1.0}, "detection must be 0 or more, got -1.0"),
+        ({"hidden": 0}, "hidden must be 1 channel or more, got 0"),
+    ],
+)
+def test_a_gate_that_cannot_be_trained_is_refused(settings, words):
+    with pytest.raises(ValueError, match=words):
+        Gate(**settings)
+
+
+def test_a_gate_is_not_trained_at_strengths_that_no_branch_knows():
+    with pytest.raises(ValueError, match=r"must not exceed the branches' highest, 0\.2, got 0\.3"):
+        method(gate=Gate(strengths=(0.1, 0.3)))
+
+
+def test_a_batch_of_several_processes_is_not_split():
+    task = BranchTask(branched(), method(split_batch=True))
+    images, labels = images_and_labels()
+    generator = draws.SharedGenerator.of(images.device, 0, 2)
+    with pytest.raises(ValueError, match="split_batch deals out the batch of one process"):
+        task(images, labels, generator, 0.0)

@@ -1,6 +1,7 @@
 import pytest
 
 from equipoise.methods import Schedule
+from equipoise.methods.stage import TrainingAttack
 
 
 def schedule(**settings) -> Schedule:
@@ -44,3 +45,17 @@ def test_a_schedule_without_epochs_is_refused(epochs):
 def test_a_learning_rate_that_is_not_positive_is_refused(rate):
     with pytest.raises(ValueError, match="learning_rate must be above 0"):
         schedule(learning_rate=rate)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"steps": 0}, "steps and restarts must be 1 or more"),
+        ({"step_size": 2 / 255}, "exactly one of step_size"),
+        ({"relative_step": -1.0}, "longer than 0"),
+        ({"warm_up": 2.0}, "warm_up must be a share"),
+    ],
+)
+def test_an_attack_that_cannot_run_is_refused_before_anything_is_trained(settings, words):
+    with pytest.raises(ValueError, match=words):
+        TrainingAttack(**settings)

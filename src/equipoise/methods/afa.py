@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from equipoise import draws, goals, losses
-from equipoise.epsilon import Epsilons
+from equipoise.epsilon import Epsilons, format_epsilon
 from equipoise.goals import Goal, Predict
 from equipoise.losses import Labels
 from equipoise.methods.stage import (
@@ -52,6 +52,9 @@ class Gate:
         strengths: Strengths drawn for attacked images; the method's by default, 0 among them
             unless ``pairs`` adds the clean images anyway.
 
+    Raises:
+        ValueError: If a number is out of range.
+
     Source:
         AFA Sec. 4.3, stage 2. Deviations: everything that is off by default; LOG.md says what each
         was measured to be worth.
@@ -66,6 +69,17 @@ class Gate:
     detection: float = 0.0
     evasion: float = 0.0
     strengths: Epsilons | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 < self.ceiling <= 1:
+            raise ValueError(f"ceiling must be in (0, 1], got {self.ceiling}.")
+        for name, share in (("lead", self.lead), ("evasion", self.evasion)):
+            if not 0 <= share <= 1:
+                raise ValueError(f"{name} must be a share in [0, 1], got {share}.")
+        if not self.detection >= 0:
+            raise ValueError(f"detection must be 0 or more, got {self.detection}.")
+        if self.hidden < 1:
+            raise ValueError(f"hidden must be 1 channel or more, got {self.hidden}.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,8 +104,8 @@ class AFA:
         norm: Geometry of the threat.
 
     Raises:
-        ValueError: If there are fewer than two strengths, they do not ascend from 0, or the
-            objective runs no attack or trains a companion network.
+        ValueError: If there are fewer than two strengths, they do not ascend from 0, the gate's
+            exceed them, or the objective runs no attack or trains a companion network.
 
     Source:
         AFA Sec. 4, Eq. (1)-(3), Algorithm 1.
@@ -115,6 +129,13 @@ class AFA:
             raise ValueError(
                 "strengths must be two or more and ascend from 0, such as (0, 4/255, 8/255), "
                 f"got {self.strengths}."
+            )
+        beyond = [each for each in self.gate.strengths or () if each > self.strengths[-1]]
+        if beyond:
+            raise ValueError(
+                f"the gate's strengths must not exceed the branches' highest, "
+                f"{format_epsilon(self.strengths[-1])}, got {format_epsilon(max(beyond))}: "
+                "no branch was trained for it."
             )
         if self.soup is not None and not 0 <= self.soup <= 1:
             raise ValueError(f"soup must be a share in [0, 1], got {self.soup}.")
@@ -172,12 +193,15 @@ class BranchTask(nn.Module):
         method: Strengths, objective and attack.
 
     Raises:
-        ValueError: From ``forward``, if a batch is to be split and has fewer images than branches.
+        ValueError: From ``forward``, if a batch is to be split and has fewer images than branches,
+            or is shared by several processes.
 
     Source:
         AFA Algorithm 1. Branches count from 0, its paths from 1. Eq. (3) adds the clean
         loss to every path; Algorithm 1, which adds it once, is followed. Deviation: an objective's
-        clean term goes through branch 0, so that branch k sees only images of strength k.
+        clean term goes through branch 0, so that branch k sees only images of strength k. The
+        attack is made on path k alone, as Algorithm 1 has it after its switch: under TRADES it
+        climbs the divergence from path k's own prediction of the clean images.
     """
 
     def __init__(self, network: Branched, method: AFA) -> None:
@@ -192,6 +216,11 @@ class BranchTask(nn.Module):
         objective = unaccompanied(self.method.objective, "AFA")
         paths = tuple(range(1, self.network.branches))
         groups = [paths] if objective.joinable else [(path,) for path in paths]
+        if self.method.split_batch and draws.processes(generator) > 1:
+            raise ValueError(
+                "split_batch deals out the batch of one process; with several, leave it off or "
+                "train on one device."
+            )
         through_clean: Predict = partial(self.network, branch=0)
         dealt = self._dealt(images, labels)
         prepared = []

@@ -31,7 +31,8 @@ class AFS:
 
     Args:
         objective: What the extractors minimise; the merger's loss is Eq. (5) whatever this is.
-        budgets: Strength of each extractor's training attack; 0 trains a standard network.
+        budgets: Strength of each extractor's training attack; 0 trains on clean images alone, which
+            with PGD-AT's or TRADES' loss is standard training.
         extractors: Trained networks to stack instead of training any: run folders, model folders,
             or ``module:function``. Budgets, schedule and objective then have no meaning.
         mask: Which extractors are stacked, a 1 or 0 for each, such as ``"101"``; all by default.

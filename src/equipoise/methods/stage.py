@@ -8,6 +8,7 @@ from typing import Literal, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from equipoise.attacks import PGD
 from equipoise.epsilon import Epsilon
 from equipoise.goals import Predict
 from equipoise.losses import Labels
@@ -106,7 +107,8 @@ class Task(Protocol):
         ...
 
     def predictor(self, epsilon: float) -> Predict:
-        """How validation predicts images of a known strength; only stage I of AFA depends on it."""
+        """How validation predicts images of a known strength; only stage I of AFA and OAT's
+        stage depend on it."""
         ...
 
 
@@ -172,7 +174,7 @@ class TrainingAttack:
             networks are frozen, are trained at full strength throughout.
 
     Raises:
-        ValueError: If warm_up is not in [0, 1].
+        ValueError: If warm_up is not in [0, 1], or there is no such ``PGD``.
 
     Source:
         AFS Sec. III has 10 steps of 2/255, whatever the budget; AFA gives none. The default step
@@ -189,3 +191,19 @@ class TrainingAttack:
     def __post_init__(self) -> None:
         if not 0 <= self.warm_up <= 1:
             raise ValueError(f"warm_up must be a share of the steps in [0, 1], got {self.warm_up}.")
+        self.search()  # refuses what cannot be searched, before anything is trained
+
+    def search(self, start_noise: float | None = None) -> PGD:
+        """The search.
+
+        Args:
+            start_noise: What the objective says of the start: the deviation of Gaussian noise
+                around the clean images, or ``None``, and ``random_start`` holds.
+        """
+        return PGD(
+            steps=self.steps,
+            step_size=self.step_size,
+            relative_step=self.relative_step,
+            random_start=self.random_start,
+            start_noise=start_noise,
+        )

@@ -4,7 +4,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from equipoise.attacks import PGD
 from equipoise.goals import Goal
 from equipoise.methods.stage import THREATS, Norm, TrainingAttack
 from equipoise.models import attack_mode
@@ -41,13 +40,7 @@ def attacked(
     Returns:
         Adversarial images, detached.
     """
-    search = PGD(
-        steps=attack.steps,
-        step_size=attack.step_size,
-        relative_step=attack.relative_step,
-        random_start=attack.random_start,
-        start_noise=start_noise,
-    )
+    search = attack.search(start_noise)
     if progress < attack.warm_up:
         epsilon = epsilon * (progress / attack.warm_up)
     with attack_mode(module, attack.mode):
