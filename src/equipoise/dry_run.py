@@ -22,12 +22,10 @@ from equipoise.runs import derive_seed
 from equipoise.training import Loop, Reporter, Silent
 from equipoise.training.extra import Batches
 from equipoise.training.fitting import _Fit  # not public: a dry run takes the steps of ``fit``
-from equipoise.training.validation import Validation
+from equipoise.training.validation import AT_ONCE, Validation
 
 PROBE = 2
 """Images of the first, smallest batch: what it needs says how large the next one may be."""
-VALIDATION_BATCH = 256
-"""Images that validation attacks at once: the default of ``robust_accuracy``."""
 MEMORY_SHARE = 0.5
 """Share of the memory that is free which a measurement may take."""
 
@@ -248,11 +246,11 @@ class _Measurement:
                 if fit.loop.alarms:
                     validate.symptoms(fit.task, scores)
                 took = self._now() - began
-            memory.append((min(count, VALIDATION_BATCH), peak.bytes))
-            needed = max(peak.bytes - self.before, 1) / min(count, VALIDATION_BATCH)
+            memory.append((min(count, AT_ONCE), peak.bytes))
+            needed = max(peak.bytes - self.before, 1) / min(count, AT_ONCE)
             more = int(count * seconds / 2 / max(took, 1e-6))
             at_once = int(self.free * MEMORY_SHARE / needed)
-            more = more if at_once >= VALIDATION_BATCH else min(more, at_once)
+            more = more if at_once >= AT_ONCE else min(more, at_once)
             if count == len(whole) or more < 2 * count:
                 return took * len(whole) / count, memory
             count = min(len(whole), more)
@@ -281,7 +279,7 @@ def _cost(measurement: _Measurement, probe: dict[str, Any], seconds: float) -> d
     step_seconds = step["seconds"] * wanted / step["batch"]
     validations = math.ceil(epochs / fit.loop.validate_every)
     memory = _at(wanted, [(each["batch"], each["memory"]) for each in (probe, step)])
-    at_once = min(VALIDATION_BATCH, len(fit.validation))
+    at_once = min(AT_ONCE, len(fit.validation))
     forward, backward = (round(each * wanted * count) for each in step["passes"])
     return {
         "epochs": epochs,

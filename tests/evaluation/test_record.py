@@ -157,3 +157,17 @@ def test_looking_inside_leaves_the_model_as_it_was():
 
 def test_a_record_of_a_single_image_is_json_too():
     json.dumps(record(adaptive(), images=1), allow_nan=False)
+
+
+def test_what_happens_inside_is_measured_without_holding_all_images(monkeypatch):
+    data, asked = split(300), []
+    batch = type(data).batch
+
+    def counted(self, rows):
+        images, labels = batch(self, rows)
+        asked.append(len(labels))
+        return images, labels
+
+    monkeypatch.setattr(type(data), "batch", counted)
+    look(adaptive(), data, epsilons=(0.0,))
+    assert max(asked) == 256

@@ -133,3 +133,46 @@ def test_the_parts_draw_what_the_whole_would_have_begun_with():
 @pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory.")])
 def test_every_allocators_error_is_known(error):
     assert is_out_of_memory(error)
+
+
+class HungryWhenJudged(nn.Module):
+    """Wants more memory than any machine has, for more images than ``at_once`` in eval mode."""
+
+    def __init__(self, at_once: int):
+        super().__init__()
+        self.network, self.at_once, self.calls = linear(2), at_once, []
+
+    def forward(self, images):
+        if not self.training:
+            self.calls.append(images.shape[0])
+            if images.shape[0] > self.at_once:
+                torch.empty(MORE_THAN_THERE_IS)
+        return self.network(images)
+
+
+def judged(folder, at_once: int):
+    of = network_stage(
+        "network",
+        lambda: HungryWhenJudged(at_once),
+        objective=Standard(),
+        epsilon=0.0,
+        attack=ATTACK,
+        schedule=Schedule(epochs=2, learning_rate=0.1),
+        norm="Linf",
+    )
+    return run(folder, of)[0]
+
+
+def test_a_validation_that_does_not_fit_takes_fewer_images_at_once_from_then_on(tmp_path):
+    whole, parts = judged(tmp_path / "whole", 256), judged(tmp_path / "parts", 3)
+    count = max(whole.network.calls)
+    assert max(parts.network.calls) == count > 3
+    first = parts.network.calls.index(max(size for size in parts.network.calls if size <= 3))
+    assert max(parts.network.calls[first:]) <= 3
+    for name, value in weights(whole).items():
+        torch.testing.assert_close(weights(parts)[name], value)
+
+
+def test_a_validation_of_one_image_that_does_not_fit_is_refused(tmp_path):
+    with pytest.raises(TrainingError, match="memory does not suffice to validate one image"):
+        judged(tmp_path, 0)

@@ -4,7 +4,10 @@ import pytest
 import torch
 from torch import nn
 
+from equipoise.methods import AFA
 from equipoise.methods.adversarial_training import NetworkTask, network_stage
+from equipoise.methods.afa import BranchTask
+from equipoise.models import with_branches
 from equipoise.objectives import PGDAT
 from equipoise.training import Loop, perturbed
 from tiny import (
@@ -172,3 +175,19 @@ def test_perturbed_training_learns_and_ends_in_other_weights(tmp_path):
 def test_a_gamma_below_zero_or_no_number_is_refused(gamma):
     with pytest.raises(ValueError, match="awp_gamma must be 0 or more, got"):
         Loop(awp_gamma=gamma)
+
+
+@pytest.mark.parametrize("separate", ["both", "statistics", "affine"])
+def test_scales_and_shifts_of_branched_norms_are_not_moved(separate):
+    method = AFA(
+        objective=PGDAT(), strengths=(0.0, 0.1), attack=ATTACK, schedule=SCHEDULE,
+        gate_schedule=SCHEDULE, separate=separate,
+    )  # fmt: skip
+    of = BranchTask(with_branches(wide_resnet(), 2, separate), method).train()
+    before = {name: value.detach().clone() for name, value in of.named_parameters()}
+    with Step(of).perturbed(0.1):
+        moved = {
+            name for name, value in of.named_parameters() if not torch.equal(value, before[name])
+        }
+    assert moved
+    assert not [name for name in moved if "norm" in name]

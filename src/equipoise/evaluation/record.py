@@ -142,7 +142,6 @@ def insides(
         return {"importance": model.importance().tolist()}
     if not isinstance(model, AdaptiveNetwork):
         return {}
-    images, labels = split.batch(slice(None))
     search = PGD(steps=20, relative_step=0.25)
     curves: dict[str, list[dict[str, Any]]] = {}
     sources: dict[str, Predict] = {
@@ -154,12 +153,13 @@ def insides(
             curves[name] = []
             for epsilon in epsilons:
                 weights = []
-                generator = torch.Generator(images.device)
+                generator = torch.Generator(split.device)
                 generator.manual_seed(derive_seed(seed, "insides", name, f"{epsilon}"))
-                for rows in torch.arange(len(labels)).split(256):
-                    victims = images[rows].contiguous(memory_format=torch.channels_last)
+                for rows in torch.arange(len(split), device=split.device).split(256):
+                    images, labels = split.batch(rows)
+                    victims = images.contiguous(memory_format=torch.channels_last)
                     if epsilon > 0:
-                        goal = cross_entropy(source, labels[rows])
+                        goal = cross_entropy(source, labels)
                         victims = search(goal, victims, threat(epsilon), generator)
                     with torch.no_grad():
                         weights.append(1 - model.logits_and_weight(victims)[1])

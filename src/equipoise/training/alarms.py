@@ -81,6 +81,7 @@ def symptoms(
             threat=threat,
             search=fgsm(),
             generator=generator,
+            batch_size=batch_size,
             autocast=autocast,
             total=total,
         )

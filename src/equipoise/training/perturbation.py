@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from equipoise import checkpoints
+from equipoise.models.branches import MultiBatchNorm2d
 
 
 @contextlib.contextmanager
@@ -27,7 +28,7 @@ def perturbed(
 
     Args:
         module: What is trained. Only parameters with two axes or more that require a gradient are
-            moved; biases and norms' scales are not.
+            moved; biases and norms' scales are not, in whatever shape a branched norm keeps them.
         gamma: Length of a layer's perturbation as a share of the norm of its weights.
         generator: Of the step.
         loss: The step's own loss; a mean over images.
@@ -45,7 +46,11 @@ def perturbed(
         loss. Weight decay acts on the unperturbed weights; the authors' code decays the perturbed
         ones. Running statistics are those of the unperturbed weights.
     """
-    weights = [p for p in module.parameters() if p.requires_grad and p.ndim > 1]
+    norms = [each for each in module.modules() if isinstance(each, MultiBatchNorm2d)]
+    spared = {id(p) for norm in norms for p in norm.parameters()}
+    weights = [
+        p for p in module.parameters() if p.requires_grad and p.ndim > 1 and id(p) not in spared
+    ]
     if not weights:
         yield
         return
