@@ -82,7 +82,7 @@ def test_no_record_makes_no_table():
 
 def test_the_caption_says_what_the_numbers_are():
     text = caption([record()])
-    for part in ("digits", "450 test images", "Linf", "over a model's 3 attacks", "45.0 to 55.0"):
+    for part in ("digits", "450 test images", "Linf", "over a model's 3 attacks", "45.4 to 54.6"):
         assert part in text
 
 

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from equipoise.report.compare import NONE, broken_at
-from equipoise.report.table import Record, must_agree
+from equipoise.report.table import WIDTH, Record, in_lines, must_agree, seeds_said
 
 WORST = "worst case"
 HEADS = {
@@ -22,7 +22,6 @@ HEADS = {
     "square-5000": "Square",
 }
 """What the papers call attacks of our suite ``paper``."""
-WIDTH = 80
 _LEADING = 3  # model, clean, worst case: repeated where the attacks need several tables
 
 
@@ -81,7 +80,12 @@ def rich_columns(records: Sequence[Record], title: str, suite: str = "paper") ->
     header, full = attack_rows(records, suite)
     # Diagnostics without their spread over seeds: with it they do not fit.
     body = [[*row[:_LEADING], *(cell.split()[0] for cell in row[_LEADING:])] for row in full]
-    heads = [header[0], "clean", "worst\ncase", *(_broken(name) for name in header[_LEADING:])]
+    heads = [
+        header[0],
+        "clean",
+        "worst\ncase",
+        *(in_lines(name, 6, after="-") for name in header[_LEADING:]),
+    ]
     widths = [
         max(map(len, [*head.split("\n"), *(row[number] for row in body)]))
         for number, head in enumerate(heads)
@@ -94,7 +98,7 @@ def rich_columns(records: Sequence[Record], title: str, suite: str = "paper") ->
         for number in chosen:
             style = "bold" if number == 2 else "dim" if number >= _LEADING else ""
             if number == 0:
-                table.add_column(heads[0], overflow="fold", max_width=widths[0])
+                table.add_column(heads[0], max_width=widths[0])
             else:
                 table.add_column(
                     heads[number],
@@ -104,7 +108,8 @@ def rich_columns(records: Sequence[Record], title: str, suite: str = "paper") ->
                     min_width=widths[number],
                 )
         for row in body:
-            table.add_row(*(row[number] for number in chosen))
+            name = in_lines(row[0], widths[0])
+            table.add_row(name, *(row[number] for number in chosen[1:]))
         parts += [table, Text()]
     return Group(*parts, Text(columns_caption(records, suite), style="dim italic"))
 
@@ -131,8 +136,6 @@ def columns_caption(records: Sequence[Record], suite: str = "paper") -> str:
     """What the numbers are, and which of them to quote."""
     first = records[0]
     alone = _independent(records, suite)
-    seeds = max(sum(r["model"] == record["model"] for r in records) for record in records)
-    spread = f" Mean over {seeds} seeds (standard deviation)." if seeds > 1 else ""
     names = [
         a["name"] for r in records for s in r["suites"] if s["name"] == suite for a in s["attacks"]
     ]
@@ -145,8 +148,9 @@ def columns_caption(records: Sequence[Record], suite: str = "paper") -> str:
     )
     return (
         f"{first['data']}, {first['images']} {first.get('part', 'test')} images, {first['norm']} "
-        f"{first['epsilons_written'][-1]}, accuracy in %.{spread} Quote the worst case: each image "
-        "counts as right only if nothing in the record broke it. The columns after it are "
+        f"{first['epsilons_written'][-1]}, accuracy in %.{seeds_said(records)} Quote the worst "
+        "case: each image counts as right only if nothing in the record broke it. The columns "
+        "after it are "
         f'diagnostics, suite "{suite}": {how}, carried upwards from lower strengths.'
         + (f" {', '.join(sorted(renamed))}." if renamed else "")
     )
@@ -219,16 +223,6 @@ def _cell(values: list[float | None]) -> str:
     if len(known) < len(values):
         return NONE
     return f"{mean(known):.1f}" + (f" ({stdev(known):.1f})" if len(known) > 1 else "")
-
-
-def _broken(name: str, width: int = 6) -> str:
-    """A name in lines of about ``width``, broken after hyphens."""
-    lines = [""]
-    for piece in name.replace("-", "-\n").split("\n"):
-        if lines[-1] and len(lines[-1]) + len(piece) > width:
-            lines.append("")
-        lines[-1] += piece
-    return "\n".join(lines)
 
 
 def _chunks(widths: list[int]) -> list[list[int]]:

@@ -1,5 +1,6 @@
 """The headline table: one row a model, clean, each strength, average and trade-off."""
 
+import re
 from collections import defaultdict
 from collections.abc import Sequence
 from statistics import mean, stdev
@@ -8,7 +9,11 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
+from equipoise.runs import wilson_interval
+
 Record = dict[str, Any]
+WIDTH = 80
+"""Of a terminal that every table fits into."""
 MUST_AGREE = ("data", "part", "norm", "epsilons", "images", "images_sha256")
 
 
@@ -111,27 +116,50 @@ def rich_table(records: Sequence[Record], title: str) -> Table:
     table = Table(
         title=title,
         title_justify="left",
-        caption=caption(records),
+        caption=f"\n{caption(records)}",
         caption_justify="left",
         box=box.SIMPLE_HEAD,
+        show_edge=False,
         padding=(0, 1, 0, 0),
         pad_edge=False,
     )
-    for number, name in enumerate(header):
-        # Broken by hand, and only names may be folded, so that the table fits into 80 columns.
+    left, heads = WIDTH, list[str]()
+    for number, name in reversed([*enumerate(header)]):
+        # Broken by hand, and only names are folded, so that the table fits into 80 columns.
         short = name.replace(" = ", " ").replace(
             "(clean + strongest)/2", "(clean +\nstrongest)\n/2"
         )
         short = short.replace(" alone, ", "\nalone\n").replace("average", "avg")
-        if number == 0:
-            table.add_column(short, overflow="fold")
-        else:
-            widest = max([*(len(row[number]) for row in body), *map(len, short.split("\n"))])
-            table.add_column(short, justify="right", min_width=widest)
+        heads.insert(0, short)
+        if number:
+            left -= 2 + max([*(len(row[number]) for row in body), *map(len, short.split("\n"))])
+    table.add_column(heads[0])
+    for short in heads[1:]:
+        table.add_column(short, justify="right", no_wrap=True)
     best = max(body, key=lambda row: float(row[-2].split()[0]))
     for row in body:
+        row[0] = in_lines(row[0], left)
         table.add_row(*row, style="bold" if row is best else None)
     return table
+
+
+def in_lines(name: str, width: int, after: str = "_") -> str:
+    """A name in lines of about ``width``, broken after a character.
+
+    Args:
+        name: A model's or an attack's.
+        width: Characters; a piece without the character may be longer.
+        after: Where a line may end.
+
+    Returns:
+        The name with line ends in it.
+    """
+    lines = [""]
+    for piece in re.findall(rf"[^{after}]*{after}|[^{after}]+", name):
+        if lines[-1] and len(lines[-1]) + len(piece) > width:
+            lines.append("")
+        lines[-1] += piece
+    return "\n".join(lines)
 
 
 def markdown_table(records: Sequence[Record]) -> str:
@@ -148,16 +176,29 @@ def caption(records: Sequence[Record]) -> str:
     first = records[0]
     tried = sorted({attack_count(record) for record in records})
     attacks = f"{tried[0]}" if len(tried) == 1 else f"{tried[0]} to {tried[-1]}"
-    seeds = max(sum(r["model"] == record["model"] for r in records) for record in records)
-    spread = f" Mean over {seeds} seeds (standard deviation)." if seeds > 1 else ""
-    low, high = first["headline"]["interval"][-1]
+    same = [record["headline"]["accuracy"][-1] for record in records_of(records, first["model"])]
+    low, high = wilson_interval(round(mean(same) * first["images"]), first["images"])
     return (
         f"{first['data']}, {first['images']} {first.get('part', 'test')} images, {first['norm']}, "
-        f"accuracy in %.{spread} "
+        f"accuracy in %.{seeds_said(records)} "
         f"Each strength is the per-image worst case over a model's {attacks} attacks, carried "
         "upwards; "
         f"95 % interval of the first row's strongest column: {100 * low:.1f} to {100 * high:.1f}."
     )
+
+
+def records_of(records: Sequence[Record], model: str) -> list[Record]:
+    """Those of one model, one a seed."""
+    return [record for record in records if record["model"] == model]
+
+
+def seeds_said(records: Sequence[Record]) -> str:
+    """The sentence of a caption that says over how many seeds a number is a mean, or nothing."""
+    counts = {len(records_of(records, record["model"])) for record in records}
+    if max(counts) == 1:
+        return ""
+    upto = "up to " if len(counts) > 1 else ""
+    return f" Mean over {upto}{max(counts)} seeds (standard deviation)."
 
 
 def ranked(records: Sequence[Record]) -> list[Record]:
