@@ -77,6 +77,31 @@ def test_help_exits_0_without_importing_torch(arguments):
     assert "usage: equipoise" in done.stdout
 
 
+def test_the_version_is_that_of_the_package(capsys):
+    run("--version")
+    assert output(capsys) == f"equipoise {runs.version('equipoise')}"
+
+
+@pytest.mark.parametrize("arguments", [["list"], ["evaluate", "--help"]])
+def test_a_reader_that_has_seen_enough_ends_it_quietly(arguments):
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "equipoise", *arguments]
+    done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, check=False)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (1, b"")
+
+
+def test_help_says_what_is_asked_for(capsys):
+    for command, word in (("evaluate", "MODEL..."), ("compare", "RECORD_OR_FOLDER...")):
+        with pytest.raises(SystemExit):
+            run(command, "--help")
+        assert f"{word} " in output(capsys)
+    with pytest.raises(SystemExit):
+        run("train", "afs", "--help")
+    assert "usage: equipoise train afs [-h]" in output(capsys)
+
+
 def test_the_module_runs_as_the_command_does():
     done = subprocess.run(
         [sys.executable, "-m", "equipoise", "--help"], capture_output=True, text=True, check=False

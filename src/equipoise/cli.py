@@ -1,5 +1,6 @@
 """The command line. torch is imported only when it is needed."""
 
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,9 @@ from equipoise.epsilon import Epsilons
 from equipoise.signals import INTERRUPTED, REQUEUE, Interrupted, Terminated, end_on_sigterm
 
 Suites = Literal["quick", "tables", "paper", "standard", "autoattack", "adaptive", "transfer"]
+Records = Annotated[
+    tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RECORD_OR_FOLDER...")
+]
 _console = Console()
 _errors = Console(stderr=True, soft_wrap=True)
 
@@ -42,7 +46,9 @@ def demo(out: Path = Path("runs/demo"), seed: int = 0) -> None:
     _console.print(f"Models, records and metrics are under {out}.", highlight=False)
 
 
-def list_recipes(words: Annotated[tuple[str, ...], tyro.conf.Positional] = ()) -> None:
+def list_recipes(
+    words: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="WORD...")] = (),
+) -> None:
     """Name every recipe, with what it trains.
 
     Args:
@@ -70,18 +76,20 @@ def list_recipes(words: Annotated[tuple[str, ...], tyro.conf.Positional] = ()) -
     _console.print(table)
 
 
-def train(recipe: Annotated[str, tyro.conf.Positional]) -> None:
+def train(
+    recipe: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RECIPE")],
+) -> None:
     """Train a recipe. `equipoise train RECIPE --help` shows every field it lets you change.
 
     Args:
-        recipe: A name of `equipoise list`, the recipe.json of an earlier run, or `afs` to stack
-            saved models: `equipoise train afs --extractors runs/a runs/b`.
+        recipe: A name of `equipoise list`, an earlier run's folder or recipe.json, or `afs` to
+            stack saved models: `equipoise train afs --extractors runs/a runs/b`.
     """
     raise AssertionError("parsed by train_recipe")
 
 
 def evaluate(
-    models: Annotated[tuple[str, ...], tyro.conf.Positional],
+    models: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="MODEL...")],
     epsilons: Epsilons | None = None,
     suite: tuple[Suites, ...] | None = None,
     steps: int | None = None,
@@ -109,7 +117,8 @@ def evaluate(
     known.
 
     Args:
-        models: Run folders, model folders, module:function, ONNX or torch.export files.
+        models: Run folders, model folders, hf://owner/name, module:function, ONNX or torch.export
+            files.
         epsilons: Strengths such as 0 1/255 2/255 4/255 8/255; the recipe's by default.
         suite: Attacks to try, in order; the recipe's by default.
         steps: Steps of each search of quick, adaptive and transfer.
@@ -162,7 +171,7 @@ def evaluate(
     )
 
 
-def compare(records: Annotated[tuple[Path, ...], tyro.conf.Positional]) -> None:
+def compare(records: Records) -> None:
     """Compare models image by image: is one better than the first, or not told apart?
 
     Args:
@@ -176,7 +185,7 @@ def compare(records: Annotated[tuple[Path, ...], tyro.conf.Positional]) -> None:
 
 
 def report(
-    records: Annotated[tuple[Path, ...], tyro.conf.Positional],
+    records: Records,
     suite: Suites | None = None,
     into: Path | None = None,
     out: Path | None = None,
@@ -267,6 +276,9 @@ def main(arguments: list[str] | None = None) -> None:
         if arguments[:1] == ["evaluate"]:
             _errors.print("stopped; what was found is kept: the same command goes on.")
         sys.exit(REQUEUE if isinstance(error, Terminated) else INTERRUPTED)
+    except BrokenPipeError:  # who reads, such as head, has seen enough; nothing is left to flush
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)  # as rich's console does
     except (ValueError, RuntimeError) as error:
         # Our own refusals are ValueErrors and RunErrors; anything else keeps its trace.
         if not _is_refusal(error):
@@ -276,7 +288,11 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _run(arguments: list[str]) -> None:
-    if arguments[:1] == ["train"] and arguments[1:2] and not arguments[1].startswith("-"):
+    if arguments == ["--version"]:
+        from equipoise.runs import version
+
+        print(f"equipoise {version('equipoise')}")
+    elif arguments[:1] == ["train"] and arguments[1:2] and not arguments[1].startswith("-"):
         train_recipe(arguments[1], arguments[2:])
     else:
         tyro.extras.subcommand_cli_from_dict(

@@ -11,8 +11,11 @@ from equipoise.cli_after import export_and_print
 _console = Console()
 
 
+Model = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
+
+
 def export(
-    model: Annotated[str, tyro.conf.Positional],
+    model: Model,
     format: Literal["onnx", "torch-export"],
     out: Path,
     preference: float | None = None,
@@ -40,8 +43,8 @@ def export(
 
 
 def predict(
-    model: Annotated[str, tyro.conf.Positional],
-    images: Annotated[tuple[Path, ...], tyro.conf.Positional],
+    model: Model,
+    images: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="PICTURE...")],
     json: bool = False,
     preference: float | None = None,
     size: tuple[int, int] | None = None,
@@ -69,7 +72,7 @@ def predict(
         _console.print(deployment.rich_predictions(found))
 
 
-def card(model: Annotated[str, tyro.conf.Positional], robustbench: Path | None = None) -> None:
+def card(model: Model, robustbench: Path | None = None) -> None:
     """Write a model folder's README.md anew from its records.
 
     Args:

@@ -14,7 +14,7 @@ _errors = Console(stderr=True, soft_wrap=True)
 
 
 def reproduce(
-    entries: Annotated[tuple[str, ...], tyro.conf.Positional],
+    entries: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="ENTRY...")],
     scale: Literal["tiny", "compact", "paper"] = "tiny",
     seeds: int = 1,
     out: Path = Path("runs/reproduce"),

@@ -29,7 +29,7 @@ def train_recipe(name: str, arguments: list[str]) -> None:
     from equipoise.ray_executor import RayExecutor
     from equipoise.recipes import ImportedNetwork, Recipe
     from equipoise.runs import RunError
-    from equipoise.terminal import Terminal
+    from equipoise.terminal import Terminal, quiet
 
     @dataclass(frozen=True, kw_only=True)
     class Arguments:
@@ -74,6 +74,7 @@ def train_recipe(name: str, arguments: list[str]) -> None:
     early.add_argument("--network")
     early.add_argument("--extractors", "--method.extractors", nargs="*", default=[])
     named, _ = early.parse_known_args(arguments)  # what decides which flags there are
+    asked = name
     if name == "afs" and not named.extractors and {"-h", "--help"} & {*arguments}:
         name = "afs_digits"  # which has the same flags
     base = jobs.stacking(named.extractors) if name == "afs" else jobs.find_recipe(name)
@@ -83,7 +84,7 @@ def train_recipe(name: str, arguments: list[str]) -> None:
         base = replace(base, network=ImportedNetwork(function=named.network))
     given = tyro.cli(
         Arguments,
-        prog=f"equipoise train {name}",
+        prog=f"equipoise train {asked}",
         default=Arguments(recipe=base),
         args=arguments,
         config=(tyro.conf.AvoidSubcommands,),
@@ -109,6 +110,7 @@ def train_recipe(name: str, arguments: list[str]) -> None:
     then += f" --export {given.export}" if given.export is not None else ""
     began = time.monotonic()
     console, is_first = _console, True
+    quiet()
     try:
         fabric = jobs.launched(
             recipe.loop, devices=given.devices, nodes=given.nodes, strategy=given.strategy

@@ -18,6 +18,12 @@ SHARES = 1000
 """Steps of a bar whose work is not counted in steps but reported in thousandths."""
 
 
+def quiet() -> None:
+    """Leave out Fabric's notes about precision, which would tear the bars; call it when Fabric has
+    been imported, as it sets its level then."""
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
+
+
 class Terminal:
     """A reporter that draws progress bars; on a pipe, it prints a line as each stage begins.
 
@@ -41,8 +47,7 @@ class Terminal:
         self.bar = _Bar(self, "")
 
     def __enter__(self) -> "Terminal":
-        # Fabric's notes about precision would tear the bars. It sets its level when it is imported.
-        logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
+        quiet()
         self.progress.start()
         return self
 
