@@ -40,12 +40,12 @@ def afs_digits_mask_101() -> Recipe:
 
 
 def afs_digits_mask_011() -> Recipe:
-    """AFS of the two strongest extractors."""
+    """AFS of the extractors of the two highest budgets."""
     return _afs("afs_digits_mask_011", mask="011")
 
 
 def afs_digits_mask_001() -> Recipe:
-    """A merger over the strongest extractor alone."""
+    """A merger over the extractor of the highest budget alone."""
     return _afs("afs_digits_mask_001", mask="001")
 
 
