@@ -15,7 +15,6 @@ from equipoise.data import SOURCES, DataSet, DataSource, ImageFolder, Split
 from equipoise.evaluation import (
     Profile,
     Store,
-    fingerprint,
     images_hash,
     insides,
     known_place,
@@ -125,8 +124,7 @@ def evaluate(
     network, split = network.to(device), split.to(device)
     suites = _suites(network, evaluation, split.classes, seed, surrogates, device, trust)
     threat = THREATS[evaluation.norm]
-    known = place / "evaluations" / f"{name}_{fingerprint(network, split)[:12]}"
-    known = known_place(known, network, split)
+    known = known_place(place / "evaluations", name, network, split)
     reporter.begin(f"evaluate {name}", 0, 0)
     report: Callable[[str, float], None] = lambda text, share: reporter.step(int(share), text)  # noqa: E731
     began = time.monotonic()

@@ -79,27 +79,30 @@ class Rounded(nn.Module):
 def test_what_is_known_of_a_function_is_not_taken_for_another_with_the_same_weights(
     tmp_path, changed
 ):
-    data, place = split(4), tmp_path / "evaluations" / "x"
+    data = split(4)
     before, after = Rounded(4.0, False).eval(), Rounded(*changed).eval()
     assert fingerprint(before, data) == fingerprint(after, data)
-    assert known_place(place, before, data) == place
-    other = known_place(place, after, data)
-    assert other == place.with_name("x-2")
-    assert known_place(place, before, data) == place
-    assert known_place(place, after, data) == other
+    place = known_place(tmp_path, "x", before, data)
+    other = known_place(tmp_path, "x", after, data)
+    assert place.parent == other.parent == tmp_path
+    assert place.name.startswith("x_")
+    assert other.name == f"{place.name}-2"
+    assert known_place(tmp_path, "x", before, data) == place
+    assert known_place(tmp_path, "x", after, data) == other
 
 
 def test_rounding_makes_no_other_function(tmp_path):
-    data, model, place = split(4), wide_resnet().eval(), tmp_path / "x"
-    assert known_place(place, model, data) == place
-    with torch.no_grad():
-        next(model.parameters()).mul_(1 + 1e-6)
-    assert known_place(place, model, data) == place
+    data, model = split(4), Rounded(1e9, False).eval()
+    place = known_place(tmp_path, "x", model, data)
+    model.how = [1e8, False]
+    assert known_place(tmp_path, "x", model, data) == place
 
 
 def test_units_whose_function_nobody_noted_are_left_alone(tmp_path):
-    (tmp_path / "x" / "pgd_1").mkdir(parents=True)
-    assert known_place(tmp_path / "x", linear().eval(), split(4)) == tmp_path / "x-2"
+    model, data = linear().eval(), split(4)
+    older = tmp_path / f"x_{fingerprint(model, data)[:12]}"
+    (older / "pgd_1").mkdir(parents=True)
+    assert known_place(tmp_path, "x", model, data) == older.with_name(f"{older.name}-2")
 
 
 def test_a_function_that_cannot_be_judged_leaves_nothing_behind(tmp_path):
@@ -108,5 +111,5 @@ def test_a_function_that_cannot_be_judged_leaves_nothing_behind(tmp_path):
             return {"logits": images.flatten(1)}
 
     for model in (Answers().eval(), linear().train()):
-        assert known_place(tmp_path / "x", model, split(4)) == tmp_path / "x"
+        assert known_place(tmp_path, "x", model, split(4)).parent == tmp_path
     assert not list(tmp_path.iterdir())

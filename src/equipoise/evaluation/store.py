@@ -140,24 +140,27 @@ def unit_key(attack: dict[str, Any], norm: str, epsilon: float, seed: int, preci
     return f"{attack['name']}_{hashlib.sha256(text.encode()).hexdigest()[:12]}".replace("/", "_")
 
 
-def known_place(folder: Path, model: nn.Module, split: Split) -> Path:
-    """Where the units of this very function are kept: ``folder``, or one beside it.
+def known_place(home: Path, name: str, model: nn.Module, split: Split) -> Path:
+    """Where the units of this very function are kept.
 
     Weights do not say what a network computes with them: its code may have been changed since, or a
     setting that is no weight. So beside the units lies what the network answered then, logits and
     an input gradient; where it answers otherwise now, they are another's.
 
     Args:
-        folder: Named after the weights and images, see ``fingerprint``.
+        home: Of the evaluations of a model.
+        name: The model's.
         model: The network, in eval mode.
         split: The images that it is judged on.
 
     Returns:
-        The folder, with the answers in it, if there are any.
+        A folder named after the fingerprint, with the answers in it, if there are any; with a
+        number behind it where another function came first.
 
     Raises:
         RunError: If they cannot be written.
     """
+    folder = home / f"{name}_{fingerprint(model, split)[:12]}"
     answers = _answers(model, split)
     if not answers:
         return folder

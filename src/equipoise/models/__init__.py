@@ -9,8 +9,8 @@ from equipoise.models.film import Conditional as Conditional
 from equipoise.models.film import conditioned as conditioned
 from equipoise.models.folder import load as load
 from equipoise.models.folder import save as save
+from equipoise.models.fused_norm import FusedBatchNorm2d as FusedBatchNorm2d
 from equipoise.models.fusion import AdaptiveNetwork as AdaptiveNetwork
-from equipoise.models.fusion import FusedBatchNorm2d as FusedBatchNorm2d
 from equipoise.models.fusion import fuse as fuse
 from equipoise.models.image_input import Normalise as Normalise
 from equipoise.models.modes import attack_mode as attack_mode

@@ -1,7 +1,8 @@
 """``fit``: train one stage, from its first step or from a checkpoint on.
 
-A killed run resumes, on a processor to the same bits: a checkpoint holds the module, the optimiser, the position
-in the epoch, the epoch's data order, running means, averages and every random state.
+A killed run resumes, on a processor to the same bits: a checkpoint holds the module, the
+optimiser, the position in the epoch, the epoch's data order, running means, averages and every
+random state.
 """
 
 import contextlib
