@@ -11,7 +11,7 @@ import numpy
 import safetensors
 import safetensors.torch
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from equipoise import runs
 
@@ -159,11 +159,6 @@ def load_optimiser(optimiser: torch.optim.Optimizer, tensors: dict[str, Tensor])
         parameter = parameters[int(number)]
         placed = torch.empty_like(parameter) if value.shape == parameter.shape else value.clone()
         optimiser.state[parameter][key] = placed.detach().copy_(value)
-
-
-def module_tensors(module: nn.Module) -> dict[str, Tensor]:
-    """A module's state as tensors that share no memory with each other."""
-    return {name: value.detach().clone() for name, value in module.state_dict().items()}
 
 
 def _checksum(tensors: dict[str, Tensor], state: str) -> str:

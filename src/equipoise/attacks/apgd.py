@@ -122,8 +122,8 @@ def checkpoints(steps: int) -> list[int]:
         each gap is 3 % of the steps shorter than the one before, down to 6 %.
 
     Source:
-        Croce and Hein 2020, Sec. 4.1. Deviation: shares are cut to whole steps as in their code;
-        the paper rounds up.
+        Croce and Hein 2020, their rule for the checkpoints w_j. Deviation: shares are cut to whole
+        steps as in their code; the paper rounds up.
     """
     gap, shrink, least = (max(int(share * steps), 1) for share in (0.22, 0.03, 0.06))
     marks = []

@@ -260,16 +260,13 @@ def soup(branched: Branched, weight: float) -> nn.Module:
     return network
 
 
-def replace_modules(network: nn.Module, kind: Any, make: Any) -> int:
+def replace_modules(network: nn.Module, kind: Any, make: Any) -> None:
     """Replace every submodule of a type, in place.
 
     Args:
         network: Searched with all its descendants.
         kind: The type, or union of types, to replace.
         make: Called with each such module, once even where it is shared; returns what stands there.
-
-    Returns:
-        How many places were replaced.
     """
     made: dict[nn.Module, nn.Module] = {}
     places = [
@@ -283,7 +280,6 @@ def replace_modules(network: nn.Module, kind: Any, make: Any) -> int:
         if child not in made:
             made[child] = make(child)
         setattr(parent, name, made[child])
-    return len(places)
 
 
 def config_of(network: nn.Module) -> dict[str, Any]:
