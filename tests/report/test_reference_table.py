@@ -35,6 +35,10 @@ def test_every_model_is_a_row_and_the_worst_one_is_said():
     assert "differ on 2 of 200 images" in table[-1]
 
 
+def test_a_package_that_did_not_run_alone_is_not_compared_with():
+    assert "package alone, AutoAttack" not in reference_table(record(row(pyautoattack=None)))
+
+
 def test_a_page_is_renewed_from_its_record(tmp_path):
     (tmp_path / "r.json").write_text(json.dumps(record(row())))
     page = tmp_path / "page.md"

@@ -28,12 +28,15 @@ def reference_table(record: Mapping[str, Any]) -> str:
     behind = max(100 * (row["ours"]["accuracy"] - row["autoattack"]["accuracy"]) for row in rows)
     both = [row for row in rows if "pyautoattack" in row]
     apart = sum(_differ(row) for row in both)
+    parity = (
+        "Through our engine and by its package alone, AutoAttack's verdicts differ on "
+        f"{apart} of {sum(row['images'] for row in both)} images. "
+    )
     said = (
         f"Accuracy in % at ε. `ours` is `standard` with `adaptive`; of {len(rows)} models, none "
-        f"has more than {max(behind, 0):.1f} points over AutoAttack. Through our engine and by its "
-        f"package alone, AutoAttack's verdicts differ on {apart} of "
-        f"{sum(row['images'] for row in both)} images. Passes are the forward and backward passes "
-        "of ours as a share of AutoAttack's in our engine; the record has seconds, too."
+        f"has more than {max(behind, 0):.1f} points over AutoAttack. {parity if both else ''}"
+        "Passes are the forward and backward passes of ours as a share of AutoAttack's in our "
+        "engine; the record has seconds, too."
     )
     return "\n".join([*lines, "", said]) + "\n"
 
