@@ -11,8 +11,9 @@ from PIL import Image
 
 import tiny
 from equipoise import cli, jobs, judge, runs
+from equipoise.attacks import Square
 from equipoise.data import Digits
-from equipoise.evaluation import SuiteName
+from equipoise.evaluation import SuiteName, suites
 from equipoise.models import save
 from equipoise.models.foreign import imported_network
 from equipoise.models.trust import trusting
@@ -495,3 +496,12 @@ def test_somebodys_own_network_is_exported_and_predicts_only_under_trust(
     run("predict", "own.pt2", picture, "--json", "--trust", "own.pt2")
     (found,) = json.loads(capsys.readouterr().out)
     assert found["probability"] == pytest.approx(wanted["probability"], abs=1e-4)
+
+
+@pytest.mark.parametrize("suite", ["tables", "paper"])
+def test_a_suite_with_columns_of_its_own_prints_them(suite, trained, capsys, monkeypatch):
+    monkeypatch.setattr(
+        suites, "Square", lambda queries: replace(Square(queries=queries), queries=2)
+    )
+    run("evaluate", trained, "--suite", suite, "--images", 4)
+    assert f'diagnostics, suite "{suite}"' in output(capsys)

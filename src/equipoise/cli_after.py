@@ -34,8 +34,9 @@ def evaluate_and_print(
             records.append(record)
             paths.append(path)
     _console.print(rich_table(records, "Worst case per image"))
-    if any(each["independent"] for each in records[0]["suites"]):
-        _console.print(rich_columns(records, "Attack by attack"))
+    for suite in records[0]["suites"]:
+        if suite["independent"]:
+            _console.print(rich_columns(records, "Attack by attack", suite["name"]))
     _console.print(rich_checks(*records))
     for path in paths:
         _console.print(f"record: {path}", highlight=False)
