@@ -35,6 +35,14 @@ def test_every_model_is_a_row_and_the_worst_one_is_said():
     assert "differ on 2 of 200 images" in table[-1]
 
 
+def test_of_a_model_that_was_measured_twice_the_row_of_more_images_counts():
+    few = row(images=20)
+    few["ours"] = few["ours"] | {"accuracy": 0.6}
+    table = reference_table(record(few, row(), row(seed=4, images=20)))
+    assert table.count("| one | 3 |") == 1
+    assert "of 2 models, none has more than 0.0 points" in table
+
+
 def test_a_package_that_did_not_run_alone_is_not_compared_with():
     assert "package alone, AutoAttack" not in reference_table(record(row(pyautoattack=None)))
 

@@ -9,6 +9,8 @@ from equipoise.epsilon import format_epsilon
 def reference_table(record: Mapping[str, Any]) -> str:
     """The models of one such record as Markdown, with what they have in common.
 
+    Of a model that was measured twice, the row of the most images is shown.
+
     Args:
         record: As the script writes it.
 
@@ -21,6 +23,11 @@ def reference_table(record: Mapping[str, Any]) -> str:
     rows = record.get("models", [])
     if not rows:
         raise ValueError("the record of against_autoattack.py holds no model; run the script.")
+    most: dict[tuple[str, int], int] = {}
+    for row in rows:
+        key = row["model"], row["seed"]
+        most[key] = max(most.get(key, 0), row["images"])
+    rows = [row for row in rows if row["images"] == most[row["model"], row["seed"]]]
     head = ["model", "seed", "ε", "images", "AutoAttack", "by its package alone", "ours"]
     head += ["left by ours and broken by it", "left by it and broken by ours", "passes"]
     lines = ["| " + " | ".join(head) + " |", "|---|" + "---:|" * (len(head) - 1)]
