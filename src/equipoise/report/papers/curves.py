@@ -25,7 +25,10 @@ def accuracy_curves(drawing: Drawing) -> Canvas:
     A method and AFA over it share their colour; without AFA the line is dashed and its marks open.
     """
     shown = bool(drawing.published)
-    figure, panels = canvas(1 + shown, 1, 4.4 if shown else 2.5)
+    labels = list(drawing.measured)
+    columns = max(1, min(3, _LETTERS // (max(map(len, labels)) + 8)))
+    lines = math.ceil(len(labels) / columns)
+    figure, panels = canvas(1 + shown, 1, (4.3 if shown else 2.4) + 0.11 * lines)
     for label, values in drawing.published.items():
         keys = [key for key in values if key == "0" or key.endswith("/255")]
         strengths = [float(key.split("/")[0]) for key in keys]
@@ -45,9 +48,8 @@ def accuracy_curves(drawing: Drawing) -> Canvas:
     panel.set_title(drawing.measured_as, loc="left")
     for each in panels:
         each.set_ylabel("accuracy, %")
-        each.set_ylim(0, 101)
+        each.set_ylim(0, min(101, 1.05 * each.dataLim.ymax))
     handles, labels = panel.get_legend_handles_labels()
-    columns = max(1, min(3, _LETTERS // (max(map(len, labels)) + 8)))
     figure.legend(handles, labels, loc="outside lower center", ncols=columns, handlelength=2.8)
     return figure
 
