@@ -11,11 +11,12 @@ from torch import nn
 
 import tiny
 from equipoise import jobs
-from equipoise.dry_run import VALIDATION_BATCH, Passes, dry_run
+from equipoise.dry_run import Passes, dry_run
 from equipoise.evaluation import robust_accuracy
 from equipoise.methods import AFA, AFS, OAT, Gate, SingleNetwork, Stage
 from equipoise.methods.stage import TrainingAttack
 from equipoise.objectives import LBGAT, PGDAT, TRADES, Standard
+from equipoise.training.validation import AT_ONCE
 
 STEPS = 3
 ATTACK = TrainingAttack(steps=STEPS, relative_step=0.5)
@@ -189,7 +190,7 @@ def test_memory_of_a_batch_that_was_not_measured_is_on_the_line_through_two_that
 
 def test_validation_attacks_as_many_images_at_once_as_is_assumed():
     default = inspect.signature(robust_accuracy).parameters["batch_size"].default
-    assert default == VALIDATION_BATCH
+    assert default == AT_ONCE
 
 
 PEAK = """
