@@ -3,6 +3,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from typing import get_args
 
@@ -349,7 +350,12 @@ def test_a_signal_ends_an_evaluation_and_says_how_it_goes_on(
     monkeypatch, tmp_path, capsys, number, status
 ):
     before = signal.getsignal(signal.SIGTERM)
-    monkeypatch.setattr(jobs, "evaluate", lambda *given, **rest: os.kill(os.getpid(), number))
+
+    def signalled(*given, **rest):
+        os.kill(os.getpid(), number)
+        time.sleep(30)  # it need not arrive at once
+
+    monkeypatch.setattr(jobs, "evaluate", signalled)
     with pytest.raises(SystemExit) as left:
         run("evaluate", tmp_path)
     assert left.value.code == status
