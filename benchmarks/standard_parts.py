@@ -7,49 +7,19 @@ them, on the same images.
 """
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from equipoise import load, runs
-from equipoise.attacks import APGD, PGD, Square
-from equipoise.evaluation import SearchAttack, profile, suites_for
+from equipoise.attacks import APGD, Square
+from equipoise.evaluation import SearchAttack, Suite, profile, suites_for
 from equipoise.judge import source_of
 from equipoise.models.folder import read_config
 from equipoise.threat import Linf
 
-PARTS = (
-    SearchAttack(
-        name="pgd-margin",
-        search=PGD(steps=20, relative_step=0.25, restarts=2, keep="best"),
-        loss="margin",
-    ),
-    SearchAttack(name="apgd-cross-entropy", search=APGD(steps=100), loss="cross_entropy"),
-    SearchAttack(name="apgd-margin", search=APGD(steps=100), loss="margin"),
-    SearchAttack(name="apgd-dlr", search=APGD(steps=100), loss="dlr"),
-    *(
-        SearchAttack(
-            name=f"margin to {targets}, {steps} steps",
-            search=APGD(steps=steps),
-            loss="targeted_margin",
-            targets=targets,
-        )
-        for targets, steps in ((9, 30), (4, 100), (9, 100))
-    ),
-    SearchAttack(
-        name="DLR to 9, 100 steps", search=APGD(steps=100), loss="targeted_dlr", targets=9
-    ),
-    *(
-        SearchAttack(
-            name=f"square-{queries}",
-            search=Square(queries=queries),
-            loss="margin",
-            kind="black box",
-        )
-        for queries in (500, 1000, 5000)
-    ),
-)
 ALWAYS = ("pgd-margin", "apgd-cross-entropy", "apgd-dlr")
 FORMS = (
     ("margin to 9, 30 steps", "square-500"),
@@ -62,6 +32,34 @@ FORMS = (
 )
 
 
+def parts_of(suite: Suite) -> list[SearchAttack]:
+    """The suite's attacks, the targeted one and Square with other settings."""
+    attacks = {attack.name: attack for attack in suite.attacks}
+    targeted, square = attacks["apgd-targeted-margin-9"], attacks["square-1000"]
+    dlr, always = attacks["apgd-dlr"], [attacks[name] for name in ALWAYS]
+    margins = [
+        replace(
+            targeted,
+            name=f"margin to {targets}, {steps} steps",
+            search=APGD(steps=steps),
+            targets=targets,
+        )
+        for targets, steps in ((9, 30), (4, 100), (9, 100))
+    ]
+    squares = [
+        replace(square, name=f"square-{queries}", search=Square(queries=queries))
+        for queries in (500, 1000, 5000)
+    ]
+    return [
+        *always[:2],
+        replace(dlr, name="apgd-margin", loss="margin"),
+        dlr,
+        *margins,
+        replace(targeted, name="DLR to 9, 100 steps", loss="targeted_dlr"),
+        *squares,
+    ]
+
+
 def one_model(folder: Path) -> dict[str, Any]:
     """Every part, every form and AutoAttack against one model."""
     card = read_config(folder / "model")["card"]
@@ -70,8 +68,11 @@ def one_model(folder: Path) -> dict[str, Any]:
     images, labels = split.batch(slice(None))
     with torch.no_grad():
         rows = (model(images).argmax(dim=1) == labels).nonzero().squeeze(1)
+    standard, autoattack = suites_for(
+        model, ["standard", "autoattack"], classes=split.classes, seed=0
+    )
     broken, alone = {}, {}
-    for number, part in enumerate(PARTS):
+    for number, part in enumerate(parts_of(standard)):
         generator = torch.Generator().manual_seed(number)
         found = part.run(model, images[rows], labels[rows], Linf(epsilon), generator)
         broken[part.name] = found.broken
@@ -79,8 +80,7 @@ def one_model(folder: Path) -> dict[str, Any]:
             "accuracy": _left(found.broken, len(split)),
             "passes": found.forward_passes + found.backward_passes,
         }
-    suites = suites_for(model, ["autoattack"], classes=split.classes, seed=0)
-    judged = profile(model, split, threat=Linf, epsilons=(epsilon,), suites=suites, seed=0)
+    judged = profile(model, split, threat=Linf, epsilons=(epsilon,), suites=[autoattack], seed=0)
     reference = ~judged.correct()[-1][rows]
     forms = []
     for names in FORMS:
