@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from equipoise.report import markdown_table, rich_table
-from equipoise.report.table import caption, fullest, rows
+from equipoise.report.table import caption, fullest, in_lines, rows
 
 OUTCOMES = {"broken_at": [-1] * 450, "broken_by": [None] * 450}
 RECORD = {
@@ -63,6 +63,7 @@ def test_several_seeds_become_their_mean_and_standard_deviation():
     _, body = rows([record(clean=0.9), record(clean=0.8), record(clean=0.7)])
     assert body[0][1] == "80.0 (10.0)"
     assert "Mean over 3 seeds" in caption([record(), record(), record()])
+    assert "Mean over up to 2 seeds" in caption([record(), record(), record("b")])
     assert "Mean over" not in caption([record("a"), record("b")])
 
 
@@ -114,3 +115,26 @@ def test_of_several_evaluations_of_one_model_the_fullest_is_shown():
     assert fullest([quick, full, other]) == [full, other]
     _, body = rows([quick, full])
     assert "(" not in body[0][1]  # one seed, no deviation
+
+
+def test_the_interval_of_several_seeds_is_that_of_their_mean():
+    seeds = [record(robust=0.4), record(robust=0.6), record("b", robust=0.1)]
+    assert "strongest column: 45.4 to 54.6." in caption(seeds)
+
+
+def test_a_name_is_broken_where_it_has_an_underscore_and_fits_into_80_columns():
+    console = Console(record=True, width=80)
+    written = ["0", *(f"{k}/255" for k in (1, 2, 4, 8))]
+    long = record("standard_cifar10_compact", epsilons=[0.0] * 5, epsilons_written=written)
+    long["headline"] |= {"accuracy": [0.9] * 5, "interval": [[0.8, 1.0]] * 5}
+    long["suites"] = [RECORD["suites"][0] | {"accuracy": [0.9] * 5}]
+    console.print(rich_table([long], "Title"))
+    lines = console.export_text().splitlines()
+    assert any(line.startswith("standard_ ") for line in lines)
+    assert "…" not in "".join(lines)
+
+
+def test_a_name_ends_lines_only_after_the_character_that_is_asked_for():
+    assert in_lines("a_b_c", 2) == "a_\nb_\nc"
+    assert in_lines("a_b-c", 2, after="-") == "a_b-\nc"
+    assert in_lines("apgd-dlr", 20, after="-") == "apgd-dlr"

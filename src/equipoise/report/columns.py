@@ -98,7 +98,7 @@ def rich_columns(records: Sequence[Record], title: str, suite: str = "paper") ->
         for number in chosen:
             style = "bold" if number == 2 else "dim" if number >= _LEADING else ""
             if number == 0:
-                table.add_column(heads[0], max_width=widths[0])
+                table.add_column(heads[0], overflow="fold", max_width=widths[0])
             else:
                 table.add_column(
                     heads[number],

@@ -133,7 +133,7 @@ def rich_table(records: Sequence[Record], title: str) -> Table:
         heads.insert(0, short)
         if number:
             left -= 2 + max([*(len(row[number]) for row in body), *map(len, short.split("\n"))])
-    table.add_column(heads[0])
+    table.add_column(heads[0], overflow="fold")
     for short in heads[1:]:
         table.add_column(short, justify="right", no_wrap=True)
     best = max(body, key=lambda row: float(row[-2].split()[0]))
