@@ -3,7 +3,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from typing import get_args
 
@@ -350,14 +349,12 @@ def test_a_signal_ends_an_evaluation_and_says_how_it_goes_on(
     monkeypatch, tmp_path, capsys, number, status
 ):
     before = signal.getsignal(signal.SIGTERM)
-
-    def signalled(*given, **rest):
-        os.kill(os.getpid(), number)
-        time.sleep(30)  # it need not arrive at once
-
-    monkeypatch.setattr(jobs, "evaluate", signalled)
+    # Who starts the tests in the background of a shell has SIGINT ignored for them.
+    ignored = signal.signal(signal.SIGINT, signal.default_int_handler)
+    monkeypatch.setattr(jobs, "evaluate", lambda *given, **rest: os.kill(os.getpid(), number))
     with pytest.raises(SystemExit) as left:
         run("evaluate", tmp_path)
+    signal.signal(signal.SIGINT, ignored)
     assert left.value.code == status
     assert "the same command goes on" in capsys.readouterr().err
     assert signal.getsignal(signal.SIGTERM) == before

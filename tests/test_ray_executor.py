@@ -75,20 +75,25 @@ def test_a_killed_worker_and_a_killed_driver_leave_the_bits_of_a_local_run(tmp_p
     ray = ["--executor", "ray", "--ray-address", cluster]
     command = [*COMMAND, str(tmp_path / "recipe.json"), "--out", str(cut), *ray]
     stages = [cut / "stages" / name for name in EXTRACTORS]
+
+    def begun() -> list[str]:
+        said = (tmp_path / "said").read_text()
+        return re.findall(rf"{EXTRACTORS[0]}: \d+ steps(, \d+ done)?\n", said)
+
     with (tmp_path / "said").open("w") as said:
         driver = subprocess.Popen(command, stdout=said, stderr=subprocess.STDOUT)
         try:
             wait_for(lambda: all(steps_of(stage) >= 2 for stage in stages))  # at the same time
+            wait_for(begun)  # what a worker says reaches the driver a moment later
             victim = owner(stages[0])
             os.kill(victim, signal.SIGKILL)
             wait_for(lambda: owner(stages[0]) not in (0, victim))
-            wait_for(lambda: steps_of(stages[0]) >= 1000)
+            wait_for(lambda: steps_of(stages[0]) >= 1000 and len(begun()) > 1)
         finally:
             driver.kill()
             driver.wait()
-    begun = re.findall(rf"{EXTRACTORS[0]}: \d+ steps(, \d+ done)?", (tmp_path / "said").read_text())
-    assert len(begun) == 2
-    assert begun[1]  # from its checkpoint, not from the start
+    assert len(begun()) == 2
+    assert begun()[1]  # from its checkpoint, not from the start
     assert not (cut / "model").exists()
 
     done = subprocess.run([*command, "--resume"], capture_output=True, text=True)
