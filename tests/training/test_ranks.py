@@ -104,6 +104,25 @@ def environment(**more: str) -> dict[str, str]:
     return os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"} | more
 
 
+def test_the_group_ends_before_the_process_does():
+    """Threads of gloo that outlive the interpreter abort the process now and then."""
+    script = """
+import atexit, torch
+atexit.register(lambda: print("in a group at the end:", torch.distributed.is_initialized()))
+from equipoise.training import Loop, launched
+launched(Loop(), strategy="ddp", accelerator="cpu")
+print("in a group:", torch.distributed.is_initialized())
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.splitlines() == ["in a group: True", "in a group at the end: False"]
+
+
 @pytest.fixture(scope="module")
 def together(tmp_path_factory):
     """All cases, trained by two processes that were started as torchrun starts them."""

@@ -1,5 +1,6 @@
 """The processes that share each step of a stage (ranks), and what they have to agree on."""
 
+import atexit
 import contextlib
 import random
 from collections.abc import Callable
@@ -64,7 +65,18 @@ def launched(
         precision=loop.precision,
     )
     fabric.launch()
+    if torch.distributed.is_initialized():
+        atexit.register(_leave)
     return fabric
+
+
+def _leave() -> None:
+    """End torch's process group while the interpreter is whole; Fabric does so for NCCL alone.
+
+    Gloo's threads, left to the end of the process, may abort it ("terminate called").
+    """
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 class Ranks:
