@@ -43,5 +43,5 @@ def attacked(
     search = attack.search(start_noise)
     if progress < attack.warm_up:
         epsilon = epsilon * (progress / attack.warm_up)
-    with attack_mode(module, attack.mode):
+    with attack_mode(module, attack.mode, fold=True):
         return search(goal, clean, THREATS[norm](epsilon), generator)

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from equipoise.losses import Logits
+from equipoise.models.anatomy import Anatomy, BlockAnatomy
 from equipoise.models.image_input import (
     ACTIVATIONS,
     Activation,
@@ -58,6 +59,14 @@ class _Block(nn.Module):
                 hidden = self.activations[number](hidden)
         shortcut = features if self.shortcut is None else self.shortcut(features)
         return self.activations[-1](hidden + shortcut)
+
+    def parts(self) -> BlockAnatomy:
+        """What ``anatomy`` says of a block."""
+        shortcut: Any = self.shortcut
+        pairs: Any = zip(self.convs, self.norms, strict=True)
+        return BlockAnatomy(
+            convs=tuple(pairs), shortcut=shortcut and (shortcut[0], shortcut[1]), exit=True
+        )
 
 
 class ResNet(nn.Module):
@@ -143,6 +152,12 @@ class ResNet(nn.Module):
         pooled = functional.adaptive_avg_pool2d(self.stages(stem), 1).flatten(1)
         return self.linear(pooled)
 
+    def anatomy(self) -> Anatomy | None:
+        """What ``equipoise.models.folding`` needs to know; ``None`` where it folds nothing."""
+        if self.config["activation"] != "relu" or self.config["stem"] != "small":
+            return None
+        return Anatomy(stem=(self.conv, self.norm), blocks=_anatomies(self.stages))
+
 
 class _PreActBlock(nn.Module):
     """norm, activation, 3x3, norm, activation, 3x3, plus the shortcut."""
@@ -174,6 +189,16 @@ class _PreActBlock(nn.Module):
         if self.shortcut is None:
             return hidden + features
         return hidden + self.shortcut(active if self.reads == "activated" else features)
+
+    def parts(self) -> BlockAnatomy:
+        """What ``anatomy`` says of a block."""
+        return BlockAnatomy(
+            entry=self.norm1,
+            convs=((self.conv1, self.norm2), (self.conv2, None)),
+            shortcut=None if self.shortcut is None else (self.shortcut, None),
+            reads_active=self.reads == "activated",
+            exit=False,
+        )
 
 
 class PreActResNet(nn.Module):
@@ -255,6 +280,18 @@ class PreActResNet(nn.Module):
         features = self.activation(self.norm(self.stages(self.conv(self.normalise(images)))))
         pooled = functional.adaptive_avg_pool2d(features, 1).flatten(1)
         return self.linear(pooled)
+
+    def anatomy(self) -> Anatomy | None:
+        """What ``equipoise.models.folding`` needs to know; ``None`` where it folds nothing."""
+        if self.config["activation"] != "relu":
+            return None
+        norm = self.norm if self.config["final_norm"] else None
+        return Anatomy(stem=(self.conv, None), blocks=_anatomies(self.stages), norm=norm)
+
+
+def _anatomies(stages: nn.Sequential) -> tuple[BlockAnatomy, ...]:
+    blocks: list[Any] = [block for stage in stages for block in stage.children()]
+    return tuple(block.parts() for block in blocks)
 
 
 def _stages(

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from equipoise.losses import Logits
+from equipoise.models.anatomy import Anatomy, BlockAnatomy
 from equipoise.models.image_input import (
     ACTIVATIONS,
     Activation,
@@ -55,6 +56,15 @@ class _Block(nn.Module):
         padded = functional.pad(active, [0, 1, 0, 1]) if self.pad else active
         hidden = self.activation2(self.norm2(self.conv1(padded)))
         return shortcut + self.conv2(hidden)
+
+    def parts(self) -> BlockAnatomy:
+        """What ``anatomy`` says of a block."""
+        return BlockAnatomy(
+            entry=self.norm1,
+            convs=((self.conv1, self.norm2), (self.conv2, None)),
+            shortcut=None if self.shortcut is None else (self.shortcut, None),
+            exit=False,
+        )
 
 
 class WideResNet(nn.Module):
@@ -141,3 +151,14 @@ class WideResNet(nn.Module):
         features = self.activation(self.norm(self.stages(self.conv(self.normalise(images)))))
         pooled = functional.adaptive_avg_pool2d(features, 1).flatten(1)
         return self.linear(pooled)
+
+    def anatomy(self) -> Anatomy | None:
+        """What ``equipoise.models.folding`` needs to know; ``None`` where it folds nothing."""
+        if self.config["activation"] != "relu" or self.config["padding"] != "both_sides":
+            return None
+        blocks: list[Any] = [block for stage in self.stages for block in stage.children()]
+        return Anatomy(
+            stem=(self.conv, None),
+            blocks=tuple(block.parts() for block in blocks),
+            norm=self.norm,
+        )

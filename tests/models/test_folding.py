@@ -1,0 +1,239 @@
+"""Folding: the same function, the same gradient, for all networks that can be folded."""
+
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+
+import tiny
+from equipoise.features import features_and_logits
+from equipoise.goals import cross_entropy
+from equipoise.methods import training_attack
+from equipoise.methods.stage import TrainingAttack
+from equipoise.models import (
+    AdaptiveNetwork,
+    FeatureStack,
+    MultiBatchNorm2d,
+    PreActResNet,
+    ResNet,
+    WideResNet,
+    attack_mode,
+    conditioned,
+    fuse,
+    with_branches,
+)
+from equipoise.models.folding import folded_forward
+
+BACKBONES = {
+    "wrn_10": lambda: WideResNet(depth=10, width=1, classes=5),
+    "wrn_16": lambda: WideResNet(depth=16, width=1, classes=5),  # identity shortcuts
+    "resnet_18": lambda: ResNet(depth=18, width=4, classes=5),
+    "resnet_50": lambda: ResNet(depth=50, width=2, classes=5),
+    "preact": lambda: PreActResNet(width=4, classes=5),
+    "preact_raw": lambda: PreActResNet(width=4, classes=5, shortcut="raw", final_norm=False),
+    "preact_raw_with_norm": lambda: PreActResNet(width=4, classes=5, shortcut="raw"),
+}
+
+
+def shaken(network: nn.Module, seed: int = 0) -> nn.Module:
+    """Norms that do something: scales of both signs, shifts and statistics."""
+    generator = torch.Generator().manual_seed(seed)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            assert module.running_mean is not None
+            assert module.running_var is not None
+            if module.affine:
+                nn.init.uniform_(module.weight, -1.0, 1.5, generator=generator)
+                nn.init.normal_(module.bias, std=0.3, generator=generator)
+            module.running_mean.normal_(std=0.3, generator=generator)
+            module.running_var.uniform_(0.5, 2.0, generator=generator)
+        if isinstance(module, MultiBatchNorm2d) and module.separate != "both":
+            nn.init.uniform_(module.weight, -1.0, 1.5, generator=generator)
+            nn.init.normal_(module.bias, std=0.3, generator=generator)
+    return network.double().eval()
+
+
+def images(count: int = 4) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(7)
+    return torch.rand(count, 3, 16, 16, generator=generator, dtype=torch.float64)
+
+
+def value_and_gradient(call, pixels):
+    pixels = pixels.clone().requires_grad_(True)
+    logits = call(pixels)
+    (gradient,) = torch.autograd.grad(logits.square().sum(), pixels)
+    return logits.detach(), gradient
+
+
+def folded(network: nn.Module) -> list[nn.Module]:
+    kinds = (WideResNet, ResNet, PreActResNet)
+    return [m for m in network.modules() if isinstance(m, kinds) and "forward" in vars(m)]
+
+
+def check_same(network: nn.Module, call, count: int = 1) -> None:
+    expected = value_and_gradient(call, images())
+    with attack_mode(network, fold=True):
+        assert len(folded(network)) == count
+        found = value_and_gradient(call, images())
+    assert not folded(network)
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_a_folded_network_computes_the_same(name):
+    network = shaken(BACKBONES[name]())
+    check_same(network, network)
+
+
+@pytest.mark.parametrize("separate", ["both", "statistics", "affine"])
+@pytest.mark.parametrize("branch", [1, (0, 2), (2, 1, 2, 0)])
+@pytest.mark.parametrize("name", BACKBONES)
+def test_so_does_each_branch_and_any_mixture_of_them(name, branch, separate):
+    network = shaken(with_branches(BACKBONES[name](), 3, separate))
+    check_same(network, partial(network, branch=branch))
+
+
+def test_so_do_the_members_of_a_stack():
+    members = [shaken(BACKBONES[name]()) for name in ("wrn_10", "resnet_18")]
+    stack = FeatureStack(members, 5).double().eval()
+    check_same(stack, stack, count=2)
+
+
+def test_features_are_read_as_elsewhere():
+    network = shaken(BACKBONES["wrn_10"]())
+    expected = features_and_logits(network, images())
+    with attack_mode(network, fold=True):
+        found = features_and_logits(network, images())
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
+
+
+def test_every_fold_takes_the_weights_of_its_time():
+    network = shaken(BACKBONES["wrn_10"]())
+    with attack_mode(network, fold=True):
+        before = network(images())
+    with torch.no_grad():
+        network.conv.weight.mul_(2)
+        network.norm.running_mean.add_(1)
+    with attack_mode(network, fold=True):
+        after = network(images())
+    assert not torch.allclose(before, after)
+    torch.testing.assert_close(after, network(images()))
+
+
+def test_in_bfloat16_it_is_no_further_from_the_truth():
+    network = shaken(BACKBONES["wrn_16"]())
+    exact, _ = value_and_gradient(network, images(32))
+    network = network.float().to(memory_format=torch.channels_last)
+    pixels = images(32).float().contiguous(memory_format=torch.channels_last)
+    with torch.autocast("cpu", torch.bfloat16):
+        with attack_mode(network):
+            plain, _ = value_and_gradient(network, pixels)
+        with attack_mode(network, fold=True):
+            found, gradient = value_and_gradient(network, pixels)
+    assert found.dtype == plain.dtype == torch.bfloat16
+    assert gradient.dtype == torch.float32
+    far = (plain - exact).square().mean().sqrt()
+    assert (found - exact).square().mean().sqrt() < 1.5 * far
+
+
+def test_a_training_attack_finds_the_same_images(monkeypatch):
+    network, labels = shaken(BACKBONES["wrn_10"]()), torch.arange(4)
+    goal = cross_entropy(network, labels)
+    attack = partial(
+        training_attack.attacked,
+        *(network, goal, images(), 8 / 255, TrainingAttack(steps=3), "Linf"),
+    )
+    found = attack(torch.Generator().manual_seed(0))
+    seen = []
+
+    def unfolded(module, mode, fold):
+        seen.append(fold)
+        return attack_mode(module, mode)
+
+    monkeypatch.setattr(training_attack, "attack_mode", unfolded)
+    torch.testing.assert_close(found, attack(torch.Generator().manual_seed(0)))
+    assert seen == [True]
+
+
+class Subclass(WideResNet):
+    """Might compute anything."""
+
+
+def hooked(network: nn.Module) -> nn.Module:
+    network.stages[0][0].conv1.register_forward_hook(lambda module, inputs, output: output * 2)
+    return network
+
+
+def exchanged(network: nn.Module) -> nn.Module:
+    network.stages[0][0].activation2 = nn.Tanh()
+    return network
+
+
+def without_statistics(network: nn.Module) -> nn.Module:
+    network.norm = nn.BatchNorm2d(network.norm.num_features, track_running_stats=False)
+    return network
+
+
+def patched(network: nn.Module) -> nn.Module:
+    network.stages[0][0].forward = lambda features: features
+    return network
+
+
+def adaptive() -> AdaptiveNetwork:
+    return fuse(with_branches(BACKBONES["wrn_10"](), 2), placement="input")
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: WideResNet(depth=10, width=1, classes=5, activation="silu"),
+        lambda: WideResNet(depth=10, width=1, classes=5, padding="one_side"),
+        lambda: ResNet(depth=18, width=4, classes=5, stem="imagenet"),
+        lambda: ResNet(depth=18, width=4, classes=5, activation="silu"),
+        lambda: PreActResNet(width=4, classes=5, activation="silu"),
+        lambda: Subclass(depth=10, width=1, classes=5),
+        lambda: hooked(BACKBONES["wrn_10"]()),
+        lambda: exchanged(BACKBONES["wrn_10"]()),
+        lambda: without_statistics(BACKBONES["wrn_10"]()),
+        lambda: patched(BACKBONES["wrn_10"]()),
+        lambda: adaptive().network,
+        lambda: conditioned(BACKBONES["wrn_10"]()).network,
+        lambda: tiny.linear(),
+    ],
+)
+def test_what_cannot_be_folded_stays_as_it_is(make):
+    network = make()
+    assert folded_forward(network) is None
+    with attack_mode(network, fold=True):
+        assert not folded(network)
+
+
+def test_in_train_mode_nothing_is_folded():
+    network = BACKBONES["wrn_10"]()
+    with attack_mode(network, "train", fold=True):
+        assert not folded(network)
+    with attack_mode(network, fold=True):
+        network.train()
+        found = network(images().float())
+    network.train()
+    torch.testing.assert_close(found, network(images().float()))
+
+
+def test_rows_that_do_not_split_are_refused_as_elsewhere():
+    network = with_branches(BACKBONES["wrn_10"](), 2)
+    with (
+        attack_mode(network, fold=True),
+        pytest.raises(ValueError, match="does not split into 2 equal groups"),
+    ):
+        network(images(3).float(), branch=(0, 1))
+
+
+def test_a_second_derivative_is_refused():
+    network = shaken(BACKBONES["wrn_10"]())
+    pixels = images().requires_grad_(True)
+    with attack_mode(network, fold=True):
+        loss = network(pixels).square().sum()
+        (gradient,) = torch.autograd.grad(loss, pixels, create_graph=True)
+        with pytest.raises(RuntimeError, match="once_differentiable"):
+            gradient.sum().backward()
