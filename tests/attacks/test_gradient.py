@@ -66,6 +66,29 @@ def test_a_random_start_begins_where_the_threat_draws():
     assert torch.equal(started[0], L2(0.1).random_start(CLEAN, torch.Generator().manual_seed(3)))
 
 
+def test_a_given_start_is_projected_and_replaces_the_first_searchs_own():
+    started = []
+    goal = lambda images: started.append(images.detach().clone()) or waves(images)  # noqa: E731
+    given = CLEAN + torch.linspace(-0.3, 0.05, CLEAN.numel()).view_as(CLEAN)
+    search, draw = PGD(steps=1, relative_step=1.0, restarts=2), torch.Generator().manual_seed(3)
+    search(goal, CLEAN, Linf(0.1), draw, given)
+    assert torch.equal(started[0], Linf(0.1).project(given, CLEAN))
+    again = torch.Generator().manual_seed(3)
+    Linf(0.1).random_start(CLEAN, again)  # drawn and not used
+    assert torch.equal(started[2], Linf(0.1).random_start(CLEAN, again))
+
+
+def test_a_given_start_stays_with_its_images_where_others_are_done():
+    images = torch.full((3, 1, 8, 8), 0.5)
+    goal = goals.Watched(lambda x: x.flatten(1)[:, :2], torch.zeros(3).long(), losses.margin)
+    goal.note(images, torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]]))  # the second is broken
+    given = images + torch.tensor([-0.1, 0.0, 0.1])[:, None, None, None]
+    seen = []
+    goal.predict = lambda x: seen.append(x.detach().clone()) or x.flatten(1)[:, :2]
+    PGD(steps=1, relative_step=0.5)(goal, images, Linf(0.1), torch.Generator(), given)
+    assert torch.equal(seen[0], given[[0, 2]])
+
+
 @pytest.mark.parametrize("keep", ["last", "best"])
 def test_restarts_keep_each_images_best_search(keep):
     attack, threat = {"steps": 3, "relative_step": 0.25, "keep": keep}, Linf(0.2)

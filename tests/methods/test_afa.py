@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from equipoise import draws, losses
+from equipoise.attacks import PGD
 from equipoise.methods import AFA, Gate, afa
 from equipoise.methods.afa import BranchTask, GateTask
 from equipoise.models import fuse, with_branches
@@ -177,6 +178,48 @@ def test_a_split_batch_trains_every_branch_whatever_the_objective(objective):
     assert all(bool(term.isfinite()) for term in terms.values())
     for name, parameter in task.named_parameters():
         assert parameter.grad is not None, name
+
+
+def test_nested_attacks_begin_where_the_weaker_one_ended(monkeypatch):
+    begun, real = [], PGD._step
+
+    def watch(self, threat, clean):
+        begun.append(threat.epsilon.unique().item())
+        return real(self, threat, clean)
+
+    monkeypatch.setattr(PGD, "_step", watch)
+    found, attacked = [], afa.attacked
+
+    def spy(*given, start, **settings):
+        found.append((start, attacked(*given, start=start, **settings)))
+        return found[-1][1]
+
+    monkeypatch.setattr(afa, "attacked", spy)
+    task = BranchTask(branched(), method(nested=True)).eval()
+    terms = step(task)
+    assert begun == pytest.approx([0.05] * ATTACK.steps + [0.2] * ATTACK.steps)
+    (none, weak), (start, strong) = found
+    assert none is None
+    assert start is weak
+    images, labels = images_and_labels()
+    for k, part in enumerate((images, weak, strong)):
+        expected = losses.cross_entropy(task.network(part, branch=k), labels).mean()
+        assert torch.allclose(terms[f"loss_{k}"], expected, atol=1e-6)
+
+
+@every_objective
+def test_nested_attacks_train_every_branch_whatever_the_objective(objective):
+    task = BranchTask(branched(), method(objective=objective, nested=True)).train()
+    terms = step(task)
+    terms["loss"].backward()
+    assert all(bool(term.isfinite()) for term in terms.values())
+    for name, parameter in task.named_parameters():
+        assert parameter.grad is not None, name
+
+
+def test_attacks_on_different_images_cannot_be_nested():
+    with pytest.raises(ValueError, match="nested attacks grow on the same images"):
+        method(nested=True, split_batch=True)
 
 
 def test_a_batch_that_is_too_small_to_split_is_refused():

@@ -83,7 +83,12 @@ class PGD:
             raise ValueError("restarts without random_start repeat one search; set random_start.")
 
     def __call__(
-        self, goal: Goal, clean: Images, threat: Threat, generator: torch.Generator
+        self,
+        goal: Goal,
+        clean: Images,
+        threat: Threat,
+        generator: torch.Generator,
+        start: Images | None = None,
     ) -> Images:
         """Search from ``clean``.
 
@@ -92,6 +97,8 @@ class PGD:
             clean: Images in [0, 1].
             threat: Where to search.
             generator: The only source of randomness.
+            start: Where the first search begins, projected onto the threat, in place of what the
+                settings say.
 
         Returns:
             Images of the same shape, inside the threat, detached.
@@ -99,9 +106,11 @@ class PGD:
         work = Work(goal, clean.detach(), threat)
         images = work.clean
         best: Sequence[Tensor] = ()
-        for _ in range(self.restarts):
+        for number in range(self.restarts):
             best = work.shed(*best)
             images = self._start(work.threat, work.clean, generator)  # drawn in any case
+            if start is not None and number == 0:
+                images = work.threat.project(start[work.rows], work.clean)
             if work.is_over():
                 break
             for _ in range(self.steps):

@@ -95,6 +95,8 @@ class AFA:
         split_batch: In stage I, deal the batch out, each image to one branch a step, rather than
             show every image to every branch: a step then costs about what PGD-AT's does, and each
             branch sees a K-th of the images an epoch.
+        nested: In stage I, begin the attack on each branch where that on the weaker one before it
+            ended: a few steps a strength are then worth many from a random start (LOG.md).
         soup: In place of stage II: mix the norms of the outermost branches once and for all, with
             this share of the clean one, [0, 1], into a plain network without a generator.
         gate: How stage II trains.
@@ -105,7 +107,8 @@ class AFA:
 
     Raises:
         ValueError: If there are fewer than two strengths, they do not ascend from 0, the gate's
-            exceed them, or the objective runs no attack or trains a companion network.
+            exceed them, the batch is to be split and attacks nested, or the objective runs no
+            attack or trains a companion network.
 
     Source:
         AFA Sec. 4, Eq. (1)-(3), Algorithm 1.
@@ -117,6 +120,7 @@ class AFA:
     schedule: Schedule
     separate: Separate = "both"
     split_batch: bool = False
+    nested: bool = False
     soup: float | None = None
     gate: Gate = Gate()
     gate_schedule: Schedule
@@ -136,6 +140,11 @@ class AFA:
                 f"the gate's strengths must not exceed the branches' highest, "
                 f"{format_epsilon(self.strengths[-1])}, got {format_epsilon(max(beyond))}: "
                 "no branch was trained for it."
+            )
+        if self.split_batch and self.nested:
+            raise ValueError(
+                "nested attacks grow on the same images, which split_batch deals out to different "
+                "branches; leave one of them off."
             )
         if self.soup is not None and not 0 <= self.soup <= 1:
             raise ValueError(f"soup must be a share in [0, 1], got {self.soup}.")
@@ -186,7 +195,8 @@ class BranchTask(nn.Module):
     All strengths are attacked as one batch, in one grouped forward a step, unless the objective
     forbids it: then one strength after the other, so that only images of one strength are mixed.
     With ``split_batch`` the attacked branches get equal parts of the batch, and branch 0, which
-    costs least, what is left.
+    costs least, what is left. With ``nested`` the strengths are attacked in ascending order, each
+    from where the one before it ended.
 
     Args:
         network: A branched network with one branch a strength.
@@ -215,7 +225,8 @@ class BranchTask(nn.Module):
         """One step's loss over all paths."""
         objective = unaccompanied(self.method.objective, "AFA")
         paths = tuple(range(1, self.network.branches))
-        groups = [paths] if objective.joinable else [(path,) for path in paths]
+        joined = objective.joinable and not self.method.nested
+        groups = [paths] if joined else [(path,) for path in paths]
         if self.method.split_batch and draws.processes(generator) > 1:
             raise ValueError(
                 "split_batch deals out the batch of one process; with several, leave it off or "
@@ -223,7 +234,7 @@ class BranchTask(nn.Module):
             )
         through_clean: Predict = partial(self.network, branch=0)
         dealt = self._dealt(images, labels)
-        prepared = []
+        prepared, start = [], None
         for group in groups:
             through: Predict = partial(self.network, branch=group)
             # Rows in plain order: noise is drawn in the order of memory.
@@ -240,8 +251,10 @@ class BranchTask(nn.Module):
                 self.method.norm,
                 generator,
                 start_noise=objective.start_noise,
+                start=start,
                 progress=progress,
             )
+            start = adversarial if self.method.nested else None
             prepared.append((group, through, clean, adversarial, truth))
         natural = losses.cross_entropy(through_clean(dealt[0][0]), dealt[0][1])
         means = [natural.mean()]
