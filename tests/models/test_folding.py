@@ -108,6 +108,13 @@ def test_features_are_read_as_elsewhere():
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
 
 
+def test_another_head_is_called_as_it_is():
+    network = shaken(BACKBONES["wrn_10"]())
+    for head in (nn.Identity(), nn.Sequential(nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 5))):
+        network.linear = head.double()
+        check_same(network, network)
+
+
 def test_every_fold_takes_the_weights_of_its_time():
     network = shaken(BACKBONES["wrn_10"]())
     with attack_mode(network, fold=True):
@@ -165,8 +172,9 @@ def hooked(network: nn.Module) -> nn.Module:
     return network
 
 
-def exchanged(network: nn.Module) -> nn.Module:
-    network.stages[0][0].activation2 = nn.Tanh()
+def exchanged(name: str, module: nn.Module, make=BACKBONES["wrn_10"]) -> nn.Module:
+    network = make()
+    network.set_submodule(name, module)
     return network
 
 
@@ -194,7 +202,12 @@ def adaptive() -> AdaptiveNetwork:
         lambda: PreActResNet(width=4, classes=5, activation="silu"),
         lambda: Subclass(depth=10, width=1, classes=5),
         lambda: hooked(BACKBONES["wrn_10"]()),
-        lambda: exchanged(BACKBONES["wrn_10"]()),
+        lambda: exchanged("stages.0.0.activation2", nn.Tanh()),
+        lambda: exchanged("stages.0.0.activation2", nn.Identity()),
+        lambda: exchanged("stages.0.0.norm1", nn.Identity()),
+        lambda: exchanged("stages.0.0.conv2", nn.Sequential(nn.Conv2d(16, 16, 1))),
+        lambda: exchanged("activation", nn.Identity()),
+        lambda: exchanged("pool", nn.MaxPool2d(2), BACKBONES["resnet_18"]),
         lambda: without_statistics(BACKBONES["wrn_10"]()),
         lambda: patched(BACKBONES["wrn_10"]()),
         lambda: adaptive().network,
@@ -227,6 +240,15 @@ def test_rows_that_do_not_split_are_refused_as_elsewhere():
         pytest.raises(ValueError, match="does not split into 2 equal groups"),
     ):
         network(images(3).float(), branch=(0, 1))
+
+
+def test_images_of_another_kind_are_refused_as_elsewhere():
+    network = BACKBONES["wrn_10"]()
+    with (
+        attack_mode(network, fold=True),
+        pytest.raises(ValueError, match="images must have 3 channels"),
+    ):
+        network(torch.rand(2, 1, 16, 16))
 
 
 def test_a_second_derivative_is_refused():

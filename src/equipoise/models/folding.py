@@ -23,6 +23,8 @@ PLAIN = (
     *(RoutedNorm, MultiBatchNorm2d, Normalise),
 )
 """What a network may consist of, beside its own blocks, to be folded."""
+KINDS = ((nn.Conv2d,), (nn.BatchNorm2d, RoutedNorm), (nn.ReLU,))
+"""What an anatomy's convolutions, norms and activations must be, and no subclass."""
 
 
 _Affine = tuple[Tensor, Tensor]
@@ -47,9 +49,14 @@ def folded_forward(network: nn.Module) -> Callable[[Tensor], Tensor] | None:
     if describe is None or not all(_is_foldable(child, network) for child in network.modules()):
         return None
     anatomy: Anatomy | None = describe(network)
-    if anatomy is None:
+    if anatomy is None or not all(
+        type(module) in kinds
+        for kinds, modules in zip(KINDS, anatomy.modules(), strict=True)
+        for module in modules
+    ):
         return None
     whole: Any = network
+    first: Any = anatomy.stem[0]
     original = type(network).forward
     routes = [child.route for child in network.modules() if isinstance(child, RoutedNorm)]
     plans: dict[tuple[int, torch.dtype], _Plan] = {}
@@ -63,10 +70,11 @@ def folded_forward(network: nn.Module) -> Callable[[Tensor], Tensor] | None:
     def forward(images: Tensor) -> Tensor:
         branch: Branch | None = routes[0].branch if routes else 0
         route = (branch,) if isinstance(branch, int) else branch
-        if network.training or not route or not len(images) or len(images) % len(route):
-            found: Tensor = original(network, images)
+        count, fits = len(images), images.ndim == 4 and images.shape[1] == first.in_channels
+        if network.training or not (route and count and fits) or count % len(route):
+            found: Tensor = original(network, images)  # which refuses what is to be refused
             return found
-        dtype, kind = whole.linear.weight.dtype, images.device.type
+        dtype, kind = first.weight.dtype, images.device.type
         if torch.is_autocast_enabled(kind):
             dtype = torch.get_autocast_dtype(kind)
         normalised = whole.normalise(images).to(dtype)
@@ -313,12 +321,12 @@ def _scale_and_shift(norm: nn.Module, branch: int) -> _Affine:
 
 
 def _conv(
-    made: nn.Conv2d, own: _Affine | None, then: _Affine | None, shift: bool, dtype: torch.dtype
+    made: Any, own: _Affine | None, then: _Affine | None, shift: bool, dtype: torch.dtype
 ) -> _Conv:
     """A convolution, its own norm and one that reads a sum it is part of.
 
     Args:
-        made: The convolution.
+        made: The convolution, an ``nn.Conv2d``.
         own: Of the norm that reads it alone.
         then: Of the norm that reads the sum.
         shift: Whether it is this part of the sum that gets the latter's shift.
@@ -331,11 +339,9 @@ def _conv(
             bias = None if bias is None else bias * affine[0]
             if shifts:
                 bias = affine[1] if bias is None else bias + affine[1]
-    padding = made.padding
-    assert not isinstance(padding, str)  # _is_foldable
     return _Conv(
         weight.to(dtype),  # in the layout of the convolution's own
         None if bias is None else bias.to(dtype),
-        *(made.stride, padding, made.dilation),
+        *(made.stride, made.padding, made.dilation),
         made.groups,
     )

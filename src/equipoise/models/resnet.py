@@ -65,7 +65,10 @@ class _Block(nn.Module):
         shortcut: Any = self.shortcut
         pairs: Any = zip(self.convs, self.norms, strict=True)
         return BlockAnatomy(
-            convs=tuple(pairs), shortcut=shortcut and (shortcut[0], shortcut[1]), exit=True
+            convs=tuple(pairs),
+            shortcut=None if shortcut is None else (shortcut[0], shortcut[1]),
+            exit=True,
+            activations=tuple(self.activations),
         )
 
 
@@ -156,7 +159,11 @@ class ResNet(nn.Module):
         """What ``equipoise.models.folding`` needs to know; ``None`` where it folds nothing."""
         if self.config["activation"] != "relu" or self.config["stem"] != "small":
             return None
-        return Anatomy(stem=(self.conv, self.norm), blocks=_anatomies(self.stages))
+        return Anatomy(
+            stem=(self.conv, self.norm),
+            blocks=_anatomies(self.stages),
+            activations=(self.activation,),
+        )
 
 
 class _PreActBlock(nn.Module):
@@ -198,6 +205,7 @@ class _PreActBlock(nn.Module):
             shortcut=None if self.shortcut is None else (self.shortcut, None),
             reads_active=self.reads == "activated",
             exit=False,
+            activations=(self.activation1, self.activation2),
         )
 
 
@@ -285,8 +293,13 @@ class PreActResNet(nn.Module):
         """What ``equipoise.models.folding`` needs to know; ``None`` where it folds nothing."""
         if self.config["activation"] != "relu":
             return None
-        norm = self.norm if self.config["final_norm"] else None
-        return Anatomy(stem=(self.conv, None), blocks=_anatomies(self.stages), norm=norm)
+        last = bool(self.config["final_norm"])
+        return Anatomy(
+            stem=(self.conv, None),
+            blocks=_anatomies(self.stages),
+            norm=self.norm if last else None,
+            activations=(self.activation,) if last else (),
+        )
 
 
 def _anatomies(stages: nn.Sequential) -> tuple[BlockAnatomy, ...]:

@@ -64,6 +64,7 @@ class _Block(nn.Module):
             convs=((self.conv1, self.norm2), (self.conv2, None)),
             shortcut=None if self.shortcut is None else (self.shortcut, None),
             exit=False,
+            activations=(self.activation1, self.activation2),
         )
 
 
@@ -161,4 +162,5 @@ class WideResNet(nn.Module):
             stem=(self.conv, None),
             blocks=tuple(block.parts() for block in blocks),
             norm=self.norm,
+            activations=(self.activation,),
         )
