@@ -17,10 +17,11 @@ from lightning_fabric import Fabric
 from timing import rounded, settings
 from timing import write_record as write
 
+from equipoise import losses
 from equipoise.attacks import PGD
 from equipoise.data import DataSet
 from equipoise.executors import execute
-from equipoise.goals import cross_entropy
+from equipoise.goals import Watched
 from equipoise.models import attack_mode
 from equipoise.recipes import RECIPES, Recipe
 from equipoise.threat import Linf
@@ -54,14 +55,13 @@ def accuracies(network: Any, dataset: DataSet, strengths: tuple[float, ...]) -> 
     found = []
     for branch, epsilon in enumerate(strengths):
         through = partial(network, branch=branch)
+        goal = Watched(through, labels, losses.cross_entropy)
         with attack_mode(network):
-            victims = images
             if epsilon > 0:
-                goal, draw = cross_entropy(through, labels), torch.Generator().manual_seed(0)
-                victims = JUDGE(goal, images, Linf(epsilon), draw)
+                JUDGE(goal, images, Linf(epsilon), torch.Generator().manual_seed(0))
             with torch.no_grad():
-                right = through(victims).argmax(dim=1) == labels
-        found.append(float(right.double().mean()))
+                goal(images)
+        found.append(1 - float(goal.broken.double().mean()))
     return found
 
 

@@ -78,6 +78,15 @@ def test_a_given_start_is_projected_and_replaces_the_first_searchs_own():
     assert torch.equal(started[2], Linf(0.1).random_start(CLEAN, again))
 
 
+@pytest.mark.usefixtures("no_shape_checks")
+def test_a_start_for_other_images_is_refused_and_no_gradient_comes_through_it():
+    search, draw = PGD(steps=1, relative_step=1.0), torch.Generator()
+    with pytest.raises(ValueError, match=r"start must have the shape .* \(2, 1, 4, 4\), got \(3,"):
+        search(waves, CLEAN, Linf(0.1), draw, torch.zeros(3, 1, 4, 4))
+    found = search(waves, CLEAN, Linf(0.1), draw, CLEAN.clone().requires_grad_(True))
+    assert not found.requires_grad
+
+
 def test_a_given_start_stays_with_its_images_where_others_are_done():
     images = torch.full((3, 1, 8, 8), 0.5)
     goal = goals.Watched(lambda x: x.flatten(1)[:, :2], torch.zeros(3).long(), losses.margin)

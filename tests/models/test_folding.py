@@ -21,6 +21,7 @@ from equipoise.models import (
     attack_mode,
     conditioned,
     fuse,
+    synchronised,
     with_branches,
 )
 from equipoise.models.folding import folded_forward
@@ -86,6 +87,24 @@ def test_a_folded_network_computes_the_same(name):
     check_same(network, network)
 
 
+@pytest.mark.parametrize("name", BACKBONES)
+def test_it_does_so_for_odd_sizes_biases_and_norms_without_affine_maps(name):
+    network = BACKBONES[name]()
+    for module in list(network.modules()):
+        for child_name, child in list(module.named_children()):
+            if isinstance(child, nn.Conv2d):
+                child.bias = nn.Parameter(torch.linspace(-1, 1, child.out_channels))
+            if isinstance(child, nn.BatchNorm2d) and child_name in ("norm1", "1"):
+                setattr(module, child_name, nn.BatchNorm2d(child.num_features, affine=False))
+    network = shaken(network)
+    for size in ((9, 13), (8, 11)):
+        expected = value_and_gradient(network, images(3)[:, :, : size[0], : size[1]])
+        with attack_mode(network, fold=True):
+            assert folded(network)
+            found = value_and_gradient(network, images(3)[:, :, : size[0], : size[1]])
+        torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
+
+
 @pytest.mark.parametrize("separate", ["both", "statistics", "affine"])
 @pytest.mark.parametrize("branch", [1, (0, 2), (2, 1, 2, 0)])
 @pytest.mark.parametrize("name", BACKBONES)
@@ -128,20 +147,45 @@ def test_every_fold_takes_the_weights_of_its_time():
     torch.testing.assert_close(after, network(images()))
 
 
-def test_in_bfloat16_it_is_no_further_from_the_truth():
+def test_in_bfloat16_it_is_about_as_near_to_the_truth():
     network = shaken(BACKBONES["wrn_16"]())
-    exact, _ = value_and_gradient(network, images(32))
+    exact = value_and_gradient(network, images(32))
     network = network.float().to(memory_format=torch.channels_last)
     pixels = images(32).float().contiguous(memory_format=torch.channels_last)
     with torch.autocast("cpu", torch.bfloat16):
         with attack_mode(network):
-            plain, _ = value_and_gradient(network, pixels)
+            plain = value_and_gradient(network, pixels)
         with attack_mode(network, fold=True):
-            found, gradient = value_and_gradient(network, pixels)
-    assert found.dtype == plain.dtype == torch.bfloat16
-    assert gradient.dtype == torch.float32
-    far = (plain - exact).square().mean().sqrt()
-    assert (found - exact).square().mean().sqrt() < 1.5 * far
+            found = value_and_gradient(network, pixels)
+    for ours, theirs, truth in zip(found, plain, exact, strict=True):
+        assert ours.dtype == theirs.dtype
+        far = (theirs - truth).square().mean().sqrt()
+        assert (ours - truth).square().mean().sqrt() < 1.5 * far
+
+
+def test_float64_stays_under_autocast_as_elsewhere():
+    network = shaken(BACKBONES["wrn_16"]())
+    with torch.autocast("cpu", torch.bfloat16):
+        check_same(network, network)
+
+
+def test_weights_that_change_after_the_forward_pass_do_not_change_its_gradient():
+    network = shaken(BACKBONES["wrn_16"]())
+    _, expected = value_and_gradient(network, images())
+    pixels = images().requires_grad_(True)
+    with attack_mode(network, fold=True):
+        loss = network(pixels).square().sum()
+    with torch.no_grad():
+        for part in (network.conv, network.stages, network.norm):
+            for tensor in part.state_dict().values():
+                tensor.mul_(3)
+    torch.testing.assert_close(torch.autograd.grad(loss, pixels)[0], expected)
+
+
+def test_synchronised_norms_are_folded_too():
+    network = shaken(BACKBONES["wrn_16"]())
+    with synchronised(network):
+        check_same(network, network)
 
 
 def test_a_training_attack_finds_the_same_images(monkeypatch):
@@ -188,6 +232,25 @@ def patched(network: nn.Module) -> nn.Module:
     return network
 
 
+def appended(name: str, module: nn.Module, make=BACKBONES["wrn_10"]) -> nn.Module:
+    network = make()
+    network.get_submodule(name).append(module)
+    return network
+
+
+class Anatomist(nn.Linear):
+    """Has the name for something of its own."""
+
+    anatomy = "chest"
+
+
+class Surgeon(nn.Linear):
+    """The same, as a method."""
+
+    def anatomy(self):
+        return ["chest"]
+
+
 def adaptive() -> AdaptiveNetwork:
     return fuse(with_branches(BACKBONES["wrn_10"](), 2), placement="input")
 
@@ -207,6 +270,19 @@ def adaptive() -> AdaptiveNetwork:
         lambda: exchanged("stages.0.0.norm1", nn.Identity()),
         lambda: exchanged("stages.0.0.conv2", nn.Sequential(nn.Conv2d(16, 16, 1))),
         lambda: exchanged("activation", nn.Identity()),
+        lambda: exchanged("stages.1", nn.Sequential(nn.Sequential(nn.ReLU()))),
+        lambda: exchanged("stages.1.0", nn.Identity()),
+        lambda: exchanged("stages.1.0.shortcut", nn.Conv2d(4, 8, 1), BACKBONES["resnet_18"]),
+        lambda: exchanged("norm", nn.BatchNorm2d(32), BACKBONES["preact_raw"]),
+        lambda: exchanged("activation", nn.ReLU(), BACKBONES["preact_raw"]),
+        lambda: exchanged("pool", nn.Conv2d(4, 4, 1), BACKBONES["resnet_18"]),
+        lambda: appended("stages", nn.ReLU()),
+        lambda: appended("stages", nn.BatchNorm2d(64)),
+        lambda: appended("stages", nn.Sequential(nn.Conv2d(64, 64, 1))),
+        lambda: appended("stages.1", nn.ReLU()),
+        lambda: appended("stages.1.0.shortcut", nn.ReLU(), BACKBONES["resnet_18"]),
+        lambda: Anatomist(3, 2),
+        lambda: Surgeon(3, 2),
         lambda: exchanged("pool", nn.MaxPool2d(2), BACKBONES["resnet_18"]),
         lambda: without_statistics(BACKBONES["wrn_10"]()),
         lambda: patched(BACKBONES["wrn_10"]()),
@@ -249,6 +325,13 @@ def test_images_of_another_kind_are_refused_as_elsewhere():
         pytest.raises(ValueError, match="images must have 3 channels"),
     ):
         network(torch.rand(2, 1, 16, 16))
+    with attack_mode(network, fold=True), pytest.raises(ValueError, match="at least 8x8 pixels"):
+        network(torch.rand(2, 3, 16, 7))
+    with (
+        attack_mode(network, fold=True),
+        pytest.raises(RuntimeError, match="Double but found Float"),
+    ):
+        network(images())
 
 
 def test_a_second_derivative_is_refused():

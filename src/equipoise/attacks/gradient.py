@@ -102,7 +102,15 @@ class PGD:
 
         Returns:
             Images of the same shape, inside the threat, detached.
+
+        Raises:
+            ValueError: If ``start`` has another shape than ``clean``.
         """
+        if start is not None and start.shape != clean.shape:
+            raise ValueError(
+                f"start must have the shape of the clean images, {tuple(clean.shape)}, got "
+                f"{tuple(start.shape)}."
+            )
         work = Work(goal, clean.detach(), threat)
         images = work.clean
         best: Sequence[Tensor] = ()
@@ -110,7 +118,7 @@ class PGD:
             best = work.shed(*best)
             images = self._start(work.threat, work.clean, generator)  # drawn in any case
             if start is not None and number == 0:
-                images = work.threat.project(start[work.rows], work.clean)
+                images = work.threat.project(start.detach()[work.rows], work.clean)
             if work.is_over():
                 break
             for _ in range(self.steps):

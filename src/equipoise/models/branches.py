@@ -110,6 +110,15 @@ class MultiBatchNorm2d(nn.Module):
         norm.bias = nn.Parameter(self.bias[row].detach().clone())
         return cast(nn.Module, norm)
 
+    def own(self, branch: int) -> nn.Module:
+        """One branch as a plain norm, to be read: the module itself if it shares nothing.
+
+        Raises:
+            IndexError: If there is no such branch.
+        """
+        self._check(branch)
+        return self.norms[branch] if self.separate == "both" else self.norm(branch)
+
     def _check(self, branch: int) -> None:
         if not 0 <= branch < self.branches:
             raise IndexError(f"branch must be in [0, {self.branches}), got {branch}.")

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from equipoise.losses import Logits
-from equipoise.models.anatomy import Anatomy, BlockAnatomy
+from equipoise.models.anatomy import Anatomy, BlockAnatomy, blocks_of
 from equipoise.models.image_input import (
     ACTIVATIONS,
     Activation,
@@ -159,9 +159,14 @@ class ResNet(nn.Module):
         """What ``equipoise.models.folding`` needs to know; ``None`` where it folds nothing."""
         if self.config["activation"] != "relu" or self.config["stem"] != "small":
             return None
+        blocks = blocks_of(self.stages, _Block)
+        if blocks is None or type(self.pool) is not nn.Identity:
+            return None
+        if not all(block.shortcut is None or _is_pair(block.shortcut) for block in blocks):
+            return None
         return Anatomy(
             stem=(self.conv, self.norm),
-            blocks=_anatomies(self.stages),
+            blocks=tuple(block.parts() for block in blocks),
             activations=(self.activation,),
         )
 
@@ -293,18 +298,19 @@ class PreActResNet(nn.Module):
         """What ``equipoise.models.folding`` needs to know; ``None`` where it folds nothing."""
         if self.config["activation"] != "relu":
             return None
-        last = bool(self.config["final_norm"])
+        blocks, last = blocks_of(self.stages, _PreActBlock), bool(self.config["final_norm"])
+        if blocks is None:
+            return None
         return Anatomy(
             stem=(self.conv, None),
-            blocks=_anatomies(self.stages),
+            blocks=tuple(block.parts() for block in blocks),
             norm=self.norm if last else None,
             activations=(self.activation,) if last else (),
         )
 
 
-def _anatomies(stages: nn.Sequential) -> tuple[BlockAnatomy, ...]:
-    blocks: list[Any] = [block for stage in stages for block in stage.children()]
-    return tuple(block.parts() for block in blocks)
+def _is_pair(shortcut: nn.Module) -> bool:
+    return type(shortcut) is nn.Sequential and len(shortcut) == 2
 
 
 def _stages(

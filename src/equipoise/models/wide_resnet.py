@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from equipoise.losses import Logits
-from equipoise.models.anatomy import Anatomy, BlockAnatomy
+from equipoise.models.anatomy import Anatomy, BlockAnatomy, blocks_of
 from equipoise.models.image_input import (
     ACTIVATIONS,
     Activation,
@@ -157,7 +157,9 @@ class WideResNet(nn.Module):
         """What ``equipoise.models.folding`` needs to know; ``None`` where it folds nothing."""
         if self.config["activation"] != "relu" or self.config["padding"] != "both_sides":
             return None
-        blocks: list[Any] = [block for stage in self.stages for block in stage.children()]
+        blocks = blocks_of(self.stages, _Block)
+        if blocks is None:
+            return None
         return Anatomy(
             stem=(self.conv, None),
             blocks=tuple(block.parts() for block in blocks),
