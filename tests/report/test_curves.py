@@ -2,6 +2,9 @@ import pytest
 
 from equipoise import cli, runs
 from equipoise.report.curves import write_curves
+from equipoise.report.papers.curves import accuracy_curves
+from equipoise.report.papers.measured import Result
+from equipoise.report.papers.style import Drawing
 from tiny import record
 
 
@@ -21,6 +24,15 @@ def test_every_model_is_named_and_none_is_cut_off(tmp_path):
         assert f">{name}<" in text
     assert "worst case per image" in text
     assert 'x="-' not in text
+
+
+def test_no_two_of_many_models_look_alike():
+    names = [f"model {number}" for number in range(20)]
+    measured = {name: [Result(recipe={}, record=record(name))] for name in names}
+    drawing = Drawing(measured=measured, published={}, published_as="", measured_as="")
+    panel = accuracy_curves(drawing).axes[0]
+    lines = [line for line in panel.lines if line.get_label() in names]
+    assert len({(line.get_color(), line.get_linestyle()) for line in lines}) == len(names)
 
 
 @pytest.mark.parametrize(

@@ -180,6 +180,10 @@ def importance_by_alpha(drawing: Drawing) -> Canvas:
     return figure
 
 
+_ROUNDS = ("-", ":", "-.")
+"""Of lines once all colours are used up; dashes are for what has a twin."""
+
+
 def _paired(label: str, drawing: Drawing) -> dict[str, Any]:
     base = label.removesuffix(_AFA)
     bases = dict.fromkeys(other.removesuffix(_AFA) for other in drawing.measured)
@@ -189,7 +193,7 @@ def _paired(label: str, drawing: Drawing) -> dict[str, Any]:
     return {
         "color": COLOURS[place % len(COLOURS)],
         "marker": MARKS[place % len(MARKS)],
-        "linestyle": "--" if open_marks else "-",
+        "linestyle": "--" if open_marks else _ROUNDS[place // len(COLOURS) % len(_ROUNDS)],
         "markerfacecolor": "white" if open_marks else COLOURS[place % len(COLOURS)],
     }
 
