@@ -71,6 +71,7 @@ GROUPS: dict[str, tuple[Make, ...]] = {
         cifar10.pgd_at_cifar10_compact,
         cifar10.afa_cifar10_compact,
         cifar10.afa_cifar10_compact_plain,
+        cifar10.afa_split_cifar10_compact,
         cifar10.afs_cifar10_compact,
         cifar10_methods.trades_cifar10_compact,
         cifar10_methods.mart_cifar10_compact,

@@ -4,6 +4,7 @@ They show the mechanics on real photographs, not the papers' accuracies.
 """
 
 from dataclasses import replace
+from typing import Any
 
 from equipoise.data import Augmentation, Cifar10
 from equipoise.methods import AFA, AFS, Gate, Schedule, SingleNetwork
@@ -48,6 +49,13 @@ def afa_cifar10_compact_plain() -> Recipe:
     return _recipe(
         "afa_cifar10_compact_plain", _afa(Gate(), replace(_SCHEDULE, epochs=1, learning_rate=0.02))
     )
+
+
+def afa_split_cifar10_compact() -> Recipe:
+    """AFA over PGD-AT, K = 3, each image through one branch a step."""
+    base = afa_cifar10_compact()
+    method: Any = base.method
+    return replace(base, name="afa_split_cifar10_compact", method=replace(method, split_batch=True))
 
 
 def afs_cifar10_compact() -> Recipe:

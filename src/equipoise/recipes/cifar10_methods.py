@@ -54,7 +54,7 @@ def lbgat_cifar10_compact() -> Recipe:
 
 
 def avm_cifar10_compact() -> Recipe:
-    """Adversarial vertex mixup: it hides gradients, which the self-checks say."""
+    """Adversarial vertex mixup."""
     return _single("avm_cifar10_compact", AVM())
 
 
