@@ -152,21 +152,24 @@ def test_a_step_trains_every_branch_whatever_the_objective(objective):
         assert bool(parameter.grad.any()), name
 
 
-def test_a_split_batch_shows_every_image_to_one_branch(attacks):
+@pytest.mark.parametrize("count", [8, 7])
+def test_a_split_batch_attacks_every_image_for_one_branch(attacks, count):
     task, seen = BranchTask(branched(), method(split_batch=True)).eval(), []
     task.network.register_forward_pre_hook(
         lambda _, inputs, settings: seen.append((inputs[0], settings["branch"])), with_kwargs=True
     )
-    terms = step(task)
-    images, labels = images_and_labels()  # 8 images over 3 branches: 4, 2 and 2
+    images, labels = images_and_labels(count)
+    terms = task(images, labels, torch.Generator().manual_seed(0), 0.0)
+    half = count // 2  # two attacked branches; an odd image is for the clean one alone
     (attack,) = attacks
-    assert torch.equal(attack["clean"], images[4:])
-    assert attack["epsilon"].tolist() == pytest.approx([0.05, 0.05, 0.2, 0.2])
+    assert torch.equal(attack["clean"], images[: 2 * half])
+    assert attack["epsilon"].tolist() == pytest.approx([0.05] * half + [0.2] * half)
     (given,) = [given for given, branch in seen if branch == 0]
-    assert torch.equal(given, images[:4])
-    parts = [images[:4], *attack["found"].chunk(2)]
-    for k, (part, rows) in enumerate(zip(parts, labels.split([4, 2, 2]), strict=True)):
-        expected = losses.cross_entropy(task.network(part, branch=k), rows).mean()
+    assert torch.equal(given, images)
+    parts = [images, *attack["found"].chunk(2)]
+    rows = [labels, labels[:half], labels[half : 2 * half]]
+    for k, (part, truth) in enumerate(zip(parts, rows, strict=True)):
+        expected = losses.cross_entropy(task.network(part, branch=k), truth).mean()
         assert torch.allclose(terms[f"loss_{k}"], expected, atol=1e-6)
 
 
@@ -224,8 +227,8 @@ def test_attacks_on_different_images_cannot_be_nested():
 
 def test_a_batch_that_is_too_small_to_split_is_refused():
     task = BranchTask(branched(), method(split_batch=True))
-    images, labels = images_and_labels(2)
-    with pytest.raises(ValueError, match="over 3 branches, so it needs that many images or more, "):
+    images, labels = images_and_labels(1)
+    with pytest.raises(ValueError, match="among 2 attacked branches, so it needs that many images"):
         task(images, labels, torch.Generator(), 0.0)
 
 

@@ -92,9 +92,10 @@ class AFA:
         attack: Search of every training attack.
         schedule: Optimiser and learning rate of stage I.
         separate: What each branch has for itself: statistics and affine maps, or one of them.
-        split_batch: In stage I, deal the batch out, each image to one branch a step, rather than
-            show every image to every branch: a step then costs about what PGD-AT's does, and each
-            branch sees a K-th of the images an epoch.
+        split_batch: In stage I, deal the batch out among the attacked branches, each image to one
+            of them a step, rather than attack every image on every branch. Branch 0, whose images
+            cost no attack, gets them all. A step then costs about what PGD-AT's does, and each
+            attacked branch sees a share of the images an epoch.
         nested: In stage I, begin the attack on each branch where that on the weaker one before it
             ended: a few steps a strength are then worth many from a random start (LOG.md).
         soup: In place of stage II: mix the norms of the outermost branches once and for all, with
@@ -194,8 +195,8 @@ class BranchTask(nn.Module):
 
     All strengths are attacked as one batch, in one grouped forward a step, unless the objective
     forbids it: then one strength after the other, so that only images of one strength are mixed.
-    With ``split_batch`` the attacked branches get equal parts of the batch, and branch 0, which
-    costs least, what is left. With ``nested`` the strengths are attacked in ascending order, each
+    With ``split_batch`` the attacked branches get equal parts of the batch, and branch 0 gets all
+    of it. With ``nested`` the strengths are attacked in ascending order, each
     from where the one before it ended.
 
     Args:
@@ -203,8 +204,8 @@ class BranchTask(nn.Module):
         method: Strengths, objective and attack.
 
     Raises:
-        ValueError: From ``forward``, if a batch is to be split and has fewer images than branches,
-            or is shared by several processes.
+        ValueError: From ``forward``, if a batch is to be split and has fewer images than attacked
+            branches, or is shared by several processes.
 
     Source:
         AFA Algorithm 1. Branches count from 0, its paths from 1. Eq. (3) adds the clean
@@ -270,14 +271,14 @@ class BranchTask(nn.Module):
         paths = self.network.branches
         if not self.method.split_batch:
             return [(images, labels)] * paths
-        size = len(images) // paths
+        size = len(images) // (paths - 1)
         if size == 0:
             raise ValueError(
-                f"split_batch deals each batch over {paths} branches, so it needs that many "
-                f"images or more, got {len(images)}; raise batch_size."
+                f"split_batch deals each batch out among {paths - 1} attacked branches, so it "
+                f"needs that many images or more, got {len(images)}; raise batch_size."
             )
-        sizes = [len(images) - size * (paths - 1)] + [size] * (paths - 1)
-        return list(zip(images.split(sizes), labels.split(sizes), strict=True))
+        parts = zip(images.split(size), labels.split(size), strict=True)
+        return [(images, labels), *list(parts)[: paths - 1]]
 
     def outcome(self) -> nn.Module:
         """The branched network."""

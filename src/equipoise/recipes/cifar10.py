@@ -52,7 +52,7 @@ def afa_cifar10_compact_plain() -> Recipe:
 
 
 def afa_split_cifar10_compact() -> Recipe:
-    """AFA over PGD-AT, K = 3, each image through one branch a step."""
+    """AFA over PGD-AT, K = 3, each image attacked for one branch a step."""
     base = afa_cifar10_compact()
     method: Any = base.method
     return replace(base, name="afa_split_cifar10_compact", method=replace(method, split_batch=True))
