@@ -79,6 +79,7 @@ def main() -> None:
             "networks": [
                 one_network(10, 2, 128, given.rounds),
                 one_network(28, 10, 4, given.large_rounds),
+                one_network(28, 10, 16, given.large_rounds),
             ]
         },
     )
