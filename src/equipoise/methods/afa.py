@@ -97,7 +97,7 @@ class AFA:
             cost no attack, gets them all. A step then costs about what PGD-AT's does, and each
             attacked branch sees a share of the images an epoch.
         nested: In stage I, begin the attack on each branch where that on the weaker one before it
-            ended: a few steps a strength are then worth many from a random start (LOG.md).
+            ended, one strength after the other: fewer steps then do (LOG.md).
         soup: In place of stage II: mix the norms of the outermost branches once and for all, with
             this share of the clean one, [0, 1], into a plain network without a generator.
         gate: How stage II trains.
