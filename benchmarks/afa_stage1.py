@@ -13,6 +13,7 @@ from steps import (
     batch,
     branch_task,
     check_equal,
+    exact,
     network,
     our_step,
     pgd_task,
@@ -36,7 +37,11 @@ def peer(count: int, lean: bool) -> Step:
 
 def full(count: int, rounds: int) -> dict[str, Any]:
     """Every image through every branch."""
-    losses = check_equal([ours(8, "32-true"), peer(8, True), peer(8, False)], "stage I")
+    branched = partial(with_branches, network(10, 2), BRANCHES)
+    peers: list[Step] = [
+        algorithm_1(*exact(branched(), *batch(8)), STEPS, lean=lean) for lean in (True, False)
+    ]
+    losses = check_equal([ours(8, "64-true"), *peers], "stage I")
     product = Product(dtype=torch.bfloat16)
     turns = take_turns(
         {
@@ -52,7 +57,7 @@ def full(count: int, rounds: int) -> dict[str, Any]:
     passes = 2 * STEPS * (BRANCHES - 1) + 3 * BRANCHES
     one_pass = operations(network(10, 2), batch(count)[0])
     return {
-        "losses_in_float32": losses,
+        "losses_in_float64": losses,
         "comparisons": [
             comparison(turns, what, "ours", "Algorithm 1, usual loop", goal=3.0),
             comparison(turns, what, "ours", "Algorithm 1, leanest peer"),

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from steps import Step, batch, check_equal, network, our_step, peer_step, pgd_task
+from steps import Step, batch, check_equal, exact, network, our_step, peer_step, pgd_task
 from timing import Apart, Product, comparison, operations, settings, share_of_ceiling, take_turns
 from timing import write_record as write
 
@@ -24,7 +24,11 @@ def peer(depth: int, width: int, count: int, lean: bool) -> Step:
 
 def one_network(depth: int, width: int, count: int, rounds: int) -> dict[str, Any]:
     name, small = f"WRN-{depth}-{width}", (depth, width, max(2, count // 8))
-    losses = check_equal([ours(*small, "32-true"), peer(*small, True), peer(*small, False)], name)
+    peers = [
+        peer_step(*exact(network(depth, width), *batch(small[2])), STEPS, lean=lean)
+        for lean in (True, False)
+    ]
+    losses = check_equal([ours(*small, "64-true"), *peers], name)
     product, shape = Product(dtype=torch.bfloat16), (depth, width, count)
     turns = take_turns(
         {
@@ -40,7 +44,7 @@ def one_network(depth: int, width: int, count: int, rounds: int) -> dict[str, An
     return {
         "network": name,
         "batch": count,
-        "losses_in_float32": losses,
+        "losses_in_float64": losses,
         "images_a_second": round(count / turns.median("ours"), 1),
         "comparisons": [
             comparison(turns, what, "ours", "usual loop", goal=3.5),

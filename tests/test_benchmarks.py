@@ -76,14 +76,15 @@ def test_the_exponent_of_a_power_is_found(timing):
 @pytest.mark.parametrize("lean", [True, False])
 def test_peers_and_ours_come_to_the_same_loss(steps, lean):
     images, labels = steps.batch(4, size=16)
-    ours = steps.our_step(steps.pgd_task(steps.network(10, 1), 3), images, labels, "32-true")
-    peer = steps.peer_step(steps.network(10, 1), images, labels, 3, lean=lean)
-    assert float(ours()) == pytest.approx(float(peer()), rel=1e-4)
+    ours = steps.our_step(steps.pgd_task(steps.network(10, 1), 3), images, labels, "64-true")
+    exact = steps.exact(steps.network(10, 1), images, labels)
+    peer = steps.peer_step(*exact, 3, lean=lean)
+    assert float(ours()) == pytest.approx(float(peer()), rel=1e-6)
     task = steps.branch_task(steps.network(10, 1), 3, 2, split_batch=False)
     branched = steps.with_branches(steps.network(10, 1), 3)
-    peer = steps.algorithm_1(branched, images, labels, 2, lean=lean)
-    ours = steps.our_step(task, images, labels, "32-true")
-    assert float(ours()) == pytest.approx(float(peer()), rel=1e-4)
+    peer = steps.algorithm_1(*steps.exact(branched, images, labels), 2, lean=lean)
+    ours = steps.our_step(task, images, labels, "64-true")
+    assert float(ours()) == pytest.approx(float(peer()), rel=1e-6)
 
 
 def test_alternatives_that_differ_are_refused(steps):
