@@ -16,6 +16,7 @@ from equipoise.methods.afa import BranchTask
 from equipoise.methods.stage import TrainingAttack
 from equipoise.models import Branched, WideResNet, with_branches
 from equipoise.objectives import PGDAT
+from equipoise.training.ranks import keep_inputs
 
 EPSILON, STEP_SIZE = 8 / 255, 2 / 255
 STRENGTHS = {
@@ -82,6 +83,7 @@ def our_step(
     else:
         task.to(memory_format=torch.channels_last)
         images = images.contiguous(memory_format=torch.channels_last)
+    keep_inputs(fabric)
     module, optimiser = fabric.setup(task, sgd(task))
     generator = torch.Generator().manual_seed(2)
 

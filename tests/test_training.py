@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from equipoise import checkpoints, training
-from equipoise.methods import Schedule, Stage
+from equipoise.methods import Schedule, Stage, adversarial_training
 from equipoise.methods.adversarial_training import NetworkTask, network_stage
 from equipoise.metrics import METRICS, metrics_log
 from equipoise.objectives import PGDAT, Standard
@@ -375,6 +375,27 @@ def test_mixed_precision_keeps_weights_and_scores_in_float32(tmp_path):
     assert {value.dtype for name, value in weights(task).items() if "num_b" not in name} == {
         torch.float32
     }
+
+
+def test_mixed_precision_attacks_pixels_that_are_not_rounded(tmp_path, monkeypatch):
+    from lightning_fabric import Fabric
+
+    mixed = Fabric(accelerator="cpu", devices=1, precision="bf16-mixed")
+    mixed.launch()
+    seen, real = [], adversarial_training.attacked
+
+    def spy(module, goal, clean, *rest, **settings):
+        found = real(module, goal, clean, *rest, **settings)
+        seen.append((clean, found))
+        return found
+
+    monkeypatch.setattr(adversarial_training, "attacked", spy)
+    attacked = stage(PGDAT(), 0.1, make=lambda: wide_resnet(2), epochs=1)
+    run(tmp_path, attacked, fabric=mixed)
+    assert seen
+    for clean, found in seen:
+        assert clean.dtype == found.dtype == torch.float32
+        assert not torch.equal(clean, clean.bfloat16().float())
 
 
 def test_more_threads_than_the_main_one_can_train(tmp_path):

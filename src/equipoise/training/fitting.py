@@ -31,7 +31,7 @@ from equipoise.training.averaging import Average
 from equipoise.training.extra import Batches
 from equipoise.training.loop import Loop, Reporter, Silent, TrainingError
 from equipoise.training.perturbation import perturbed
-from equipoise.training.ranks import Ranks, check_shares, seed_everything
+from equipoise.training.ranks import Ranks, check_shares, keep_inputs, seed_everything
 from equipoise.training.validation import Validation
 from equipoise.training.weights import BEST, DONE, LAST, load_weights, write_weights
 
@@ -118,6 +118,7 @@ class _Fit:
             self.task.to(memory_format=torch.channels_last)
         trained = [p for p in self.task.parameters() if p.requires_grad]
         self.optimiser: Any = stage.schedule.optimiser_of(trained)
+        keep_inputs(fabric)
         self.wrapped, self.optimiser = fabric.setup(self.task, self.optimiser)
         self.source = Batches(self.train, loop)
         check_shares(self.source.own + self.source.drawn, self.ranks.world)

@@ -5,11 +5,12 @@ import contextlib
 import random
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.plugins import MixedPrecision
 from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import Tensor, nn
 
@@ -77,6 +78,25 @@ def _leave() -> None:
     """
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
+
+
+def keep_inputs(fabric: Fabric) -> None:
+    """Let images reach a task as they are, in mixed precision too.
+
+    Fabric rounds a module's floating inputs to the lower precision. Between 0.5 and 1 bfloat16 has
+    steps of 1/256, as long as the strengths that are trained at; a network's own operations are
+    cast by autocast.
+
+    Args:
+        fabric: Changed in place.
+    """
+    precision = fabric.strategy.precision
+    if isinstance(precision, MixedPrecision):
+        vars(precision)["convert_input"] = _unchanged
+
+
+def _unchanged(data: Any) -> Any:
+    return data
 
 
 class Ranks:
