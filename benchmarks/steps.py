@@ -83,8 +83,7 @@ def our_step(
     else:
         task.to(memory_format=torch.channels_last)
         images = images.contiguous(memory_format=torch.channels_last)
-    keep_inputs(fabric)
-    module, optimiser = fabric.setup(task, sgd(task))
+    module, optimiser = keep_inputs(fabric).setup(task, sgd(task))
     generator = torch.Generator().manual_seed(2)
 
     def step() -> Tensor:

@@ -118,8 +118,7 @@ class _Fit:
             self.task.to(memory_format=torch.channels_last)
         trained = [p for p in self.task.parameters() if p.requires_grad]
         self.optimiser: Any = stage.schedule.optimiser_of(trained)
-        keep_inputs(fabric)
-        self.wrapped, self.optimiser = fabric.setup(self.task, self.optimiser)
+        self.wrapped, self.optimiser = keep_inputs(fabric).setup(self.task, self.optimiser)
         self.source = Batches(self.train, loop)
         check_shares(self.source.own + self.source.drawn, self.ranks.world)
         self.batches = self.source.count

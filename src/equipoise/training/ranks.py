@@ -80,7 +80,7 @@ def _leave() -> None:
         torch.distributed.destroy_process_group()
 
 
-def keep_inputs(fabric: Fabric) -> None:
+def keep_inputs(fabric: Fabric) -> Fabric:
     """Let images reach a task as they are, in mixed precision too.
 
     Fabric rounds a module's floating inputs to the lower precision. Between 0.5 and 1 bfloat16 has
@@ -89,10 +89,14 @@ def keep_inputs(fabric: Fabric) -> None:
 
     Args:
         fabric: Changed in place.
+
+    Returns:
+        The same.
     """
     precision = fabric.strategy.precision
     if isinstance(precision, MixedPrecision):
         vars(precision)["convert_input"] = _unchanged
+    return fabric
 
 
 def _unchanged(data: Any) -> Any:
