@@ -94,8 +94,8 @@ class AFA:
         separate: What each branch has for itself: statistics and affine maps, or one of them.
         split_batch: In stage I, deal the batch out among the attacked branches, each image to one
             of them a step, rather than attack every image on every branch. Branch 0, whose images
-            cost no attack, gets them all. A step then costs about what PGD-AT's does, and each
-            attacked branch sees a share of the images an epoch.
+            cost no attack, gets them all. A step then costs little more than PGD-AT's does if
+            attacks have many steps, and each attacked branch sees a share of the images an epoch.
         nested: In stage I, begin the attack on each branch where that on the weaker one before it
             ended, one strength after the other: fewer steps then do (LOG.md).
         soup: In place of stage II: mix the norms of the outermost branches once and for all, with
@@ -196,8 +196,8 @@ class BranchTask(nn.Module):
     All strengths are attacked as one batch, in one grouped forward a step, unless the objective
     forbids it: then one strength after the other, so that only images of one strength are mixed.
     With ``split_batch`` the attacked branches get equal parts of the batch, and branch 0 gets all
-    of it. With ``nested`` the strengths are attacked in ascending order, each
-    from where the one before it ended.
+    of it. With ``nested`` the strengths are attacked in ascending order, each from where the one
+    before it ended.
 
     Args:
         network: A branched network with one branch a strength.

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from equipoise.models.anatomy import Anatomy, BlockAnatomy, ConvAndNorm, anatomy_of
 from equipoise.models.branches import Branch, RoutedNorm
 from equipoise.models.folded_pass import Block, Conv, Entry, Folded, Plan
+from equipoise.models.norms import scale_and_shift
 
 _Affine = tuple[Tensor, Tensor]
 """A frozen norm: one scale and one shift a channel."""
@@ -89,7 +90,8 @@ def _plan(anatomy: Anatomy, branch: int, dtype: torch.dtype) -> Plan:
 
     def conv(pair: ConvAndNorm, then: nn.Module | None = None, shift: bool = True) -> Conv:
         norms = [
-            None if norm is None else _scale_and_shift(norm, branch) for norm in (pair[1], then)
+            None if norm is None else scale_and_shift(_of_branch(norm, branch))
+            for norm in (pair[1], then)
         ]
         return _conv(pair[0], norms[0], norms[1], shift, dtype)
 
@@ -97,7 +99,7 @@ def _plan(anatomy: Anatomy, branch: int, dtype: torch.dtype) -> Plan:
         if norm is None or folded is not None:
             return None
         own = _of_branch(norm, branch)
-        scale, _ = _scale_and_shift(norm, branch)
+        scale, _ = scale_and_shift(own)
         affine = (own.weight.clone(), own.bias.clone()) if own.affine else (None, None)
         return Entry(
             (own.running_mean.clone(), own.running_var.clone()),
@@ -133,15 +135,6 @@ def _alone(block: BlockAnatomy) -> bool:
 
 def _of_branch(norm: nn.Module, branch: int) -> Any:
     return norm.norm.own(branch) if isinstance(norm, RoutedNorm) else norm
-
-
-def _scale_and_shift(norm: nn.Module, branch: int) -> _Affine:
-    own = _of_branch(norm, branch)
-    scale = torch.rsqrt(own.running_var + own.eps)
-    if own.affine:
-        scale = scale * own.weight
-    shift = -own.running_mean * scale
-    return scale, shift + own.bias if own.affine else shift
 
 
 def _conv(

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from equipoise.models.branches import MultiBatchNorm2d
-from equipoise.models.norms import BatchNorm
+from equipoise.models.norms import BatchNorm, scale_and_shift
 
 
 class FusedBatchNorm2d(nn.Module):
@@ -47,11 +47,7 @@ class FusedBatchNorm2d(nn.Module):
         fused = cls(pair[0].num_features).to(pair[0].running_var)
         with torch.no_grad():
             for row, norm in enumerate(pair):
-                scale = torch.rsqrt(norm.running_var + norm.eps)
-                if norm.affine:
-                    scale = scale * norm.weight
-                fused.scale[row] = scale
-                fused.shift[row] = (norm.bias if norm.affine else 0.0) - norm.running_mean * scale
+                fused.scale[row], fused.shift[row] = scale_and_shift(norm)
         return fused
 
     def forward(

@@ -47,13 +47,11 @@ def attack_mode(module: nn.Module, mode: Mode = "eval", fold: bool = False) -> I
             norm.alone = True
         for parameter, _ in wanted:
             parameter.requires_grad_(False)
-        if mode == "eval" and fold:
-            for child in modes:
-                forward = folded_forward(child)
-                if forward is not None:
-                    folded.append(child)
-                    folded[-1].forward = forward
         if mode == "eval":
+            passes = {child: folded_forward(child) for child in modes} if fold else {}
+            folded = [child for child, found in passes.items() if found is not None]
+            for network in folded:
+                network.forward = passes[network]
             frozen = [child for child in module.modules() if _is_plain(child)]
             for norm in frozen:
                 norm.forward = partial(_frozen, norm, *_factors(norm))

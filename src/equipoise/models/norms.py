@@ -1,14 +1,25 @@
 """Which batch norms can be replaced, and why a network has none that can."""
 
 import inspect
+from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
 from equipoise.features import name_of
 
 BatchNorm = nn.BatchNorm2d | nn.SyncBatchNorm
 """The norms that AFA branches and OAT conditions."""
+
+
+def scale_and_shift(norm: Any) -> tuple[Tensor, Tensor]:
+    """A batch norm at its running statistics as one affine map, a scale and a shift a channel."""
+    scale = torch.rsqrt(norm.running_var + norm.eps)
+    if norm.affine:
+        scale = scale * norm.weight
+    shift = -norm.running_mean * scale
+    return scale, shift + norm.bias if norm.affine else shift
 
 
 def check_norms(network: nn.Module, purpose: str) -> None:
