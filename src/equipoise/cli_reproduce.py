@@ -19,6 +19,7 @@ def reproduce(
     seeds: int = 1,
     out: Path = Path("runs/reproduce"),
     data: Path | None = None,
+    only_finished: bool = False,
 ) -> None:
     """Make tables and figures of both papers again, published and measured side by side.
 
@@ -30,6 +31,8 @@ def reproduce(
         seeds: Models trained of each recipe, with seeds from 0.
         out: Folder for runs, tables and figures.
         data: Folder of the data set, or one that holds a folder for each: cifar10, svhn.
+        only_finished: Train and evaluate nothing; show what is there. Rows that are not made yet
+            stand with their published values alone.
     """
     from equipoise.report.papers import ENTRIES, SCALES, Table, rich_entry
 
@@ -48,7 +51,7 @@ def reproduce(
         with Terminal(_console) as terminal:
             made = make(
                 entries, SCALES[scale], seeds=range(seeds), out=out, data=data,
-                reporter=terminal.of, say=terminal.say,
+                only_finished=only_finished, reporter=terminal.of, say=terminal.say,
             )  # fmt: skip
     except Interrupted:
         _errors.print("stopped; what was made is kept: the same command goes on.")

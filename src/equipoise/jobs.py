@@ -307,7 +307,7 @@ def _check_fit(
     recipe: Recipe, stages: Sequence[Stage], dataset: DataSet, reporter: Reporter
 ) -> None:
     """Refuse networks that do not fit the data before anything is written."""
-    for name in recipe.method.extractors if isinstance(recipe.method, AFS) else ():
+    for name in recipe.method.stacked_extractors() if isinstance(recipe.method, AFS) else ():
         check_answer(FeatureExtractor(extractor(name)).logits, dataset.train, name)
         card = _card(name) if Path(name).is_dir() else {}
         if card.get("data", dataset.name) != dataset.name:

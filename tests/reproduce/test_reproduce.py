@@ -4,11 +4,14 @@ from dataclasses import replace
 
 import pytest
 import safetensors.torch
+import torch
 
 import tiny
 from equipoise import runs
 from equipoise.data import Digits
-from equipoise.methods import SingleNetwork
+from equipoise.methods import Schedule, SingleNetwork
+from equipoise.methods.stage import TrainingAttack
+from equipoise.objectives import TRADES
 from equipoise.recipes import RECIPES
 from equipoise.report.papers import ENTRIES, SCALES
 from equipoise.reproduce import reproduce
@@ -108,11 +111,112 @@ def test_what_a_figure_needs_is_computed_from_the_models_and_kept(tmp_path, work
     assert runs.read_json(kept)["found"] == found
     # Another evaluation: judged again, not trained.
     before = (place / "model" / "model.safetensors").stat().st_mtime_ns
-    other = replace(CUT, evaluation=dict(CUT.evaluation) | {"images": 12})
+    assert "bfloat16" not in (tmp_path / "tiny" / "afa-fig-3.md").read_text()
+    other = replace(
+        CUT, evaluation=dict(CUT.evaluation) | {"images": 12}, search_precision="bf16-mixed"
+    )
     made = reproduce(["afa-fig-3"], other, out=tmp_path)
     assert workers.names == ["afa_digits 0"]
-    assert made.results["afa_digits"][0].record["images"] == 12
+    record = made.results["afa_digits"][0].record
+    assert (record["images"], record["search_precision"]) == (12, "bf16-mixed")
+    assert "attacks searched in bfloat16" in (tmp_path / "tiny" / "afa-fig-3.md").read_text()
     assert (place / "model" / "model.safetensors").stat().st_mtime_ns == before
+
+
+@pytest.fixture
+def stack_of_singles(monkeypatch):
+    """A scale at which the stack's two extractors are networks with recipes of their own."""
+    stack, single = RECIPES["afs_digits"](), RECIPES["pgd_at_digits"]()
+    method = replace(stack.method, budgets=(0.0, 0.2), schedule=single.method.schedule)
+    small = {name: lambda make=make: cut(make()) for name, make in RECIPES.items()}
+    small["afs_digits"] = lambda: cut(replace(stack, method=method))
+    monkeypatch.setattr("equipoise.reproduce.models.RECIPES", small)
+    return replace(CUT, extractors=("standard_digits", "pgd_at_digits"))
+
+
+@pytest.mark.slow
+def test_a_stack_takes_networks_that_are_trained_as_its_extractors_are(
+    tmp_path, workers, stack_of_singles
+):
+    said = []
+    reproduce(["afs-fig-5"], stack_of_singles, out=tmp_path, say=said.append)
+    assert workers.names == [
+        "pgd_at_digits_budget_1 0",
+        "pgd_at_digits 0",
+        "standard_digits 0",
+        "afs_digits 0",
+    ]
+    stack, *members = (
+        safetensors.torch.load_file(tmp_path / "tiny" / "runs" / name / "model/model.safetensors")
+        for name in ("afs_digits__seed0", "standard_digits__seed0", "pgd_at_digits__seed0")
+    )
+    for number, member in enumerate(members):
+        prefix = f"members.{number}.network."
+        inside = {key: value for key, value in stack.items() if key.startswith(prefix)}
+        assert len(inside) == len(member)
+        assert all(torch.equal(inside[prefix + key], value) for key, value in member.items())
+    # What is there is shown without training more; what is not stands as published.
+    workers.names.clear()
+    names = ["afs-table-4", "afs-fig-1", "afs-fig-3", "afa-fig-3", "afa-table-4", "afs-table-5"]
+    made = reproduce(names, stack_of_singles, out=tmp_path, only_finished=True, say=said.append)
+    assert workers.names == []
+    assert [entry.name for entry in made.entries] == [
+        "afs-table-4", "afs-fig-1", "afs-fig-3", "afs-table-5",
+    ]  # fmt: skip
+    assert said[-2:] == [
+        "afa-fig-3 waits for afa_digits",
+        "afa-table-4 waits for afa_digits, afa_digits_k2, afa_digits_k5, afa_digits_k9",
+    ]
+    table = (tmp_path / "tiny" / "afs-table-4.md").read_text()
+    assert "Not made yet: FAT, TLA, TRADES, LBGAT+TRADES, AVM." in table
+    assert table.count("| measured |") == 2
+    assert all(label in table for label in ("FAT", "TLA", "AVM"))
+    whole = (tmp_path / "tiny" / "afs-table-5.md").read_text()
+    assert "Not made yet" not in whole
+
+
+def test_stacks_take_the_networks_of_table_1_where_a_scale_has_all_of_them(tmp_path):
+    names = ("afs-table-1", "afs-table-2", "afs-table-3")
+    entries = [ENTRIES[name] for name in names]
+    models, _ = needed(entries, SCALES["compact"], (0, 1), tmp_path, None)
+    found = {key: model.recipe.method for key, model in models.items() if key[0].startswith("afs")}
+    assert len(found) == 2 * (7 + 4)
+    for (_, seed), method in found.items():
+        by_place = {str(m.place): m.recipe for (_, other), m in models.items() if other == seed}
+        singles = [by_place[place].method for place in method.extractors]
+        assert tuple(single.epsilon for single in singles) == method.budgets
+        assert {single.schedule for single in singles} == {method.schedule}
+    assert leaders(models) == {}
+    fewer = replace(SCALES["compact"], extractors=SCALES["compact"].extractors[1:])
+    models, _ = needed(entries[2:], fewer, (0,), tmp_path, None)
+    assert [m.recipe.method.extractors for m in models.values()] == [()] * 4
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        {"epsilon": 0.1},
+        {"objective": TRADES()},
+        {"random_budgets": (0.1, 0.2)},
+        {"schedule": Schedule(epochs=1, learning_rate=0.1)},
+        {"attack": TrainingAttack(steps=3)},
+        {"norm": "L2"},
+    ],
+)
+def test_a_network_that_is_trained_otherwise_is_no_extractor(
+    method, tmp_path, monkeypatch, stack_of_singles
+):
+    from equipoise.reproduce import models as module
+
+    ready = module.RECIPES["pgd_at_digits"]()
+    other = replace(ready, method=replace(ready.method, **method))
+    entries = [ENTRIES["afs-fig-5"]]
+    models, _ = needed(entries, stack_of_singles, (0,), tmp_path, None)
+    assert len(models["afs_digits", 0].recipe.method.extractors) == 2
+    monkeypatch.setitem(module.RECIPES, "pgd_at_digits", lambda: other)
+    models, _ = needed(entries, stack_of_singles, (0,), tmp_path, None)
+    assert models["afs_digits", 0].recipe.method.extractors == ()
+    assert ("standard_digits", 0) not in models
 
 
 @pytest.mark.parametrize("scale", SCALES)

@@ -83,6 +83,13 @@ class AFS:
                 f"got {self.mask!r}."
             )
 
+    def stacked_extractors(self) -> tuple[str, ...]:
+        """Those of ``extractors`` that are in the mask."""
+        return tuple(compress(self.extractors, self._taken()))
+
+    def _taken(self) -> list[bool]:
+        return [bit == "1" for bit in self.mask or "1" * len(self.extractors or self.budgets)]
+
     def stages(self, make_network: MakeNetwork) -> list[Stage]:
         """The plan: independent extractor stages, then the merger, which needs them all."""
         extractors = [
@@ -97,13 +104,11 @@ class AFS:
             )
             for number, budget in enumerate(self.budgets)
         ]
-        taken = [bit == "1" for bit in self.mask or "1" * len(self.extractors or self.budgets)]
-        extractors = [] if self.extractors else list(compress(extractors, taken))
+        extractors = [] if self.extractors else list(compress(extractors, self._taken()))
         names = tuple(stage.name for stage in extractors)
 
         def build(needed: Mapping[str, nn.Module]) -> "MergerTask":
-            ready = compress(self.extractors, taken)
-            stack = stacked(needed or {name: extractor(name) for name in ready})
+            stack = stacked(needed or {name: extractor(name) for name in self.stacked_extractors()})
             if self.merger == "average":
                 stack.average()
             return MergerTask(stack, self)

@@ -22,7 +22,7 @@ import torch
 
 from equipoise import jobs, judge
 from equipoise.data import DataSet, DataSource
-from equipoise.recipes import to_json
+from equipoise.recipes import Evaluation, to_json
 from equipoise.report.papers import (
     ENTRIES,
     Entry,
@@ -41,9 +41,11 @@ from equipoise.reproduce.models import (
     Model,
     Models,
     Surrogates,
+    finished,
     leaders,
     needed,
     share_stages,
+    stacks,
 )
 from equipoise.side_by_side import side_by_side
 from equipoise.training import Reporter, Silent
@@ -72,6 +74,7 @@ def reproduce(
     out: Path = Path("runs/reproduce"),
     data: Path | None = None,
     workers: int | None = None,
+    only_finished: bool = False,
     reporter: Callable[[str], Reporter] | None = None,
     say: Callable[[str], None] = lambda text: None,
 ) -> Made:
@@ -84,6 +87,8 @@ def reproduce(
         out: Gets a folder for the scale.
         data: Folder of the data set, or one that holds a folder for each: ``cifar10``, ``svhn``.
         workers: Models trained at the same time; by default one a core, or one on a GPU.
+        only_finished: Train and judge nothing. Rows that are not made yet stand with their
+            published values alone; entries of which nothing is made are left out.
         reporter: Gives the reporter of a piece of work.
         say: Told what is left to do, and how long it may take, before it begins.
 
@@ -96,15 +101,19 @@ def reproduce(
         Interrupted: If it was asked to stop; the same call goes on.
         RunError: If a file cannot be read or written.
     """
-    entries = find_entries(names)
+    entries: Sequence[Entry] = find_entries(names)
     if not seeds:
         raise ValueError("seeds must name at least one seed, got none.")
     folder = out / scale.name
     models, surrogates = needed(entries, scale, seeds, folder, data)
     load = _Loader()
-    workers = workers or (1 if torch.cuda.is_available() else os.cpu_count() or 1)
-    _announce(models, surrogates, load, workers, say)
-    _run(models, surrogates, workers, reporter or (lambda name: Silent()))
+    if only_finished:
+        models, surrogates = finished(models, surrogates)
+        entries = _drawable(entries, scale, models, say)
+    else:
+        workers = workers or (1 if torch.cuda.is_available() else os.cpu_count() or 1)
+        _announce(models, surrogates, load, workers, say)
+        _run(models, surrogates, workers, reporter or (lambda name: Silent()))
     results: dict[str, Sequence[Result]] = {**_results(models, surrogates)}
     files: list[Path] = []
     for entry in entries:
@@ -114,6 +123,22 @@ def reproduce(
         results.update(mine)
     files.append(write_index(list(ENTRIES.values()), scale, folder))
     return Made(entries=tuple(entries), results=results, files=tuple(files))
+
+
+def _drawable(
+    entries: Sequence[Entry], scale: Scale, models: Models, say: Callable[[str], None]
+) -> tuple[Entry, ...]:
+    """Entries of which something is made; figures that look into their models need all of them."""
+    made, found = {name for name, _ in models}, []
+    for entry in entries:
+        names = {recipe_of(row, part, scale) for part in entry.parts() for row in part.rows}
+        missing = names - made - {None}
+        looks_inside = isinstance(entry.content, Figure) and entry.content.needs is not None
+        if missing and (looks_inside or not names & made):
+            say(f"{entry.name} waits for {', '.join(sorted(filter(None, missing)))}")
+        else:
+            found.append(entry)
+    return tuple(found)
 
 
 def _announce(
@@ -136,7 +161,9 @@ def _announce(
         kind = (model.recipe.network, dataset.name)
         if kind not in rates:
             rates[kind] = seconds_a_pass(model.recipe, dataset)
-        passes = to_train * training_passes(model.recipe, dataset, shared=key in sharing)
+        passes = to_train * training_passes(
+            model.recipe, dataset, shared=key in sharing or stacks(model)
+        )
         passes += to_judge * evaluation_passes(model.recipe, model.evaluation, dataset)
         seconds = passes * rates[kind]
         total += seconds
@@ -160,18 +187,13 @@ def _run(
 ) -> None:
     """Train and judge what is left: leaders, then those that share their stages, then transfer."""
     sharing = leaders(models)
-    left = {key: model for key, model in models.items() if model.record() is None}
-    # Two waves: the second takes stages, or images, from models of the first.
-    first = {
-        _label(key): (_train_and_judge, (model, None))
-        for key, model in left.items()
-        if key not in sharing
-    }
-    second: dict[str, Any] = {
-        _label(key): (_train_and_judge, (model, sharing[key]))
-        for key, model in left.items()
-        if key in sharing
-    }
+    # Two waves: the second takes stages, extractors or images from models of the first.
+    first: dict[str, Any] = {}
+    second: dict[str, Any] = {}
+    for key, model in models.items():
+        if model.record() is None:
+            wave = second if key in sharing or stacks(model) else first
+            wave[_label(key)] = (_train_and_judge, (model, sharing.get(key)))
     second |= {
         f"{_label(key)} transfer": (_transfer, (models[key], surrogate))
         for key, surrogate in surrogates.items()
@@ -190,18 +212,23 @@ def _train_and_judge(model: Model, leader: Model | None, *, reporter: Reporter) 
     if leader is not None and not model.trained():
         share_stages(leader, model)
     jobs.train(model.recipe, model.place, resume=True, reporter=reporter)
-    judge.evaluate(
-        model.place, evaluation=model.evaluation, data=_folder(model), checks=False,
-        reporter=reporter,
-    )  # fmt: skip
+    _judge(model, model.evaluation, (), reporter)
 
 
 def _transfer(model: Model, surrogate: Model, *, reporter: Reporter) -> None:
+    asked = replace(model.evaluation, suites=("transfer",))
+    _judge(model, asked, (surrogate.place,), reporter)
+
+
+def _judge(
+    model: Model, asked: Evaluation, surrogates: tuple[Path, ...], reporter: Reporter
+) -> None:
     judge.evaluate(
         model.place,
-        evaluation=replace(model.evaluation, suites=("transfer",)),
+        evaluation=asked,
         data=_folder(model),
-        surrogates=(surrogate.place,),
+        surrogates=surrogates,
+        search_precision=model.search_precision,
         checks=False,
         reporter=reporter,
     )
@@ -235,7 +262,8 @@ def _with_operations(
         return results
     changed = dict(results)
     for part in entry.parts():
-        for name in filter(None, (recipe_of(row, part, scale) for row in part.rows)):
+        names = filter(None, (recipe_of(row, part, scale) for row in part.rows))
+        for name in set(names) & set(results):
             mine = [model for (other, _), model in models.items() if other == name]
             changed[name] = [
                 replace(result, multiply_adds=_data("operations", [model], load))
@@ -250,7 +278,8 @@ def _data_of(entry: Entry, scale: Scale, models: Models, load: "_Loader") -> lis
     if not isinstance(figure, Figure) or figure.needs is None:
         return []
     names = list(filter(None, (recipe_of(row, figure.part, scale) for row in figure.part.rows)))
-    seeds = dict.fromkeys(seed for _, seed in models)
+    every = dict.fromkeys(seed for _, seed in models)
+    seeds = [seed for seed in every if all((name, seed) in models for name in names)]
     return [_data(figure.needs, [models[name, seed] for name in names], load) for seed in seeds]
 
 

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from equipoise import jobs, judge, runs
-from equipoise.methods import AFA, AFS
+from equipoise.evaluation.unit import Precision
+from equipoise.methods import AFA, AFS, SingleNetwork
 from equipoise.methods.stage import Schedule
 from equipoise.models.folder import CONFIG
+from equipoise.objectives import PGDAT, TRADES, Standard
 from equipoise.recipes import RECIPES, Evaluation, Recipe, to_json
 from equipoise.report.papers import Entry, Scale, recipe_of
 from equipoise.training import is_done
@@ -22,6 +24,8 @@ LATER = {
     AFS: {"mask", "merger", "merger_schedule", "alpha", "merger_epsilon", "split_batch"},
 }
 """Fields of a method that its earlier stages do not depend on."""
+SHARED = ("dataset", "network", "loop")
+"""Fields of a recipe that all stages depend on, beside the seed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,11 +36,13 @@ class Model:
         recipe: What is trained.
         evaluation: How it is judged.
         place: Its run folder.
+        search_precision: Of the attacks' searches.
     """
 
     recipe: Recipe
     evaluation: Evaluation
     place: Path
+    search_precision: Precision = "32-true"
 
     def trained(self) -> bool:
         """Whether its run folder holds the finished model."""
@@ -53,10 +59,11 @@ class Model:
 
     def settings(self, surrogate: Path | None) -> list[Any]:
         """What its record says it was asked."""
+        ways: Any = {"search_precision": self.search_precision}
         if surrogate is None:
-            return judge.settings_of(self.evaluation)
+            return judge.settings_of(self.evaluation, **ways)
         transfer = replace(self.evaluation, suites=("transfer",))
-        return judge.settings_of(transfer, surrogates=(surrogate,))
+        return judge.settings_of(transfer, surrogates=(surrogate,), **ways)
 
 
 Models = dict[tuple[str, int], Model]
@@ -93,6 +100,9 @@ def needed(
                     names[name] = surrogate or names.get(name)
             if surrogate is not None:
                 names[surrogate] = None
+    for name in tuple(names):
+        for extractor in _extractors(name, scale):
+            names.setdefault(extractor, None)
     missing = [name for name in names if name not in RECIPES]
     if missing:
         raise ValueError(
@@ -119,9 +129,59 @@ def _model(name: str, seed: int, scale: Scale, folder: Path, data: Path | None) 
         recipe = replace(recipe, dataset=jobs.with_folder(recipe.dataset, folder_of_data))
     if scale.epochs is not None:
         recipe = _with_epochs(recipe, scale.epochs)
+    members: Any = tuple(str(_place(folder, each, seed)) for each in _extractors(name, scale))
+    if members:
+        recipe = replace(recipe, method=replace(recipe.method, extractors=members))
     evaluation = replace(recipe.evaluation, **scale.evaluation)
-    place = folder / "runs" / f"{name}__seed{seed}"
-    return Model(recipe=recipe, evaluation=evaluation, place=place)
+    return Model(
+        recipe=recipe,
+        evaluation=evaluation,
+        place=_place(folder, name, seed),
+        search_precision=scale.search_precision,
+    )
+
+
+def _place(folder: Path, name: str, seed: int) -> Path:
+    return folder / "runs" / f"{name}__seed{seed}"
+
+
+def _extractors(name: str, scale: Scale) -> tuple[str, ...]:
+    """For a recipe of AFS, recipes that train its extractors as single networks.
+
+    Args:
+        name: Of the recipe.
+        scale: Names single networks.
+
+    Returns:
+        One a budget; nothing if any is missing, and for other methods.
+    """
+    recipe = RECIPES[name]() if name in RECIPES else None
+    if recipe is None or not isinstance(recipe.method, AFS):
+        return ()
+    singles = {each: RECIPES[each]() for each in scale.extractors}
+    found = [
+        next((each for each, one in singles.items() if _trains(one, recipe, budget)), None)
+        for budget in recipe.method.budgets
+    ]
+    return () if None in found else tuple(filter(None, found))
+
+
+def _trains(single: Recipe, stack: Recipe, budget: float) -> bool:
+    """Whether a single network is trained as a stack's extractor of a budget is."""
+    one, all_of_them = single.method, stack.method
+    assert isinstance(one, SingleNetwork)
+    assert isinstance(all_of_them, AFS)
+    same = {"epsilon": budget, "schedule": all_of_them.schedule, "norm": all_of_them.norm}
+    same |= {"attack": all_of_them.attack} if budget > 0 else {}
+    losses: tuple[Any, ...] = (all_of_them.objective,)
+    if budget == 0 and isinstance(all_of_them.objective, PGDAT | TRADES):
+        losses += (Standard(),)  # what these are without an attack
+    return (
+        not one.random_budgets
+        and one.objective in losses
+        and all(getattr(one, key) == value for key, value in same.items())
+        and all(getattr(single, key) == getattr(stack, key) for key in SHARED)
+    )
 
 
 def _with_epochs(recipe: Recipe, epochs: int) -> Recipe:
@@ -137,12 +197,24 @@ def _with_epochs(recipe: Recipe, epochs: int) -> Recipe:
 def _trunk(model: Model) -> str | None:
     """What the stages before a model's last one depend on; equal for models that share them."""
     later = LATER.get(type(model.recipe.method))
-    if later is None:
+    if later is None or stacks(model):
         return None
     content = to_json(model.recipe)
     method = {key: value for key, value in content["method"].items() if key not in later}
-    kept = {key: content[key] for key in ("dataset", "network", "loop", "seed")}
+    kept = {key: content[key] for key in (*SHARED, "seed")}
     return json.dumps([method, kept], sort_keys=True)
+
+
+def finished(models: Models, surrogates: Surrogates) -> tuple[Models, Surrogates]:
+    """Of what ``needed`` gives, what is trained and judged already."""
+    there = {key: model for key, model in models.items() if model.record() is not None}
+    trained = {key: model for key, model in surrogates.items() if key in there and model.trained()}
+    return there, trained
+
+
+def stacks(model: Model) -> bool:
+    """Whether it stacks networks that are models of their own, and trains nothing but a merger."""
+    return bool(getattr(model.recipe.method, "extractors", ()))
 
 
 def leaders(models: Models) -> dict[tuple[str, int], Model]:

@@ -25,7 +25,7 @@ def accuracy_curves(drawing: Drawing) -> Canvas:
     A method and AFA over it share their colour; without AFA the line is dashed and its marks open.
     """
     shown = bool(drawing.published)
-    labels = list(drawing.measured)
+    labels = _labels(drawing)
     columns = max(1, min(3, _LETTERS // (max(map(len, labels)) + 8)))
     lines = math.ceil(len(labels) / columns)
     figure, panels = canvas(1 + shown, 1, (4.3 if shown else 2.4) + 0.11 * lines)
@@ -49,8 +49,9 @@ def accuracy_curves(drawing: Drawing) -> Canvas:
     for each in panels:
         each.set_ylabel("accuracy, %")
         each.set_ylim(0, min(101, 1.05 * each.dataLim.ymax))
-    handles, labels = panel.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=columns, handlelength=2.8)
+    figure.legend(
+        *_legend(panels, labels), loc="outside lower center", ncols=columns, handlelength=2.8
+    )
     return figure
 
 
@@ -129,7 +130,8 @@ def trade_off_scatter(drawing: Drawing) -> Canvas:
         AFS Fig. 1.
     """
     figure, panels = canvas(2, 1, 4.2)
-    styles = {label: place for place, label in enumerate(drawing.measured)}
+    labels = _labels(drawing)
+    styles = {label: place for place, label in enumerate(labels)}
     for label, values in drawing.published.items():
         _point(panels[0], values["0"], values["PGD"], label, styles[label])
     for label, results in drawing.measured.items():
@@ -146,8 +148,7 @@ def trade_off_scatter(drawing: Drawing) -> Canvas:
         panel.set_xlabel("clean accuracy, %")
         panel.set_ylabel("accuracy under PGD, %")
         panel.margins(0.12)
-    handles, labels = panels[1].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=4, handletextpad=0.2)
+    figure.legend(*_legend(panels, labels), loc="outside lower center", ncols=4, handletextpad=0.2)
     return figure
 
 
@@ -184,11 +185,25 @@ _ROUNDS = ("-", ":", "-.")
 """Of lines once all colours are used up; dashes are for what has a twin."""
 
 
+def _labels(drawing: Drawing) -> list[str]:
+    """Every model, those that are only published last."""
+    return list(dict.fromkeys([*drawing.measured, *drawing.published]))
+
+
+def _legend(panels: Sequence[Axes], labels: Sequence[str]) -> tuple[list[Any], list[str]]:
+    """Marks and labels of all panels, each model once."""
+    marks: dict[str, Any] = {}
+    for panel in panels:
+        marks |= dict(zip(*reversed(panel.get_legend_handles_labels()), strict=True))
+    shown = [label for label in labels if label in marks]
+    return [marks[label] for label in shown], shown
+
+
 def _paired(label: str, drawing: Drawing) -> dict[str, Any]:
     base = label.removesuffix(_AFA)
-    bases = dict.fromkeys(other.removesuffix(_AFA) for other in drawing.measured)
-    place = list(bases).index(base)
-    with_twin = base + _AFA in drawing.measured
+    labels = _labels(drawing)
+    place = list(dict.fromkeys(other.removesuffix(_AFA) for other in labels)).index(base)
+    with_twin = base + _AFA in labels
     open_marks = with_twin and label == base
     return {
         "color": COLOURS[place % len(COLOURS)],

@@ -94,7 +94,7 @@ def drawing_of(entry: Entry, scale: Scale, results: Results, data: Sequence[Any]
     measured, published = {}, {}
     for row in part.rows:
         name = recipe_of(row, part, scale)
-        if name is not None:
+        if name is not None and name in results:
             measured[row.label] = results[name]
         values = published_row(part.source, part.data, row.label) if part.source else {}
         if values:

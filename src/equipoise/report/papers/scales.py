@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 from equipoise.report.papers.entry import Part, Row
 
@@ -17,7 +17,11 @@ class Scale:
         places: By data set of the papers, what stands for ``{}`` in the recipes' names.
         same_as: Recipes that are a special case of another one, or called otherwise here; that one
             is trained in their place.
+        extractors: Recipes of single networks. A stack of AFS takes those that are trained as its
+            extractors are, as the paper's stacks take the networks of its Table I; where one is
+            missing it trains its own.
         evaluation: Fields of every recipe's evaluation that are set otherwise.
+        search_precision: Of the attacks' searches; scores are float32 always.
         epochs: At most so many epochs in each stage; ``None`` for the recipes' own.
         note: What a reader must know about every number.
     """
@@ -25,7 +29,9 @@ class Scale:
     name: str
     places: Mapping[str, str]
     same_as: Mapping[str, str] = field(default_factory=dict)
+    extractors: tuple[str, ...] = ()
     evaluation: Mapping[str, Any] = field(default_factory=dict)
+    search_precision: Literal["32-true", "bf16-mixed"] = "32-true"
     epochs: int | None = None
     note: str
 
@@ -60,7 +66,13 @@ SCALES: Mapping[str, Scale] = MappingProxyType(
                     "pgd_at_cifar10_compact_afs": "pgd_at_cifar10_compact",
                     "trades_cifar10_compact_afs": "trades_cifar10_compact",
                 },
+                extractors=(
+                    "standard_cifar10_compact",
+                    "pgd_at_cifar10_compact",
+                    *(f"pgd_at_cifar10_compact_budget_{k}" for k in (1, 2, 3, 4, 5, 6, 7, 9)),
+                ),
                 evaluation={"suites": ("tables", "quick", "adaptive")},
+                search_precision="bf16-mixed",
                 note="Compact scale: the paper's data, a network of a few hundredths of its size, "
                 "and a twentieth of its epochs.",
             ),
@@ -82,6 +94,7 @@ SCALES: Mapping[str, Scale] = MappingProxyType(
                     "afs_cifar10_paper_alpha_0_5": "afs_cifar10_paper",
                     "afa_cifar10_paper_k5": "afa_cifar10_paper",
                 },
+                extractors=tuple(f"extractor_{k}_cifar10_paper" for k in range(10)),
                 note="Paper scale: the paper's data, networks and schedules.",
             ),
         )

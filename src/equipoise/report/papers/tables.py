@@ -196,6 +196,9 @@ def caption(entry: Entry, scale: Scale, results: Results) -> str:
         mine = [r for row in part.rows for r in _results(row, part, scale, results)]
         if mine:
             sentences.append(f"Measured: {measured_as(mine)}.")
+            left = [row.label for row in part.rows if _waits(row, part, scale, results)]
+            if left:
+                sentences.append(f"Not made yet: {', '.join(left)}.")
         else:
             sentences.append(f"Nothing at scale {scale.name} stands for {part.data}.")
     cut = "" if scale.epochs is None else f" At most {scale.epochs} epochs a stage."
@@ -215,11 +218,13 @@ def measured_as(results: Sequence[Result]) -> str:
     networks = sorted({_network(result) for result in results})
     epochs = sorted({result.recipe["method"]["schedule"]["epochs"] for result in results})
     seeds = sorted({result.record["training_seed"] for result in results})
+    low = record.get("search_precision", "32-true") != "32-true"
     return (
         f"{record['data']}, {record['images']} {record['part']} images, {' and '.join(networks)}, "
         f"{' and '.join(map(str, epochs))} epochs, strongest ε {record['epsilons_written'][-1]}, "
         f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
         + ("; mean (standard deviation) over them" if len(seeds) > 1 else "")
+        + ("; attacks searched in bfloat16, scored in float32" if low else "")
     )
 
 
@@ -249,6 +254,11 @@ def _texts(line: Line, table: Table) -> list[str]:
 def _results(row: Row, part: Part, scale: Scale, results: Results) -> Sequence[Result]:
     name = recipe_of(row, part, scale)
     return results.get(name, ()) if name is not None else ()
+
+
+def _waits(row: Row, part: Part, scale: Scale, results: Results) -> bool:
+    """Whether a row could be measured at this scale and was not."""
+    return recipe_of(row, part, scale) not in {None, *results}
 
 
 def _published(row: Row, part: Part, columns: Sequence[Column]) -> Iterator[Line]:
