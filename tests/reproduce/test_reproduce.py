@@ -111,7 +111,6 @@ def test_what_a_figure_needs_is_computed_from_the_models_and_kept(tmp_path, work
     assert runs.read_json(kept)["found"] == found
     # Another evaluation: judged again, not trained.
     before = (place / "model" / "model.safetensors").stat().st_mtime_ns
-    assert "bfloat16" not in (tmp_path / "tiny" / "afa-fig-3.md").read_text()
     other = replace(
         CUT, evaluation=dict(CUT.evaluation) | {"images": 12}, search_precision="bf16-mixed"
     )
@@ -119,7 +118,17 @@ def test_what_a_figure_needs_is_computed_from_the_models_and_kept(tmp_path, work
     assert workers.names == ["afa_digits 0"]
     record = made.results["afa_digits"][0].record
     assert (record["images"], record["search_precision"]) == (12, "bf16-mixed")
-    assert "attacks searched in bfloat16" in (tmp_path / "tiny" / "afa-fig-3.md").read_text()
+    reproduce(["afa-fig-6"], other, out=tmp_path, only_finished=True)
+    texts = {
+        name: (tmp_path / "tiny" / f"{name}.md").read_text()
+        for name in ENTRIES
+        if (tmp_path / "tiny" / f"{name}.md").exists()
+    }
+    low = "attacks searched in bfloat16, scored in float32"
+    assert {name: low in text for name, text in texts.items()} == {
+        "afa-fig-3": False,  # its images are not those of an evaluation
+        "afa-fig-6": True,
+    }
     assert (place / "model" / "model.safetensors").stat().st_mtime_ns == before
 
 
