@@ -2,7 +2,7 @@ import pytest
 
 from equipoise import cli, runs
 from equipoise.report.curves import write_curves
-from equipoise.report.papers.curves import accuracy_curves
+from equipoise.report.papers.curves import accuracy_curves, trade_off_scatter
 from equipoise.report.papers.measured import Result
 from equipoise.report.papers.style import Drawing
 from tiny import record
@@ -33,6 +33,15 @@ def test_no_two_of_many_models_look_alike():
     panel = accuracy_curves(drawing).axes[0]
     lines = [line for line in panel.lines if line.get_label() in names]
     assert len({(line.get_color(), line.get_linestyle()) for line in lines}) == len(names)
+
+
+@pytest.mark.parametrize("draw", [accuracy_curves, trade_off_scatter])
+def test_models_that_are_only_published_are_in_the_legend(draw):
+    measured = {"one": [Result(recipe={}, record=record("one"))]}
+    values = {"0": 90.0, "8/255": 40.0, "PGD": 45.0}
+    published = {"other + AFA": values, "one": values, "other": values}
+    figure = draw(Drawing(measured=measured, published=published, published_as="", measured_as=""))
+    assert [text.get_text() for text in figure.legends[0].texts] == ["one", "other + AFA", "other"]
 
 
 @pytest.mark.parametrize(

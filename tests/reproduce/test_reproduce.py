@@ -1,6 +1,8 @@
 """Whole reproductions, cut down to a few steps, in this process."""
 
+import shutil
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import safetensors.torch
@@ -8,11 +10,12 @@ import torch
 
 import tiny
 from equipoise import runs
-from equipoise.data import Digits
+from equipoise.data import Cifar10, Digits
 from equipoise.methods import Schedule, SingleNetwork
 from equipoise.methods.stage import TrainingAttack
-from equipoise.objectives import TRADES
+from equipoise.objectives import MART, TRADES
 from equipoise.recipes import RECIPES
+from equipoise.recipes.networks import WideResNetShape
 from equipoise.report.papers import ENTRIES, SCALES
 from equipoise.reproduce import reproduce
 from equipoise.reproduce.estimate import training_passes
@@ -202,23 +205,26 @@ def test_stacks_take_the_networks_of_table_1_where_a_scale_has_all_of_them(tmp_p
 
 
 @pytest.mark.parametrize(
-    "method",
+    ("recipe", "method"),
     [
-        {"epsilon": 0.1},
-        {"objective": TRADES()},
-        {"random_budgets": (0.1, 0.2)},
-        {"schedule": Schedule(epochs=1, learning_rate=0.1)},
-        {"attack": TrainingAttack(steps=3)},
-        {"norm": "L2"},
+        ({}, {"epsilon": 0.1}),
+        ({}, {"objective": TRADES()}),
+        ({}, {"random_budgets": (0.1, 0.2)}),
+        ({}, {"schedule": Schedule(epochs=1, learning_rate=0.1)}),
+        ({}, {"attack": TrainingAttack(steps=3)}),
+        ({}, {"norm": "L2"}),
+        ({"network": WideResNetShape(depth=10, width=2)}, {}),
+        ({"loop": replace(tiny.LOOP, batch_size=7)}, {}),
+        ({"dataset": Cifar10()}, {}),
     ],
 )
 def test_a_network_that_is_trained_otherwise_is_no_extractor(
-    method, tmp_path, monkeypatch, stack_of_singles
+    recipe, method, tmp_path, monkeypatch, stack_of_singles
 ):
     from equipoise.reproduce import models as module
 
     ready = module.RECIPES["pgd_at_digits"]()
-    other = replace(ready, method=replace(ready.method, **method))
+    other = replace(ready, **recipe, method=replace(ready.method, **method))
     entries = [ENTRIES["afs-fig-5"]]
     models, _ = needed(entries, stack_of_singles, (0,), tmp_path, None)
     assert len(models["afs_digits", 0].recipe.method.extractors) == 2
@@ -226,6 +232,32 @@ def test_a_network_that_is_trained_otherwise_is_no_extractor(
     models, _ = needed(entries, stack_of_singles, (0,), tmp_path, None)
     assert models["afs_digits", 0].recipe.method.extractors == ()
     assert ("standard_digits", 0) not in models
+
+
+def test_a_clean_extractor_of_another_objective_is_no_standard_network(
+    tmp_path, monkeypatch, stack_of_singles
+):
+    from equipoise.reproduce import models as module
+
+    for name in ("afs_digits", "pgd_at_digits"):
+        ready = module.RECIPES[name]()
+        other = replace(ready, method=replace(ready.method, objective=MART()))
+        monkeypatch.setitem(module.RECIPES, name, lambda other=other: other)
+    models, _ = needed([ENTRIES["afs-fig-5"]], stack_of_singles, (0,), tmp_path, None)
+    assert models["afs_digits", 0].recipe.method.extractors == ()
+
+
+@pytest.mark.slow
+def test_a_figure_of_the_models_waits_until_one_seed_has_all_of_them(tmp_path, workers):
+    said = []
+    reproduce(["afs-fig-3"], CUT, seeds=(0, 1), out=tmp_path)
+    for name in ("pgd_at_digits_budget_1__seed0", "pgd_at_digits__seed1"):
+        shutil.rmtree(tmp_path / "tiny" / "runs" / name)
+    ask = partial(reproduce, ["afs-fig-3"], CUT, seeds=(0, 1), out=tmp_path, only_finished=True)
+    assert ask(say=said.append).entries == ()
+    assert said == ["afs-fig-3 waits for pgd_at_digits, pgd_at_digits_budget_1"]
+    reproduce(["afs-fig-3"], CUT, seeds=(0,), out=tmp_path)
+    assert [entry.name for entry in ask().entries] == ["afs-fig-3"]
 
 
 @pytest.mark.parametrize("scale", SCALES)

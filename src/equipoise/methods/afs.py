@@ -85,9 +85,10 @@ class AFS:
 
     def stacked_extractors(self) -> tuple[str, ...]:
         """Those of ``extractors`` that are in the mask."""
-        return tuple(compress(self.extractors, self._taken()))
+        return tuple(compress(self.extractors, self.taken()))
 
-    def _taken(self) -> list[bool]:
+    def taken(self) -> list[bool]:
+        """For each extractor, whether it is in the mask."""
         return [bit == "1" for bit in self.mask or "1" * len(self.extractors or self.budgets)]
 
     def stages(self, make_network: MakeNetwork) -> list[Stage]:
@@ -104,7 +105,7 @@ class AFS:
             )
             for number, budget in enumerate(self.budgets)
         ]
-        extractors = [] if self.extractors else list(compress(extractors, self._taken()))
+        extractors = [] if self.extractors else list(compress(extractors, self.taken()))
         names = tuple(stage.name for stage in extractors)
 
         def build(needed: Mapping[str, nn.Module]) -> "MergerTask":

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from itertools import compress
 from typing import Any
 
 import torch
@@ -57,7 +58,7 @@ def training_passes(recipe: Recipe, dataset: DataSet, shared: bool = False) -> f
         first = images * epochs * (1 + (len(method.strengths) - 1) * attacked)
         last = images * method.gate_schedule.epochs * (attacked + method.gate.pairs)
         return last * (method.soup is None) + first * (not shared)
-    members = [budget for budget, bit in _taken(method) if bit]
+    members = list(compress(method.budgets, method.taken()))
     first = images * epochs * sum(attacked if budget else 1 for budget in members)
     last = images * method.merger_schedule.epochs * len(members) * (attacked + 1)
     return last * (method.merger == "trained") + first * (not shared)
@@ -83,11 +84,6 @@ def evaluation_passes(recipe: Recipe, evaluation: Evaluation, dataset: DataSet) 
         steps += 1900 + 5000 / 3
     if "adaptive" in evaluation.suites:
         steps += ADAPTIVE.get(type(recipe.method), 0) * evaluation.steps
-    members = sum(bit for _, bit in _taken(recipe.method)) if isinstance(recipe.method, AFS) else 1
+    members = sum(recipe.method.taken()) if isinstance(recipe.method, AFS) else 1
     images = min(evaluation.images or len(dataset.test), len(dataset.test))
     return images * len([e for e in evaluation.epsilons if e > 0]) * steps * members
-
-
-def _taken(method: AFS) -> list[tuple[float, bool]]:
-    mask = method.mask or "1" * len(method.budgets)
-    return [(budget, bit == "1") for budget, bit in zip(method.budgets, mask, strict=True)]

@@ -13,7 +13,7 @@ same settings. Recipes that differ in their last stage alone share the stages be
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ import torch
 
 from equipoise import jobs, judge
 from equipoise.data import DataSet, DataSource
-from equipoise.recipes import Evaluation, to_json
+from equipoise.recipes import to_json
 from equipoise.report.papers import (
     ENTRIES,
     Entry,
@@ -31,7 +31,7 @@ from equipoise.report.papers import (
     Results,
     Scale,
     find_entries,
-    recipe_of,
+    recipes_of,
     write_entry,
     write_index,
 )
@@ -131,13 +131,13 @@ def _drawable(
     """Entries of which something is made; figures that look into their models need all of them."""
     made, found = {name for name, _ in models}, []
     for entry in entries:
-        names = {recipe_of(row, part, scale) for part in entry.parts() for row in part.rows}
-        missing = names - made - {None}
-        looks_inside = isinstance(entry.content, Figure) and entry.content.needs is not None
-        if missing and (looks_inside or not names & made):
-            say(f"{entry.name} waits for {', '.join(sorted(filter(None, missing)))}")
-        else:
+        names = {name for part in entry.parts() for name in recipes_of(part, scale)}
+        enough = _whole_seeds(names, models) if entry.looks_inside() else names & made
+        if enough or not names:
             found.append(entry)
+        else:
+            waited_for = names - made or names
+            say(f"{entry.name} waits for {', '.join(sorted(waited_for))}")
     return tuple(found)
 
 
@@ -195,7 +195,7 @@ def _run(
             wave = second if key in sharing or stacks(model) else first
             wave[_label(key)] = (_train_and_judge, (model, sharing.get(key)))
     second |= {
-        f"{_label(key)} transfer": (_transfer, (models[key], surrogate))
+        f"{_label(key)} transfer": (_judge, (models[key], surrogate.place))
         for key, surrogate in surrogates.items()
         if models[key].record(surrogate.place) is None
     }
@@ -212,22 +212,15 @@ def _train_and_judge(model: Model, leader: Model | None, *, reporter: Reporter) 
     if leader is not None and not model.trained():
         share_stages(leader, model)
     jobs.train(model.recipe, model.place, resume=True, reporter=reporter)
-    _judge(model, model.evaluation, (), reporter)
+    _judge(model, None, reporter=reporter)
 
 
-def _transfer(model: Model, surrogate: Model, *, reporter: Reporter) -> None:
-    asked = replace(model.evaluation, suites=("transfer",))
-    _judge(model, asked, (surrogate.place,), reporter)
-
-
-def _judge(
-    model: Model, asked: Evaluation, surrogates: tuple[Path, ...], reporter: Reporter
-) -> None:
+def _judge(model: Model, surrogate: Path | None, *, reporter: Reporter) -> None:
     judge.evaluate(
         model.place,
-        evaluation=asked,
+        evaluation=model.asked(surrogate),
         data=_folder(model),
-        surrogates=surrogates,
+        surrogates=() if surrogate is None else (surrogate,),
         search_precision=model.search_precision,
         checks=False,
         reporter=reporter,
@@ -262,8 +255,7 @@ def _with_operations(
         return results
     changed = dict(results)
     for part in entry.parts():
-        names = filter(None, (recipe_of(row, part, scale) for row in part.rows))
-        for name in set(names) & set(results):
+        for name in set(recipes_of(part, scale)) & set(results):
             mine = [model for (other, _), model in models.items() if other == name]
             changed[name] = [
                 replace(result, multiply_adds=_data("operations", [model], load))
@@ -277,10 +269,17 @@ def _data_of(entry: Entry, scale: Scale, models: Models, load: "_Loader") -> lis
     figure = entry.content
     if not isinstance(figure, Figure) or figure.needs is None:
         return []
-    names = list(filter(None, (recipe_of(row, figure.part, scale) for row in figure.part.rows)))
-    every = dict.fromkeys(seed for _, seed in models)
-    seeds = [seed for seed in every if all((name, seed) in models for name in names)]
-    return [_data(figure.needs, [models[name, seed] for name in names], load) for seed in seeds]
+    names = recipes_of(figure.part, scale)
+    return [
+        _data(figure.needs, [models[name, seed] for name in names], load)
+        for seed in _whole_seeds(names, models)
+    ]
+
+
+def _whole_seeds(names: Collection[str], models: Models) -> list[int]:
+    """Seeds of which every one of these models is there."""
+    seeds = dict.fromkeys(seed for _, seed in models)
+    return [seed for seed in seeds if all((name, seed) in models for name in names)]
 
 
 def _data(kind: str, models: Sequence[Model], load: "_Loader") -> Any:

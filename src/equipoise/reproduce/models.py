@@ -14,7 +14,7 @@ from equipoise.methods.stage import Schedule
 from equipoise.models.folder import CONFIG
 from equipoise.objectives import PGDAT, TRADES, Standard
 from equipoise.recipes import RECIPES, Evaluation, Recipe, to_json
-from equipoise.report.papers import Entry, Scale, recipe_of
+from equipoise.report.papers import Entry, Scale, recipes_of
 from equipoise.training import is_done
 
 SURROGATE = "surrogate_{}"
@@ -57,13 +57,19 @@ class Model:
                 return runs.read_record(path)
         return None
 
+    def asked(self, surrogate: Path | None) -> Evaluation:
+        """How it is judged; with a surrogate, by the transfer attack alone."""
+        if surrogate is None:
+            return self.evaluation
+        return replace(self.evaluation, suites=("transfer",))
+
     def settings(self, surrogate: Path | None) -> list[Any]:
         """What its record says it was asked."""
-        ways: Any = {"search_precision": self.search_precision}
-        if surrogate is None:
-            return judge.settings_of(self.evaluation, **ways)
-        transfer = replace(self.evaluation, suites=("transfer",))
-        return judge.settings_of(transfer, surrogates=(surrogate,), **ways)
+        return judge.settings_of(
+            self.asked(surrogate),
+            search_precision=self.search_precision,
+            surrogates=() if surrogate is None else (surrogate,),
+        )
 
 
 Models = dict[tuple[str, int], Model]
@@ -94,10 +100,8 @@ def needed(
             surrogate = None
             if "transfer" in entry.under() and part.data in scale.places:
                 surrogate = SURROGATE.format(scale.places[part.data])
-            for row in part.rows:
-                name = recipe_of(row, part, scale)
-                if name is not None:
-                    names[name] = surrogate or names.get(name)
+            for name in recipes_of(part, scale):
+                names[name] = surrogate or names.get(name)
             if surrogate is not None:
                 names[surrogate] = None
     for name in tuple(names):

@@ -12,4 +12,5 @@ from equipoise.report.papers.pages import write_index as write_index
 from equipoise.report.papers.scales import SCALES as SCALES
 from equipoise.report.papers.scales import Scale as Scale
 from equipoise.report.papers.scales import recipe_of as recipe_of
+from equipoise.report.papers.scales import recipes_of as recipes_of
 from equipoise.report.papers.tables import rich_entry as rich_entry

@@ -134,6 +134,10 @@ class Entry:
         """Its rows, by data set."""
         return self.content.parts if isinstance(self.content, Table) else (self.content.part,)
 
+    def looks_inside(self) -> bool:
+        """Whether it is a figure of the models themselves, and not of their records alone."""
+        return isinstance(self.content, Figure) and self.content.needs is not None
+
     def under(self) -> set[str]:
         """Every attack, suite or quantity that it shows."""
         if isinstance(self.content, Figure):

@@ -102,6 +102,11 @@ SCALES: Mapping[str, Scale] = MappingProxyType(
 )
 
 
+def recipes_of(part: Part, scale: Scale) -> list[str]:
+    """The recipes of a part's rows, in order; rows that are not measured are left out."""
+    return list(filter(None, (recipe_of(row, part, scale) for row in part.rows)))
+
+
 def recipe_of(row: Row, part: Part, scale: Scale) -> str | None:
     """The recipe that makes a row.
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from rich import box
 from rich.table import Table as RichTable
 
-from equipoise.report.papers.entry import Column, Entry, Figure, Part, Row, Table
+from equipoise.report.papers.entry import Column, Entry, Part, Row, Table
 from equipoise.report.papers.measured import Number, Result, Results, measure
 from equipoise.report.papers.published import published_row, published_table
 from equipoise.report.papers.scales import Scale, recipe_of
@@ -195,7 +195,7 @@ def caption(entry: Entry, scale: Scale, results: Results) -> str:
             sentences.append(f"Published: {published_as(part)}.")
         mine = [r for row in part.rows for r in _results(row, part, scale, results)]
         if mine:
-            low = not _looks_inside(entry) and _searched_low(mine)
+            low = not entry.looks_inside() and _searched_low(mine)
             searched = "; attacks searched in bfloat16, scored in float32" if low else ""
             sentences.append(f"Measured: {measured_as(mine)}{searched}.")
             left = [row.label for row in part.rows if _waits(row, part, scale, results)]
@@ -259,11 +259,6 @@ def _results(row: Row, part: Part, scale: Scale, results: Results) -> Sequence[R
 def _waits(row: Row, part: Part, scale: Scale, results: Results) -> bool:
     """Whether a row could be measured at this scale and was not."""
     return recipe_of(row, part, scale) not in {None, *results}
-
-
-def _looks_inside(entry: Entry) -> bool:
-    """Whether it is a figure of the models themselves, and of no record's attacks."""
-    return isinstance(entry.content, Figure) and entry.content.needs is not None
 
 
 def _searched_low(results: Sequence[Result]) -> bool:
