@@ -1,5 +1,6 @@
 """One network, one stage: standard training, PGD-AT, and every objective that needs no more."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -28,9 +29,13 @@ class SingleNetwork:
         attack: Search of the training attack.
         schedule: Optimiser and learning rate.
         norm: Geometry of the threat.
+        stage: Name of its one stage. Weights and the order of images are drawn from the run's seed
+            and this name: networks that are to be stacked need names of their own, or they start
+            from the same weights.
 
     Raises:
-        ValueError: If strengths are to be drawn for an objective that runs no attack.
+        ValueError: If strengths are to be drawn for an objective that runs no attack, or the stage
+            is no plain name.
 
     Source:
         AFA and AFS baselines; AFS Eq. (3), one extractor with its classifier; with random budgets,
@@ -43,8 +48,14 @@ class SingleNetwork:
     attack: TrainingAttack = TrainingAttack()
     schedule: Schedule
     norm: Norm = "Linf"
+    stage: str = "network"
 
     def __post_init__(self) -> None:
+        if not re.fullmatch("[a-z0-9_]+", self.stage):
+            raise ValueError(
+                f"stage must be small letters, digits and underscores, as it names a folder, got "
+                f"{self.stage!r}."
+            )
         attacks = isinstance(self.objective, Accompanied) or self.objective.attacks
         if self.random_budgets and not attacks:
             raise ValueError(
@@ -53,10 +64,10 @@ class SingleNetwork:
             )
 
     def stages(self, make_network: MakeNetwork) -> list[Stage]:
-        """The plan: a single stage named ``network``."""
+        """The plan: a single stage."""
         return [
             network_stage(
-                "network",
+                self.stage,
                 make_network,
                 objective=self.objective,
                 epsilon=self.epsilon,

@@ -38,6 +38,7 @@ def single(
     dataset: DataSource = CIFAR10,
     width: int = 10,
     evaluation: Evaluation = PGD,
+    stage: str = "network",
 ) -> Make:
     """A row of one network."""
     method = SingleNetwork(
@@ -46,6 +47,7 @@ def single(
         random_budgets=random_budgets,
         attack=ATTACK,
         schedule=SCHEDULE,
+        stage=stage,
     )
     return _row(name, says, method, dataset, evaluation, width)
 
@@ -115,6 +117,7 @@ TABLE_1 = tuple(
         f"Extractor #{k}: " + (f"PGD-AT at {k}/255." if k else "standard training."),
         PGD_AT if k else Standard(),
         epsilon=budget,
+        stage=f"extractor_{k}",  # they are stacked: weights of its own for each
     )
     for k, budget in enumerate(BUDGETS)
 )

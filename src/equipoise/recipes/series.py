@@ -25,11 +25,15 @@ def _wider(name: str, what: str, base: Make, depth: int, width: int) -> Make:
     return row(replace(base(), name=name, network=network), what)
 
 
-def _budgets(place: str, base: Make, top: float) -> Iterable[Make]:
-    """AFS Table I: single networks at k eighths of the top strength; 0 and 8 have recipes."""
+def _budgets(place: str, base: Make, top: float, *, stacked: bool = False) -> Iterable[Make]:
+    """AFS Table I: single networks at k eighths of the top strength; 0 and 8 have recipes.
+
+    Networks that are to be stacked draw their weights by names of their own.
+    """
     for k in (1, 2, 3, 4, 5, 6, 7, 9):
         what = f"PGD-AT at {k}/8 of the strongest strength: AFS's network #{k}."
-        yield _named(f"pgd_at_{place}_budget_{k}", what, base, epsilon=top * k / 8)
+        own = {"stage": f"budget_{k}"} if stacked else {}
+        yield _named(f"pgd_at_{place}_budget_{k}", what, base, epsilon=top * k / 8, **own)
 
 
 def _alphas(place: str, base: Make, alphas: Iterable[float]) -> Iterable[Make]:
@@ -61,7 +65,15 @@ SERIES: tuple[Make, ...] = (
         depth=10,
         width=2,
     ),
-    *_budgets("cifar10_compact", cifar10.pgd_at_cifar10_compact, cifar10.STRENGTHS[-1]),
+    _named(
+        "pgd_at_cifar10_compact_budget_0",
+        "Standard training: AFS's network #0.",
+        cifar10.standard_cifar10_compact,
+        stage="budget_0",
+    ),
+    *_budgets(
+        "cifar10_compact", cifar10.pgd_at_cifar10_compact, cifar10.STRENGTHS[-1], stacked=True
+    ),
     *_alphas("cifar10_compact", cifar10.afs_cifar10_compact, (0, 0.2, 0.4, 0.5, 0.6, 0.8, 1)),
     *(
         _named(

@@ -60,16 +60,14 @@ SCALES: Mapping[str, Scale] = MappingProxyType(
                 name="compact",
                 places={"cifar10": "cifar10_compact"},
                 same_as={
-                    "pgd_at_cifar10_compact_budget_0": "standard_cifar10_compact",
                     "pgd_at_cifar10_compact_budget_8": "pgd_at_cifar10_compact",
                     "afa_cifar10_compact_k3": "afa_cifar10_compact",
                     "pgd_at_cifar10_compact_afs": "pgd_at_cifar10_compact",
                     "trades_cifar10_compact_afs": "trades_cifar10_compact",
                 },
                 extractors=(
-                    "standard_cifar10_compact",
                     "pgd_at_cifar10_compact",
-                    *(f"pgd_at_cifar10_compact_budget_{k}" for k in (1, 2, 3, 4, 5, 6, 7, 9)),
+                    *(f"pgd_at_cifar10_compact_budget_{k}" for k in (0, 1, 2, 3, 4, 5, 6, 7, 9)),
                 ),
                 evaluation={"suites": ("tables", "quick", "adaptive")},
                 search_precision="bf16-mixed",
