@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import tiny
-from equipoise import jobs
+from equipoise import jobs, save
 from equipoise.dry_run import Passes, dry_run
 from equipoise.evaluation import robust_accuracy
 from equipoise.methods import AFA, AFS, OAT, Gate, SingleNetwork, Stage
@@ -79,6 +79,14 @@ def test_passes_are_those_of_the_method(method, passes):
         assert stage["steps_an_epoch"] == steps
         assert stage["forward_passes_an_epoch"] == forward * 8 * steps
         assert stage["backward_passes_an_epoch"] == backward * 8 * steps
+
+
+def test_passes_of_a_stack_of_saved_networks_are_counted(tmp_path):
+    folders = tuple(str(tmp_path / name) for name in "ab")
+    for folder in folders:
+        save(tiny.wide_resnet(), folder)
+    (merger,) = costs(afs(budgets=(), extractors=folders).stages)
+    assert merger["passes_an_image"] == [2 * (STEPS + 2), 2 * STEPS]
 
 
 def test_stages_that_are_counted_alike_are_measured_once():

@@ -7,6 +7,7 @@ import torch
 
 import tiny
 from equipoise import cli, jobs, load, runs, save
+from equipoise.data import Augmentation
 from equipoise.methods import AFS
 from equipoise.methods.afs import extractor
 from equipoise.models import AdaptiveNetwork, WideResNet, fuse, with_branches
@@ -91,6 +92,15 @@ def test_data_evaluation_seed_and_held_out_images_are_the_first_models(saved):
     tuned = RECIPES["afs_digits"]()
     assert recipe.dataset == tuned.dataset
     assert recipe.method.merger_schedule == tuned.method.merger_schedule
+
+
+def test_images_are_varied_as_the_first_model_had_them(tmp_path):
+    recipe = RECIPES["pgd_at_digits"]()
+    loop = replace(recipe.loop, augmentation=Augmentation(shift=2, padding="reflect", flip=False))
+    training = {"training": {"loop": to_json(loop)}}
+    save(tiny.wide_resnet(), tmp_path / "one", CARD | training)
+    found = jobs.stacking([str(tmp_path / "one")])
+    assert found.loop.augmentation == loop.augmentation
 
 
 def test_a_stack_of_functions_alone_needs_a_recipe_for_its_data():

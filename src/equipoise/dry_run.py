@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from equipoise.data import DataSet
 from equipoise.methods import Stage
 from equipoise.methods.stage import MakeNetwork
-from equipoise.models import count_parameters, multiply_adds
+from equipoise.models import FeatureExtractor, count_parameters, multiply_adds
 from equipoise.runs import derive_seed
 from equipoise.training import Loop, Reporter, Silent
 from equipoise.training.extra import Batches
@@ -45,6 +45,16 @@ class Passes:
     def counted(self, make_network: MakeNetwork) -> MakeNetwork:
         """The same maker, whose networks are counted."""
 
+        def make() -> nn.Module:
+            network = make_network()
+            self.count(network)
+            return network
+
+        return make
+
+    def count(self, network: nn.Module) -> None:
+        """Count a network's passes from now on, unless they are counted already."""
+
         # Functions, not methods: a network that is copied would copy a method's object too.
         def count(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             self.forward += len(inputs[0])
@@ -54,18 +64,11 @@ class Passes:
         def count_backward(gradient: Tensor) -> None:
             self.backward += len(gradient)
 
-        def make() -> nn.Module:
-            network = make_network()
-            linears = [module for module in network.modules() if isinstance(module, nn.Linear)]
-            if linears:
-                linears[-1].register_forward_pre_hook(count)
-            else:
-                network.register_forward_hook(
-                    lambda module, inputs, output: count(module, (output,))
-                )
-            return network
-
-        return make
+        linears = [module for module in network.modules() if isinstance(module, nn.Linear)]
+        if not linears:
+            network.register_forward_hook(lambda module, inputs, output: count(module, (output,)))
+        elif not linears[-1]._forward_pre_hooks:
+            linears[-1].register_forward_pre_hook(count)
 
     def take(self) -> tuple[int, int]:
         """The counts since the last call."""
@@ -172,6 +175,8 @@ def dry_run(
         if not stage.trains:  # it costs nothing, and its task has no step
             outcomes[stage.name] = task.outcome().eval()
             continue
+        for member in filter(lambda module: isinstance(module, FeatureExtractor), task.modules()):
+            passes.count(member.network)  # a loaded one, that no maker made
         fit = _Fit(stage, task, train, validation, loop, Path(), fabric, seed, None)
         measurement = _Measurement(fit, passes, clock)
         probe = measurement.steps(min(PROBE, measurement.wanted), 0.0, least=1)

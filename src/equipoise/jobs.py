@@ -11,7 +11,7 @@ from lightning_fabric import Fabric
 from torch import nn
 
 from equipoise import cards, runs
-from equipoise.data import DataSet
+from equipoise.data import Augmentation, DataSet
 from equipoise.dry_run import dry_run as measure
 from equipoise.executors import check_answer, execute, rehearse
 from equipoise.judge import evaluate as evaluate
@@ -68,9 +68,10 @@ def find_recipe(name: str) -> Recipe:
 def stacking(extractors: Sequence[str]) -> Recipe:
     """AFS over trained networks: nothing but the merger is trained.
 
-    Data, evaluation, seed and the count of validation images are those of the first saved model
-    that says on what it was trained; the merger's schedule and attack are those of the AFS recipe
-    for the same data, or of ``afs_cifar10_compact`` where there is none.
+    Data, evaluation, seed, augmentation and the count of validation images are those of the first
+    saved model that says on what it was trained; all else (the merger's schedule, attack and
+    alpha, batch size, precision) is that of the AFS recipe for the same data, or of
+    ``afs_cifar10_compact`` where there is none.
 
     Args:
         extractors: As ``AFS`` has them; at least one is a run folder or a model folder.
@@ -101,6 +102,9 @@ def stacking(extractors: Sequence[str]) -> Recipe:
     if "evaluation" in card:
         evaluation = from_json(card["evaluation"], Evaluation)
     images = card.get("validation_images", base.loop.validation_images)
+    augmentation = base.loop.augmentation
+    if "training" in card:
+        augmentation = from_json(card["training"]["loop"]["augmentation"], Augmentation)
     assert isinstance(base.method, AFS)
     return replace(
         base,
@@ -108,7 +112,7 @@ def stacking(extractors: Sequence[str]) -> Recipe:
         dataset=dataset,
         evaluation=evaluation,
         seed=card.get("seed", base.seed),
-        loop=replace(base.loop, validation_images=images),
+        loop=replace(base.loop, validation_images=images, augmentation=augmentation),
         method=replace(
             base.method,
             budgets=(),
@@ -350,14 +354,27 @@ def _check(folder: Path, content: Any, resume: bool) -> None:
             f"{folder} already holds a run. Go on with it by --resume, or choose another folder "
             "with --out."
         )
-    before = _of_this_version(runs.read_json(stored))
-    if before != content:
-        changed = ", ".join(_differences(before, content)) or "its fields"
+    changed = ", ".join(differences(folder, content))
+    if changed:
         raise runs.RunError(
             f"{folder} holds a run of another recipe (differs in {changed}). Choose another folder "
             f"with --out, or go on with the stored one: equipoise train {stored} --out {folder} "
             "--resume."
         )
+
+
+def differences(folder: Path, content: Any) -> list[str]:
+    """Fields in which the recipe of a run folder differs from another one.
+
+    Args:
+        folder: The run folder.
+        content: The other recipe, as JSON values.
+
+    Returns:
+        Their paths, such as ``method.alpha``; fields that came with a later version count as set
+        to their defaults.
+    """
+    return _differences(_of_this_version(runs.read_json(folder / RECIPE)), content)
 
 
 def _of_this_version(content: Any) -> Any:

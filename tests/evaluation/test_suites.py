@@ -8,7 +8,7 @@ from equipoise.attacks import PGD
 from equipoise.evaluation import SearchAttack, suites_for
 from equipoise.evaluation.suites import GATE_RATIOS
 from equipoise.goals import Watched
-from equipoise.losses import cross_entropy
+from equipoise.losses import cross_entropy, gate_cross_entropy
 from equipoise.models import FeatureStack, conditioned, fuse, with_branches
 from equipoise.threat import Linf
 from tiny import images_and_labels, linear, wide_resnet
@@ -234,6 +234,23 @@ def test_the_adaptive_suite_attacks_a_stack_through_and_on_its_members():
 
 def test_a_stack_of_one_has_nothing_to_adapt_to():
     assert suites_for(FeatureStack([wide_resnet()], 10), ("adaptive",), classes=10) == []
+
+
+@pytest.mark.parametrize("others", [0, 1])
+def test_the_gate_of_a_member_is_attacked_inside_the_stack(others):
+    stack = FeatureStack([adaptive(), *[wide_resnet()] * others], 10).eval()
+    (suite,) = suites_for(stack, ("adaptive",), classes=10, steps=3)
+    gates = [attack for attack in suite.attacks if attack.kind == "gate"]
+    assert len(gates) == 2 * len(GATE_RATIOS)
+    assert len(suite.attacks) == len(gates) + (6 if others else 0)
+    assert gates[0].name == "member-0-gate-to-clean-10"
+    images, _ = images_and_labels(4)
+    judged, climbed, pushed = gates[0].joint(images)
+    torch.testing.assert_close(judged, stack(images))
+    assert climbed is judged
+    with torch.no_grad():
+        gate = stack.members[0].network.logits_and_gate(images)[1]
+    torch.testing.assert_close(pushed, gate_cross_entropy(gate, 0.0) / 10)
 
 
 def test_transfer_needs_a_surrogate_and_attacks_each():

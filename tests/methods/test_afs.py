@@ -191,6 +191,18 @@ def test_an_alpha_outside_of_zero_to_one_is_refused(alpha):
         method(alpha=alpha)
 
 
+def test_an_unknown_merger_is_refused():
+    found = method()
+    object.__setattr__(found, "merger", "mean")  # no type checker stands before the check
+    with pytest.raises(ValueError, match="merger must be trained or average, got 'mean'"):
+        found.__post_init__()
+
+
+def test_a_folder_is_named_once_however_it_is_spelled(tmp_path):
+    with pytest.raises(ValueError, match=r"extractors must differ, but .* is named twice"):
+        method(extractors=(f"{tmp_path}/a", f"{tmp_path}/b/../a/"))
+
+
 def test_no_budgets_are_refused():
     with pytest.raises(ValueError, match="budgets must name at least one strength"):
         method(budgets=())

@@ -227,6 +227,14 @@ def test_importance_names_budgets_where_a_recipe_lies_beside_the_record(tmp_path
     text = html_report([(place, record)])
     bars = Page(text).data("figures")["importance"]["data"][0]
     assert [name.split("<br>")[1] for name in bars["x"]] == ["ε = 0", "ε = 4/255", "ε = 0.25"]
+    named = {
+        "extractors": ["runs/a", "runs/b/", "m:<c>", "d"],
+        "mask": "1110",
+        "budgets": [0.1] * 3,
+    }
+    runs.write_json(tmp_path / "recipe.json", {"method": named})
+    bars = Page(html_report([(place, record)])).data("figures")["importance"]["data"][0]
+    assert [name.split("<br>")[1] for name in bars["x"]] == ["a", "b", "m:&lt;c&gt;"]
     assert "No recipe lies beside this record" not in text
 
 

@@ -1,6 +1,7 @@
 import csv
 import io
 import json
+from dataclasses import replace
 from importlib import resources
 from statistics import mean
 
@@ -23,7 +24,15 @@ from equipoise.report.papers.measured import Number, accuracies, measure
 from equipoise.report.papers.pages import drawing_of
 from equipoise.report.papers.published import published_row, published_table
 from equipoise.report.papers.style import WIDTH, styled
-from equipoise.report.papers.tables import caption, comma_separated, latex, lines, markdown, text
+from equipoise.report.papers.tables import (
+    caption,
+    comma_separated,
+    latex,
+    lines,
+    markdown,
+    measured_as,
+    text,
+)
 
 TINY = SCALES["tiny"]
 EPSILONS = [0.0, 0.05, 0.1, 0.15, 0.2]
@@ -173,6 +182,32 @@ def test_a_caption_says_what_both_numbers_are_of():
     assert "WRN-28-10, PGD at 8/255" in found
     assert "digits, 4 test images, WRN-10-1, 3 epochs, strongest ε 0.2, seed 0" in found
     assert TINY.note in found
+
+
+def test_a_caption_says_what_the_stacks_have_in_common():
+    def stack(mask, alpha):
+        method = {"kind": "AFS", "schedule": {"epochs": 3}, "alpha": alpha, "mask": mask}
+        found = result()
+        method["budgets"] = [0.0, 4 / 255, 8 / 255]
+        return replace(found, recipe=found.recipe | {"method": method})
+
+    masked = measured_as([stack("011", 0.3), stack("101", 0.3), result()])
+    assert masked.endswith("seed 0; AFS of budgets 0, 4/255, 8/255; α = 0.3")
+    assert measured_as([stack(None, 0), stack(None, 1)]).endswith(
+        "; AFS of budgets 0, 4/255, 8/255"
+    )
+    assert measured_as([result()]).endswith("seed 0")
+
+
+def test_members_of_a_masked_stack_stand_over_their_own_budgets():
+    entry, shown = ENTRIES["afs-fig-4b"], result()
+    method = shown.recipe["method"] | {"budgets": [0.0, 0.1, 0.15, 0.2, 0.25], "mask": "01011"}
+    masked = replace(shown, recipe=shown.recipe | {"method": method})
+    found = dict.fromkeys(everything(entry), (masked,))
+    with styled():
+        figure = entry.content.draw(drawing_of(entry, TINY, found, []))
+    ticks = [label.get_text() for label in figure.axes[0].get_xticklabels()]
+    assert ticks == ["0.1", "0.2", "0.25"]
 
 
 def test_markdown_csv_and_latex_hold_the_same_numbers():

@@ -11,14 +11,16 @@ import torch
 import tiny
 from equipoise import runs
 from equipoise.data import Cifar10, Digits
-from equipoise.methods import Schedule, SingleNetwork
+from equipoise.evaluation import suites_for
+from equipoise.methods import AFS, Schedule, SingleNetwork
 from equipoise.methods.stage import TrainingAttack
+from equipoise.models import FeatureStack
 from equipoise.objectives import MART, TRADES
 from equipoise.recipes import RECIPES
 from equipoise.recipes.networks import WideResNetShape
 from equipoise.report.papers import ENTRIES, SCALES
 from equipoise.reproduce import reproduce
-from equipoise.reproduce.estimate import training_passes
+from equipoise.reproduce.estimate import ADAPTIVE, training_passes
 from equipoise.reproduce.models import LATER, leaders, needed
 
 CUT = replace(
@@ -204,6 +206,57 @@ def test_stacks_take_the_networks_of_table_1_where_a_scale_has_all_of_them(tmp_p
     assert [m.recipe.method.extractors for m in models.values()] == [()] * 4
 
 
+@pytest.mark.parametrize("scale", ["compact", "paper"])
+def test_networks_that_are_stacked_draw_weights_of_their_own(scale):
+    singles = [RECIPES[name]().method for name in SCALES[scale].extractors]
+    assert len(singles) == 10
+    assert len({single.stage for single in singles}) == 10  # from which and the seed they start
+    assert len({single.epsilon for single in singles}) == 10
+
+
+def test_what_a_mask_leaves_out_is_not_trained_and_what_is_only_stacked_is_not_judged(tmp_path):
+    models, _ = needed([ENTRIES["afs-fig-4b"]], SCALES["paper"], (0,), tmp_path, None)
+    singles = {name: model for (name, _), model in models.items() if name.startswith("extractor")}
+    assert sorted(singles) == [f"extractor_{k}_cifar10_paper" for k in range(3, 9)]
+    assert not any(model.shown for model in singles.values())
+    assert all(m.shown for (name, _), m in models.items() if name not in singles)
+
+
+@pytest.mark.slow
+def test_a_network_that_is_only_stacked_is_trained_and_not_judged(
+    tmp_path, workers, monkeypatch, stack_of_singles
+):
+    # afs-table-6 shows pgd_at_digits, and standard_digits nowhere.
+    content = replace(ENTRIES["afs-table-6"].content, parts=(only_the_stack(),))
+    entry = replace(ENTRIES["afs-table-6"], content=content)
+    monkeypatch.setattr("equipoise.reproduce.making.find_entries", lambda names: [entry])
+    reproduce(["x"], stack_of_singles, out=tmp_path)
+    folders = {path.name: path for path in (tmp_path / "tiny" / "runs").iterdir()}
+    judged = [name for name, path in folders.items() if list(path.glob("records/*.json"))]
+    assert judged == ["afs_digits__seed0"]
+    assert len(folders) == 3
+    workers.names.clear()
+    reproduce(["x"], stack_of_singles, out=tmp_path)
+    assert workers.names == []
+
+
+def only_the_stack():
+    (part,) = ENTRIES["afs-table-6"].content.parts
+    return replace(part, rows=tuple(row for row in part.rows if row.label == "AFS"))
+
+
+@pytest.mark.slow
+def test_a_model_that_another_recipe_trained_is_refused(tmp_path, workers):
+    reproduce(["afs-fig-3"], CUT, out=tmp_path)
+    other = replace(CUT, epochs=2)
+    message = r"budget_1__seed0 was trained by another recipe.*\(differs in method.schedule.epochs"
+    with pytest.raises(runs.RunError, match=message):
+        reproduce(["afs-fig-3"], other, out=tmp_path)
+    # How it is judged and where its data lie do not count.
+    again = replace(CUT, evaluation=CUT.evaluation | {"images": 4})
+    assert reproduce(["afs-fig-3"], again, out=tmp_path).entries
+
+
 @pytest.mark.parametrize(
     ("recipe", "method"),
     [
@@ -305,6 +358,13 @@ def test_stages_are_shared_by_what_they_depend_on_alone(tmp_path):
     assert all(found[name, seed].recipe.seed == seed for name, seed in found)
 
 
+@pytest.mark.parametrize("count", [2, 3])
+def test_the_estimate_knows_how_many_attacks_a_stack_meets(count):
+    stack = FeatureStack([tiny.wide_resnet()] * count, 10)
+    (suite,) = suites_for(stack, ("adaptive",), classes=10)
+    assert len(suite.attacks) == ADAPTIVE[AFS] * count
+
+
 def test_every_field_that_earlier_stages_may_ignore_is_one():
     for method, fields in LATER.items():
         assert fields <= set(method.__dataclass_fields__)
@@ -339,5 +399,5 @@ def test_the_command_prints_a_table_that_needs_no_model(capsys, tmp_path):
     cli.main(["reproduce", "afs-table-5", "--out", str(tmp_path)])
     printed = capsys.readouterr().out
     assert "48.62" in printed
-    assert "Nothing at scale tiny" in printed
+    assert "Nothing at scale tiny" in " ".join(printed.split())
     assert (tmp_path / "tiny" / "afs-table-5.tex").exists()

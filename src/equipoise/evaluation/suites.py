@@ -1,19 +1,18 @@
 """Which attacks are tried, and in which order."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from equipoise import losses
-from equipoise.attacks import APGD, PGD, Square, fgsm
+from equipoise.attacks import APGD, PGD, Search, Square, fgsm
 from equipoise.evaluation.attack import Attack, Loss, SearchAttack
 from equipoise.evaluation.reference import PARTS, Reference
 from equipoise.evaluation.store import weights_hash
-from equipoise.goals import Predict
 from equipoise.models import AdaptiveNetwork, FeatureStack
 from equipoise.models.film import FixedPreference
 from equipoise.threat import Images
@@ -21,6 +20,8 @@ from equipoise.threat import Images
 SuiteName = Literal["quick", "tables", "paper", "standard", "autoattack", "adaptive", "transfer"]
 GATE_RATIOS = (10.0, 5.0, 2.0, 1.0, 1 / 2, 1 / 5, 1 / 10)
 """Cross-entropy to binary cross-entropy, AFA Sec. 5.2 "Adaptive attack"."""
+
+LogitsAndGate = Callable[[Images], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,8 +65,8 @@ def suites_for(
               fifth of its queries.
             - ``"autoattack"``: the reference's four attacks at their original settings.
             - ``"adaptive"``: for a model with a weight generator, attacks that the generator is
-              part of; for a stack, attacks through and on its members; for OAT's, attacks from
-              every other preference; left out for others.
+              part of; for a stack, attacks through and on its members and on their generators; for
+              OAT's, attacks from every other preference; left out for others.
             - ``"transfer"``: PGD on each surrogate.
         classes: Number of classes; with fewer than 4 the margin takes DLR's place.
         steps: Steps of each search of ``quick``, ``adaptive`` and ``transfer``, of epsilon / 4.
@@ -107,8 +108,8 @@ def suites_for(
             suites.append(Suite(name=name, attacks=_adaptive_gate(model, steps)))
         elif isinstance(model, FixedPreference):
             suites.append(Suite(name=name, attacks=_adaptive_preference(model, steps)))
-        elif isinstance(model, FeatureStack) and len(model.members) > 1:
-            suites.append(Suite(name=name, attacks=_adaptive_stack(model, steps)))
+        elif isinstance(model, FeatureStack) and (attacks := _adaptive_stack(model, steps)):
+            suites.append(Suite(name=name, attacks=attacks))
     return suites if getattr(model, "gives_gradients", True) else _blind(suites)
 
 
@@ -197,40 +198,57 @@ def _adaptive_gate(model: AdaptiveNetwork, steps: int) -> tuple[Attack, ...]:
         )
         for fixed in (model.ceiling, 0.0, model.ceiling / 2)
     ]
+    return (*attacks, *_pushes(model.logits_and_gate, search))
+
+
+def _pushes(answer: LogitsAndGate, search: Search, of: str = "") -> Iterator[Attack]:
     for target, side in ((0.0, "clean"), (1.0, "robust")):
         for ratio in GATE_RATIOS:
-            attacks.append(
-                SearchAttack(
-                    name=f"gate-to-{side}-{ratio:g}",
-                    search=search,
-                    loss="cross_entropy",
-                    kind="gate",
-                    joint=_Pushed(model, target, 1 / ratio),
-                )
+            yield SearchAttack(
+                name=f"{of}gate-to-{side}-{ratio:g}",
+                search=search,
+                loss="cross_entropy",
+                kind="gate",
+                joint=_Pushed(answer, target, 1 / ratio),
             )
-    return tuple(attacks)
 
 
 @dataclass(frozen=True)
 class _Pushed:
-    """Cross-entropy and, at a share, the gate's binary cross-entropy, from one pass."""
+    """Cross-entropy and, at a share, the gate's binary cross-entropy."""
 
-    model: AdaptiveNetwork
+    answer: LogitsAndGate
     target: float
     share: float
 
     def __call__(self, images: Images) -> tuple[Tensor, Tensor, Tensor]:
-        logits, gate = self.model.logits_and_gate(images)
+        logits, gate = self.answer(images)
         return logits, logits, self.share * losses.gate_cross_entropy(gate, self.target)
+
+
+@dataclass(frozen=True)
+class _MemberGate:
+    """A stack's logits, and the gate of one of its members that has a weight generator."""
+
+    model: FeatureStack
+    member: AdaptiveNetwork
+
+    def __call__(self, images: Images) -> tuple[Tensor, Tensor]:
+        return self.model(images), self.member.logits_and_gate(images)[1]
 
 
 def _adaptive_stack(model: FeatureStack, steps: int) -> tuple[Attack, ...]:
     """Each member as a source, and the whole with some members' say changed: what a gradient of
-    the plain sum hides behind the loudest member shows there."""
+    the plain sum hides behind the loudest member shows there. Then the gate of each member that has
+    one. A single member without a gate leaves nothing to attack that the stack is not."""
     search, count = _search(steps), len(model.members)
-    attacks = []
+    attacks: list[Attack] = []
     for number, member in enumerate(model.members):
-        source: Predict = member.network  # type: ignore[assignment]
+        source: Any = member.network
+        if isinstance(source, AdaptiveNetwork):
+            attacks += _pushes(_MemberGate(model, source), search, of=f"member-{number}-")
+        if count == 1:
+            break
         attacks.append(
             SearchAttack(
                 name=f"member-{number}",
@@ -240,7 +258,7 @@ def _adaptive_stack(model: FeatureStack, steps: int) -> tuple[Attack, ...]:
                 source=source,
             )
         )
-    for number in range(count):
+    for number in range(count if count > 1 else 0):
         for share, word in ((0.0, "without"), (3.0, "more-of")):
             shares = tuple(share if member == number else 1.0 for member in range(count))
             attacks.append(

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import compress
+from pathlib import Path
 from typing import Annotated, Literal
 
 import torch
@@ -71,9 +72,14 @@ class AFS:
     def __post_init__(self) -> None:
         if not self.budgets and not self.extractors:
             raise ValueError("budgets must name at least one strength, got none.")
-        twice = {name for name in self.extractors if self.extractors.count(name) > 1}
+        same = [name if is_foreign(name) else str(Path(name).resolve()) for name in self.extractors]
+        twice = {
+            name for name, one in zip(self.extractors, same, strict=True) if same.count(one) > 1
+        }
         if twice:
             raise ValueError(f"extractors must differ, but {', '.join(twice)} is named twice.")
+        if self.merger not in ("trained", "average"):
+            raise ValueError(f"merger must be trained or average, got {self.merger!r}.")
         if not 0 <= self.alpha <= 1:
             raise ValueError(f"alpha must be in [0, 1], got {self.alpha}.")
         count = len(self.extractors or self.budgets)

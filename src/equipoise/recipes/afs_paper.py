@@ -5,6 +5,7 @@ schedules. Here all rows have the same: that makes a table. ``--network.depth 34
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from equipoise.data import Augmentation, Cifar10, Cifar100, DataSource
 from equipoise.methods import AFS, AnyMethod, Schedule, SingleNetwork
@@ -24,6 +25,9 @@ MERGER = Schedule(epochs=5, learning_rate=0.1, decay_epochs=(3,))
 
 PGD = Evaluation(epsilons=(0.0, TOP), suites=("paper", "adaptive"))
 AUTOATTACK = Evaluation(epsilons=(0.0, TOP), suites=("paper", "autoattack", "adaptive"))
+
+CURVE = tuple(k / 255 for k in (0, 2, 4, 6, 8))
+"""Strengths of Fig. 4(a), which shows five of these models."""
 
 Make = Callable[[], Recipe]
 
@@ -88,7 +92,11 @@ def compared(data: str, dataset: DataSource) -> tuple[Make, ...]:
             single(name, says, objective, dataset=dataset, evaluation=AUTOATTACK)
             for name, (says, objective) in rows.items()
         ),
-        stack(f"afs_{data}_paper", dataset=dataset, evaluation=AUTOATTACK),
+        stack(
+            f"afs_{data}_paper",
+            dataset=dataset,
+            evaluation=replace(AUTOATTACK, epsilons=CURVE) if data == "cifar10" else AUTOATTACK,
+        ),
     )
 
 
@@ -117,6 +125,7 @@ TABLE_1 = tuple(
         f"Extractor #{k}: " + (f"PGD-AT at {k}/255." if k else "standard training."),
         PGD_AT if k else Standard(),
         epsilon=budget,
+        evaluation=replace(PGD, epsilons=CURVE) if k in (2, 4, 6, 8) else PGD,
         stage=f"extractor_{k}",  # they are stacked: weights of its own for each
     )
     for k, budget in enumerate(BUDGETS)

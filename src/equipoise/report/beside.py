@@ -2,10 +2,12 @@
 
 import contextlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from equipoise import runs
+from equipoise.epsilon import format_epsilon
 from equipoise.report.table import Record
 
 GALLERY_FORMAT = 1
@@ -28,6 +30,26 @@ def recipe_of(record: Path) -> dict[str, Any] | None:
     path = record.parent.parent / "recipe.json"
     found: dict[str, Any] | None = runs.read_json(path) if path.exists() else None
     return found
+
+
+def budgets_of(method: Mapping[str, Any]) -> list[str]:
+    """How the budgets of AFS's extractors are written, of those in its mask.
+
+    Args:
+        method: The recipe's method, as JSON.
+    """
+    kept = method.get("mask") or "1" * len(method["budgets"])
+    pairs = zip(method["budgets"], kept, strict=True)
+    return [format_epsilon(budget) for budget, bit in pairs if bit == "1"]
+
+
+def members_of(method: Mapping[str, Any]) -> list[str]:
+    """What the members of a stack are called: as their folders or functions, else by budget."""
+    named = method.get("extractors") or []
+    if not named:
+        return [f"ε = {budget}" for budget in budgets_of(method)]
+    kept = method.get("mask") or "1" * len(named)
+    return [Path(name).name for name, bit in zip(named, kept, strict=True) if bit == "1"]
 
 
 def curves_of(record: Path) -> dict[str, list[dict[str, Any]]]:

@@ -161,12 +161,12 @@ def weights_per_image(models: Sequence[Model]) -> Figure | None:
     return _figure(traces, x=_strengths(models[0].records[0]), y=y, height=380)
 
 
-def importance(models: Sequence[Model], budgets: Mapping[int, Sequence[str]]) -> Figure | None:
+def importance(models: Sequence[Model], members: Mapping[int, Sequence[str]]) -> Figure | None:
     """Each member's share of a stack's merger.
 
     Args:
         models: All models; those without members are left out.
-        budgets: By model number, how its members' budgets are written, where that is known.
+        members: By model number, what its members are called, where that is known.
 
     Returns:
         A figure, or ``None`` if no model is a stack.
@@ -179,11 +179,11 @@ def importance(models: Sequence[Model], budgets: Mapping[int, Sequence[str]]) ->
         found = model.insides("importance")
         if not found:
             continue
-        shares = [mean(members) for members in zip(*found, strict=True)]
+        shares = [mean(each) for each in zip(*found, strict=True)]
         names = [f"member {number}" for number in range(len(shares))]
-        if model.number in budgets:
-            pairs = zip(names, budgets[model.number], strict=True)
-            names = [f"{name}<br>ε = {budget}" for name, budget in pairs]
+        if model.number in members:
+            pairs = zip(names, members[model.number], strict=True)
+            names = [f"{name}<br>{escape(called)}" for name, called in pairs]
         traces.append(
             go.Bar(
                 x=names,

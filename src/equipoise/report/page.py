@@ -14,9 +14,8 @@ import jinja2
 from markupsafe import Markup
 
 from equipoise import runs
-from equipoise.epsilon import format_epsilon
 from equipoise.report import figures
-from equipoise.report.beside import curves_of, gallery_of, recipe_of
+from equipoise.report.beside import curves_of, gallery_of, members_of, recipe_of
 from equipoise.report.compare import broken_at
 from equipoise.report.self_checks import checks_line, checks_of, open_checks
 from equipoise.report.summary import Model, models_of, published_beside, seed_of
@@ -62,7 +61,7 @@ def html_report(found: Sequence[tuple[Path, Record]]) -> str:
         "scatter": figures.scatter(models, published),
         "weights": figures.weights(models),
         "weights-per-image": figures.weights_per_image(models),
-        "importance": figures.importance(models, _budgets(models)),
+        "importance": figures.importance(models, _members(models)),
     }
     trainings, untrained = [], []
     for number, (path, one) in enumerate(runs_shown):
@@ -147,15 +146,16 @@ def _gallery(models: Sequence[Model]) -> dict[str, Any] | None:
     return {"classes": shown[0][2]["classes"], "images": rows, "at": shown[0][2]["epsilon_written"]}
 
 
-def _budgets(models: Sequence[Model]) -> dict[int, list[str]]:
-    """How the budgets of each stack's members are written, where its recipe lies beside it."""
+def _members(models: Sequence[Model]) -> dict[int, list[str]]:
+    """What each stack's members are called, where its recipe lies beside it."""
     found = {}
     for model in models:
-        recipe = recipe_of(model.paths[0])
-        budgets = recipe.get("method", {}).get("budgets") if recipe else None
-        members = model.insides("importance")
-        if budgets and members and len(budgets) == len(members[0]):
-            found[model.number] = [format_epsilon(budget) for budget in budgets]
+        method = (recipe_of(model.paths[0]) or {}).get("method", {})
+        shares = model.insides("importance")
+        if shares and "budgets" in method:
+            names = members_of(method)
+            if len(names) == len(shares[0]):
+                found[model.number] = names
     return found
 
 

@@ -12,8 +12,8 @@ from equipoise.evaluation.suites import suites_for
 from equipoise.methods import AFA, AFS, OAT, SingleNetwork
 from equipoise.recipes import Evaluation, Recipe
 
-ADAPTIVE = {AFA: 17, AFS: 9, OAT: 4}
-"""About how many searches the suite ``adaptive`` has for a method."""
+ADAPTIVE = {AFA: 17, AFS: 3, OAT: 4}
+"""About how many searches the suite ``adaptive`` has for a method; for AFS, for each member."""
 
 
 def seconds_a_pass(recipe: Recipe, dataset: DataSet, batches: int = 3) -> float:
@@ -82,8 +82,8 @@ def evaluation_passes(recipe: Recipe, evaluation: Evaluation, dataset: DataSet) 
             steps += each * settings.get("restarts", 1) * settings.get("targets", 1)
     if "autoattack" in evaluation.suites:
         steps += 1900 + 5000 / 3
-    if "adaptive" in evaluation.suites:
-        steps += ADAPTIVE.get(type(recipe.method), 0) * evaluation.steps
     members = sum(recipe.method.taken()) if isinstance(recipe.method, AFS) else 1
+    if "adaptive" in evaluation.suites:
+        steps += ADAPTIVE.get(type(recipe.method), 0) * members * evaluation.steps
     images = min(evaluation.images or len(dataset.test), len(dataset.test))
     return images * len([e for e in evaluation.epsilons if e > 0]) * steps * members

@@ -106,6 +106,8 @@ def reproduce(
         raise ValueError("seeds must name at least one seed, got none.")
     folder = out / scale.name
     models, surrogates = needed(entries, scale, seeds, folder, data)
+    for model in models.values():
+        model.check()
     load = _Loader()
     if only_finished:
         models, surrogates = finished(models, surrogates)
@@ -153,7 +155,7 @@ def _announce(
     rates: dict[Any, float] = {}
     for (name, seed), model in models.items():
         key, surrogate = (name, seed), surrogates.get((name, seed))
-        to_train, to_judge = not model.trained(), model.record() is None
+        to_train, to_judge = not model.trained(), model.shown and model.record() is None
         to_transfer = surrogate is not None and model.record(surrogate.place) is None
         if not (to_train or to_judge or to_transfer):
             continue
@@ -191,7 +193,7 @@ def _run(
     first: dict[str, Any] = {}
     second: dict[str, Any] = {}
     for key, model in models.items():
-        if model.record() is None:
+        if not model.is_made():
             wave = second if key in sharing or stacks(model) else first
             wave[_label(key)] = (_train_and_judge, (model, sharing.get(key)))
     second |= {
@@ -212,7 +214,8 @@ def _train_and_judge(model: Model, leader: Model | None, *, reporter: Reporter) 
     if leader is not None and not model.trained():
         share_stages(leader, model)
     jobs.train(model.recipe, model.place, resume=True, reporter=reporter)
-    _judge(model, None, reporter=reporter)
+    if model.shown:
+        _judge(model, None, reporter=reporter)
 
 
 def _judge(model: Model, surrogate: Path | None, *, reporter: Reporter) -> None:
@@ -236,7 +239,8 @@ def _results(models: Models, surrogates: Surrogates) -> dict[str, tuple[Result, 
     found: dict[str, tuple[Result, ...]] = {}
     for (name, seed), model in models.items():
         record = model.record()
-        assert record is not None
+        if record is None:  # only stacked
+            continue
         surrogate = surrogates.get((name, seed))
         result = Result(
             recipe=to_json(model.recipe),

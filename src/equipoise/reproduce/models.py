@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ LATER = {
     AFS: {"mask", "merger", "merger_schedule", "alpha", "merger_epsilon", "split_batch"},
 }
 """Fields of a method that its earlier stages do not depend on."""
+APART = ("evaluation", "dataset.folder", "dataset.path")
+"""Fields of a recipe that say nothing of how it was trained."""
 SHARED = ("dataset", "network", "loop")
 """Fields of a recipe that all stages depend on, beside the seed."""
 
@@ -37,16 +40,38 @@ class Model:
         evaluation: How it is judged.
         place: Its run folder.
         search_precision: Of the attacks' searches.
+        shown: Whether a row or a figure shows it; others are stacked, and not judged.
     """
 
     recipe: Recipe
     evaluation: Evaluation
     place: Path
     search_precision: Precision = "32-true"
+    shown: bool = True
 
     def trained(self) -> bool:
         """Whether its run folder holds the finished model."""
         return (self.place / "model" / CONFIG).exists()
+
+    def is_made(self) -> bool:
+        """Whether it is trained, and judged if it is shown."""
+        return self.record() is not None if self.shown else self.trained()
+
+    def check(self) -> None:
+        """Refuse a finished run of another recipe in its place.
+
+        Raises:
+            RunError: If there is one; it names the fields that differ.
+        """
+        if not self.trained():
+            return
+        found = jobs.differences(self.place, to_json(self.recipe))
+        changed = [name for name in found if not name.startswith(APART)]
+        if changed:
+            raise runs.RunError(
+                f"{self.place} was trained by another recipe than today's {self.recipe.name} "
+                f"(differs in {', '.join(changed)}). Choose another --out, or move it away."
+            )
 
     def record(self, surrogate: Path | None = None) -> dict[str, Any] | None:
         """Its record, if it was judged just so; with a surrogate, that of the transfer attack."""
@@ -104,8 +129,9 @@ def needed(
                 names[name] = surrogate or names.get(name)
             if surrogate is not None:
                 names[surrogate] = None
+    shown = frozenset(names)
     for name in tuple(names):
-        for extractor in _extractors(name, scale):
+        for extractor in _stacked(name, scale):
             names.setdefault(extractor, None)
     missing = [name for name in names if name not in RECIPES]
     if missing:
@@ -114,7 +140,9 @@ def needed(
             "or take another --scale."
         )
     models = {
-        (name, seed): _model(name, seed, scale, folder, data) for name in names for seed in seeds
+        (name, seed): replace(_model(name, seed, scale, folder, data), shown=name in shown)
+        for name in names
+        for seed in seeds
     }
     surrogates = {
         (name, seed): models[surrogate, seed]
@@ -133,7 +161,8 @@ def _model(name: str, seed: int, scale: Scale, folder: Path, data: Path | None) 
         recipe = replace(recipe, dataset=jobs.with_folder(recipe.dataset, folder_of_data))
     if scale.epochs is not None:
         recipe = _with_epochs(recipe, scale.epochs)
-    members: Any = tuple(str(_place(folder, each, seed)) for each in _extractors(name, scale))
+    places = (_place(folder, each, seed) for each in _extractors(name, scale))
+    members: Any = tuple(str(place.resolve()) for place in places)
     if members:
         recipe = replace(recipe, method=replace(recipe.method, extractors=members))
     evaluation = replace(recipe.evaluation, **scale.evaluation)
@@ -168,6 +197,13 @@ def _extractors(name: str, scale: Scale) -> tuple[str, ...]:
         for budget in recipe.method.budgets
     ]
     return () if None in found else tuple(filter(None, found))
+
+
+def _stacked(name: str, scale: Scale) -> tuple[str, ...]:
+    """Those of ``_extractors`` that are in the recipe's mask."""
+    found = _extractors(name, scale)
+    method = RECIPES[name]().method if found else None
+    return tuple(compress(found, method.taken())) if isinstance(method, AFS) else ()
 
 
 def _trains(single: Recipe, stack: Recipe, budget: float) -> bool:
@@ -211,7 +247,7 @@ def _trunk(model: Model) -> str | None:
 
 def finished(models: Models, surrogates: Surrogates) -> tuple[Models, Surrogates]:
     """Of what ``needed`` gives, what is trained and judged already."""
-    there = {key: model for key, model in models.items() if model.record() is not None}
+    there = {key: model for key, model in models.items() if model.shown and model.is_made()}
     trained = {key: model for key, model in surrogates.items() if key in there and model.trained()}
     return there, trained
 

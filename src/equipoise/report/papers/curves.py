@@ -8,7 +8,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 
-from equipoise.epsilon import format_epsilon
+from equipoise.report.beside import budgets_of
 from equipoise.report.papers.entry import WORST
 from equipoise.report.papers.measured import accuracies
 from equipoise.report.papers.style import COLOURS, DASHES, MARKS, Drawing, canvas
@@ -173,8 +173,7 @@ def importance_by_alpha(drawing: Drawing) -> Canvas:
             label=label,
         )
         _band(panel, range(len(middle)), middle, spread, colour)
-    budgets = results[0].recipe["method"]["budgets"]
-    panel.set_xticks(range(len(budgets)), [format_epsilon(budget) for budget in budgets])
+    panel.set_xticks(range(len(middle)), budgets_of(results[0].recipe["method"]))
     panel.set_xlabel("budget of the member")
     panel.set_ylabel("importance ratio, %")
     figure.legend(loc="outside lower center", ncols=3, handlelength=2.2)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from rich import box
 from rich.table import Table as RichTable
 
+from equipoise.report.beside import budgets_of
 from equipoise.report.papers.entry import Column, Entry, Part, Row, Table
 from equipoise.report.papers.measured import Number, Result, Results, measure
 from equipoise.report.papers.published import published_row, published_table
@@ -220,11 +221,16 @@ def measured_as(results: Sequence[Result]) -> str:
     networks = sorted({_network(result) for result in results})
     epochs = sorted({result.recipe["method"]["schedule"]["epochs"] for result in results})
     seeds = sorted({result.record["training_seed"] for result in results})
+    stacks = [r.recipe["method"] for r in results if r.recipe["method"].get("kind") == "AFS"]
+    budgets = {", ".join(budgets_of({**method, "mask": None})) for method in stacks}
+    alphas = {method["alpha"] for method in stacks}
     return (
         f"{record['data']}, {record['images']} {record['part']} images, {' and '.join(networks)}, "
         f"{' and '.join(map(str, epochs))} epochs, strongest ε {record['epsilons_written'][-1]}, "
         f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
         + ("; mean (standard deviation) over them" if len(seeds) > 1 else "")
+        + "".join(f"; AFS of budgets {each}" for each in budgets if len(budgets) == 1)
+        + "".join(f"; α = {each:g}" for each in alphas if len(alphas) == 1)
     )
 
 
@@ -232,7 +238,7 @@ def text(cell: Number | float | None, digits: int = 1) -> str:
     """A cell.
 
     Args:
-        cell: A published value keeps the decimals that it was published with.
+        cell: A published value is shown with its decimals, but for zeros at the end.
         digits: Decimals of a measured one.
 
     Returns:
