@@ -15,6 +15,7 @@ from equipoise.evaluation import (
     profile,
     robust_accuracy,
     suites_for,
+    unit,
 )
 from equipoise.evaluation.profile import NEVER
 from equipoise.evaluation.rescoring import rescore
@@ -191,6 +192,18 @@ def test_more_strengths_and_suites_reuse_what_is_known(tmp_path):
     calls.clear()
     run(always_zero(), numbered(), suites, epsilons=(0.02, 0.05, 0.1), store=Store(6, tmp_path))
     assert calls == []
+
+
+def test_what_other_code_of_an_attack_found_is_not_taken(tmp_path, monkeypatch):
+    (tmp_path / "goals.py").write_text("the code of an earlier commit")
+    calls = []
+    suites = [scripted("a", {}, calls)]
+    for place in (unit.PACKAGE, tmp_path):
+        monkeypatch.setattr(unit, "PACKAGE", place)
+        unit.code_hash.cache_clear()
+        run(always_zero(), numbered(), suites, epsilons=(0.1,), store=Store(6, tmp_path))
+    unit.code_hash.cache_clear()
+    assert len(calls) == 2
 
 
 def test_a_run_cut_short_at_any_unit_ends_in_the_same_profile(tmp_path):

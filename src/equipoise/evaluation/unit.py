@@ -1,10 +1,13 @@
 """One unit of an evaluation: one attack at one strength on one batch."""
 
 import contextlib
+import functools
+import hashlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -22,6 +25,12 @@ from equipoise.runs import derive_seed
 from equipoise.threat import Threat
 
 Precision = Literal["32-true", "bf16-mixed"]
+PACKAGE = Path(__file__).parents[1]
+CODE = (
+    *("attacks/*", "draws", "goals", "losses", "threat"),
+    *("evaluation/attack", "evaluation/reference", "evaluation/suites", "evaluation/unit"),
+)
+"""What decides, beside the model, what an attack finds: modules of the package."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +54,10 @@ class Bench:
     precision: Precision = "32-true"
 
     def key(self, suite: int, attack: int, epsilon: float) -> str:
-        """The unit's name, without its rows."""
+        """The unit's name, without its rows; it changes with the code of the attacks."""
+        return f"{self._name(suite, attack, epsilon)}_{code_hash()}"
+
+    def _name(self, suite: int, attack: int, epsilon: float) -> str:
         settings = self.suites[suite].attacks[attack].describe()
         norm = type(self.threat(epsilon)).__name__
         return unit_key(settings, norm, epsilon, self.seed, self.precision)
@@ -72,7 +84,7 @@ class Bench:
         images, labels = self.split.batch(rows.to(device))
         images = images.contiguous(memory_format=torch.channels_last)
         generator = torch.Generator(self.split.device)
-        name = self.key(suite, attack, epsilon)
+        name = self._name(suite, attack, epsilon)  # random numbers outlive a change of the code
         generator.manual_seed(derive_seed(self.seed, name, str(int(rows[0]))))
         began = time.monotonic()
         try:
@@ -92,3 +104,17 @@ class Bench:
         if self.precision == "32-true":
             return contextlib.nullcontext
         return partial(torch.autocast, self.split.device.type, torch.bfloat16)
+
+
+@functools.cache
+def code_hash() -> str:
+    """A hash of the sources of ``CODE``, as they are when a process first asks.
+
+    Returns:
+        8 hexadecimal digits.
+    """
+    found = hashlib.sha256()
+    for name in CODE:
+        for path in sorted(PACKAGE.glob(f"{name}.py")):
+            found.update(path.name.encode() + path.read_bytes())
+    return found.hexdigest()[:8]
