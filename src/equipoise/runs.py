@@ -136,11 +136,18 @@ def _try_lock(path: Path) -> int | None:
     return None
 
 
-def clear_temporaries(folder: Path) -> None:
-    """Delete what writes that were cut short by a kill left in a folder."""
+def clear_temporaries(folder: Path, older: float = 0.0) -> None:
+    """Delete what writes that were cut short by a kill left in a folder.
+
+    Args:
+        folder: The folder.
+        older: Seconds since the write began; a younger file is left alone. For a folder that other
+            processes may be writing to.
+    """
     for path in folder.glob(f".*{PART}"):
         with contextlib.suppress(OSError):
-            path.unlink()
+            if older == 0.0 or time.time() - path.stat().st_mtime > older:
+                path.unlink()
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -1,9 +1,16 @@
+import os
+import time
+
 import pytest
 import torch
 from torch import nn
 
 from equipoise import runs
+from equipoise.evaluation import Found, Store
 from equipoise.evaluation.store import (
+    BROKEN,
+    SURVIVED,
+    UNKNOWN,
     fingerprint,
     images_hash,
     known_place,
@@ -113,3 +120,35 @@ def test_a_function_that_cannot_be_judged_leaves_nothing_behind(tmp_path):
     for model in (Answers().eval(), linear().train()):
         assert known_place(tmp_path, "x", model, split(4)).parent == tmp_path
     assert not list(tmp_path.iterdir())
+
+
+def found(*broken) -> Found:
+    """What an attack did to so many images."""
+    return Found(
+        broken=torch.tensor(broken, dtype=torch.bool),
+        images=torch.rand(len(broken), 1, 8, 8),
+        forward_passes=1,
+        backward_passes=1,
+    )
+
+
+def test_what_one_of_two_evaluations_broke_the_other_does_not_mend(tmp_path):
+    one, other = Store(6, tmp_path), Store(6, tmp_path)
+    one.put("pgd", torch.tensor([0, 1, 2]), found(0, 0, 1), 1.0)
+    other.put("pgd", torch.tensor([0, 2, 3]), found(0, 0, 1), 1.0)  # as many, and the same first
+    other.put("pgd", torch.tensor([3, 4]), found(0, 0), 1.0)
+    wanted = [SURVIVED, SURVIVED, BROKEN, BROKEN, SURVIVED, UNKNOWN]
+    again = Store(6, tmp_path)
+    assert again.outcome("pgd", torch.arange(6)).tolist() == wanted
+    assert [row for row, _ in again.found("pgd")] == [2, 3]
+
+
+def test_what_another_evaluation_is_writing_is_left_alone(tmp_path):
+    (tmp_path / "pgd").mkdir()
+    fresh, old = (tmp_path / "pgd" / f".{name}{runs.PART}" for name in ("fresh", "old"))
+    fresh.touch()
+    old.touch()
+    long_ago = time.time() - 2 * 86400
+    os.utime(old, (long_ago, long_ago))
+    Store(6, tmp_path)
+    assert (fresh.exists(), old.exists()) == (True, False)

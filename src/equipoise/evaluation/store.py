@@ -26,10 +26,14 @@ from equipoise.threat import Images
 UNKNOWN, SURVIVED, BROKEN = 0, 1, 2
 ANSWERS = "answers.safetensors"
 ROUNDING = 1e-3
+DAY = 86400.0
+"""Seconds after which a half-written unit is no longer that of another evaluation at work."""
 
 
 class Store:
     """Outcomes by attack, strength and image.
+
+    Several evaluations may share a folder: an image that one of them broke stays broken.
 
     Args:
         count: Number of images under evaluation.
@@ -48,7 +52,7 @@ class Store:
         self._costs: dict[str, list[float]] = {}
         if folder is not None and folder.is_dir():
             for place in sorted(path for path in folder.iterdir() if path.is_dir()):
-                runs.clear_temporaries(place)
+                runs.clear_temporaries(place, older=DAY)
                 for path in sorted(place.glob("*.safetensors")):
                     self._read(place.name, path)
 
@@ -78,7 +82,9 @@ class Store:
             ),
         }
         if self.folder is not None:
-            path = self.folder / key / f"{int(rows[0]):08d}_{len(rows)}.safetensors"
+            rest = hashlib.sha256(tensors["rows"].numpy().tobytes()).hexdigest()[:8]
+            name = f"{int(rows[0]):08d}_{len(rows)}_{rest}.safetensors"
+            path = self.folder / key / name
             runs.write_bytes(path, safetensors.torch.save(tensors))
         self._add(key, tensors)
 
@@ -112,7 +118,8 @@ class Store:
 
     def _add(self, key: str, tensors: dict[str, Tensor]) -> None:
         rows, broken = tensors["rows"], tensors["broken"].bool()
-        self._table(key)[rows] = torch.where(broken, BROKEN, SURVIVED).to(torch.int8)
+        table, now = self._table(key), torch.where(broken, BROKEN, SURVIVED).to(torch.int8)
+        table[rows] = table[rows].maximum(now)
         images = self._found.setdefault(key, {})
         for row, image in zip(rows[broken].tolist(), tensors["images"], strict=True):
             images[row] = image
