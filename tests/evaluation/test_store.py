@@ -49,6 +49,14 @@ def test_a_fingerprint_follows_weights_and_images():
     assert weights_hash(nn.Sequential(nn.ReLU())) != weights_hash(nn.Sequential(nn.GELU()))
 
 
+def test_weights_in_bfloat16_have_a_hash_too():
+    model = linear().bfloat16()
+    before = weights_hash(model)
+    with torch.no_grad():
+        model[-1].bias[0] += 1
+    assert weights_hash(model) != before
+
+
 def test_labels_are_part_of_the_images_hash():
     data = split(4)
     other = type(data)(images=data.images, labels=(data.labels + 1) % 10, classes=10)

@@ -244,7 +244,8 @@ def _weights(model: nn.Module) -> Any:
     found = hashlib.sha256(repr(model).encode())
     for name, value in sorted(model.state_dict().items()):
         found.update(name.encode())
-        found.update(value.detach().cpu().contiguous().numpy().tobytes())
+        content = value.detach().cpu().contiguous().view(-1).view(torch.uint8)  # any dtype
+        found.update(content.numpy().tobytes())
     return found
 
 
