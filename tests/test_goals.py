@@ -62,6 +62,12 @@ def test_watched_remembers_the_first_broken_point_of_each_image():
     assert torch.equal(watched.images, dark_then(0.0, 0.9, 0.7))
 
 
+def test_logits_of_nan_are_right_for_no_class():
+    watched = goals.Watched(first_pixel_as_logits, torch.tensor([0, 1, 0]), losses.margin)
+    watched(dark_then(torch.nan, torch.nan, 0.1))
+    assert watched.broken.tolist() == [True, True, False]
+
+
 def test_watched_keeps_no_graph_and_no_view_of_what_it_saw():
     watched = goals.Watched(first_pixel_as_logits, torch.tensor([0]), losses.margin)
     images = dark_then(0.9).requires_grad_(True)

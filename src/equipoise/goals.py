@@ -167,6 +167,14 @@ class Friendly:
         return logits
 
 
+def misclassified(logits: Logits, labels: Labels) -> Bool[Tensor, " batch"]:
+    """Whether each row of logits ``(batch, classes)`` puts another class than its label first.
+
+    A row that holds a NaN is right for no class.
+    """
+    return (logits.argmax(dim=1) != labels) | logits.isnan().any(dim=1)
+
+
 class Watched:
     """A goal that remembers the first misclassified point of every image.
 
@@ -267,9 +275,9 @@ class Watched:
             self.root._images = torch.zeros(
                 len(self.root.labels), *images.shape[1:], device=images.device
             )
-        fresh = (logits.argmax(dim=1) != self.labels) & ~self.broken
+        fresh = misclassified(logits, self.labels) & ~self.broken
         if self.judge is not None and bool(fresh.any()):
             rows = fresh.nonzero().squeeze(1)
-            fresh[rows] = self.judge(images[rows].detach()).argmax(dim=1) != self.labels[rows]
+            fresh[rows] = misclassified(self.judge(images[rows].detach()), self.labels[rows])
         self.root._images[self.rows[fresh]] = images.detach()[fresh].to(self.root._images.dtype)
         self.root._broken[self.rows[fresh]] = True

@@ -117,6 +117,31 @@ def test_an_image_broken_at_a_strength_stays_broken_above_it():
     assert found.broken_by() == [None, None, None, "a/a", "a/a", None]
 
 
+class Unusual(AlwaysZero):
+    """Answers a number of its own where the last pixel is above ``above``."""
+
+    def __init__(self, value: float, above: float) -> None:
+        super().__init__()
+        self.value, self.above = value, above
+
+    def forward(self, images):
+        odd = images[:, 0, 7, 7, None] > self.above
+        return torch.where(odd, self.value, super().forward(images))
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_a_model_that_answers_no_numbers_is_refused(value):
+    with pytest.raises(ValueError, match=r"NaN or infinity to 6 of 6 clean images.* find where"):
+        run(Unusual(value, above=-1.0).eval(), numbered(), [scripted("a", {})])
+
+
+def test_not_a_number_under_attack_is_right_for_no_class():
+    model = Unusual(torch.nan, above=0.01).eval()
+    found = run(model, numbered(), [scripted("a", {0.1: {0, 1}})], epsilons=(0.1,))
+    assert found.accuracy() == pytest.approx([1, 4 / 6])
+    assert found.rescored.images == 2
+
+
 def test_only_survivors_are_attacked_on():
     first, second = [], []
     suites = [

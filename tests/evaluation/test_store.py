@@ -106,6 +106,18 @@ def test_what_is_known_of_a_function_is_not_taken_for_another_with_the_same_weig
     assert known_place(tmp_path, "x", after, data) == other
 
 
+def test_a_gradient_of_nan_is_alike_only_to_one_that_is_nan_there_too(tmp_path):
+    class Root(nn.Module):
+        def forward(self, images):
+            return images.flatten(1)[:, :2] + 0.0 * images[:, :, 0, 0].mul(self.keep).sqrt()
+
+    model, data = Root().eval(), split(4)
+    places = []
+    for model.keep in (1.0, 0.0, 0.0, 1.0):  # the square root's gradient at 0 is infinite
+        places.append(known_place(tmp_path, "x", model, data).name)
+    assert places[0] == places[3] != places[1] == places[2]
+
+
 def test_rounding_makes_no_other_function(tmp_path):
     data, model = split(4), Rounded(1e9, False).eval()
     place = known_place(tmp_path, "x", model, data)
@@ -125,7 +137,9 @@ def test_a_function_that_cannot_be_judged_leaves_nothing_behind(tmp_path):
         def forward(self, images):
             return {"logits": images.flatten(1)}
 
-    for model in (Answers().eval(), linear().train()):
+    empty = linear().eval()
+    nn.init.constant_(empty[-1].bias, torch.nan)
+    for model in (Answers().eval(), linear().train(), empty):
         assert known_place(tmp_path, "x", model, split(4)).parent == tmp_path
     assert not list(tmp_path.iterdir())
 

@@ -19,7 +19,7 @@ from equipoise.evaluation.store import BROKEN, UNKNOWN, Store
 from equipoise.evaluation.suites import Suite
 from equipoise.evaluation.unit import Bench, Precision
 from equipoise.evaluation.workers import Workers
-from equipoise.goals import Predict, Watched
+from equipoise.goals import Predict, Watched, misclassified
 from equipoise.losses import margin
 from equipoise.memory import keep_freed_memory
 from equipoise.models import attack_mode
@@ -174,8 +174,9 @@ def profile(
         The profile.
 
     Raises:
-        ValueError: If the model is in train mode, its answer is not one row of logits an image, no
-            suite is given, or a strength is out of the threat's range.
+        ValueError: If the model is in train mode, its answer is not one row of finite logits an
+            image, no suite is given, or a strength is out of the threat's range. Only clean images
+            have to have finite logits; NaN under an attack counts as misclassified.
         EvaluationError: If images that were found do not fool the model a second time.
 
     Source:
@@ -365,7 +366,7 @@ def robust_accuracy(
 
 @torch.no_grad()
 def _wrong(model: Predict, split: Split, batch_size: int) -> Tensor:
-    parts = []
+    parts, unusable = [], 0
     for rows in torch.arange(len(split), device=split.device).split(batch_size):
         images, labels = split.batch(rows)
         logits = model(images.contiguous(memory_format=torch.channels_last))
@@ -375,5 +376,12 @@ def _wrong(model: Predict, split: Split, batch_size: int) -> Tensor:
                 f"the model must return logits of shape ({len(images)}, {split.classes}), got "
                 f"{found}; the data has {split.classes} classes."
             )
-        parts.append(logits.argmax(dim=1) != labels)
+        unusable += int((~logits.isfinite()).any(dim=1).sum())
+        parts.append(misclassified(logits, labels))
+    if unusable:
+        raise ValueError(
+            f"the model answers NaN or infinity to {unusable} of {len(split)} clean images, which "
+            "is neither right nor wrong; find where it arises (a logarithm or a division by 0, "
+            "weights that diverged, a range that float16 does not have)."
+        )
     return torch.cat(parts)

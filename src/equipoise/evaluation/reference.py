@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from equipoise.evaluation.attack import Attack, Autocast, Found, Kind
-from equipoise.goals import Predict
+from equipoise.goals import Predict, misclassified
 from equipoise.losses import Labels, Logits
 from equipoise.threat import Images, Linf, Threat
 
@@ -106,7 +106,7 @@ class Reference(Attack):
             images = images.contiguous()
             found, _ = judge.run_standard_evaluation(images, labels, batch_size=len(images))
         with torch.no_grad():
-            broken = model(found).argmax(dim=1) != labels
+            broken = misclassified(model(found), labels)
         return Found(
             broken=broken,
             images=found.detach(),

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from equipoise.data import Split
 from equipoise.epsilon import format_epsilon
-from equipoise.goals import Predict
+from equipoise.goals import Predict, misclassified
 from equipoise.losses import margin
 from equipoise.runs import RunError
 from equipoise.threat import Threat
@@ -83,7 +83,7 @@ def rescore(
             )
         logits = model(images.contiguous(memory_format=torch.channels_last))
         wrong = margin(logits, labels)
-        right = logits.argmax(dim=1) == labels
+        right = ~misclassified(logits, labels)
         near = wrong >= -ROUNDING * logits.abs().amax(dim=1).clamp_min(1e-6)
         boundary += int((right & near).sum())
         failed += int((right & ~near).sum())

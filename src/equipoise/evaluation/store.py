@@ -188,7 +188,7 @@ def known_place(home: Path, name: str, model: nn.Module, split: Split) -> Path:
 
 def _answers(model: nn.Module, split: Split) -> dict[str, Tensor]:
     """What it makes of a few images, and the gradient of the sum of squares; nothing where it is in
-    train mode or does not return a tensor, which an evaluation refuses with better words."""
+    train mode or returns no finite tensor, which an evaluation refuses with better words."""
     if model.training:
         return {}
     images, _ = split.batch(slice(0, 16))
@@ -200,7 +200,7 @@ def _answers(model: nn.Module, split: Split) -> dict[str, Tensor]:
         torch.autocast(points.device.type, enabled=False),
     ):
         logits = model(points)
-        if not isinstance(logits, Tensor):
+        if not isinstance(logits, Tensor) or not bool(logits.isfinite().all()):
             return {}
         found = {"logits": logits}
         if getattr(model, "gives_gradients", True) and logits.requires_grad:
@@ -213,10 +213,14 @@ def _answers(model: nn.Module, split: Split) -> dict[str, Tensor]:
 def _alike(before: dict[str, Tensor], now: dict[str, Tensor]) -> bool:
     """Whether two answers are the same up to the rounding of other threads or another device."""
     return before.keys() == now.keys() and all(
-        before[name].shape == value.shape
-        and bool((before[name] - value).nan_to_num().norm() <= ROUNDING * value.nan_to_num().norm())
+        torch.equal(before[name].isfinite(), value.isfinite())
+        and bool(_finite(before[name] - value).norm() <= ROUNDING * _finite(value).norm())
         for name, value in now.items()
     )
+
+
+def _finite(values: Tensor) -> Tensor:
+    return values.nan_to_num(0.0, 0.0, 0.0)
 
 
 def fingerprint(model: nn.Module, split: Split) -> str:
