@@ -316,6 +316,20 @@ def test_a_record_knows_its_weights_and_a_card_its_image_size(tmp_path, trained,
     assert read_config(tmp_path / "model")["card"]["image_shape"] == [1, 8, 8]
 
 
+def test_a_record_names_the_weights_that_were_evaluated(tmp_path, trained, data, monkeypatch):
+    place = tmp_path / "model"
+    shutil.copytree(trained / "model", place)
+    evaluated = cards.weights_sha256(place)
+
+    def replaced(*arguments, **settings):
+        save(tiny.wide_resnet(seed=5), place, read_config(place)["card"])
+        return profile(*arguments, **settings)
+
+    monkeypatch.setattr(judge, "profile", replaced)
+    record, _ = jobs.evaluate(place, evaluation=QUICK, dataset=data)
+    assert record["weights_sha256"] == evaluated != cards.weights_sha256(place)
+
+
 def test_a_model_of_the_hub_has_its_records_here_and_not_in_the_cache(
     tmp_path, trained, data, monkeypatch
 ):

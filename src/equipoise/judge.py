@@ -46,6 +46,7 @@ class Subject:
         name: In records and tables.
         home: The folder that gets its records.
         folder: Its model folder, if it has one.
+        weights_sha256: Hash of that folder's weights when the network was loaded.
     """
 
     network: nn.Module
@@ -53,6 +54,7 @@ class Subject:
     name: str
     home: Path
     folder: Path | None = None
+    weights_sha256: str | None = None
 
 
 def evaluate(
@@ -262,12 +264,20 @@ def find_model(model: str, logits: str | None = None, trust: Sequence[Trusted] =
     folder = locate(model)
     card = read_config(folder)["card"]
     network = load(folder, trust=trust)
+    weights_sha256 = cards.weights_sha256(folder)  # now: the folder may be written anew meanwhile
     if logits is not None:
         network = LogitsOf(network, logits).eval()
     name = card.get("name", folder.name)
     # What is fetched from the hub lies in its cache, which is no place for records.
     home = Path("runs") / name if model.startswith(HUB) else cards.home_of(folder)
-    return Subject(network=network, card=card, name=name, home=home, folder=folder)
+    return Subject(
+        network=network,
+        card=card,
+        name=name,
+        home=home,
+        folder=folder,
+        weights_sha256=weights_sha256,
+    )
 
 
 def at_preference(network: nn.Module, name: str, preference: float | None) -> tuple[nn.Module, str]:
@@ -290,9 +300,9 @@ def at_preference(network: nn.Module, name: str, preference: float | None) -> tu
 
 
 def _weights_of(subject: Subject) -> dict[str, str]:
-    if subject.folder is None:
+    if subject.weights_sha256 is None:
         return {}
-    return {"weights_sha256": cards.weights_sha256(subject.folder)}
+    return {"weights_sha256": subject.weights_sha256}
 
 
 def _settings(card: dict[str, Any], model: str, changes: Mapping[str, Any]) -> Evaluation:
