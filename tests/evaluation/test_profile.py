@@ -1,4 +1,6 @@
 import dataclasses
+import multiprocessing
+import os
 
 import pytest
 import torch
@@ -350,6 +352,24 @@ def test_a_failure_in_another_process_is_named():
 
 def fails(*arguments):
     raise RuntimeError("no such thing")
+
+
+class Dies(AlwaysZero):
+    """Ends the process that loads it, as the kernel does where memory runs out."""
+
+    def __setstate__(self, state):
+        if multiprocessing.parent_process() is not None:
+            os._exit(9)
+        super().__setstate__(state)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [1, 10**6])  # also more than a pipe takes at once
+def test_a_process_that_dies_while_it_loads_is_named_with_the_remedy(size):
+    model = Dies().eval()
+    model.weight = nn.Parameter(torch.zeros(size))
+    with pytest.raises(EvaluationError, match=r"a process .* was killed .*with fewer --workers"):
+        run(model, numbered(), [scripted("a", {})], workers=2, batch_size=2)
 
 
 def test_a_model_that_cannot_be_copied_asks_for_one_process():

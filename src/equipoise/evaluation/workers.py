@@ -51,9 +51,15 @@ class Workers:
             process = context.Process(target=_work, args=(there, number, threads), daemon=True)
             process.start()
             there.close()
-            here.send_bytes(content)
             self.processes.append(process)
             self.lines.append(here)
+        try:
+            for line in self.lines:
+                with _alive():
+                    line.send_bytes(content)
+        except EvaluationError:
+            self.__exit__()
+            raise
 
     def __enter__(self) -> "Workers":
         return self
@@ -80,21 +86,29 @@ class Workers:
         while waiting or busy:
             while waiting and free:
                 line, unit = free.pop(), waiting.pop()
-                line.send((*unit[:3], unit[3].numpy()))
+                with _alive():
+                    line.send((*unit[:3], unit[3].numpy()))
                 busy[line] = unit
             ready = wait(list(busy))
             for line in [line for line in busy if line in ready]:
-                try:
+                with _alive():
                     kind, content = line.recv()
-                except EOFError as error:
-                    raise EvaluationError(
-                        "a process of the evaluation was killed (out of memory?). What was "
-                        "finished is kept; run the same command again with fewer --workers."
-                    ) from error
                 if kind == "error":
                     raise EvaluationError(content)
                 yield busy.pop(line), *_unpacked(content)
                 free.append(line)
+
+
+@contextlib.contextmanager
+def _alive() -> Iterator[None]:
+    """A line whose other end is gone means that its process died, at whatever it was."""
+    try:
+        yield
+    except (EOFError, ConnectionError) as error:
+        raise EvaluationError(
+            "a process of the evaluation was killed (out of memory?). What was finished is kept; "
+            "run the same command again with fewer --workers."
+        ) from error
 
 
 def _work(line: Connection, number: int, threads: int) -> None:
