@@ -76,6 +76,16 @@ def test_a_preference_has_its_own_record(folder):
     assert cards.record_at(folder / "model") is None
 
 
+def test_a_name_with_an_at_sign_is_no_preference(folder):
+    save(tiny.wide_resnet(), folder / "model", CARD | {"name": "tiny@home"})
+    put(folder, "a", model="tiny@home")
+    put(folder, "b", model="tiny@home@0.2")
+    put(folder, "c", model="tiny")
+    assert len(cards.records_of(folder / "model")) == 2
+    assert cards.record_at(folder / "model")["model"] == "tiny@home"
+    assert cards.record_at(folder / "model", 0.2)["model"] == "tiny@home@0.2"
+
+
 def test_a_robustbench_entry_is_written_from_the_record(folder, tmp_path):
     put(folder, "a")
     notes = cards.robustbench(folder, tmp_path / "entry.json")

@@ -20,7 +20,7 @@ from equipoise.models.hub import HUB, send
 from equipoise.models.trust import Trusted
 from equipoise.report.model_card import model_card
 from equipoise.report.robustbench import robustbench_entry
-from equipoise.report.score_card import of_each_threat, of_model
+from equipoise.report.score_card import of_each_threat, of_model, preference_in
 
 
 def weights_sha256(place: Path) -> str:
@@ -59,8 +59,12 @@ def record_at(place: Path, preference: float | None = None) -> dict[str, Any] | 
         The record; one under another norm if there is no other, ``None`` if there is none at all.
     """
     ending = "" if preference is None else f"{preference:g}"
-    found = of_each_threat([r for r in records_of(place) if r["model"].partition("@")[2] == ending])
-    usual = read_config(place)["card"].get("evaluation", {}).get("norm", "Linf")
+    card = read_config(place)["card"]
+    name = card.get("name", place.name)
+    found = of_each_threat(
+        [r for r in records_of(place) if preference_in(r["model"], name) == ending]
+    )
+    usual = card.get("evaluation", {}).get("norm", "Linf")
     return min(found, key=lambda record: record["norm"] != usual, default=None)
 
 

@@ -21,6 +21,7 @@ from equipoise.methods.stage import THREATS
 from equipoise.models import attack_mode
 from equipoise.report.beside import GALLERY_FORMAT, gallery_path
 from equipoise.report.compare import broken_at
+from equipoise.report.score_card import preference_in
 from equipoise.runs import derive_seed
 
 SEARCH = PGD(steps=20, relative_step=0.25, keep="best")
@@ -100,7 +101,7 @@ def _home(path: Path) -> Path:
 def _write(path: Path, record: dict[str, Any], rows: list[int], data: Path | None) -> Path:
     subject = find_model(str(_home(path)))
     card = subject.card
-    _, _, preference = record["model"].partition("@")
+    preference = preference_in(record["model"], subject.name)
     network, name = at_preference(
         subject.network, subject.name, float(preference) if preference else None
     )

@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from itertools import groupby
 
-from equipoise.report.score_card import of_each_threat
+from equipoise.report.score_card import of_each_threat, preference_in
 from equipoise.report.self_checks import markdown_checks
 from equipoise.report.table import Record, attack_count
 from equipoise.runs import functions_named, without_folders
@@ -83,7 +83,7 @@ def _front_matter(card: Record, records: Sequence[Record]) -> str:
             dataset_name=record["data"],
             dataset_split="test",
             metric_type="accuracy",
-            metric_name=_metric(record, written),
+            metric_name=_metric(record, written, str(card.get("name", record["model"]))),
             metric_value=round(accuracy, 4),
         )
         for record in records
@@ -104,8 +104,8 @@ def _front_matter(card: Record, records: Sequence[Record]) -> str:
     return f"---\n{facts.to_yaml()}\n---"
 
 
-def _metric(record: Record, written: str) -> str:
-    asked = record["model"].partition("@")[2]
+def _metric(record: Record, written: str, name: str) -> str:
+    asked = preference_in(record["model"], name)
     under = "clean accuracy" if written == "0" else f"worst case at {record['norm']} {written}"
     return f"{under}, preference {asked}" if asked else under
 

@@ -24,11 +24,22 @@ def of_model(records: Sequence[Record], card: Record, weights_sha256: str) -> li
     return [
         record
         for record in records
-        if record["model"].split("@")[0] == card.get("name", record["model"])
+        if is_named(record["model"], str(card.get("name", record["model"])))
         and record.get("part", "test") == "test"
         and record.get("training_seed") == card.get("seed")
         and record.get("weights_sha256", weights_sha256) == weights_sha256
     ]
+
+
+def is_named(model: str, name: str) -> bool:
+    """Whether a record's model is the one of a card's name, at a preference or without one."""
+    return model == name or bool(preference_in(model, name))
+
+
+def preference_in(model: str, name: str) -> str:
+    """The preference that a record's model has behind the model's own name, which may hold an ``@``
+    itself; empty where there is none."""
+    return model[len(name) + 1 :] if model.startswith(f"{name}@") else ""
 
 
 def of_each_threat(records: Sequence[Record]) -> list[Record]:
