@@ -118,6 +118,21 @@ def test_frozen_weights_are_not_moved():
     assert moved == {n for n, p in step.of.named_parameters() if p is last.weight}
 
 
+def test_weights_are_moved_back_where_memory_runs_out_on_the_way():
+    step, seen = Step(task()), []
+    before = [parameter.detach().clone() for parameter in step.of.parameters()]
+
+    def total(gradient):
+        seen.append(gradient)
+        if len(seen) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return gradient
+
+    with pytest.raises(torch.OutOfMemoryError):
+        perturbed(step.of, 0.1, step.generator, step.loss, total).__enter__()
+    assert all(map(torch.equal, step.of.parameters(), before))
+
+
 def test_a_task_without_weights_of_two_axes_is_left_alone():
     norm = nn.BatchNorm2d(1)
     with perturbed(norm, 0.1, torch.Generator(), lambda: pytest.fail("it was called")):

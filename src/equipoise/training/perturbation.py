@@ -60,12 +60,13 @@ def perturbed(
     checkpoints.set_random_state(global_drawn)
     with torch.no_grad():
         kept = [(tensor, tensor.clone()) for tensor in (*weights, *module.buffers())]
-        for weight, gradient in zip(weights, gradients, strict=True):
-            if gradient is not None:
-                gradient = total(gradient)
-                length = gradient.norm().clamp_min(torch.finfo(gradient.dtype).tiny)
-                weight.add_(gradient * (gamma * weight.norm() / length))
     try:
+        with torch.no_grad():
+            for weight, gradient in zip(weights, gradients, strict=True):
+                if gradient is not None:
+                    gradient = total(gradient)
+                    length = gradient.norm().clamp_min(torch.finfo(gradient.dtype).tiny)
+                    weight.add_(gradient * (gamma * weight.norm() / length))
         yield
     finally:
         with torch.no_grad():
