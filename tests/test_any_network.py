@@ -206,6 +206,24 @@ def test_classes_and_channels_are_given_where_they_are_asked_for(photographs):
     assert own.config["arguments"] == {"classes": 7, "channels": 3}
 
 
+def test_a_network_that_reads_numbers_while_it_is_built_loads_in_any_composition(
+    photographs, tmp_path
+):
+    many = {"depth": 99, "seed": 10**9}  # more layers than tensors, more than a size may be
+    made = network("counting", arguments=many).maker(photographs)()
+    images = photographs.test.batch(slice(None))[0]
+    branched = with_branches(made, 2)
+    for model in (
+        made,
+        fuse(branched, placement="input"),
+        FeatureStack([made, made], 4),
+        conditioned(made, preferences=(0.0, 1.0), size=4),
+    ):
+        save(model.eval(), tmp_path)
+        view = [m.at(1.0) if hasattr(m, "at") else m for m in (load(tmp_path, trust=TRUST), model)]
+        assert torch.equal(view[0](images), view[1](images))
+
+
 def test_training_starts_from_weights(photographs, tmp_path):
     torch.manual_seed(5)
     first = network("small").maker(photographs)()

@@ -4,6 +4,7 @@ Nothing in such a folder can execute code: the configuration names one of ``KIND
 values, the weights are tensors. The configuration of somebody's own network also names the function
 that makes it, which is called only where the caller says that it may be. A folder may come from a
 stranger: no network is built before its sizes are seen to be those of the weights that lie there.
+Code that the caller trusts is built with whatever arguments the folder gives it.
 """
 
 import contextlib
@@ -172,6 +173,12 @@ def _stack(classes: int, members: list[dict[str, Any]]) -> nn.Module:
     return FeatureStack([build(member) for member in members], classes)
 
 
+def _imported(**settings: Any) -> nn.Module:
+    with torch.device("cpu"):  # where shapes alone are asked, too: it may read what it computes
+        network = imported_network(**settings)
+    return network.to(torch.get_default_device())
+
+
 def _conditional(network: dict[str, Any], **settings: Any) -> nn.Module:
     return conditioned(build(network), **settings)
 
@@ -184,7 +191,7 @@ KINDS: dict[str, Callable[..., nn.Module]] = {
     "adaptive": _adaptive,
     "stack": _stack,
     "conditional": _conditional,
-    "imported": imported_network,
+    "imported": _imported,
 }
 
 
@@ -238,11 +245,22 @@ def _damaged(path: Path, error: Exception) -> ModelFolderError:
 
 def _check_sizes(config: Any, tensors: int) -> None:
     """Refuse a network so deep that building it would take for ever, or a number beyond reason."""
+    config = _without_arguments(config)
     for number in _whole_numbers(config):
         if abs(number) > LARGEST:
             raise ValueError(f"its numbers must be at most {LARGEST}, got {str(number)[:20]}")
     if _layers(config) > tensors:
         raise ValueError(f"it asks for {_layers(config)} layers; the weights have {tensors}")
+
+
+def _without_arguments(config: Any) -> Any:
+    """The same, without what trusted code is called with, where a number may mean anything."""
+    if isinstance(config, list):
+        return [_without_arguments(part) for part in config]
+    if not isinstance(config, dict):
+        return config
+    left_out = ("arguments",) if config.get("kind") == "imported" else ()
+    return {name: _without_arguments(config[name]) for name in config if name not in left_out}
 
 
 def _whole_numbers(config: Any) -> list[int]:
