@@ -160,6 +160,17 @@ def counting(classes: int, channels: int, depth: int = 2, seed: int = 0) -> nn.M
     return network
 
 
+class Wrapped(nn.Module):
+    """Keeps all that it has under ``network``, as ``LogitsOf`` does."""
+
+    def __init__(self, classes: int, channels: int) -> None:
+        super().__init__()
+        self.network = small(classes, channels)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.network(images)
+
+
 class HeadFirst(nn.Module):
     """Ends in the linear layer that was registered first."""
 

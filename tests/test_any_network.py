@@ -224,13 +224,14 @@ def test_a_network_that_reads_numbers_while_it_is_built_loads_in_any_composition
         assert torch.equal(view[0](images), view[1](images))
 
 
-def test_training_starts_from_weights(photographs, tmp_path):
+@pytest.mark.parametrize("name", ["small", "Wrapped"])
+def test_training_starts_from_weights(name, photographs, tmp_path):
     torch.manual_seed(5)
-    first = network("small").maker(photographs)()
+    first = network(name).maker(photographs)()
     safetensors.torch.save_file(first.network.state_dict(), tmp_path / "own.safetensors")
     save(first, tmp_path / "folder")
     for path in (tmp_path / "own.safetensors", tmp_path / "folder" / "model.safetensors"):
-        found = network("small", weights=path).maker(photographs)()
+        found = network(name, weights=path).maker(photographs)()
         assert tiny.same(tiny.weights(found), tiny.weights(first))
 
 

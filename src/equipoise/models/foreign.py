@@ -111,7 +111,7 @@ def start_from(network: "LogitsOf", path: Path) -> None:
         )
     try:
         tensors = safetensors.torch.load_file(path)
-        whole = all(name.startswith("network.") for name in tensors)
+        whole = tensors.keys() == network.state_dict().keys()  # those of a model folder
         (network if whole else network.network).load_state_dict(tensors)
     except FileNotFoundError:
         raise RunError(f"{path} does not exist.") from None
