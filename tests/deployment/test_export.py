@@ -1,5 +1,6 @@
 import json
 import sys
+from types import SimpleNamespace
 
 import jaxtyping
 import onnx
@@ -224,6 +225,15 @@ def test_the_difference_is_the_largest_of_any_output_and_image():
     for off in (0.5, -0.25):
         found = difference(Wrong(deployed, off, "everywhere"), deployed, images)
         assert found == pytest.approx(abs(off), rel=1e-4)
+
+
+@pytest.mark.parametrize(("scale", "found"), [(0.1, 0.3), (3000.0, 1e-4)])
+def test_the_difference_of_large_logits_is_a_share_of_the_largest(scale, found):
+    def deployed(images):
+        return (scale * images.flatten(1),)
+
+    file = SimpleNamespace(answers=lambda images: (deployed(images)[0] + 0.3,))
+    assert difference(file, deployed, torch.ones(3, 1, 2, 2)) == pytest.approx(found, rel=1e-2)
 
 
 def test_a_model_whose_data_is_not_here_is_compared_on_noise(tmp_path):

@@ -32,7 +32,7 @@ from equipoise.threat import Images
 
 Format = Literal["onnx", "torch-export"]
 SUFFIXES: dict[Format, str] = {"onnx": ".onnx", "torch-export": ".pt2"}
-TOLERANCE = 1e-4  # of logits, absolute
+TOLERANCE = 1e-4  # of an output's largest number, or absolute where that is below 1
 EPSILON = 8 / 255  # of the check's attack, where nothing says which strengths the model is for
 
 
@@ -50,7 +50,7 @@ class Exported:
         images: How many images it was compared on, clean and again adversarial.
         source: Where they came from.
         epsilon: Strength of the adversarial ones.
-        difference_clean: Largest absolute difference of any output on clean images.
+        difference_clean: Largest difference of any output on clean images, as ``difference`` says.
         difference_adversarial: The same on adversarial images.
     """
 
@@ -211,7 +211,8 @@ def image_shape(subject: Subject, size: tuple[int, int] | None = None) -> tuple[
 
 
 def difference(found: Any, deployed: Deployed, images: Images) -> float:
-    """Largest absolute difference of any output between a file and the original.
+    """Largest difference of any output between a file and the original, as a share of that output's
+    largest absolute value, or absolute where that is below 1.
 
     The first image goes alone, the others together: a file of fixed batch size fails here.
 
@@ -222,7 +223,9 @@ def difference(found: Any, deployed: Deployed, images: Images) -> float:
     with torch.no_grad():
         for batch in (images[:1], images[1:]):
             pairs = zip(found.answers(batch), deployed(batch), strict=True)
-            largest += [(one - other).abs().max() for one, other in pairs]
+            largest += [
+                (one - other).abs().max() / other.abs().max().clamp_min(1.0) for one, other in pairs
+            ]
     return float(torch.stack(largest).max())
 
 
