@@ -24,19 +24,30 @@ def folder(model, tmp_path):
 
 
 class Hub:
-    """A hub of folders: what is asked of it is remembered."""
+    """A hub of one folder, and the cache beside it: what is asked of them is remembered.
+
+    As the real cache, it finds a copy without a connection under a name by which it was fetched,
+    and takes it for whole where no other files are asked for than were then.
+    """
 
     def __init__(self, folder, size=10):
         self.folder, self.size, self.asked = folder, size, []
+        self.sha, self.copies = folder.name, []
 
     def model_info(self, repository, *, revision, files_metadata):
         self.asked.append(("info", repository, revision, files_metadata))
         names = ["config.json", "records/x.json", "code.py"]
         files = [SimpleNamespace(rfilename=name, size=self.size) for name in names]
-        return SimpleNamespace(siblings=files, sha="abc")
+        return SimpleNamespace(siblings=files, sha=self.sha)
 
-    def snapshot_download(self, repository, *, revision, allow_patterns):
-        self.asked.append(("files", repository, revision, tuple(allow_patterns)))
+    def snapshot_download(
+        self, repository, *, revision=None, allow_patterns=None, local_files_only=False
+    ):
+        wanted = (repository, revision, tuple(allow_patterns or ()))
+        self.asked.append(("files", *wanted))
+        if local_files_only and wanted not in self.copies:
+            raise errors.LocalEntryNotFoundError("none")
+        self.copies.append(wanted)
         return str(self.folder)
 
 
@@ -54,8 +65,14 @@ def test_a_model_is_loaded_from_the_hub_at_the_commit_that_was_looked_at(online,
     torch.testing.assert_close(loaded(images), model(images), rtol=0, atol=0)
     assert online.asked == [
         ("info", "owner/name", "v1", True),
-        ("files", "owner/name", "abc", hub.FILES),
+        ("files", "owner/name", "v1", hub.FILES),
     ]
+
+
+def test_a_model_that_changes_while_it_is_fetched_is_refused(online):
+    online.sha = "another commit"
+    with pytest.raises(HubError, match="hf://owner/name was changed while it was fetched"):
+        equipoise.load("hf://owner/name")
 
 
 def test_a_download_beyond_the_limit_is_refused_before_it_begins(online):
@@ -75,17 +92,13 @@ def raises(error):
 OFFLINE = errors.OfflineModeIsEnabled("offline mode is enabled")
 
 
-def test_without_a_connection_an_earlier_download_is_taken(folder, monkeypatch):
-    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", raises(OFFLINE))
-    asked = []
-
-    def from_cache(repository, *, revision, local_files_only):
-        asked.append((repository, revision, local_files_only))
-        return str(folder)
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", from_cache)
-    assert hub.fetch("hf://owner/name") == folder
-    assert asked == [("owner/name", None, True)]
+@pytest.mark.parametrize("name", ["hf://owner/name", "hf://owner/name@v1"])
+def test_without_a_connection_an_earlier_download_is_taken(name, folder, online, monkeypatch):
+    hub.fetch(name)
+    monkeypatch.setattr(online, "model_info", raises(OFFLINE))
+    assert hub.fetch(name) == folder
+    with pytest.raises(HubError, match="no copy is here"):
+        hub.fetch("hf://owner/name@v2")
 
 
 def test_without_a_connection_and_a_copy_it_is_refused(monkeypatch, tmp_path):

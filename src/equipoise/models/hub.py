@@ -5,6 +5,7 @@ Only the files of a model folder and its records are sent or fetched; none of th
 
 import fnmatch
 from pathlib import Path
+from typing import Any
 
 from equipoise import runs
 
@@ -27,32 +28,37 @@ def fetch(name: str) -> Path:
         The folder in the hub's cache.
 
     Raises:
-        HubError: If the name is none, there is no such model, it is too large, or the hub cannot be
-            reached and there is no copy.
+        HubError: If the name is none, there is no such model, it is too large, it changes while it
+            is fetched, or the hub cannot be reached and there is no copy.
     """
     from huggingface_hub import HfApi, errors, snapshot_download
 
     repository, _, revision = name.removeprefix(HUB).partition("@")
+    # By the name that was asked for, not by its commit: without a connection a copy is found under
+    # the name under which it was fetched, and counts as whole if the same files are asked for.
+    wanted: dict[str, Any] = {"revision": revision or None, "allow_patterns": list(FILES)}
     refused = (errors.HFValidationError, errors.RepositoryNotFoundError)
     try:
-        info = HfApi().model_info(repository, revision=revision or None, files_metadata=True)
+        info = HfApi().model_info(repository, revision=wanted["revision"], files_metadata=True)
         sizes = [file.size or 0 for file in info.siblings or [] if _belongs(file.rfilename)]
         if sum(sizes) > LARGEST_DOWNLOAD:
             raise HubError(
                 f"{name} has {sum(sizes)} bytes; at most {LARGEST_DOWNLOAD} are fetched."
             )
-        return Path(snapshot_download(repository, revision=info.sha, allow_patterns=list(FILES)))
+        copy = Path(snapshot_download(repository, **wanted))
+        if copy.name != info.sha:
+            raise HubError(f"{name} was changed while it was fetched; try again.")
+        return copy
     except (*refused, errors.RevisionNotFoundError) as error:
         raise HubError(f"{name} is no model on the hub ({_first_line(error)}).") from error
     except (OSError, errors.HTTPError) as error:  # type: ignore[attr-defined]
         try:
-            copy = snapshot_download(repository, revision=revision or None, local_files_only=True)
+            return Path(snapshot_download(repository, local_files_only=True, **wanted))
         except errors.LocalEntryNotFoundError:
             raise HubError(
                 f"{name} cannot be fetched ({_first_line(error)}) and no copy is here; try again "
                 "with a connection, or name a model folder."
             ) from error
-        return Path(copy)
 
 
 def send(repository: str, contents: dict[str, bytes | Path], *, private: bool | None) -> str:
