@@ -14,6 +14,7 @@ import torch
 
 import tiny
 from equipoise import checkpoints, cli, jobs, ray_executor, runs
+from equipoise.models.trust import trusted_names, trusting
 from equipoise.recipes import to_json
 
 COMMAND = [sys.executable, "-m", "equipoise", "train"]
@@ -127,6 +128,19 @@ def test_work_waits_for_what_it_needs_and_failures_are_the_functions_own(tmp_pat
     assert "at 1" in heard.lines
     with pytest.raises(runs.RunError, match="no number below 0, please"):
         executor.run({"bad": (add, (tmp_path, -1)), "sum": work["sum"]}, needs={"sum": ("bad",)})
+
+
+def trusts(*, reporter) -> tuple[str, ...]:
+    """A piece of work: what is trusted where it runs."""
+    return trusted_names()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")  # Ray's own
+def test_workers_trust_what_is_trusted_here(cluster):
+    executor = ray_executor.RayExecutor(address=cluster, reporter=lambda name: tiny.Silent())
+    with trusting("my_networks", tiny.linear):
+        assert executor.run({"one": (trusts, ())}) == {"one": ("my_networks", "tiny:linear")}
 
 
 def test_without_ray_the_message_says_how_to_get_it(tmp_path, monkeypatch, capsys):

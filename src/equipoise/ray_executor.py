@@ -18,6 +18,7 @@ from typing import Any
 from equipoise import runs
 from equipoise.executors import execute
 from equipoise.methods import Stage
+from equipoise.models.trust import trusted_names, trusting
 from equipoise.recipes import Recipe
 from equipoise.signals import Interrupted, stop_on_signals
 from equipoise.training import Reporter, is_done, launched
@@ -75,8 +76,8 @@ class RayExecutor:
 
         Args:
             work: By name, a module-level function and its arguments; it is called with
-                ``reporter=`` besides, in this process's working directory. What is needed comes
-                before what needs it.
+                ``reporter=`` besides, in this process's working directory and trusting what is
+                trusted here. What is needed comes before what needs it.
             needs: Names of what each piece waits for.
 
         Returns:
@@ -100,7 +101,7 @@ class RayExecutor:
             for name, (function, arguments) in work.items():
                 waits = [tasks[other] for other in (needs or {}).get(name, ())]
                 tasks[name] = task.options(name=name).remote(
-                    board, name, Path.cwd(), self.cpus, function, arguments, *waits
+                    board, name, Path.cwd(), trusted_names(), self.cpus, function, arguments, *waits
                 )
             return self._follow(ray, board, tasks)
 
@@ -226,6 +227,7 @@ def _piece(
     board: Any,
     name: str,
     place: Path,
+    trusted: tuple[str, ...],
     threads: int,
     function: Callable[..., Any],
     arguments: tuple[Any, ...],
@@ -239,7 +241,7 @@ def _piece(
             f"{place} does not exist on {socket.gethostname()}; run from a folder on a file system "
             "that all machines of the cluster share."
         )
-    with contextlib.chdir(place):
+    with contextlib.chdir(place), trusting(*trusted):
         return function(*arguments, reporter=_Relay(board, name))
 
 
