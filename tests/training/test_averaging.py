@@ -285,3 +285,20 @@ def test_an_unknown_average_is_refused():
 def test_shares_out_of_range_are_refused(name, share):
     with pytest.raises(ValueError, match=rf"{name} must be in \[0, 1\), got"):
         Loop(**{name: share})
+
+
+def masked() -> nn.Module:
+    """A network with a buffer of minus infinities, as attention has."""
+    network = small()
+    network.register_buffer("mask", torch.full((2, 2), -torch.inf).triu(1))
+    return network
+
+
+@pytest.mark.parametrize("averaging", ["none", "ema", "swa"])
+def test_a_buffer_that_is_infinite_from_the_start_stays_as_it_is(tmp_path, averaging):
+    of = stage(masked, epsilon=0.0, keep="last")
+    task = of.build({})
+    fit_stage(of, task, tmp_path, loop=loop(averaging))
+    assert torch.equal(task.network.mask, masked().mask)
+    tensors, _ = checkpoints.load_checkpoint(tmp_path)
+    assert torch.equal(tensors["module.network.mask"], masked().mask)

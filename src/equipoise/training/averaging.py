@@ -17,11 +17,15 @@ class Average:
     """An average of everything in a module's state; ``in_place`` puts it where the weights are.
 
     Until the first weights have been added there is no average, and ``in_place`` leaves the module
-    as it is. Whole numbers are copied, not averaged. Buffers outside the state are left alone.
+    as it is. Whole numbers are copied, not averaged, and so is a buffer that is not finite from the
+    start. Buffers outside the state are left alone.
 
     Args:
         module: Whose weights are averaged; it is never copied, so it may be anything.
         loop: Which average, and from when.
+
+    Attributes:
+        endless: Names of the buffers that are not finite from the start, as a mask of -inf is.
 
     Source:
         EMA: Gowal et al. 2020 (2010.03593), decay min(decay, (1 + t) / (10 + t)) where t
@@ -36,6 +40,8 @@ class Average:
         self.module, self.loop = module, loop
         self.count = 0
         self.tensors: dict[str, Tensor] = {}
+        buffers = module.named_buffers(remove_duplicate=False)
+        self.endless = {name for name, value in buffers if not bool(value.isfinite().all())}
 
     def after_step(self, progress: float) -> None:
         """Take the weights after a step into an ``"ema"``.
@@ -115,9 +121,11 @@ class Average:
         for kind in sorted(kinds, key=str) if self.count else ():
             names = [name for name, value in state.items() if value.dtype == kind]
             if kind.is_floating_point:
+                names = [name for name in names if name not in self.endless]
                 update([self.tensors[n] for n in names], [state[n] for n in names], self.count)
             else:
                 _copy({name: state[name] for name in names}, self.tensors)
+        _copy({name: state[name] for name in self.endless & state.keys()}, self.tensors)
         self.count += 1
 
 

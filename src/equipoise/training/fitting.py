@@ -324,7 +324,7 @@ class _Fit:
         tensors = {f"module.{k}": v for k, v in self.task.state_dict().items()}
         tensors |= self.average.state()
         for name, tensor in tensors.items():
-            if not bool(tensor.isfinite().all()):
+            if not tensor.isfinite().all() and name.partition(".")[2] not in self.average.endless:
                 raise TrainingError(
                     f"{name} of stage {self.stage.name} is no finite number any more, so no "
                     f"checkpoint was written; earlier ones are kept in {self.folder}. Lower the "
