@@ -156,6 +156,26 @@ def test_an_exported_network_answers_as_the_original(tmp_path, images, kind):
         assert not found.gives_gradients
 
 
+class WithConstant(nn.Module):
+    """Makes a tensor as it answers, so that its program names a device."""
+
+    def __init__(self):
+        super().__init__()
+        self.network = linear()
+
+    def forward(self, images):
+        return self.network(images) + torch.arange(10, device=images.device)
+
+
+def test_an_exported_network_goes_where_the_images_are(tmp_path, images):
+    path, model = tmp_path / "model.pt2", WithConstant().eval()
+    torch.export.save(torch.export.export(model, (images,)), path)
+    found = load_foreign(str(path), trust=[str(path)])
+    answer = found(images)
+    assert torch.equal(answer, model(images))
+    assert found(images.to("meta")).device.type == "meta"
+
+
 @pytest.mark.parametrize("kind", ["onnx", "pt2"])
 def test_a_broken_file_is_refused(tmp_path, kind):
     path = tmp_path / f"model.{kind}"

@@ -10,6 +10,7 @@ import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor, nn
+from torch.export.passes import move_to_device_pass
 
 from equipoise.features import check_last_linear
 from equipoise.losses import Logits
@@ -185,7 +186,8 @@ class OnnxNetwork(nn.Module):
 
 
 class ExportedNetwork(nn.Module):
-    """A file of ``torch.export``. It gives gradients; its mode is fixed.
+    """A file of ``torch.export``. It gives gradients; its mode is fixed, and its device is that of
+    the images it is given.
 
     Args:
         path: The file.
@@ -200,13 +202,14 @@ class ExportedNetwork(nn.Module):
         super().__init__()
         extra = {METADATA_FILE: ""}
         try:
-            program = torch.export.load(path, extra_files=extra).module()
+            self._exported = torch.export.load(path, extra_files=extra)
+            self._open()
         except Exception as error:
             raise RunError(f"{path} cannot be read as a torch.export file ({error}).") from error
-        for parameter in program.parameters():
-            parameter.requires_grad_(False)
         self.card = _card(extra[METADATA_FILE], path)
-        self._program = (program,)  # not a submodule: its mode cannot be switched
+        tensors = [*self._exported.state_dict.values(), *self._exported.constants.values()]
+        devices = [each.device for each in tensors if isinstance(each, Tensor)]
+        self._device = devices[0] if devices else torch.device("cpu")
         self.digest = _digest(path)
         self.eval()
 
@@ -216,13 +219,27 @@ class ExportedNetwork(nn.Module):
 
     def forward(self, images: Images) -> Any:
         """What the program answers; of a file that ``equipoise export`` wrote, the logits."""
-        answer = self._program[0](images)
+        answer = self._answer(images)
         return answer if self.card is None else answer[0]
 
     def answers(self, images: Images) -> tuple[Tensor, ...]:
         """All outputs of a file that ``equipoise export`` wrote."""
-        found: tuple[Tensor, ...] = self._program[0](images)
+        found: tuple[Tensor, ...] = self._answer(images)
         return found
+
+    def _answer(self, images: Images) -> Any:
+        """The program's answer, where the images are: devices are written into its code, too."""
+        if images.device != self._device:
+            move_to_device_pass(self._exported, images.device)
+            self._open()
+            self._device = images.device
+        return self._program[0](images)
+
+    def _open(self) -> None:
+        program = self._exported.module()
+        for parameter in program.parameters():
+            parameter.requires_grad_(False)
+        self._program = (program,)  # not a submodule: its mode cannot be switched
 
 
 class LogitsOf(nn.Module):
