@@ -62,6 +62,30 @@ def test_of_equal_records_the_newest_speaks(folder):
     assert cards.record_at(folder / "model")["seed"] == 2
 
 
+def test_a_record_under_attack_speaks_before_one_of_clean_images_alone(folder):
+    headline = {"accuracy": [1.0], "interval": [[0.3, 1.0]]}
+    suite = {"name": "quick", "accuracy": [1.0], "attacks": [{"name": "pgd"}]}
+    outcomes = {"broken_at": [-1] * 3, "broken_by": [None] * 3}
+    put(folder, "a")
+    put(
+        folder,
+        "b",
+        images=3,
+        epsilons=[0.0],
+        epsilons_written=["0"],
+        headline=headline | {"average": 1.0, "clean_and_strongest": 1.0},
+        suites=[suite | outcomes],
+        broken_at=[-1] * 3,
+    )
+    assert cards.record_at(folder / "model")["epsilons"][-1] > 0
+
+
+def test_a_record_of_the_models_own_data_speaks_before_others(folder):
+    put(folder, "a")
+    put(folder, "b", data="elsewhere", **THREE)
+    assert cards.record_at(folder / "model")["data"] == "digits"
+
+
 def test_the_recipes_norm_speaks_before_a_fuller_record_of_another(folder):
     put(folder, "a", norm="L2", **THREE)
     assert cards.record_at(folder / "model")["norm"] == "L2"

@@ -1,13 +1,14 @@
 import json
 import shutil
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 
 import tiny
 from equipoise import cards, jobs, judge, load, runs
-from equipoise.data import Cifar10, Digits
+from equipoise.data import Cifar10, DataError, Digits
 from equipoise.evaluation import profile
 from equipoise.models import AdaptiveNetwork, conditioned, folder, save
 from equipoise.models.folder import ModelFolderError, read_config
@@ -185,7 +186,8 @@ def test_evaluation_takes_settings_and_data_from_the_card(tmp_path, trained):
     content["card"]["evaluation"] = to_json(QUICK)
     runs.write_json(path, content)
     record, path_of_record = jobs.evaluate(tmp_path / "model")
-    assert path_of_record.name == "standard_digits__seed0.json"
+    # It was trained on a few of them, so that these are other data.
+    assert path_of_record.name.startswith("standard_digits__seed0__")
     assert (record["images"], record["data"]) == (8, "digits")
     attack = record["suites"][0]["attacks"][0]
     assert (attack["steps"], attack["restarts"]) == (1, 1)
@@ -202,6 +204,82 @@ def test_another_evaluation_never_replaces_a_record(trained, tmp_path, data):
     ]
     assert len(set(paths)) == 3
     assert jobs.evaluate(tmp_path / "model", dataset=data, evaluation=QUICK)[1] == paths[0]
+
+
+def test_a_record_of_other_data_stands_beside_that_of_the_models_own(trained, tmp_path, data):
+    from shutil import copytree
+
+    copytree(trained / "model", tmp_path / "model")
+    of = partial(jobs.evaluate, tmp_path / "model", evaluation=QUICK)
+    labels = data.test.labels.roll(1)
+    others = [
+        replace(data, name="others"),
+        replace(data, test=replace(data.test, labels=labels)),  # of the same name
+    ]
+    paths = [of(dataset=each)[1] for each in (data, *others)]
+    assert len(set(paths)) == 3
+    shown = cards.record_at(tmp_path / "model")
+    assert shown["images_sha256"] == runs.read_json(paths[0])["images_sha256"]
+
+
+def test_data_with_the_models_classes_in_another_order_are_refused(trained, tmp_path, data):
+    from shutil import copytree
+
+    copytree(trained / "model", tmp_path / "model")
+    moved = replace(data, class_names=(*data.class_names[1:], data.class_names[0]))
+    with pytest.raises(ValueError, match=r"class '0' is number 0, that of the data is number 9"):
+        jobs.evaluate(tmp_path / "model", evaluation=QUICK, dataset=moved)
+    named = replace(data, class_names=tuple(f"digit {n}" for n in data.class_names))
+    assert jobs.evaluate(tmp_path / "model", evaluation=QUICK, dataset=named)
+
+
+def test_checks_that_are_left_out_later_stay_in_the_record(trained, tmp_path, data):
+    from shutil import copytree
+
+    copytree(trained / "model", tmp_path / "model")
+    of = partial(jobs.evaluate, tmp_path / "model", evaluation=QUICK, dataset=data)
+    checked, path = of()
+    again, same = of(checks=False)
+    assert (again["self_checks"], same) == (checked["self_checks"], path)
+    other, _ = of(checks=False, seed=1)
+    assert "self_checks" not in other
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"images": -1}, "images must be 1 or more, got -1"),
+        ({"epsilons": ()}, "epsilons must name at least one, got none"),
+        ({"suites": ()}, "suites must name at least one, got none"),
+        ({"suites": ("quick", "tables", "quick")}, "suites must differ, but quick is named twice"),
+    ],
+)
+def test_evaluations_of_nothing_or_of_the_same_twice_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        replace(QUICK, **changes)
+
+
+@pytest.mark.parametrize("what", ["batch_size", "workers"])
+def test_no_images_at_once_and_no_workers_are_refused(what, trained, data):
+    with pytest.raises(ValueError, match=f"{what} must be 1 or more, got 0"):
+        jobs.evaluate(trained, evaluation=QUICK, dataset=data, **{what: 0})
+
+
+def test_a_run_goes_on_with_the_data_it_began_with_alone(tmp_path, data):
+    recipe = tiny.recipe()
+    jobs.train(recipe, tmp_path, dataset=data)
+    jobs.train(recipe, tmp_path, dataset=data, resume=True)
+    other = replace(data, train=data.train.take(slice(1, None)))
+    with pytest.raises(runs.RunError, match="the data are not those that the run in"):
+        jobs.train(recipe, tmp_path, dataset=other, resume=True)
+
+
+def test_too_many_validation_images_are_refused_before_anything_is_written(tmp_path, data):
+    recipe = tiny.recipe()
+    recipe = replace(recipe, loop=replace(recipe.loop, validation_images=len(data.train)))
+    with pytest.raises(DataError, match=r"validation images must be .*--loop.validation-images"):
+        jobs.train(recipe, tmp_path / "run", dataset=data)
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_folder_without_a_model_is_refused(tmp_path):

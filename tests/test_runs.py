@@ -4,6 +4,7 @@ import os
 import stat
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -226,6 +227,18 @@ def test_a_lock_leaves_nothing_behind(tmp_path):
     with runs.locked(tmp_path / "kept"):
         (tmp_path / "kept" / "file").touch()
     assert [path.name for path in (tmp_path / "kept").iterdir()] == ["file"]
+
+
+def test_a_folder_that_cannot_be_made_is_refused_and_not_waited_for(tmp_path, monkeypatch):
+    def mkdir(path, **settings):
+        raise FileNotFoundError
+
+    monkeypatch.setattr(Path, "mkdir", mkdir)
+    with (
+        pytest.raises(runs.RunError, match=r"cannot write .* cannot be made\); choose .*--out"),
+        runs.locked(tmp_path / "run", patience=0.1),
+    ):
+        pass
 
 
 def test_a_lock_whose_file_was_deleted_meanwhile_is_no_lock(tmp_path, monkeypatch):

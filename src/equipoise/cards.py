@@ -49,14 +49,15 @@ def records_of(place: Path) -> list[dict[str, Any]]:
 
 
 def record_at(place: Path, preference: float | None = None) -> dict[str, Any] | None:
-    """The record that speaks for a model: the fullest under the norm of its recipe.
+    """The record that speaks for a model: the fullest on its own data under its recipe's norm.
 
     Args:
         place: The model folder.
         preference: For a conditional network, the lambda.
 
     Returns:
-        The record; one under another norm if there is no other, ``None`` if there is none at all.
+        The record; one on other data, or under another norm, if there is no other, ``None`` if
+        there is none at all.
     """
     ending = "" if preference is None else f"{preference:g}"
     card = read_config(place)["card"]
@@ -64,8 +65,13 @@ def record_at(place: Path, preference: float | None = None) -> dict[str, Any] | 
     found = of_each_threat(
         [r for r in records_of(place) if preference_in(r["model"], name) == ending]
     )
-    usual = card.get("evaluation", {}).get("norm", "Linf")
-    return min(found, key=lambda record: record["norm"] != usual, default=None)
+    norm, digest = card.get("evaluation", {}).get("norm", "Linf"), card.get("data_digest")
+
+    def distance(record: dict[str, Any]) -> tuple[bool, bool, bool]:
+        other = record.get("data_digest", digest) != digest
+        return record["data"] != card.get("data", record["data"]), other, record["norm"] != norm
+
+    return min(found, key=distance, default=None)
 
 
 def renew(model: Path | str) -> Path:

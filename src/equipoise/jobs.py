@@ -32,6 +32,7 @@ from equipoise.training import launched as launched
 
 DEMO = ("standard_digits", "pgd_at_digits", "afa_digits", "afs_digits")
 RECIPE = "recipe.json"
+ENVIRONMENT = "environment.json"
 
 
 def find_recipe(name: str) -> Recipe:
@@ -154,7 +155,8 @@ def train(
 
     Raises:
         RunError: If the folder holds something and ``resume`` is not set, or another recipe's run,
-            another process trains into it, or the recipe needs code that is not trusted.
+            or one of other data, another process trains into it, or the recipe needs code that is
+            not trusted.
         ValueError: If its name, or that of a class, cannot stand in a model's card.
         DataError: If the data cannot be read.
         TrainingError: If a stage cannot be trained, or a network does not fit the data.
@@ -186,9 +188,10 @@ def _train(
             reporter.say(dataset.summary())
         stages = recipe.method.stages(recipe.network.maker(dataset))
         _check_fit(recipe, stages, dataset, reporter or Silent())
-        about = runs.environment() | {"processes": ranks.world}
+        about = runs.environment() | {"processes": ranks.world, "data_digest": dataset.digest()}
+        _check_same_data(folder, about["data_digest"])
         ranks.first(lambda: runs.write_json(folder / RECIPE, content))
-        ranks.first(lambda: runs.write_json(folder / "environment.json", about))
+        ranks.first(lambda: runs.write_json(folder / ENVIRONMENT, about))
         if elsewhere is not None:
             elsewhere(recipe, folder)
         model, ran = execute(
@@ -211,6 +214,7 @@ def _save(model: nn.Module, recipe: Recipe, dataset: DataSet, folder: Path, chan
             "data": dataset.name,
             "classes": list(dataset.class_names),
             "image_shape": list(dataset.image_shape),
+            "data_digest": dataset.digest(),
             "dataset": to_json(recipe.dataset),
             "evaluation": to_json(recipe.evaluation),
             "training": {name: to_json(recipe)[name] for name in ("network", "method", "loop")},
@@ -307,6 +311,17 @@ def train_and_evaluate(recipe: Recipe, place: Path, *, reporter: Reporter) -> di
     return runs.read_record(path) if path.exists() else evaluate(place, reporter=reporter)[0]
 
 
+def _check_same_data(folder: Path, digest: str) -> None:
+    """A run goes on with the data that it began with: order and validation images are of those."""
+    path = folder / ENVIRONMENT
+    before = runs.read_json(path).get("data_digest", digest) if path.exists() else digest
+    if before != digest:
+        raise runs.RunError(
+            f"the data are not those that the run in {folder} began with (other images, labels or "
+            "classes). Bring them back to go on, or choose another folder with --out."
+        )
+
+
 def _check_fit(
     recipe: Recipe, stages: Sequence[Stage], dataset: DataSet, reporter: Reporter
 ) -> None:
@@ -323,6 +338,7 @@ def _check_fit(
                 "own validation images were others. Test images are not touched by this."
             )
     rehearse(stages[0], dataset.train)
+    dataset.train.check_held_out(recipe.loop.validation_images)
 
 
 def _card(extractor: str) -> dict[str, Any]:

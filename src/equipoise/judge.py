@@ -111,6 +111,9 @@ def evaluate(
         EvaluationError: If what was found does not hold when it is judged again.
     """
     reporter = reporter or Silent()
+    for what, number in (("batch_size", batch_size), ("workers", workers)):
+        if number < 1:
+            raise ValueError(f"{what} must be 1 or more, got {number}.")
     subject = find_model(str(model), logits, trust)
     card, place = subject.card, subject.home
     network, name = at_preference(subject.network, subject.name, preference)
@@ -146,8 +149,13 @@ def evaluate(
     )
     settings = settings_of(evaluation, seed, batch_size, search_precision, logits, surrogates)
     settings += [] if order == "ascending" else [order]
+    digest = dataset.digest()
+    own = card.get("data", dataset.name) == dataset.name
+    if not own or card.get("data_digest", digest) != digest:
+        settings += [{"data": dataset.name, "digest": digest}]  # than it was trained on
     extra = {
         "settings": settings,
+        "data_digest": digest,
         "training_seed": card.get("seed"),
         "training_commit": card.get("commit"),
         **_weights_of(subject),
@@ -179,6 +187,8 @@ def evaluate(
     )
     usual = [card.get("evaluation"), 0, 256, "32-true", None]
     path = place / "records" / _record_name(record, settings, usual)
+    if "self_checks" not in record:
+        record |= _earlier_checks(path, record)
     runs.write_json(path, record)
     if subject.folder is not None and cards.home_of(subject.folder) == place:
         cards.renew(subject.folder)
@@ -345,8 +355,10 @@ def part_of(dataset: DataSet, card: dict[str, Any], part: Literal["test", "valid
         part: Which of them.
 
     Raises:
-        ValueError: If the card does not say which images were held out.
+        ValueError: If the card does not say which images were held out, or the data have one of the
+            model's classes in another place.
     """
+    _check_classes(card.get("classes") or [], dataset.class_names)
     if part == "test":
         return dataset.test
     if "validation_images" not in card or "seed" not in card:
@@ -356,6 +368,16 @@ def part_of(dataset: DataSet, card: dict[str, Any], part: Literal["test", "valid
         )
     seed = derive_seed(card["seed"], "validation")
     return dataset.train.hold_out(card["validation_images"], seed)[1]
+
+
+def _check_classes(trained: Sequence[str], found: Sequence[str]) -> None:
+    for place, name in enumerate(trained):
+        if name in found and found.index(name) != place:
+            raise ValueError(
+                f"the model's class {name!r} is number {place}, that of the data is number "
+                f"{found.index(name)}: answers would be compared with other classes. The model has "
+                f"{', '.join(trained)}; the data must have the same classes in this order."
+            )
 
 
 def _suites(
@@ -401,6 +423,15 @@ def _checked(
         report=report,
     )
     return [asdict(finding) for finding in findings]
+
+
+def _earlier_checks(path: Path, record: dict[str, Any]) -> dict[str, Any]:
+    """What checks of the same model, images and settings had found, if a record of it is there."""
+    before = runs.read_json(path) if path.exists() else {}
+    same = ("weights_sha256", "images_sha256", "settings")
+    if "self_checks" in before and all(before.get(key) == record.get(key) for key in same):
+        return {"self_checks": before["self_checks"]}
+    return {}
 
 
 def _record_name(record: dict[str, Any], settings: list[Any], usual: list[Any]) -> str:

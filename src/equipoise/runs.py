@@ -93,7 +93,12 @@ def locked(folder: Path, patience: float = 0.0) -> Iterator[None]:
     while (handle := _try_lock(path)) is None:
         if time.monotonic() > until:
             with contextlib.suppress(FileNotFoundError):
-                holder = path.read_text()
+                holder = path.read_text() if folder.exists() else None
+                if holder is None:
+                    raise RunError(
+                        f"cannot write {path} (its folder cannot be made); choose another folder "
+                        "with --out."
+                    )
                 raise RunError(
                     f"{folder} is in use by {holder or 'another process'}. Wait until it ends, "
                     "stop it, or choose another folder with --out."

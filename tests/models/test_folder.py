@@ -295,6 +295,22 @@ def test_a_shape_of_no_image_is_refused(shape, folder):
         load(folder)
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("seed", "/../../settings", "seed must be a whole number, got '/../../settings'"),
+        ("seed", [1], "seed must be a whole number"),
+        ("validation_images", 1.5, "validation_images must be a whole number"),
+        ("evaluation", 5, "evaluation must be an object, got 5"),
+        ("dataset", [], "dataset must be an object"),
+    ],
+)
+def test_a_card_whose_words_on_training_are_of_another_kind_is_refused(key, value, message, folder):
+    rewrite_config(folder, lambda document: document["card"].update({key: value}))
+    with pytest.raises(ModelFolderError, match=message):
+        load(folder)
+
+
 def test_a_card_that_is_no_object_is_refused(folder):
     rewrite_config(folder, lambda document: document.update(card=[]))
     with pytest.raises(ModelFolderError, match="the card must be an object, got list"):

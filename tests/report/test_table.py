@@ -117,6 +117,16 @@ def test_of_several_evaluations_of_one_model_the_fullest_is_shown():
     assert "(" not in body[0][1]  # one seed, no deviation
 
 
+def test_two_models_of_one_name_are_refused():
+    mine = RECORD | {"training_seed": 0, "weights_sha256": "a"}
+    again = mine | {"seed": 1}
+    assert len(fullest([mine, again])) == 1
+    with pytest.raises(
+        ValueError, match=r"two models of other weights are named one, seed 0; .*--na"
+    ):
+        rows([mine, again, mine | {"weights_sha256": "b"}])
+
+
 def test_the_interval_of_several_seeds_is_that_of_their_mean():
     seeds = [record(robust=0.4), record(robust=0.6), record("b", robust=0.1)]
     assert "strongest column: 45.4 to 54.6." in caption(seeds)

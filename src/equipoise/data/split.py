@@ -1,5 +1,6 @@
 """The parts of a data set, and a data set."""
 
+import hashlib
 from dataclasses import dataclass
 
 import torch
@@ -90,13 +91,21 @@ class Split:
         Raises:
             DataError: If nothing would be left, or nothing held out.
         """
+        self.check_held_out(count)
+        order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))
+        return self.take(order[count:]), self.take(order[:count])
+
+    def check_held_out(self, count: int) -> None:
+        """Refuse to hold out none of the images, or all.
+
+        Raises:
+            DataError: If ``count`` is below 1, or nothing would be left.
+        """
         if not 0 < count < len(self):
             raise DataError(
                 f"validation images must be between 1 and {len(self) - 1}, got {count}; "
-                "set loop.validation_images."
+                "set --loop.validation-images."
             )
-        order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))
-        return self.take(order[count:]), self.take(order[:count])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,6 +140,20 @@ class DataSet:
     def image_shape(self) -> tuple[int, ...]:
         """Channels, height and width of its images."""
         return tuple(self.train.images.shape[1:])
+
+    def digest(self) -> str:
+        """A hash by which the same data know each other: of classes, labels and a few images.
+
+        Returns:
+            16 hexadecimal digits. All labels of both parts count, and 64 images of each at equal
+            distances: many images may lie in a file that takes long to read.
+        """
+        found = hashlib.sha256(repr((self.image_shape, self.class_names)).encode())
+        for part in (self.train, self.test):
+            some = torch.linspace(0, len(part) - 1, min(64, len(part))).long()
+            found.update(part.labels.cpu().to(torch.int64).numpy().tobytes())
+            found.update(part.images[some].cpu().contiguous().numpy().tobytes())
+        return found.hexdigest()[:16]
 
     def summary(self) -> str:
         """What it holds, in one line.

@@ -33,6 +33,9 @@ class Evaluation:
         part: ``"test"``, or ``"validation"`` for the images that were held out of the model's
             training: settings are chosen on those.
         norm: Geometry of the threat.
+
+    Raises:
+        ValueError: If a count is below 1, or no strength, no suite or a suite twice is named.
     """
 
     epsilons: Epsilons
@@ -42,6 +45,16 @@ class Evaluation:
     images: int | None = None
     part: Literal["test", "validation"] = "test"
     norm: Norm = "Linf"
+
+    def __post_init__(self) -> None:
+        if self.images is not None and self.images < 1:
+            raise ValueError(f"images must be 1 or more, got {self.images}.")
+        for what, named in (("epsilons", self.epsilons), ("suites", self.suites)):
+            if not named:
+                raise ValueError(f"{what} must name at least one, got none.")
+        twice = {name for name in self.suites if self.suites.count(name) > 1}
+        if twice:
+            raise ValueError(f"suites must differ, but {', '.join(twice)} is named twice.")
 
 
 @dataclass(frozen=True, kw_only=True)

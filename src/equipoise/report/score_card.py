@@ -43,15 +43,15 @@ def preference_in(model: str, name: str) -> str:
 
 
 def of_each_threat(records: Sequence[Record]) -> list[Record]:
-    """One record for each model name, data set and norm: the fullest, and of equals the last.
+    """One record for each model name, data and norm: the fullest, and of equals the last.
 
     Returns:
-        Records, in the order in which their threats first appear. Fuller is on more images, then
-        with more attacks, then at more strengths.
+        Records, in the order in which their threats first appear. Fuller is under attack at all,
+        then on more images, then with more attacks, then at more strengths.
     """
     chosen: dict[tuple[str, ...], Record] = {}
     for record in records:
-        key = (record["model"], record["data"], record["norm"])
+        key = (record["model"], record["data"], record.get("data_digest", ""), record["norm"])
         if key not in chosen or _fullness(record) >= _fullness(chosen[key]):
             chosen[key] = record
     return list(chosen.values())
@@ -109,5 +109,6 @@ def _weights(record: Record) -> list[dict[str, Any]] | None:
     return [{"mean": point["mean"], "std": point["std"]} for point in curve]
 
 
-def _fullness(record: Record) -> tuple[int, int, int]:
-    return record["images"], attack_count(record), len(record["epsilons"])
+def _fullness(record: Record) -> tuple[bool, int, int, int]:
+    attacked = record["epsilons"][-1] > 0
+    return attacked, record["images"], attack_count(record), len(record["epsilons"])

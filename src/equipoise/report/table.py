@@ -55,11 +55,21 @@ def fullest(records: Sequence[Record]) -> list[Record]:
 
     Returns:
         Records, one for each model and training seed, in order.
+
+    Raises:
+        ValueError: If two models have the same name and training seed.
     """
     chosen: dict[tuple[str, Any], Record] = {}
+    weights: dict[tuple[str, Any], str] = {}
     for number, record in enumerate(records):
         seed = record.get("training_seed")
         key = (record["model"], number if seed is None else seed)
+        mine = record.get("weights_sha256")
+        if mine is not None and weights.setdefault(key, mine) != mine:
+            raise ValueError(
+                f"two models of other weights are named {record['model']}, seed {seed}; leave one "
+                "out, or train it under another --name."
+            )
         if key not in chosen or attack_count(record) > attack_count(chosen[key]):
             chosen[key] = record
     return list(chosen.values())
@@ -89,10 +99,14 @@ def must_agree(records: Sequence[Record], what: str) -> None:
             absent = "test" if key == "part" else None
             one, other = first.get(key, absent), record.get(key, absent)
             if one != other:
+                remedy = f"evaluate both alike, or make one {what} for each"
+                if first["model"] == record["model"]:
+                    remedy = (
+                        "it was evaluated in several ways: name one record file, not the folder"
+                    )
                 raise ValueError(
                     f"records of one {what} must agree in {key}: {first['model']} has {one}, "
-                    f"{record['model']} has {other}; evaluate both alike, or "
-                    f"make one {what} for each."
+                    f"{record['model']} has {other}; {remedy}."
                 )
 
 
