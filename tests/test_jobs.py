@@ -9,7 +9,7 @@ import torch
 import tiny
 from equipoise import cards, jobs, judge, load, runs
 from equipoise.data import Cifar10, DataError, Digits
-from equipoise.evaluation import profile
+from equipoise.evaluation import images_hash, profile
 from equipoise.models import AdaptiveNetwork, conditioned, folder, save
 from equipoise.models.folder import ModelFolderError, read_config
 from equipoise.recipes import Evaluation, to_json
@@ -280,6 +280,15 @@ def test_too_many_validation_images_are_refused_before_anything_is_written(tmp_p
     with pytest.raises(DataError, match=r"validation images must be .*--loop.validation-images"):
         jobs.train(recipe, tmp_path / "run", dataset=data)
     assert not (tmp_path / "run").exists()
+
+
+def test_fewer_images_of_a_part_that_is_sorted_by_class_are_of_all_classes(trained, tmp_path, data):
+    model = shutil.copytree(trained / "model", tmp_path / "model")
+    part = data.test.take(data.test.labels.argsort())
+    settings = {"evaluation": QUICK, "dataset": replace(data, test=part)}
+    record, _ = jobs.evaluate(model, **settings)
+    assert record["images_sha256"] == images_hash(part.first(8))
+    assert len(part.first(8).labels.unique()) > len(part.labels[:8].unique())
 
 
 def test_a_folder_without_a_model_is_refused(tmp_path):

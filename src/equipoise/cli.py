@@ -123,7 +123,7 @@ def evaluate(
         suite: Attacks to try, in order; the recipe's by default.
         steps: Steps of each search of quick, adaptive and transfer.
         restarts: Random restarts of quick.
-        images: Only the first so many images.
+        images: Only so many: the first ones, or evenly spaced ones of images sorted by class.
         part: "validation" for the images held out of training, on which settings are chosen.
         norm: Geometry of the threat.
         dataset: Data for a model that does not say on what it was trained.

@@ -106,7 +106,7 @@ def _write(path: Path, record: dict[str, Any], rows: list[int], data: Path | Non
         subject.network, subject.name, float(preference) if preference else None
     )
     dataset = source_of(card, data).load()
-    split = part_of(dataset, card, record.get("part", "test")).take(slice(0, record["images"]))
+    split = part_of(dataset, card, record.get("part", "test")).first(record["images"])
     if images_hash(split) != record["images_sha256"]:
         raise runs.RunError(
             f"the data read for {path} are not the images of the record; name their folder with "

@@ -124,7 +124,7 @@ def evaluate(
     dataset = dataset or source_of(card, data).load()
     split = part_of(dataset, card, evaluation.part)
     if evaluation.images is not None:
-        split = split.take(slice(0, evaluation.images))
+        split = split.first(evaluation.images)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     network, split = network.to(device), split.to(device)
     suites = _suites(network, evaluation, split.classes, seed, surrogates, device, trust)

@@ -56,6 +56,25 @@ def test_holding_out_parts_the_images_and_keeps_each_with_its_label():
         assert torch.equal(part.images[:, 0, 0, 0].long(), part.labels)
 
 
+def test_the_first_images_of_mixed_classes_are_the_first():
+    digits = Digits().load().test
+    few = digits.first(30)
+    assert torch.equal(few.images, digits.images[:30])
+    assert torch.equal(few.labels, digits.labels[:30])
+    assert len(digits.first(10_000)) == 450
+
+
+@pytest.mark.parametrize(("count", "rows"), [(1, [0]), (4, [0, 2, 5, 7]), (10, list(range(10)))])
+def test_of_images_sorted_by_class_evenly_spaced_ones_are_taken(count, rows):
+    assert numbered(10).first(count).images[:, 0, 0, 0].tolist() == rows
+
+
+@pytest.mark.parametrize("count", [0, -5])
+def test_less_than_one_image_is_refused(count):
+    with pytest.raises(DataError, match=rf"images must be 1 or more, got {count}"):
+        numbered().first(count)
+
+
 def test_what_is_held_out_depends_on_the_seed_alone():
     first, again, other = (numbered().hold_out(12, seed)[1].labels for seed in (1, 1, 2))
     assert torch.equal(first, again)

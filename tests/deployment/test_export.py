@@ -1,5 +1,6 @@
 import json
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 
 import jaxtyping
@@ -15,6 +16,7 @@ from equipoise import PGD, Linf, goals, jobs, judge, runs
 from equipoise.data import Digits
 from equipoise.deployment import export, predict
 from equipoise.deployment.export import TOLERANCE, Deployed, ExportError, difference
+from equipoise.evaluation import images_hash
 from equipoise.models import load, save
 from equipoise.models.foreign import METADATA, load_foreign
 from equipoise.models.trust import trusting
@@ -234,6 +236,15 @@ def test_the_difference_of_large_logits_is_a_share_of_the_largest(scale, found):
 
     file = SimpleNamespace(answers=lambda images: (deployed(images)[0] + 0.3,))
     assert difference(file, deployed, torch.ones(3, 1, 2, 2)) == pytest.approx(found, rel=1e-2)
+
+
+def test_it_is_compared_on_images_of_all_classes(tmp_path, monkeypatch):
+    data = tiny.digits()
+    part = data.test.take(data.test.labels.argsort())
+    monkeypatch.setattr(Digits, "load", lambda self: replace(data, test=part))
+    save(MODELS["wide resnet"](), tmp_path / "model", CARD)
+    done = export(str(tmp_path / "model"), tmp_path / "file.pt2", form="torch-export", images=4)
+    assert done.source == f"digits ({images_hash(part.first(4))[:12]})"
 
 
 def test_a_model_whose_data_is_not_here_is_compared_on_noise(tmp_path):

@@ -301,7 +301,7 @@ def test_a_shape_of_no_image_is_refused(shape, folder):
         ("seed", "/../../settings", "seed must be a whole number, got '/../../settings'"),
         ("seed", [1], "seed must be a whole number"),
         ("validation_images", 1.5, "validation_images must be a whole number"),
-        ("evaluation", 5, "evaluation must be an object, got 5"),
+        ("evaluation", 5, "evaluation must be an object, got .5."),
         ("dataset", [], "dataset must be an object"),
     ],
 )

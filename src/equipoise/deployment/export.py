@@ -236,7 +236,7 @@ def _examples(
     with contextlib.suppress(DataError, ValueError):
         dataset = source_of(subject.card, data).load()
         if dataset.image_shape == shape:
-            split = dataset.test.take(slice(0, count))
+            split = dataset.test.first(count)
             return *split.batch(slice(None)), f"{dataset.name} ({images_hash(split)[:12]})"
     noise = torch.rand(count, *shape, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():

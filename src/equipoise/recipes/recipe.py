@@ -29,7 +29,7 @@ class Evaluation:
         suites: Attacks, in order; the headline is the worst case over all of them.
         steps: Steps of each search, of epsilon / 4 each.
         restarts: Random restarts of each search of the suite ``quick``.
-        images: Only the first so many images; ``None`` for all.
+        images: Only so many images, chosen as by ``Split.first``; ``None`` for all.
         part: ``"test"``, or ``"validation"`` for the images that were held out of the model's
             training: settings are chosen on those.
         norm: Geometry of the threat.
