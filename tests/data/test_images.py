@@ -1,4 +1,5 @@
 import io
+import zlib
 
 import numpy
 import pytest
@@ -56,6 +57,28 @@ def test_more_than_8_bits_are_refused(mode):
     Image.new(mode, (4, 4)).save(stream, format="TIFF")
     with pytest.raises(DataError, match="more than 8 bits"):
         decode(stream.getvalue())
+
+
+@pytest.mark.parametrize("colours", [2, 6])  # PNG's numbers: without and with transparency
+def test_more_than_8_bits_of_colour_are_refused(colours):
+    wide = bytearray(announced_png(2, 2))
+    wide[24:26] = 16, colours
+    wide[29:33] = zlib.crc32(wide[12:29]).to_bytes(4, "big")
+    with pytest.raises(DataError, match="more than 8 bits"):
+        decode(bytes(wide))
+
+
+def test_an_image_is_turned_and_put_on_white():
+    stream = io.BytesIO()
+    turn = Image.Exif()
+    turn[0x0112] = 6  # a quarter to the right
+    pixels = numpy.zeros((4, 8, 4), dtype=numpy.uint8)
+    pixels[:, :2] = 255, 0, 0, 255
+    Image.fromarray(pixels).save(stream, format="PNG", exif=turn)
+    found = decode(stream.getvalue())[0]
+    assert found.shape == (3, 8, 4)
+    assert found[:, 0, 0].tolist() == [255, 0, 0]
+    assert (found[:, 2:] == 255).all()
 
 
 @pytest.mark.parametrize("content", [b"", b"not an image", encoded(noise(1)[0])[:200]])

@@ -6,6 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
+from equipoise.data.images import decode
 from equipoise.deployment.pictures import read_picture
 from equipoise.runs import RunError
 
@@ -41,7 +42,7 @@ def test_another_size_is_fitted_and_said(tmp_path):
     image, notices = read_picture(put(tmp_path / "a.jpg", pixels), (1, 8, 8))
     assert image.shape == (1, 1, 8, 8)
     torch.testing.assert_close(image, torch.full_like(image, 100 / 255), rtol=0, atol=1.5 / 255)
-    assert notices == ["made grey", "resized from 64x48 to 8x8, which changes its proportions"]
+    assert notices == ["made grey", "resized from 64x48 to 8x8, with its edges cut off"]
     _, notices = read_picture(put(tmp_path / "b.png", pixels[:, :48]), (3, 8, 8))
     assert notices == ["resized from 48x48 to 8x8"]
 
@@ -64,8 +65,29 @@ def test_a_transparent_picture_is_put_on_white(tmp_path):
 def test_a_photo_is_turned_as_its_camera_says(grey, tmp_path):
     turn = Image.Exif()
     turn[0x0112] = 3  # by 180 degrees
-    image, _ = read_picture(put(tmp_path / "a.png", grey, exif=turn), (1, 8, 8))
+    image, notices = read_picture(put(tmp_path / "a.png", grey, exif=turn), (1, 8, 8))
     assert torch.equal(image[0, 0], torch.from_numpy(grey[::-1, ::-1].copy()) / 255)
+    assert notices == ["turned upright"]
+
+
+def test_a_photo_whose_mark_is_damaged_is_left_as_it_is(grey, tmp_path):
+    path = put(tmp_path / "a.png", grey, exif=b"Exif\0\0MM\0*\0\0")
+    image, notices = read_picture(path, (1, 8, 8))
+    assert torch.equal(image[0, 0], torch.from_numpy(grey) / 255)
+    assert notices == []
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "P", "1", "RGB", "RGBA", "CMYK"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_picture_is_prepared_as_images_are_for_training(mode, channels, tmp_path):
+    turn = Image.Exif()
+    turn[0x0112] = 6  # a quarter to the right
+    pixels = numpy.random.default_rng(0).integers(0, 256, (12, 20, 4), dtype=numpy.uint8)
+    path = tmp_path / f"a.{'jpg' if mode == 'CMYK' else 'png'}"
+    Image.fromarray(pixels).convert(mode).save(path, exif=turn)
+    image, _ = read_picture(path, (channels, 8, 8))
+    trained, _ = decode(path.read_bytes(), size=8, grey=channels == 1)
+    assert torch.equal(image[0], torch.from_numpy(trained) / 255)
 
 
 def test_a_missing_picture_is_named(tmp_path):

@@ -81,7 +81,7 @@ def test_a_picture_of_another_size_is_fitted_with_a_notice(folder, tmp_path):
     photo = tmp_path / "photo.jpg"
     Image.fromarray(numpy.full((48, 64, 3), 90, dtype=numpy.uint8)).save(photo)
     (found,) = predict(str(folder), [photo])
-    assert "resized from 64x48 to 8x8, which changes its proportions" in found.notices
+    assert "resized from 64x48 to 8x8, with its edges cut off" in found.notices
 
 
 def test_a_model_without_a_gate_has_no_weight(tmp_path, pictures):

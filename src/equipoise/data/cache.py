@@ -22,7 +22,7 @@ from equipoise.data.split import DataError
 WHOLE = 2**30
 """Decoded images of a set up to this size, 1 GiB, live in memory or on the device; those of a
 larger one stay in the file."""
-VERSION = 1
+VERSION = 2
 """Changes when the same files would be decoded otherwise."""
 _BLOCK = 512
 """Images that are decoded at once, at most; bounds the memory."""
