@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy
 import pytest
 import torch
@@ -46,21 +48,37 @@ def test_images_deeper_in_a_class_folder_belong_to_it(tmp_path):
 def test_a_test_part_is_drawn_from_every_class_by_the_seed_alone(tmp_path):
     source = of_classes(tmp_path / "pets", {"a": 10, "b": 20, "c": 2}, test_share=0.3)
     found = source.load()
-    assert found.test.labels.bincount().tolist() == [3, 6, 1]
-    assert found.train.labels.bincount().tolist() == [7, 14, 1]
+    assert found.test.labels.bincount().tolist() == [3, 5, 1]
+    assert found.train.labels.bincount().tolist() == [7, 15, 1]
     rows = torch.cat([found.train.images, found.test.images]).flatten(1)
     assert len(rows.unique(dim=0)) == 32  # nothing twice, nothing lost
-    assert "0.3 of each class was drawn for the test part" in found.summary()
+    assert "about 0.3 of each class was drawn for the test part" in found.summary()
     again = source.load()
     assert torch.equal(again.test.images, found.test.images)
     other = ImageFolder(folder=source.folder, test_share=0.3, split_seed=1).load()
     assert not torch.equal(other.test.images, found.test.images)
 
 
+def test_an_image_more_moves_no_other_into_the_test_part(tmp_path):
+    source = of_classes(tmp_path / "pets", {"a": 30, "b": 30})
+    before = source.load()
+    write_images(source.folder, {"a/000": numpy.zeros((3, 8, 8), dtype=numpy.uint8)})
+    after = source.load()
+    for old, new in ((before.train, after.train), (before.test, after.test)):
+        kept = {image.numpy().tobytes() for image in new.images}
+        assert {image.numpy().tobytes() for image in old.images} <= kept
+
+
+def test_each_part_has_an_image_of_every_class_whatever_the_share(tmp_path):
+    source = of_classes(tmp_path / "pets", {"a": 5, "b": 5}, test_share=0.001)
+    assert source.load().test.labels.bincount().tolist() == [1, 1]
+    assert replace(source, test_share=0.999).load().train.labels.bincount().tolist() == [1, 1]
+
+
 def test_a_training_folder_alone_is_split_too(tmp_path):
     source = of_classes(tmp_path / "train", {"a": 5, "b": 5})
     found = ImageFolder(folder=source.folder.parent).load()
-    assert (len(found.train), len(found.test), found.class_names) == (8, 2, ("a", "b"))
+    assert (len(found.train), len(found.test), found.class_names) == (7, 3, ("a", "b"))
 
 
 def test_a_size_makes_images_of_several_sizes_one(tmp_path):
@@ -68,7 +86,7 @@ def test_a_size_makes_images_of_several_sizes_one(tmp_path):
     wide[:, :, 4:12] = IMAGES[1]
     images = {"a/1": IMAGES[0], "a/2": IMAGES[2], "b/1": wide, "b/2": wide}
     folder = write_images(tmp_path / "pets", images)
-    with pytest.raises(DataError, match=r"a/..png 8x8 and b/1.png 8x16.*--dataset.size 32"):
+    with pytest.raises(DataError, match=r"a/..png 8x8 and b/..png 8x16.*--dataset.size 32"):
         ImageFolder(folder=folder, test_share=0.5).load()
     found = ImageFolder(folder=folder, size=8, test_share=0.5).load()
     assert numpy.array_equal(found.train.images[1].numpy(), IMAGES[1])

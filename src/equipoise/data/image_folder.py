@@ -1,5 +1,7 @@
 """Any folder of images: a folder a class."""
 
+import hashlib
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,8 +37,9 @@ class ImageFolder:
         size: Bring images to so many pixels a side: the shorter side is scaled to it and the square
             in the middle is kept. ``None`` takes them as they are; they must then have one size.
         grey: One channel instead of red, green and blue.
-        test_share: Share of each class that is drawn for the test part where there is no folder of
-            test images, in (0, 1).
+        test_share: About which share of each class is drawn for the test part where there is no
+            folder of test images, in (0, 1); of each class one image at least, and not all. An
+            image is drawn by its path in the folder, whatever else is there.
         split_seed: Of that drawing.
         on_broken: ``"refuse"`` a folder with broken images, or ``"skip"`` them; either way they are
             counted and named.
@@ -95,14 +98,14 @@ class ImageFolder:
         if "train" not in tops:
             whole = _by_class(files, "")
             train, test = self._drawn(whole)
-            notes.append(f"{self.test_share:g} of each class was drawn for the test part")
+            notes.append(f"about {self.test_share:g} of each class was drawn for the test part")
             return tuple(whole), train, test, notes
         by_class = _by_class(files, "train/")
         classes = tuple(by_class)
         part = next((name for name in TEST_FOLDERS if name in tops), None)
         if part is None:
             train, test = self._drawn(by_class)
-            notes.append(f"{self.test_share:g} of each class was drawn for the test part")
+            notes.append(f"about {self.test_share:g} of each class was drawn for the test part")
             return classes, train, test, notes
         tests = _by_class(files, f"{part}/")
         unknown = sorted(set(tests) - set(classes))
@@ -117,8 +120,10 @@ class ImageFolder:
         return classes, _flat(by_class, classes), _flat(tests, classes), notes
 
     def _drawn(self, by_class: dict[str, list[str]]) -> tuple[Labelled, Labelled]:
-        """A share of every class for the test part, one image at least and not all."""
-        generator = torch.Generator().manual_seed(self.split_seed)
+        """A share of every class for the test part, one image at least and not all.
+
+        Each image's own place decides, so that one more moves no other.
+        """
         train: Labelled = []
         test: Labelled = []
         for label, (name, paths) in enumerate(by_class.items()):
@@ -127,11 +132,19 @@ class ImageFolder:
                     f"{self.folder}: the class {name!r} has one image, which cannot be in both "
                     "parts; add some, or make the folders train and test yourself."
                 )
-            count = min(max(round(len(paths) * self.test_share), 1), len(paths) - 1)
-            drawn = set(torch.randperm(len(paths), generator=generator)[:count].tolist())
-            for place, path in enumerate(paths):
-                (test if place in drawn else train).append((path, label))
+            places = {path: self._place(path) for path in paths}
+            drawn = {path for path in paths if places[path] < self.test_share}
+            drawn = drawn or {min(paths, key=places.__getitem__)}
+            if len(drawn) == len(paths):
+                drawn.remove(max(paths, key=places.__getitem__))
+            for path in paths:
+                (test if path in drawn else train).append((path, label))
         return train, test
+
+    def _place(self, path: str) -> float:
+        """A number in [0, 1) that looks drawn, from the seed and an image's path alone."""
+        content = os.fsencode(f"{self.split_seed}:{path}")
+        return int.from_bytes(hashlib.sha256(content).digest()[:6], "big") / 2**48
 
 
 def read_labelled(
