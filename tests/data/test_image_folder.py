@@ -10,12 +10,12 @@ from equipoise.data import DataError, ImageFolder
 IMAGES = noise(12, 8)
 
 
-def with_parts(root, test="test"):
+def with_parts(root, test="test", train="train"):
     """Two classes; image i of IMAGES is in train for i < 8, and class i % 2."""
     return write_images(
         root,
         {
-            f"{'train' if number < 8 else test}/{'cat' if number % 2 else 'ape'}/{number:02d}": one
+            f"{train if number < 8 else test}/{'cat' if number % 2 else 'ape'}/{number:02d}": one
             for number, one in enumerate(IMAGES)
         },
     )
@@ -29,9 +29,19 @@ def of_classes(root, counts, **changes):
     return ImageFolder(folder=write_images(root, named), **changes)
 
 
-@pytest.mark.parametrize("test", ["test", "val", "validation"])
-def test_parts_in_folders_are_read_to_the_last_pixel(tmp_path, test):
-    found = ImageFolder(folder=with_parts(tmp_path / "pets", test)).load()
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [
+        ("train", "test"),
+        ("train", "val"),
+        ("train", "validation"),
+        ("Train", "Test"),
+        ("training", "testing"),
+        ("TRAIN", "valid"),
+    ],
+)
+def test_parts_in_folders_are_read_to_the_last_pixel(tmp_path, train, test):
+    found = ImageFolder(folder=with_parts(tmp_path / "pets", test, train)).load()
     assert (found.name, found.class_names, found.notes) == ("pets", ("ape", "cat"), ())
     assert numpy.array_equal(found.train.images.numpy(), IMAGES[[0, 2, 4, 6, 1, 3, 5, 7]])
     assert found.train.labels.tolist() == [0] * 4 + [1] * 4
@@ -142,6 +152,27 @@ def test_files_that_are_no_images_and_folders_that_are_not_read_are_noted(tmp_pa
         "2 files that are no images were left out",
         "the folder val was not read (test part: test)",
     )
+
+
+def test_folders_beside_a_training_part_alone_are_noted(tmp_path):
+    of_classes(tmp_path / "train", {"a": 5, "b": 5})
+    write_images(tmp_path, {"other/1": IMAGES[0]})
+    found = ImageFolder(folder=tmp_path).load()
+    assert found.notes[0] == "the folder other was not read (test part: drawn from train)"
+
+
+def test_a_class_may_have_the_name_of_a_part(tmp_path):
+    found = of_classes(tmp_path / "traffic", {"bus": 5, "car": 5, "train": 5}).load()
+    assert found.class_names == ("bus", "car", "train")
+
+
+@pytest.mark.parametrize(
+    "images", [["test/a/1", "val/a/1"], ["a/1", "b/1", "Test/a/1"], ["train/1", "test/1"]]
+)
+def test_parts_are_not_taken_for_classes(tmp_path, images):
+    write_images(tmp_path, dict(zip(images, IMAGES, strict=False)))
+    with pytest.raises(DataError, match=r"but no training part: .* another name if it is a class"):
+        ImageFolder(folder=tmp_path).load()
 
 
 @pytest.mark.parametrize(

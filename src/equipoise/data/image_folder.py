@@ -14,8 +14,10 @@ from equipoise.data.files import Files, open_files
 from equipoise.data.images import ENDINGS
 from equipoise.data.split import DataError, DataSet, Split
 
-TEST_FOLDERS = ("test", "val", "validation")
-"""Folders that are taken for the test part; the first one that is there."""
+TRAIN_FOLDERS = ("train", "training")
+"""Folders that are taken for the training part, in whatever case; the first one that is there."""
+TEST_FOLDERS = ("test", "testing", "val", "valid", "validation")
+"""Folders that are taken for the test part, likewise."""
 SHOWN = 5
 """Broken images that a message names; it counts them all."""
 
@@ -27,9 +29,11 @@ Labelled = list[tuple[str, int]]
 class ImageFolder:
     """Images in folders, one a class: ``train/CLASS/...`` and ``test/CLASS/...``, or ``CLASS/...``.
 
-    The test part is the folder ``test``, ``val`` or ``validation``. Where there is none, it is
-    drawn from every class by ``split_seed``. Classes are numbered in the order of their sorted
-    names. Images are decoded once, into the cache; see ``docs/how-to/data.md``.
+    The training part is the first of ``TRAIN_FOLDERS`` that is there, the test part the first of
+    ``TEST_FOLDERS``, if their folders hold the images; one that holds images itself is a class.
+    Where there is no test part, it is drawn from every class by ``split_seed``. Classes are
+    numbered in the order of their sorted names. Images are decoded once, into the cache; see
+    ``docs/how-to/data.md``.
 
     Args:
         folder: Which folder.
@@ -69,8 +73,9 @@ class ImageFolder:
             The data set, with notes on what was left out.
 
         Raises:
-            DataError: If there is no folder, a class has no image, parts have other classes, images
-                differ in size, or one is broken and ``on_broken`` is ``"refuse"``.
+            DataError: If there is no folder, a class has no image, parts have other classes or the
+                training part is missing, images differ in size, or one is broken and ``on_broken``
+                is ``"refuse"``.
         """
         if self.folder is None or not self.folder.is_dir():
             raise DataError(
@@ -95,28 +100,29 @@ class ImageFolder:
         tops = {name.split("/")[0] for name in files.names if "/" in name}
         others = [name for name in files.names if not name.lower().endswith(ENDINGS)]
         notes = [f"{len(others)} files that are no images were left out"] if others else []
-        if "train" not in tops:
-            whole = _by_class(files, "")
-            train, test = self._drawn(whole)
-            notes.append(f"about {self.test_share:g} of each class was drawn for the test part")
-            return tuple(whole), train, test, notes
-        by_class = _by_class(files, "train/")
+        paths = [name.split("/") for name in files.names if name.lower().endswith(ENDINGS)]
+        deep = {path[0] for path in paths if len(path) > 2}
+        parts = deep - {path[0] for path in paths if len(path) == 2}  # else it is a class
+        training, testing = (_named(parts, names) for names in (TRAIN_FOLDERS, TEST_FOLDERS))
+        if training is None:
+            _refuse_parts(files.origin, testing, sorted({path[0] for path in paths if path[1:]}))
+        by_class = _by_class(files, f"{training}/" if training else "")
         classes = tuple(by_class)
-        part = next((name for name in TEST_FOLDERS if name in tops), None)
-        if part is None:
+        unread = sorted(tops - {training, testing}) if training else []
+        if unread:
+            part = testing or f"drawn from {training}"
+            notes.append(f"the folder {', '.join(unread)} was not read (test part: {part})")
+        if testing is None:
             train, test = self._drawn(by_class)
             notes.append(f"about {self.test_share:g} of each class was drawn for the test part")
             return classes, train, test, notes
-        tests = _by_class(files, f"{part}/")
+        tests = _by_class(files, f"{testing}/")
         unknown = sorted(set(tests) - set(classes))
         if unknown:
             raise DataError(
-                f"{files.origin / part} has the class {unknown[0]!r}, which train lacks "
+                f"{files.origin / testing} has the class {unknown[0]!r}, which {training} lacks "
                 f"({len(unknown)} such); both need the same folders."
             )
-        unread = sorted(tops - {"train", part})
-        if unread:
-            notes.append(f"the folder {', '.join(unread)} was not read (test part: {part})")
         return classes, _flat(by_class, classes), _flat(tests, classes), notes
 
     def _drawn(self, by_class: dict[str, list[str]]) -> tuple[Labelled, Labelled]:
@@ -208,6 +214,23 @@ def read_labelled(
     return DataSet(
         name=name, train=parts[0], test=parts[1], class_names=class_names, notes=tuple(notes)
     )
+
+
+def _named(folders: set[str], names: Sequence[str]) -> str | None:
+    """The folder of the first name that one has, in whatever case."""
+    order = sorted(folders, reverse=True)  # small letters first
+    return next((each for name in names for each in order if each.lower() == name), None)
+
+
+def _refuse_parts(origin: Path, testing: str | None, tops: list[str]) -> None:
+    """Parts that would be taken for classes, since there is no training part."""
+    parts = TRAIN_FOLDERS + TEST_FOLDERS
+    if testing is not None or (tops and all(top.lower() in parts for top in tops)):
+        raise DataError(
+            f"{origin} holds {', '.join(tops)}, but no training part: a folder train or training "
+            "that holds a folder for each class, and no image itself. Make one, or give "
+            f"{testing or tops[0]} another name if it is a class."
+        )
 
 
 def _by_class(files: Files, prefix: str) -> dict[str, list[str]]:
