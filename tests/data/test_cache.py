@@ -4,6 +4,7 @@ import pickle
 import signal
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import numpy
 import pytest
@@ -63,6 +64,30 @@ def test_a_changed_file_or_setting_is_decoded_anew(source, tmp_path):
     assert not torch.cat([found.train.images, found.test.images]).flatten(1).any(dim=1).all()
     assert replace(source, size=4).load().train.images.shape[2:] == (4, 4)
     assert entries(tmp_path).count(".npy") == 3
+
+
+def test_a_file_that_is_replaced_by_one_of_its_size_and_time_is_decoded_anew(source, tmp_path):
+    source.load()
+    path = source.folder / "a" / "00.png"
+    found = path.stat()
+    path.write_bytes(path.read_bytes())
+    os.utime(path, ns=(found.st_atime_ns, found.st_mtime_ns))
+    source.load()
+    assert entries(tmp_path).count(".npy") == 2
+
+
+def test_a_file_that_cannot_be_read_is_refused_and_read_again(source, tmp_path, monkeypatch):
+    source = replace(source, on_broken="skip")
+
+    def fails(self, *mode):
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as failing:
+        failing.setattr(Path, "open", fails)
+        with pytest.raises(DataError, match=r"pets: a/...png cannot be read \(.*output error"):
+            source.load()
+    assert entries(tmp_path) == []
+    assert source.load().notes == replace(source, on_broken="refuse").load().notes
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5])

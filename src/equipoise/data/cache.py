@@ -50,7 +50,7 @@ def decode_once(
 
     Args:
         names: One an image, for messages.
-        read: Gives the content of the image of a number.
+        read: Gives the content of the image of a number, or raises ``DataError``.
         key: Changes whenever a content does.
         size: As of ``decode``; without it all images must have one size.
         grey: As of ``decode``.
@@ -60,7 +60,8 @@ def decode_once(
         The images, and why each broken one is broken, by number; those are black.
 
     Raises:
-        DataError: If no image can be read, two differ in size, or the cache cannot be written.
+        DataError: If a file cannot be read, no image can be decoded, two differ in size, or the
+            cache cannot be written.
     """
     settings = json.dumps([VERSION, key, len(names), size, grey])
     path = cache_folder() / f"{hashlib.sha256(settings.encode()).hexdigest()[:32]}.npy"
@@ -100,8 +101,9 @@ def _write(
     where: Path | str,
 ) -> None:
     def attempt(number: int) -> Any:
+        content = read(number)  # what cannot be read now is not broken for ever
         try:
-            return decode(read(number), size=size, grey=grey)[0]
+            return decode(content, size=size, grey=grey)[0]
         except DataError as error:
             return str(error)
 

@@ -41,7 +41,7 @@ class Files:
         origin: The folder or the archive.
         names: Paths inside it, with slashes, sorted.
         read: The content of one of them.
-        stamp: Size and time of one of them, or whatever else changes when it does.
+        stamp: Size and times of one of them, or whatever else changes when it does.
     """
 
     origin: Path
@@ -111,9 +111,9 @@ def _folder(origin: Path, deep: bool) -> Files:
             _bounded(origin, name, os.fstat(file.fileno()).st_size)
             return file.read()
 
-    def stamp(name: str) -> tuple[int, int]:
+    def stamp(name: str) -> tuple[int, int, int]:
         found = (origin / name).stat()
-        return found.st_size, found.st_mtime_ns
+        return found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
     return Files(origin, tuple(sorted(names)), read, stamp)
 

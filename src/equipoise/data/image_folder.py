@@ -46,7 +46,7 @@ class ImageFolder:
             image is drawn by its path in the folder, whatever else is there.
         split_seed: Of that drawing.
         on_broken: ``"refuse"`` a folder with broken images, or ``"skip"`` them; either way they are
-            counted and named.
+            counted and named. A file that the system does not read is refused always.
 
     Raises:
         ValueError: If a number is out of range.
