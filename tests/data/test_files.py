@@ -54,6 +54,24 @@ def test_folders_and_archives_are_read_alike(place):
             found.named("other")
 
 
+def test_each_folder_is_read_once_whatever_links_to_it(tmp_path):
+    for path in ("data/a/b/deep", "data/c/one", "beside/two"):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).touch()
+    for link, target in (("a/up", ".."), ("a/c", "../c"), ("a/b/out", "../../../..")):
+        (tmp_path / "data" / link).symlink_to(target)
+    for link in ("beside", "d"):
+        (tmp_path / "data" / link).symlink_to(tmp_path / "beside")
+    with open_files(tmp_path / "data") as found:
+        assert found.names == ("a/b/deep", "beside/two", "c/one")
+
+
+def test_a_link_that_leads_nowhere_is_refused_by_name(tmp_path):
+    (tmp_path / "link.png").symlink_to("nowhere")
+    with open_files(tmp_path) as found, pytest.raises(DataError, match=r"link.png cannot be read"):
+        found.fingerprint(found.names)
+
+
 def test_a_shallow_look_leaves_folders_out(tmp_path):
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "deep").touch()

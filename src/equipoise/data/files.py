@@ -61,7 +61,11 @@ class Files:
         raise DataError(f"{self.origin} lacks the file {name}; copy or download it again.")
 
     def fingerprint(self, names: Sequence[str]) -> str:
-        """A hash of the origin and of the names and stamps of some files."""
+        """A hash of the origin and of the names and stamps of some files.
+
+        Raises:
+            DataError: If one is not there, such as a link that leads nowhere.
+        """
         stamps = [(name, *self.stamp(name)) for name in names]
         content = json.dumps([str(self.origin.resolve()), stamps])
         return hashlib.sha256(content.encode()).hexdigest()
@@ -73,7 +77,8 @@ def open_files(origin: Path, *, deep: bool = True) -> Iterator[Files]:
 
     Args:
         origin: Which.
-        deep: Look into the folders of a folder, too. Hidden files are left out.
+        deep: Look into the folders of a folder, too. Hidden files are left out, and so are links to
+            folders that are read already, or that hold this one.
 
     Returns:
         Its files, readable until the context ends.
@@ -101,8 +106,20 @@ def open_files(origin: Path, *, deep: bool = True) -> Iterator[Files]:
 
 def _folder(origin: Path, deep: bool) -> Files:
     names = []
+    root = origin.resolve()
+    seen = set(root.parents)
+
+    def new(folder: Path) -> bool:
+        """Whether it is read here: not by a link to what is read elsewhere, or lies around it."""
+        place = folder.resolve()
+        if place in seen or (folder.is_symlink() and place.is_relative_to(root)):
+            return False
+        seen.add(place)
+        return True
+
     for place, folders, files in os.walk(origin, followlinks=True):
-        folders[:] = sorted(name for name in folders if deep and not name.startswith("."))
+        shown = sorted(name for name in folders if deep and not name.startswith("."))
+        folders[:] = [name for name in shown if new(Path(place, name))]
         inside = Path(place).relative_to(origin)
         names += [(inside / name).as_posix() for name in files if not name.startswith(".")]
 
@@ -112,7 +129,8 @@ def _folder(origin: Path, deep: bool) -> Files:
             return file.read()
 
     def stamp(name: str) -> tuple[int, int, int]:
-        found = (origin / name).stat()
+        with _refused(origin, name):  # a link that leads nowhere, or a file just deleted
+            found = (origin / name).stat()
         return found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
     return Files(origin, tuple(sorted(names)), read, stamp)
