@@ -36,6 +36,8 @@ from equipoise import records
 
 PART = ".part"
 LOCK = ".lock"
+DAY = 86400.0
+"""Seconds without a write after which a half-written file is taken for one of a killed process."""
 PACKAGES = ("equipoise", "torch", "numpy", "lightning-fabric", "safetensors")
 
 
@@ -57,8 +59,7 @@ def write_bytes(path: Path, content: bytes) -> None:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
-            # mkstemp makes files private; a run folder is as readable as its owner's umask says.
-            os.chmod(temporary, 0o666 & ~_umask())
+            make_readable(temporary)
             os.replace(temporary, path)
         except BaseException:
             with contextlib.suppress(OSError):
@@ -141,13 +142,18 @@ def _try_lock(path: Path) -> int | None:
     return None
 
 
+def make_readable(temporary: str) -> None:
+    """Make a file of ``mkstemp``, which is private, as readable as its owner's umask says."""
+    os.chmod(temporary, 0o666 & ~_umask())
+
+
 def clear_temporaries(folder: Path, older: float = 0.0) -> None:
     """Delete what writes that were cut short by a kill left in a folder.
 
     Args:
         folder: The folder.
         older: Seconds since the write began; a younger file is left alone. For a folder that other
-            processes may be writing to.
+            processes may be writing to, as ``DAY`` says.
     """
     for path in folder.glob(f".*{PART}"):
         with contextlib.suppress(OSError):

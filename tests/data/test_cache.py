@@ -2,6 +2,7 @@ import errno
 import os
 import pickle
 import signal
+import time
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -111,6 +112,27 @@ def test_a_write_that_is_cut_short_leaves_nothing(source, tmp_path, monkeypatch,
     if expected is DataError:
         assert "no space left); make room, or set EQUIPOISE_CACHE" in str(refusal.value)
     assert entries(tmp_path) == []
+
+
+def test_what_is_kept_is_as_readable_as_the_umask_says(source, tmp_path):
+    before = os.umask(0o027)
+    try:
+        source.load()
+    finally:
+        os.umask(before)
+    modes = {path.stat().st_mode & 0o777 for path in (tmp_path / "cache").iterdir()}
+    assert modes == {0o640}
+
+
+def test_what_a_kill_left_is_deleted_after_a_day(source, tmp_path):
+    (tmp_path / "cache").mkdir()
+    old, fresh = (tmp_path / "cache" / f".{name}.npy.x.part" for name in ("old", "fresh"))
+    for path in (old, fresh):
+        path.touch()
+    os.utime(old, (time.time() - 25 * 3600,) * 2)
+    source.load()
+    assert not old.exists()
+    assert fresh.exists()
 
 
 def test_the_cache_lies_in_the_home_folder_by_default(monkeypatch, tmp_path):

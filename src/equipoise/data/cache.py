@@ -68,6 +68,7 @@ def decode_once(
     if not _whole(path, len(names)):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
+            runs.clear_temporaries(path.parent, older=runs.DAY)
             _write(path, names, read, size, grey, where)
         except OSError as error:
             raise DataError(
@@ -131,6 +132,7 @@ def _write(
             os.fsync(file.fileno())
         if first is None:
             raise DataError(f"{where}: no image can be read. {names[0]}: {broken[0]}.")
+        runs.make_readable(temporary)
         runs.write_json(path.with_suffix(".json"), {"broken": broken})
         os.replace(temporary, path)
         open_map.cache_clear()

@@ -26,8 +26,6 @@ from equipoise.threat import Images
 UNKNOWN, SURVIVED, BROKEN = 0, 1, 2
 ANSWERS = "answers.safetensors"
 ROUNDING = 1e-3
-DAY = 86400.0
-"""Seconds after which a half-written unit is no longer that of another evaluation at work."""
 
 
 class Store:
@@ -52,7 +50,7 @@ class Store:
         self._costs: dict[str, list[float]] = {}
         if folder is not None and folder.is_dir():
             for place in sorted(path for path in folder.iterdir() if path.is_dir()):
-                runs.clear_temporaries(place, older=DAY)
+                runs.clear_temporaries(place, older=runs.DAY)
                 for path in sorted(place.glob("*.safetensors")):
                     self._read(place.name, path)
 
