@@ -115,6 +115,13 @@ def test_cifar100_has_its_fine_labels_from_every_layout(layout, tmp_path, monkey
     assert found.train.labels.tolist() == FINE[:6].tolist()
 
 
+@pytest.mark.parametrize("limit", [0, -5])
+@pytest.mark.parametrize("source", [Cifar10, Cifar100])
+def test_a_limit_below_one_is_refused(source, limit):
+    with pytest.raises(ValueError, match=rf"limit must be 1 or more, or None .*, got {limit}"):
+        source(limit=limit)
+
+
 @pytest.mark.parametrize("layout", ["hub", "pickles"])
 def test_the_limit_cuts_the_training_part_alone(layout, tmp_path, monkeypatch):
     found = Cifar10(folder=ten(layout, tmp_path, monkeypatch), limit=3).load()

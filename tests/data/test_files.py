@@ -20,12 +20,12 @@ def write_tar(path, *members, mode="w:gz"):
     return path
 
 
-def write_zip(path, *members):
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+def write_zip(path, *members, packing=zipfile.ZIP_DEFLATED):
+    with zipfile.ZipFile(path, "w", packing) as archive:
         for name, content, mode in members:
             entry = zipfile.ZipInfo(name)
             entry.external_attr = mode << 16
-            archive.writestr(entry, content)
+            archive.writestr(entry, content, packing)
     return path
 
 
@@ -162,10 +162,12 @@ def test_an_archive_cut_short_is_refused(tmp_path, ending, share):
         pass
 
 
-def test_a_damaged_member_of_a_zip_is_refused_by_name(tmp_path):
-    path = write_zip(tmp_path / "x.zip", ("one", bytes(range(256)) * 9, 0o644))
+@pytest.mark.parametrize("packing", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_damaged_member_of_a_zip_is_refused_by_name(tmp_path, packing):
+    member = ("one", bytes(range(256)) * 9, 0o644)
+    path = write_zip(tmp_path / "x.zip", member, packing=packing)
     content = bytearray(path.read_bytes())
-    content[60] ^= 255
+    content[50:61] = bytes(byte ^ 255 for byte in content[50:61])
     path.write_bytes(content)
     with open_files(path) as found, pytest.raises(DataError, match=r"x.zip: one cannot be read"):
         found.read("one")

@@ -44,6 +44,12 @@ def test_grey_images_columns_of_labels_and_class_names_are_read(tmp_path):
     assert found.classes == 4
 
 
+def test_class_names_that_are_stored_as_bytes_are_decoded(tmp_path):
+    names = numpy.array([name.encode() for name in ("chat", "chien", "émeu")])
+    found = NpzFile(path=write(tmp_path / "mine.npz", class_names=names)).load()
+    assert found.class_names == ("chat", "chien", "émeu")
+
+
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
@@ -57,6 +63,7 @@ def test_grey_images_columns_of_labels_and_class_names_are_read(tmp_path):
         ({"test_labels": numpy.array([0, 3])}, r"labels must be in \[0, 3\), got 0..3"),
         ({"test_labels": numpy.array([0, -1])}, r"labels must be in \[0, 3\), got -1..0"),
         ({"train_images": numpy.array([{}])}, "cannot be read as an .npz of plain arrays"),
+        ({"class_names": numpy.array("cat")}, r"class_names must be a row of texts.*shape \(\)"),
         ({"class_names": numpy.array([{}])}, "cannot be read as an .npz of plain arrays"),
     ],
 )

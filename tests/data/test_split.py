@@ -113,6 +113,13 @@ def test_labels_that_are_not_whole_numbers_are_refused():
         unchecked(images=pixels(), labels=torch.zeros(4), classes=10)
 
 
+def test_labels_of_32_bits_are_widened():
+    labels = torch.tensor([0, 1, 2, 3], dtype=torch.int32)
+    assert (
+        Split(images=pixels(), labels=labels, classes=4).batch(slice(None))[1].dtype == torch.long
+    )
+
+
 def test_another_number_of_labels_than_images_is_refused():
     with pytest.raises(DataError, match="4 images have 3 labels"):
         unchecked(images=pixels(), labels=torch.zeros(3, dtype=torch.long), classes=10)

@@ -71,6 +71,9 @@ class Cifar10:
         limit: Use only the first so many training images; ``None`` for all.
         hub: Repository on the hub that is used if there is no folder.
 
+    Raises:
+        ValueError: If the limit is below 1.
+
     Source:
         Krizhevsky 2009; https://www.cs.toronto.edu/~kriz/cifar.html.
     """
@@ -78,6 +81,9 @@ class Cifar10:
     folder: Path | None = None
     limit: int | None = None
     hub: str = "uoft-cs/cifar10"
+
+    def __post_init__(self) -> None:
+        _refuse_limit(self.limit)
 
     def load(self) -> DataSet:
         """Read all images.
@@ -101,6 +107,9 @@ class Cifar100:
         limit: Use only the first so many training images; ``None`` for all.
         hub: Repository on the hub that is used if there is no folder.
 
+    Raises:
+        ValueError: If the limit is below 1.
+
     Source:
         Krizhevsky 2009; https://www.cs.toronto.edu/~kriz/cifar.html.
     """
@@ -108,6 +117,9 @@ class Cifar100:
     folder: Path | None = None
     limit: int | None = None
     hub: str = "uoft-cs/cifar100"
+
+    def __post_init__(self) -> None:
+        _refuse_limit(self.limit)
 
     def load(self) -> DataSet:
         """Read all images.
@@ -119,6 +131,11 @@ class Cifar100:
             DataError: As ``Cifar10.load``.
         """
         return _load(_HUNDRED, self.folder, self.limit, self.hub)
+
+
+def _refuse_limit(limit: int | None) -> None:
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit must be 1 or more, or None for all images, got {limit}.")
 
 
 def _load(kind: _Kind, folder: Path | None, limit: int | None, hub: str) -> DataSet:

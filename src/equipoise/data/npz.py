@@ -59,7 +59,7 @@ class NpzFile:
                 f"{self.path}: test_images must be like train_images, got (channels, height, "
                 f"width) {tuple(pixels[1].shape[1:])} and {tuple(pixels[0].shape[1:])}."
             )
-        names = tuple(map(str, arrays.get("class_names", range(int(labels[0].max()) + 1))))
+        names = _names(self.path, arrays.get("class_names", range(int(labels[0].max()) + 1)))
         train, test = (
             Split(images=images, labels=found, classes=len(names))
             for images, found in zip(pixels, labels, strict=True)
@@ -124,6 +124,17 @@ def whole_labels(path: Path, name: str, arrays: dict[str, Any], count: int) -> I
             f"least, got {labels.dtype} of shape {labels.shape}."
         )
     return torch.from_numpy(labels.astype(numpy.int64))
+
+
+def _names(path: Path, names: Any) -> tuple[str, ...]:
+    if numpy.ndim(names) != 1:
+        raise DataError(
+            f"{path}: class_names must be a row of texts, one a class, got an array of shape "
+            f"{numpy.shape(names)}."
+        )
+    return tuple(
+        name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name) for name in names
+    )
 
 
 def _pixels(path: Path, name: str, arrays: dict[str, Any]) -> Tensor:

@@ -25,7 +25,7 @@ class Split:
     Args:
         images: uint8, ``(n, channel, height, width)``. A large set is ``MappedImages``: it stays in
             its file, whatever device its labels are on.
-        labels: Class indices ``(n,)``.
+        labels: Class indices ``(n,)``, kept as int64, which losses need.
         classes: How many classes there are; labels lie in ``[0, classes)``.
 
     Raises:
@@ -47,6 +47,7 @@ class Split:
                 f"labels must be whole numbers of shape (n,), got {self.labels.dtype} of shape "
                 f"{tuple(self.labels.shape)}."
             )
+        object.__setattr__(self, "labels", self.labels.long())
         if len(self.images) != len(self.labels):
             raise DataError(f"{len(self.images)} images have {len(self.labels)} labels.")
         if len(self.labels) == 0:
