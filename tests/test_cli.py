@@ -283,7 +283,23 @@ def test_evaluate_without_a_model_is_refused(capsys, tmp_path):
 
 
 def test_evaluate_refuses_an_epsilon_of_8(capsys, trained):
-    assert "write 8/255" in refused(capsys, "evaluate", trained, "--epsilons", "0", "8")
+    said = refused(capsys, "evaluate", trained, "--epsilons", "0", "8")
+    assert "write 8/255" in said
+    assert "NoneType" not in said
+
+
+def test_strengths_may_stand_apart_by_commas(monkeypatch, trained):
+    asked = {}
+    monkeypatch.setattr(jobs, "evaluate", lambda *a, **settings: asked.update(settings) or exit())
+    with pytest.raises(SystemExit):
+        run("evaluate", trained, "--epsilons", "0,1/255", "8/255")
+    assert asked["changes"]["epsilons"] == (0.0, 1 / 255, 8 / 255)
+
+
+def test_a_size_of_nothing_is_refused(capsys, trained, tmp_path):
+    Image.new("L", (8, 8)).save(tmp_path / "d.png")
+    said = refused(capsys, "predict", trained, tmp_path / "d.png", "--size", "0", "8")
+    assert "--size must be two numbers of 1 or more, got (0, 8)" in said
 
 
 def test_report_into_renews_the_tables_between_markers(capsys, trained, tmp_path):

@@ -90,7 +90,7 @@ def train(
 
 def evaluate(
     models: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="MODEL...")],
-    epsilons: Epsilons | None = None,
+    epsilons: Epsilons = (),
     suite: tuple[Suites, ...] | None = None,
     steps: int | None = None,
     restarts: int | None = None,
@@ -149,7 +149,7 @@ def evaluate(
     if size is not None and dataset is None:
         raise ValueError("--size is for images named by --dataset imagefolder; name them.")
     changes = {
-        "epsilons": epsilons, "suites": suite, "steps": steps, "restarts": restarts,
+        "epsilons": epsilons or None, "suites": suite, "steps": steps, "restarts": restarts,
         "images": images, "part": part, "norm": norm,
     }  # fmt: skip
     source = jobs.named_source(dataset, data, size) if dataset is not None else None

@@ -81,9 +81,11 @@ Epsilons = Annotated[
     tyro.constructors.PrimitiveConstructorSpec(
         nargs="*",
         metavar="[EPSILON [EPSILON ...]]",
-        instance_from_str=lambda arguments: tuple(parse_epsilon(text) for text in arguments),
+        instance_from_str=lambda arguments: tuple(
+            parse_epsilon(text) for text in ",".join(arguments).split(",") if text
+        ),
         is_instance=lambda value: isinstance(value, tuple),
         str_from_instance=lambda value: [format_epsilon(one) for one in value],
     ),
 ]
-"""Strengths, whose refusal tyro's own tuples would swallow."""
+"""Strengths, apart by spaces or commas, whose refusal tyro's own tuples would swallow."""

@@ -195,9 +195,11 @@ def image_shape(subject: Subject, size: tuple[int, int] | None = None) -> tuple[
         What its card says, or its data; folders of earlier versions say nothing themselves.
 
     Raises:
-        RunError: If nobody knows.
+        RunError: If nobody knows, or the size is none.
     """
     if size is not None:
+        if min(size) < 1:
+            raise runs.RunError(f"--size must be two numbers of 1 or more, got {size}.")
         return first_convolution(subject.network).in_channels, *size
     if "image_shape" in subject.card:
         return tuple(int(number) for number in subject.card["image_shape"])
