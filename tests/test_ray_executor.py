@@ -135,6 +135,12 @@ def trusts(*, reporter) -> tuple[str, ...]:
     return trusted_names()
 
 
+def test_a_piece_of_work_trusts_what_comes_with_it(tmp_path):
+    threads = torch.get_num_threads()
+    assert ray_executor._piece(None, "one", tmp_path, ("its",), threads, trusts, ()) == ("its",)
+    assert trusted_names() == ()
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("default")  # Ray's own
 def test_workers_trust_what_is_trusted_here(cluster):

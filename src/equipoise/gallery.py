@@ -16,13 +16,14 @@ from equipoise import runs
 from equipoise.attacks import PGD
 from equipoise.evaluation import images_hash
 from equipoise.goals import margin
-from equipoise.judge import at_preference, find_model, part_of, source_of
+from equipoise.judge import at_preference, find_model
 from equipoise.methods.stage import THREATS
 from equipoise.models import attack_mode
 from equipoise.report.beside import GALLERY_FORMAT, gallery_path
 from equipoise.report.compare import broken_at
 from equipoise.report.score_card import preference_in
 from equipoise.runs import derive_seed
+from equipoise.sources import part_of, source_of
 
 SEARCH = PGD(steps=20, relative_step=0.25, keep="best")
 

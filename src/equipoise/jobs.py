@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,13 +11,11 @@ from lightning_fabric import Fabric
 from torch import nn
 
 from equipoise import cards, runs
+from equipoise.claims import ENVIRONMENT, RECIPE, check_same_data, claimed
 from equipoise.data import Augmentation, DataSet
 from equipoise.dry_run import dry_run as measure
 from equipoise.executors import check_answer, execute, rehearse
 from equipoise.judge import evaluate as evaluate
-from equipoise.judge import named_source as named_source
-from equipoise.judge import source_of
-from equipoise.judge import with_folder as with_folder
 from equipoise.methods import AFS, Stage
 from equipoise.methods.afs import extractor
 from equipoise.models import FeatureExtractor, save
@@ -27,12 +25,13 @@ from equipoise.models.foreign import is_foreign
 from equipoise.models.trust import Trusted, trusting
 from equipoise.recipes import RECIPES, Evaluation, Recipe, from_json, to_json
 from equipoise.side_by_side import side_by_side
+from equipoise.sources import named_source as named_source
+from equipoise.sources import source_of
+from equipoise.sources import with_folder as with_folder
 from equipoise.training import Ranks, Reporter, Silent
 from equipoise.training import launched as launched
 
 DEMO = ("standard_digits", "pgd_at_digits", "afa_digits", "afs_digits")
-RECIPE = "recipe.json"
-ENVIRONMENT = "environment.json"
 
 
 def find_recipe(name: str) -> Recipe:
@@ -179,7 +178,7 @@ def _train(
     ranks = Ranks(fabric)
     with contextlib.ExitStack() as stack:
         content = to_json(recipe)
-        ranks.first(lambda: stack.enter_context(_claimed(folder, content, resume)))
+        ranks.first(lambda: stack.enter_context(claimed(folder, content, resume)))
         # One after the other: the first may leave a file that the others read.
         dataset = dataset or ranks.first(recipe.dataset.load) or recipe.dataset.load()
         # Before hours of work.
@@ -189,7 +188,7 @@ def _train(
         stages = recipe.method.stages(recipe.network.maker(dataset))
         _check_fit(recipe, stages, dataset, reporter or Silent())
         about = runs.environment() | {"processes": ranks.world, "data_digest": dataset.digest()}
-        _check_same_data(folder, about["data_digest"])
+        check_same_data(folder, about["data_digest"])
         ranks.first(lambda: runs.write_json(folder / RECIPE, content))
         ranks.first(lambda: runs.write_json(folder / ENVIRONMENT, about))
         if elsewhere is not None:
@@ -311,17 +310,6 @@ def train_and_evaluate(recipe: Recipe, place: Path, *, reporter: Reporter) -> di
     return runs.read_record(path) if path.exists() else evaluate(place, reporter=reporter)[0]
 
 
-def _check_same_data(folder: Path, digest: str) -> None:
-    """A run goes on with the data that it began with: order and validation images are of those."""
-    path = folder / ENVIRONMENT
-    before = runs.read_json(path).get("data_digest", digest) if path.exists() else digest
-    if before != digest:
-        raise runs.RunError(
-            f"the data are not those that the run in {folder} began with (other images, labels or "
-            "classes). Bring them back to go on, or choose another folder with --out."
-        )
-
-
 def _check_fit(
     recipe: Recipe, stages: Sequence[Stage], dataset: DataSet, reporter: Reporter
 ) -> None:
@@ -346,69 +334,3 @@ def _card(extractor: str) -> dict[str, Any]:
     place = folder / "model" if (folder / "model").is_dir() else folder
     card: dict[str, Any] = read_config(place)["card"]
     return card
-
-
-@contextlib.contextmanager
-def _claimed(folder: Path, content: Any, resume: bool) -> Iterator[None]:
-    """Keep a run folder to this process; refuse one that another run lives in."""
-    if folder.exists() and not folder.is_dir():
-        raise runs.RunError(f"{folder} is a file; choose another folder with --out.")
-    with runs.locked(folder):
-        _check(folder, content, resume)
-        yield
-
-
-def _check(folder: Path, content: Any, resume: bool) -> None:
-    runs.clear_temporaries(folder)
-    if not any(path.name != runs.LOCK for path in folder.iterdir()):
-        return
-    stored = folder / RECIPE
-    if not stored.exists():
-        raise runs.RunError(f"{folder} exists and is no run folder; choose another one with --out.")
-    if not resume:
-        raise runs.RunError(
-            f"{folder} already holds a run. Go on with it by --resume, or choose another folder "
-            "with --out."
-        )
-    changed = ", ".join(differences(folder, content))
-    if changed:
-        raise runs.RunError(
-            f"{folder} holds a run of another recipe (differs in {changed}). Choose another folder "
-            f"with --out, or go on with the stored one: equipoise train {stored} --out {folder} "
-            "--resume."
-        )
-
-
-def differences(folder: Path, content: Any) -> list[str]:
-    """Fields in which the recipe of a run folder differs from another one.
-
-    Args:
-        folder: The run folder.
-        content: The other recipe, as JSON values.
-
-    Returns:
-        Their paths, such as ``method.alpha``; fields that came with a later version count as set
-        to their defaults.
-    """
-    return _differences(_of_this_version(runs.read_json(folder / RECIPE)), content)
-
-
-def _of_this_version(content: Any) -> Any:
-    """A stored recipe with the fields that came later, at their defaults."""
-    try:
-        return to_json(from_json(content))
-    except ValueError:
-        return content
-
-
-def _differences(before: Any, after: Any, path: str = "") -> list[str]:
-    if isinstance(before, dict) and isinstance(after, dict):
-        names = sorted(before.keys() | after.keys())
-        return [
-            found
-            for name in names
-            for found in _differences(
-                before.get(name), after.get(name), f"{path}.{name}".strip(".")
-            )
-        ]
-    return [] if before == after else [path]

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from equipoise import cards, runs
-from equipoise.data import SOURCES, DataSet, DataSource, ImageFolder, Split
+from equipoise.data import DataSet, Split
 from equipoise.evaluation import (
     Profile,
     Store,
@@ -33,6 +33,7 @@ from equipoise.models.hub import HUB
 from equipoise.models.trust import Trusted
 from equipoise.recipes import Evaluation, from_json, to_json
 from equipoise.runs import derive_seed
+from equipoise.sources import part_of, source_of
 from equipoise.training import Reporter, Silent
 
 
@@ -46,7 +47,7 @@ class Subject:
         name: In records and tables.
         home: The folder that gets its records.
         folder: Its model folder, if it has one.
-        weights_sha256: Hash of that folder's weights when the network was loaded.
+        weights: Hash of that folder's weights, from when the network was loaded.
     """
 
     network: nn.Module
@@ -54,7 +55,7 @@ class Subject:
     name: str
     home: Path
     folder: Path | None = None
-    weights_sha256: str | None = None
+    weights: str | None = None
 
 
 def evaluate(
@@ -158,7 +159,7 @@ def evaluate(
         "data_digest": digest,
         "training_seed": card.get("seed"),
         "training_commit": card.get("commit"),
-        **_weights_of(subject),
+        **({} if subject.weights is None else {"weights_sha256": subject.weights}),
         **insides(network, split, threat=threat, epsilons=found.epsilons, seed=seed),
     }
     if checks and getattr(network, "gives_gradients", True):
@@ -221,38 +222,6 @@ def settings_of(
     return found
 
 
-def with_folder(source: DataSource, folder: Path) -> DataSource:
-    """The same source, read from another folder or file.
-
-    Raises:
-        ValueError: If it is not read from one.
-    """
-    place = next((field for field in ("folder", "path") if hasattr(source, field)), None)
-    if place is None:
-        name = type(source).__name__
-        raise ValueError(f"{name} is not read from a folder, so --data has no meaning for it.")
-    changed: Any = {place: folder.resolve()}
-    return replace(source, **changed)
-
-
-def source_of(card: dict[str, Any], data: Path | None) -> DataSource:
-    """The data that a model was trained on.
-
-    Args:
-        card: The model's card.
-        data: Folder of that data, if it lies elsewhere here.
-
-    Raises:
-        ValueError: If the card does not say.
-    """
-    if "dataset" not in card:
-        raise ValueError(
-            "the model does not say which data it was trained on; name it with --dataset."
-        )
-    source: DataSource = from_json(card["dataset"], DataSource)
-    return source if data is None else with_folder(source, data)
-
-
 def find_model(model: str, logits: str | None = None, trust: Sequence[Trusted] = ()) -> Subject:
     """Load a model, wherever it comes from.
 
@@ -274,20 +243,13 @@ def find_model(model: str, logits: str | None = None, trust: Sequence[Trusted] =
     folder = locate(model)
     card = read_config(folder)["card"]
     network = load(folder, trust=trust)
-    weights_sha256 = cards.weights_sha256(folder)  # now: the folder may be written anew meanwhile
+    weights = cards.weights_sha256(folder)  # now: the folder may be written anew meanwhile
     if logits is not None:
         network = LogitsOf(network, logits).eval()
     name = card.get("name", folder.name)
     # What is fetched from the hub lies in its cache, which is no place for records.
     home = Path("runs") / name if model.startswith(HUB) else cards.home_of(folder)
-    return Subject(
-        network=network,
-        card=card,
-        name=name,
-        home=home,
-        folder=folder,
-        weights_sha256=weights_sha256,
-    )
+    return Subject(network=network, card=card, name=name, home=home, folder=folder, weights=weights)
 
 
 def at_preference(network: nn.Module, name: str, preference: float | None) -> tuple[nn.Module, str]:
@@ -309,12 +271,6 @@ def at_preference(network: nn.Module, name: str, preference: float | None) -> tu
     return network, name
 
 
-def _weights_of(subject: Subject) -> dict[str, str]:
-    if subject.weights_sha256 is None:
-        return {}
-    return {"weights_sha256": subject.weights_sha256}
-
-
 def _settings(card: dict[str, Any], model: str, changes: Mapping[str, Any]) -> Evaluation:
     """What the model's recipe says, or, for a foreign model, what is given alone."""
     if "evaluation" in card:
@@ -325,59 +281,6 @@ def _settings(card: dict[str, Any], model: str, changes: Mapping[str, Any]) -> E
             f"{model} does not say how it was to be evaluated; name the strengths with --epsilons."
         )
     return Evaluation(**changes)
-
-
-def named_source(name: str, data: Path | None = None, size: int | None = None) -> DataSource:
-    """A data source by its short name.
-
-    Args:
-        name: One of ``SOURCES``.
-        data: Its folder or file.
-        size: For an image folder: the side to which images are brought.
-
-    Raises:
-        ValueError: If the source has no folder or no such size.
-    """
-    source: DataSource = SOURCES[name]()
-    if size is not None and not isinstance(source, ImageFolder):
-        raise ValueError(f"--size is for an image folder; images of {name} have their own size.")
-    if isinstance(source, ImageFolder):
-        source = replace(source, size=size)
-    return source if data is None else with_folder(source, data)
-
-
-def part_of(dataset: DataSet, card: dict[str, Any], part: Literal["test", "validation"]) -> Split:
-    """The images to evaluate on: test images, or those that were held out of this training.
-
-    Args:
-        dataset: The data.
-        card: The model's card.
-        part: Which of them.
-
-    Raises:
-        ValueError: If the card does not say which images were held out, or the data have one of the
-            model's classes in another place.
-    """
-    _check_classes(card.get("classes") or [], dataset.class_names)
-    if part == "test":
-        return dataset.test
-    if "validation_images" not in card or "seed" not in card:
-        raise ValueError(
-            "the model folder does not say which validation images were held out of its training; "
-            "train it again with this version, or evaluate on the test part."
-        )
-    seed = derive_seed(card["seed"], "validation")
-    return dataset.train.hold_out(card["validation_images"], seed)[1]
-
-
-def _check_classes(trained: Sequence[str], found: Sequence[str]) -> None:
-    for place, name in enumerate(trained):
-        if name in found and found.index(name) != place:
-            raise ValueError(
-                f"the model's class {name!r} is number {place}, that of the data is number "
-                f"{found.index(name)}: answers would be compared with other classes. The model has "
-                f"{', '.join(trained)}; the data must have the same classes in this order."
-            )
 
 
 def _suites(

@@ -83,7 +83,7 @@ def test_what_is_held_out_depends_on_the_seed_alone():
 
 @pytest.mark.parametrize("count", [0, 50, 51])
 def test_holding_out_nothing_or_everything_is_refused(count):
-    with pytest.raises(DataError, match=r"between 1 and 49, got .*validation_images"):
+    with pytest.raises(DataError, match=r"between 1 and 49, got .*validation-images"):
         numbered().hold_out(count, seed=0)
 
 

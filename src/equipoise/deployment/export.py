@@ -20,7 +20,7 @@ from equipoise.data import DataError
 from equipoise.epsilon import format_epsilon
 from equipoise.evaluation.store import images_hash
 from equipoise.goals import margin
-from equipoise.judge import Subject, at_preference, find_model, source_of
+from equipoise.judge import Subject, at_preference, find_model
 from equipoise.losses import Labels
 from equipoise.methods.stage import THREATS
 from equipoise.models import AdaptiveNetwork, attack_mode
@@ -28,6 +28,7 @@ from equipoise.models.film import FixedPreference
 from equipoise.models.foreign import METADATA, METADATA_FILE, load_foreign
 from equipoise.models.fusion import first_convolution
 from equipoise.report.score_card import score_card
+from equipoise.sources import source_of
 from equipoise.threat import Images
 
 Format = Literal["onnx", "torch-export"]

@@ -8,7 +8,7 @@ from itertools import compress
 from pathlib import Path
 from typing import Any
 
-from equipoise import jobs, judge, runs
+from equipoise import claims, jobs, judge, runs
 from equipoise.evaluation.unit import Precision
 from equipoise.methods import AFA, AFS, SingleNetwork
 from equipoise.methods.stage import Schedule
@@ -65,7 +65,7 @@ class Model:
         """
         if not self.trained():
             return
-        found = jobs.differences(self.place, to_json(self.recipe))
+        found = claims.differences(self.place, to_json(self.recipe))
         changed = [name for name in found if not name.startswith(APART)]
         if changed:
             raise runs.RunError(
@@ -280,7 +280,7 @@ def _size(model: Model) -> tuple[bool, int]:
 
 def share_stages(leader: Model, model: Model) -> None:
     """Copy the leader's finished stages that the model has too, each whole or not at all."""
-    runs.write_json(model.place / jobs.RECIPE, to_json(model.recipe))
+    runs.write_json(model.place / claims.RECIPE, to_json(model.recipe))
     plan = model.recipe.method.stages(_never)
     for stage in plan[:-1]:
         source, target = (each.place / "stages" / stage.name for each in (leader, model))
