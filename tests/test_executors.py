@@ -167,7 +167,7 @@ def test_all_stages_hold_out_the_same_validation_images(tmp_path):
 
 
 def test_holding_out_more_than_there_is_names_the_setting(tmp_path):
-    with pytest.raises(DataError, match="--loop.validation-images"):
+    with pytest.raises(DataError, match=r"--loop\.validation-images"):
         run([stage("one")], tmp_path, loop=Loop(validation_images=80))
 
 
