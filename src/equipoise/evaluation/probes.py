@@ -164,7 +164,7 @@ class Probes:
             if module.training and (name == "" or _acts_by_mode(module))
         )
         self.tried, self.all_images = tuple(tried), len(split)
-        clean, self.labels = split.batch(slice(0, images))
+        clean, self.labels = split.first(images).batch(slice(None))
         self.images = clean.contiguous(memory_format=torch.channels_last)
         self.threat, self.epsilons = threat(epsilons[-1]), tuple(epsilons)
         self.seed, self.batch_size = seed, batch_size
