@@ -222,6 +222,13 @@ def test_a_record_of_other_data_stands_beside_that_of_the_models_own(trained, tm
     assert shown["images_sha256"] == runs.read_json(paths[0])["images_sha256"]
 
 
+def test_a_model_that_names_no_data_has_a_record_of_each(tmp_path, data):
+    save(tiny.wide_resnet(), tmp_path / "model")
+    of = partial(jobs.evaluate, tmp_path / "model", evaluation=QUICK)
+    other = replace(data, name="others")
+    assert of(dataset=data)[1] == of(dataset=data)[1] != of(dataset=other)[1]
+
+
 def test_data_with_the_models_classes_in_another_order_are_refused(trained, tmp_path, data):
     from shutil import copytree
 

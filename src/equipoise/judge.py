@@ -151,9 +151,9 @@ def evaluate(
     settings = settings_of(evaluation, seed, batch_size, search_precision, logits, surrogates)
     settings += [] if order == "ascending" else [order]
     digest = dataset.digest()
-    own = card.get("data", dataset.name) == dataset.name
-    if not own or card.get("data_digest", digest) != digest:
-        settings += [{"data": dataset.name, "digest": digest}]  # than it was trained on
+    if card.get("data") != dataset.name or card.get("data_digest", digest) != digest:
+        # Not what it was trained on, or nobody knows.
+        settings += [{"data": dataset.name, "digest": digest}]
     extra = {
         "settings": settings,
         "data_digest": digest,

@@ -1,109 +1,22 @@
-import dataclasses
-import multiprocessing
-import os
-
 import pytest
 import torch
+from scripted import EPSILONS, STRENGTHS, AlwaysZero, Scripted, always_zero, numbered, run, scripted
 from torch import nn
 
 from equipoise.attacks import PGD
 from equipoise.data import Split
 from equipoise.evaluation import (
     EvaluationError,
-    Found,
-    Profile,
-    Store,
     Suite,
-    profile,
     robust_accuracy,
     suites_for,
-    unit,
 )
 from equipoise.evaluation.profile import NEVER
 from equipoise.evaluation.rescoring import rescore
-from equipoise.models import fuse, with_branches
 from equipoise.threat import L2, Linf
 from tiny import linear, same, split, weights, wide_resnet
 
-EPSILONS = (0.0, 0.02, 0.05, 0.1, 0.2)
-STRENGTHS = (0.0, 0.02, 0.1)
 STRONG = PGD(steps=20, relative_step=0.25, keep="best")
-
-
-def adaptive() -> nn.Module:
-    """An adaptive network whose two branches answer differently."""
-    network = with_branches(wide_resnet(), 2)
-    generator = torch.Generator().manual_seed(1)
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.uniform_(module.weight, 0.5, 1.5, generator=generator)
-            nn.init.normal_(module.bias, generator=generator)
-    torch.manual_seed(2)
-    return fuse(network, placement="input").eval()
-
-
-def labelled_by(model: nn.Module, count: int = 24) -> Split:
-    """Images that the model gets right, all but the last two."""
-    images = split(count).images
-    with torch.no_grad():
-        labels = model(images.float() / 255).argmax(dim=1)
-    labels[-2:] = (labels[-2:] + 1) % 10
-    return Split(images=images, labels=labels, classes=10)
-
-
-def run(model, data, suites, **changes) -> Profile:
-    settings = {"threat": Linf, "epsilons": EPSILONS, "seed": 0}
-    return profile(model, data, suites=suites, **(settings | changes))
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Scripted:
-    """Breaks, at each strength, the images whose first pixel says so, by lighting the last one."""
-
-    name: str
-    breaks: dict
-    calls: list
-    kind: str = "white box"
-
-    def run(self, model, images, labels, threat, generator, autocast=None):
-        rows = (images[:, 0, 0, 0] * 255).round().long()
-        self.calls.append((round(threat.epsilon, 3), rows.tolist()))
-        wanted = self.breaks.get(round(threat.epsilon, 3), ())
-        broken = torch.tensor([int(row) in wanted for row in rows], dtype=torch.bool)
-        found = images.clone()
-        found[broken, 0, 7, 7] += threat.epsilon
-        return Found(broken=broken, images=found, forward_passes=2 * len(rows), backward_passes=1)
-
-    def describe(self):
-        return {"name": self.name, "kind": self.kind}
-
-
-def scripted(
-    name: str, breaks: dict, calls: list | None = None, independent: bool = False
-) -> Suite:
-    calls = calls if calls is not None else []
-    attacks = (Scripted(name=name, breaks=breaks, calls=calls),)
-    return Suite(name=name, attacks=attacks, independent=independent)
-
-
-class AlwaysZero(nn.Module):
-    """Class 0, unless the last pixel is lit."""
-
-    def forward(self, images):
-        lit = (images[:, 0, 7, 7] > 0.01).long()
-        return nn.functional.one_hot(lit, 2) + 0 * images[:, 0, 0, :2]
-
-
-def numbered(wrong: int = 0) -> Split:
-    """Six images whose first pixel is their number; the last ``wrong`` have label 1."""
-    images = torch.zeros(6, 1, 8, 8, dtype=torch.uint8)
-    images[:, 0, 0, 0] = torch.arange(6)
-    labels = (torch.arange(6) >= 6 - wrong).long()
-    return Split(images=images, labels=labels, classes=2)
-
-
-def always_zero() -> nn.Module:
-    return AlwaysZero().eval()
 
 
 def test_an_image_broken_at_a_strength_stays_broken_above_it():
@@ -189,111 +102,6 @@ def test_passes_are_counted():
     assert (found.tried[0].forward_passes, found.tried[0].backward_passes) == (12, 2)
 
 
-def test_what_is_on_disk_is_not_computed_again(tmp_path):
-    breaks = {0.02: {0}, 0.1: {1}}
-    first = run(always_zero(), numbered(), [scripted("a", breaks)], store=Store(6, tmp_path))
-    calls = []
-    again = run(always_zero(), numbered(), [scripted("a", breaks, calls)], store=Store(6, tmp_path))
-    assert calls == []
-    assert again == dataclasses.replace(
-        first, suites=again.suites, tried=again.tried, clean=again.clean
-    )
-    assert again.broken_at().tolist() == first.broken_at().tolist()
-    assert again.tried[0].forward_passes == first.tried[0].forward_passes
-
-
-def test_more_strengths_and_suites_reuse_what_is_known(tmp_path):
-    breaks = {0.02: {0}, 0.05: {1}, 0.1: {2}}
-    calls = []
-    run(
-        always_zero(),
-        numbered(),
-        [scripted("a", breaks)],
-        epsilons=(0.02, 0.1),
-        store=Store(6, tmp_path),
-    )
-    suites = [scripted("a", breaks, calls), scripted("b", {})]
-    found = run(always_zero(), numbered(), suites, epsilons=(0.05,), store=Store(6, tmp_path))
-    assert calls == [(0.05, [0, 1, 2, 3, 4, 5])]
-    assert found.accuracy() == pytest.approx([1, 5 / 6])
-    calls.clear()
-    run(always_zero(), numbered(), suites, epsilons=(0.02, 0.05, 0.1), store=Store(6, tmp_path))
-    assert calls == []
-
-
-def test_what_other_code_of_an_attack_found_is_not_taken(tmp_path, monkeypatch):
-    (tmp_path / "goals.py").write_text("the code of an earlier commit")
-    calls = []
-    suites = [scripted("a", {}, calls)]
-    for place in (unit.PACKAGE, tmp_path):
-        monkeypatch.setattr(unit, "PACKAGE", place)
-        unit.code_hash.cache_clear()
-        run(always_zero(), numbered(), suites, epsilons=(0.1,), store=Store(6, tmp_path))
-    unit.code_hash.cache_clear()
-    assert len(calls) == 2
-
-
-def test_a_run_cut_short_at_any_unit_ends_in_the_same_profile(tmp_path):
-    model = adaptive()
-    data = labelled_by(model)
-    suites = suites_for(model, ("quick",), classes=10, steps=3, restarts=2)
-    whole = run(model, data, suites, epsilons=STRENGTHS, batch_size=7)
-
-    class Cut(Store):
-        left = 0
-
-        def put(self, *arguments):
-            if self.left == 0:
-                raise KeyboardInterrupt
-            self.left -= 1
-            super().put(*arguments)
-
-    for units in (0, 1, 3, 6):
-        folder = tmp_path / str(units)
-        store = Cut(len(data), folder)
-        store.left = units
-        with pytest.raises(KeyboardInterrupt):
-            run(model, data, suites, epsilons=STRENGTHS, batch_size=7, store=store)
-        assert len(list(folder.rglob("*.safetensors"))) == units
-        again = run(
-            model, data, suites, epsilons=STRENGTHS, batch_size=7, store=Store(len(data), folder)
-        )
-        assert [t.broken_at.tolist() for t in again.tried] == [
-            t.broken_at.tolist() for t in whole.tried
-        ]
-
-
-def test_a_damaged_unit_is_computed_again(tmp_path):
-    run(always_zero(), numbered(), [scripted("a", {0.1: {2}})], store=Store(6, tmp_path))
-    unit = sorted(tmp_path.rglob("*.safetensors"))[0]
-    unit.write_bytes(unit.read_bytes()[:20])
-    calls = []
-    found = run(
-        always_zero(), numbered(), [scripted("a", {0.1: {2}}, calls)], store=Store(6, tmp_path)
-    )
-    assert len(calls) == 1
-    assert found.accuracy()[-1] == pytest.approx(5 / 6)
-
-
-def test_an_attack_that_fails_midway_is_named_and_what_was_finished_is_kept(tmp_path):
-    class Failing(Scripted):
-        def run(self, model, images, *rest, **more):
-            if len(self.calls) == 1:
-                raise RuntimeError("out of memory")
-            return super().run(model, images, *rest, **more)
-
-    attack = Failing(name="a", breaks={}, calls=[])
-    with pytest.raises(EvaluationError, match=r"s/a failed at 0.02 .*out of memory.*kept"):
-        run(
-            always_zero(),
-            numbered(),
-            [Suite(name="s", attacks=(attack,))],
-            batch_size=3,
-            store=Store(6, tmp_path),
-        )
-    assert len(list(tmp_path.rglob("*.safetensors"))) == 1
-
-
 def test_an_image_outside_its_threat_is_refused():
     class Cheating(Scripted):
         def run(self, model, images, labels, threat, generator, autocast=None):
@@ -329,54 +137,6 @@ def test_searches_of_lower_precision_start_from_the_same_clean_accuracy(of_adapt
     found = run(model, data, suites[:1], epsilons=STRENGTHS, precision="bf16-mixed")
     assert found.accuracy()[0] == pytest.approx(22 / 24)
     assert found.rescored.boundary == 0
-
-
-@pytest.mark.slow
-def test_several_processes_find_what_one_finds(of_adaptive, tmp_path):
-    model, data, suites, _ = of_adaptive
-    settings = {"epsilons": STRENGTHS, "batch_size": 5}
-    one = run(model, data, suites, **settings)
-    two = run(model, data, suites, workers=2, store=Store(len(data), tmp_path), **settings)
-    assert [t.broken_at.tolist() for t in two.tried] == [t.broken_at.tolist() for t in one.tried]
-    assert [t.forward_passes for t in two.tried] == [t.forward_passes for t in one.tried]
-
-
-@pytest.mark.slow
-def test_a_failure_in_another_process_is_named():
-    attack = dataclasses.replace(
-        suites_for(linear(), ("quick",), classes=10)[0].attacks[0], search=fails
-    )
-    with pytest.raises(EvaluationError, match=r"s/pgd-margin failed .*no such thing"):
-        run(linear().eval(), split(8), [Suite(name="s", attacks=(attack,))], workers=2)
-
-
-def fails(*arguments):
-    raise RuntimeError("no such thing")
-
-
-class Dies(AlwaysZero):
-    """Ends the process that loads it, as the kernel does where memory runs out."""
-
-    def __setstate__(self, state):
-        if multiprocessing.parent_process() is not None:
-            os._exit(9)
-        super().__setstate__(state)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("size", [1, 10**6])  # also more than a pipe takes at once
-def test_a_process_that_dies_while_it_loads_is_named_with_the_remedy(size):
-    model = Dies().eval()
-    model.weight = nn.Parameter(torch.zeros(size))
-    with pytest.raises(EvaluationError, match=r"a process .* was killed .*with fewer --workers"):
-        run(model, numbered(), [scripted("a", {})], workers=2, batch_size=2)
-
-
-def test_a_model_that_cannot_be_copied_asks_for_one_process():
-    model = always_zero()
-    model.unpicklable = lambda: None
-    with pytest.raises(EvaluationError, match=r"cannot be copied .*--workers 1"):
-        run(model, numbered(), [scripted("a", {})], workers=2)
 
 
 def test_a_later_suite_may_break_an_image_at_a_lower_strength_than_an_earlier_one():
@@ -491,14 +251,6 @@ def test_the_quick_look_searches_under_autocast_and_scores_without():
         predict, grey(4), threat=Linf(0.1), search=search, generator=generator, autocast=Autocast
     )
     assert calls == ["predict", "in", "predict", "out", "predict"]
-
-
-@pytest.fixture(scope="module")
-def of_adaptive():
-    model = adaptive()
-    data = labelled_by(model)
-    suites = suites_for(model, ("quick", "adaptive"), classes=10, steps=2, restarts=2)
-    return model, data, suites, run(model, data, suites, epsilons=STRENGTHS)
 
 
 def test_the_profile_is_monotone_and_starts_at_the_clean_accuracy(of_adaptive):

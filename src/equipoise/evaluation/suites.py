@@ -238,27 +238,24 @@ class _MemberGate:
 
 
 def _adaptive_stack(model: FeatureStack, steps: int) -> tuple[Attack, ...]:
-    """Each member as a source, and the whole with some members' say changed: what a gradient of
-    the plain sum hides behind the loudest member shows there. Then the gate of each member that has
-    one. A single member without a gate leaves nothing to attack that the stack is not."""
+    """The gate of each member that has one; then each member as a source, and the whole with some
+    members' say changed: what a gradient of the plain sum hides behind the loudest member shows
+    there. A single member is all that there is, and hides behind nobody."""
     search, count = _search(steps), len(model.members)
+    sources: list[Any] = [member.network for member in model.members]
     attacks: list[Attack] = []
-    for number, member in enumerate(model.members):
-        source: Any = member.network
+    for number, source in enumerate(sources):
         if isinstance(source, AdaptiveNetwork):
             attacks += _pushes(_MemberGate(model, source), search, of=f"member-{number}-")
-        if count == 1:
-            break
-        attacks.append(
-            SearchAttack(
-                name=f"member-{number}",
-                search=search,
-                loss="margin",
-                kind="transfer",
-                source=source,
-            )
+    if count == 1:
+        return tuple(attacks)
+    attacks += (
+        SearchAttack(
+            name=f"member-{number}", search=search, loss="margin", kind="transfer", source=source
         )
-    for number in range(count if count > 1 else 0):
+        for number, source in enumerate(sources)
+    )
+    for number in range(count):
         for share, word in ((0.0, "without"), (3.0, "more-of")):
             shares = tuple(share if member == number else 1.0 for member in range(count))
             attacks.append(
