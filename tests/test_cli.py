@@ -164,6 +164,26 @@ def test_an_epsilon_of_8_is_refused_with_the_remedy(capsys, tmp_path, flag):
     assert not (tmp_path / "run").exists()
 
 
+def test_a_step_of_2_is_refused_with_the_remedy(capsys, tmp_path):
+    said = refused(
+        capsys,
+        *("train", "pgd_at_digits", "--method.attack.step-size", "2", "--out", tmp_path / "run"),
+    )
+    assert "write 2/255" in said
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_epsilon_above_1_is_taken_under_l2(monkeypatch, tmp_path):
+    asked = []
+    monkeypatch.setattr(jobs, "train", lambda recipe, folder, **rest: asked.append(recipe))
+    run(
+        *("train", "pgd_at_digits", "--method.norm", "L2", "--method.epsilon", "3"),
+        *("--evaluation.norm", "L2", "--evaluation.epsilons", "0", "1.5", "3", "--out", tmp_path),
+    )
+    assert asked[0].method.epsilon == 3.0
+    assert asked[0].evaluation.epsilons == (0.0, 1.5, 3.0)
+
+
 def test_an_epsilon_of_8_255ths_is_taken(monkeypatch, tmp_path):
     asked = []
     monkeypatch.setattr(jobs, "train", lambda recipe, folder, **rest: asked.append(recipe))

@@ -16,6 +16,8 @@ from equipoise.epsilon import check_epsilon, format_epsilon, parse_epsilon
         ("0", 0.0),
         ("1", 1.0),
         ("1/3", 1 / 3),
+        ("3", 3.0),
+        ("300/255", 300 / 255),
     ],
 )
 def test_fractions_and_decimals_are_read(text, value):
@@ -28,7 +30,7 @@ def test_levels_of_255_survive_writing_and_reading_exactly(level):
     assert parse_epsilon(format_epsilon(level / 255)) == level / 255
 
 
-@given(value=st.floats(1e-6, 1.0))
+@given(value=st.floats(1e-6, 1e3))
 @settings(deadline=None, derandomize=True)
 def test_any_strength_survives_writing_and_reading_to_four_digits(value):
     assert parse_epsilon(format_epsilon(value)) == pytest.approx(value, rel=1e-3)
@@ -47,9 +49,14 @@ def test_text_that_is_no_number_is_refused(text):
         parse_epsilon(text)
 
 
+def test_a_negative_strength_is_refused():
+    with pytest.raises(ValueError, match=r"epsilon must be 0 or more, got -1/255\."):
+        parse_epsilon(" -1/255 ")
+
+
 def test_eight_is_refused_with_the_remedy():
     with pytest.raises(ValueError, match=r"For the papers' 8 write 8/255\."):
-        parse_epsilon("8")
+        check_epsilon(8)
 
 
 @pytest.mark.parametrize("value", [1.5, 8, 255])

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Annotated
 
 import tyro
 
 
 def parse_epsilon(text: str) -> float:
-    """Read an attack strength in [0, 1] pixel units from text.
+    """Read an attack strength in pixel units from text.
 
     Args:
-        text: ``"8/255"``, ``"0.03"`` or ``"0"``.
+        text: ``"8/255"``, ``"0.03"``, ``"0"``, or ``"3"`` for a length under L2.
 
     Returns:
-        The strength as a float in [0, 1].
+        The strength, 0 or more. Whether it is too large the threat says: ``Linf`` refuses ``8``,
+        which is the papers' shorthand for 8/255 and, read as pixels, allows any image.
 
     Raises:
-        ValueError: If the text is no number, or the number lies outside [0, 1]. A bare ``8`` is
-            refused: it is the papers' shorthand for 8/255 and, read as pixels, allows any image.
+        ValueError: If the text is no number of 0 or more.
     """
     try:
         above, _, below = text.partition("/")
@@ -31,11 +32,13 @@ def parse_epsilon(text: str) -> float:
         raise ValueError(
             f"epsilon must be a number or a fraction such as 8/255, got {text!r}."
         ) from None
-    return check_epsilon(value)
+    if value < 0:
+        raise ValueError(f"epsilon must be 0 or more, got {text.strip()}.")
+    return value
 
 
 def check_epsilon(value: float) -> float:
-    """Return ``value`` if it is an attack strength in [0, 1] pixel units.
+    """Return ``value`` if it is a distance in [0, 1] pixel units, as between two pixels.
 
     Raises:
         ValueError: If it is not; the message names the remedy.
@@ -60,21 +63,21 @@ def format_epsilon(value: float) -> str:
     return f"{value:.4g}"
 
 
-def _from_arguments(arguments: list[str]) -> float:
-    return parse_epsilon(arguments[0])
-
-
-Epsilon = Annotated[
-    float,
-    tyro.constructors.PrimitiveConstructorSpec(
+def _written(read: Callable[[str], float]) -> tyro.constructors.PrimitiveConstructorSpec[float]:
+    return tyro.constructors.PrimitiveConstructorSpec(
         nargs=1,
         metavar="EPSILON",
-        instance_from_str=_from_arguments,
+        instance_from_str=lambda arguments: read(arguments[0]),
         is_instance=lambda value: isinstance(value, (int, float)),
         str_from_instance=lambda value: [format_epsilon(value)],
-    ),
-]
-"""A strength in [0, 1] pixel units; on the command line ``8/255`` or a decimal."""
+    )
+
+
+Epsilon = Annotated[float, _written(parse_epsilon)]
+"""A strength in pixel units; on the command line ``8/255`` or a decimal."""
+
+Distance = Annotated[float, _written(lambda text: check_epsilon(parse_epsilon(text)))]
+"""A step or a deviation in [0, 1] pixel units, written like a strength."""
 
 Epsilons = Annotated[
     tuple[float, ...],

@@ -1,6 +1,7 @@
 import pytest
 
 from equipoise import cli, runs
+from equipoise.epsilon import parse_epsilon
 from equipoise.report.curves import write_curves
 from equipoise.report.papers.curves import accuracy_curves, trade_off_scatter
 from equipoise.report.papers.measured import Result
@@ -33,6 +34,24 @@ def test_no_two_of_many_models_look_alike():
     panel = accuracy_curves(drawing).axes[0]
     lines = [line for line in panel.lines if line.get_label() in names]
     assert len({(line.get_color(), line.get_linestyle()) for line in lines}) == len(names)
+
+
+@pytest.mark.parametrize(
+    ("written", "marks", "axis"),
+    [
+        (["0", "4/255"], ["0", "4"], "strength ε, in 255ths"),
+        (["0", "128/255", "1"], ["0", "128/255", "1"], "strength ε"),
+    ],
+)
+def test_255ths_lose_their_denominator_only_where_the_axis_says_it(written, marks, axis):
+    epsilons = [parse_epsilon(text) for text in written]
+    one = record(epsilons=epsilons, epsilons_written=written)
+    one["headline"]["accuracy"] = [1.0, 0.5, 0.4][: len(written)]
+    measured = {"one": [Result(recipe={}, record=one)]}
+    drawing = Drawing(measured=measured, published={}, published_as="", measured_as="")
+    panel = accuracy_curves(drawing).axes[0]
+    assert [text.get_text() for text in panel.get_xticklabels()] == marks
+    assert panel.get_xlabel() == axis
 
 
 @pytest.mark.parametrize("draw", [accuracy_curves, trade_off_scatter])

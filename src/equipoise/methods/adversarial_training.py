@@ -11,7 +11,14 @@ from equipoise import draws
 from equipoise.epsilon import Epsilon, Epsilons
 from equipoise.goals import Predict
 from equipoise.losses import Labels
-from equipoise.methods.stage import MakeNetwork, Norm, Schedule, Stage, TrainingAttack
+from equipoise.methods.stage import (
+    MakeNetwork,
+    Norm,
+    Schedule,
+    Stage,
+    TrainingAttack,
+    check_strengths,
+)
 from equipoise.methods.training_attack import attacked
 from equipoise.objectives import Accompanied, AnyObjective, Objective
 from equipoise.threat import Images
@@ -34,8 +41,8 @@ class SingleNetwork:
             from the same weights.
 
     Raises:
-        ValueError: If strengths are to be drawn for an objective that runs no attack, or the stage
-            is no plain name.
+        ValueError: If the norm has no such strength, strengths are to be drawn for an objective
+            that runs no attack, or the stage is no plain name.
 
     Source:
         AFA and AFS baselines; AFS Eq. (3), one extractor with its classifier; with random budgets,
@@ -51,6 +58,7 @@ class SingleNetwork:
     stage: str = "network"
 
     def __post_init__(self) -> None:
+        check_strengths(self.norm, self.epsilon, *self.random_budgets)
         if not re.fullmatch("[a-z0-9_]+", self.stage):
             raise ValueError(
                 f"stage must be small letters, digits and underscores, as it names a folder, got "

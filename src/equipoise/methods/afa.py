@@ -19,6 +19,7 @@ from equipoise.methods.stage import (
     Stage,
     TrainingAttack,
     Untrained,
+    check_strengths,
 )
 from equipoise.methods.training_attack import attacked
 from equipoise.models import AdaptiveNetwork, Branched, fuse, with_branches
@@ -107,9 +108,9 @@ class AFA:
         norm: Geometry of the threat.
 
     Raises:
-        ValueError: If there are fewer than two strengths, they do not ascend from 0, the gate's
-            exceed them, the batch is to be split and attacks nested, or the objective runs no
-            attack or trains a companion network.
+        ValueError: If the norm has no such strength, there are fewer than two, they do not ascend
+            from 0, the gate's exceed them, the batch is to be split and attacks nested, or the
+            objective runs no attack or trains a companion network.
 
     Source:
         AFA Sec. 4, Eq. (1)-(3), Algorithm 1.
@@ -129,6 +130,7 @@ class AFA:
     norm: Norm = "Linf"
 
     def __post_init__(self) -> None:
+        check_strengths(self.norm, *self.strengths, *(self.gate.strengths or ()))
         ascending = all(a < b for a, b in zip(self.strengths, self.strengths[1:], strict=False))
         if len(self.strengths) < 2 or self.strengths[0] != 0 or not ascending:
             raise ValueError(

@@ -16,7 +16,14 @@ from equipoise.features import last_linear
 from equipoise.goals import Predict
 from equipoise.losses import Labels
 from equipoise.methods.adversarial_training import network_stage
-from equipoise.methods.stage import MakeNetwork, Norm, Schedule, Stage, TrainingAttack
+from equipoise.methods.stage import (
+    MakeNetwork,
+    Norm,
+    Schedule,
+    Stage,
+    TrainingAttack,
+    check_strengths,
+)
 from equipoise.methods.training_attack import attacked
 from equipoise.models import Branched, FeatureStack, load
 from equipoise.models.foreign import imported_network, is_foreign
@@ -48,8 +55,9 @@ class AFS:
         norm: Geometry of the threat.
 
     Raises:
-        ValueError: If there is no budget and no extractor, an extractor is named twice, alpha is
-            not in [0, 1], or the mask does not have a 1 or 0 for each extractor and a 1 among them.
+        ValueError: If the norm has no such strength, there is no budget and no extractor, an
+            extractor is named twice, alpha is not in [0, 1], or the mask does not have a 1 or 0
+            for each extractor and a 1 among them.
 
     Source:
         AFS Sec. II, Eq. (1)-(5). Deviation: the best epoch is chosen on a validation split held
@@ -70,6 +78,7 @@ class AFS:
     norm: Norm = "Linf"
 
     def __post_init__(self) -> None:
+        check_strengths(self.norm, *self.budgets, self.merger_epsilon)
         if not self.budgets and not self.extractors:
             raise ValueError("budgets must name at least one strength, got none.")
         same = [name if is_foreign(name) else str(Path(name).resolve()) for name in self.extractors]

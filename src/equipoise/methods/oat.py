@@ -12,7 +12,14 @@ from equipoise import draws, losses
 from equipoise.epsilon import Epsilon
 from equipoise.goals import Predict
 from equipoise.losses import Labels, PerImage
-from equipoise.methods.stage import MakeNetwork, Norm, Schedule, Stage, TrainingAttack
+from equipoise.methods.stage import (
+    MakeNetwork,
+    Norm,
+    Schedule,
+    Stage,
+    TrainingAttack,
+    check_strengths,
+)
 from equipoise.methods.training_attack import attacked
 from equipoise.models import Conditional, conditioned
 from equipoise.models.film import Start
@@ -46,8 +53,8 @@ class OAT:
     Raises:
         ValueError: If preferences, encoding or default do not fit, none of the preferences is
             above 0, ``zero_share`` is not in [0, 1) or above 0 exactly where 0 is a preference,
-            epsilon is not above 0, or the objective runs no attack, trains a companion network, or
-            mixes images, whose preferences differ.
+            epsilon is not above 0 or none of the norm's, or the objective runs no attack, trains a
+            companion network, or mixes images, whose preferences differ.
 
     Source:
         Wang et al. 2020, "Once-for-All Adversarial Training: In-Situ Tradeoff between Robustness
@@ -72,6 +79,7 @@ class OAT:
     norm: Norm = "Linf"
 
     def __post_init__(self) -> None:
+        check_strengths(self.norm, self.epsilon)
         check_code(self.preferences, self.encoding, self.size, self.default)
         if self.preferences[-1] == 0:
             raise ValueError(f"preferences must have one above 0, got {self.preferences}.")

@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from equipoise import draws, goals, losses
-from equipoise.epsilon import Epsilon
+from equipoise.epsilon import Distance
 from equipoise.features import features_and_logits
 from equipoise.goals import Goal, Predict
 from equipoise.losses import Labels, PerImage
@@ -43,7 +43,7 @@ class TLA:
     weight: float = 2.0
     margin: float = 0.03
     norm_weight: float = 1e-3
-    noise: Epsilon = 8 / 255
+    noise: Distance = 8 / 255
 
     attacks = True
     start_noise = None

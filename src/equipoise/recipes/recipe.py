@@ -13,7 +13,7 @@ from equipoise.data import DataSource
 from equipoise.epsilon import Epsilons
 from equipoise.evaluation import SuiteName
 from equipoise.methods import AnyMethod
-from equipoise.methods.stage import Norm
+from equipoise.methods.stage import Norm, check_strengths
 from equipoise.objectives import AnyObjective
 from equipoise.objectives.fat import Befriended
 from equipoise.recipes.networks import AnyNetwork
@@ -35,7 +35,8 @@ class Evaluation:
         norm: Geometry of the threat.
 
     Raises:
-        ValueError: If a count is below 1, or no strength, no suite or a suite twice is named.
+        ValueError: If a count is below 1, no strength, no suite or a suite twice is named, or the
+            norm has no such strength.
     """
 
     epsilons: Epsilons
@@ -47,6 +48,7 @@ class Evaluation:
     norm: Norm = "Linf"
 
     def __post_init__(self) -> None:
+        check_strengths(self.norm, *self.epsilons)
         if self.images is not None and self.images < 1:
             raise ValueError(f"images must be 1 or more, got {self.images}.")
         for what, named in (("epsilons", self.epsilons), ("suites", self.suites)):

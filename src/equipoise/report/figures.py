@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 
 from equipoise.epsilon import format_epsilon
 from equipoise.report.summary import COLOURS, DASHES, Model, Value
-from equipoise.report.table import Record
+from equipoise.report.table import Record, strength_marks
 
 Figure = dict[str, Any]
 PUBLISHED = "published"
@@ -278,14 +278,13 @@ def _axis(settings: Figure) -> Figure:
 
 def _strengths(record: Record) -> Figure:
     """An axis whose ticks are the strengths; 255ths without their denominator, for narrow pages."""
-    written, below = record["epsilons_written"], "/255"
     strongest = record["epsilons"][-1] or 1.0
-    all_255ths = all(text == "0" or text.endswith(below) for text in written)
+    marks, unit = strength_marks(record)
     return {
-        "title": "attack strength ε" + (", in 255ths" if all_255ths else ""),
+        "title": "attack strength ε" + unit,
         "range": [-0.04 * strongest, 1.04 * strongest],
         "tickvals": record["epsilons"],
-        "ticktext": [text.removesuffix(below) for text in written] if all_255ths else written,
+        "ticktext": marks,
         "tickangle": 0,
     }
 

@@ -75,6 +75,19 @@ def fullest(records: Sequence[Record]) -> list[Record]:
     return list(chosen.values())
 
 
+def strength_marks(record: Record) -> tuple[list[str], str]:
+    """Ticks of an axis of strengths, and what to add to its title.
+
+    Returns:
+        255ths without their denominator where all strengths are such, for narrow pictures, and
+        then ``", in 255ths"``; else the strengths as they are written, and nothing.
+    """
+    written, below = record["epsilons_written"], "/255"
+    if all(text == "0" or text.endswith(below) for text in written):
+        return [text.removesuffix(below) for text in written], ", in 255ths"
+    return written, ""
+
+
 def attack_count(record: Record) -> int:
     """How many attacks a record tried, over all suites."""
     return sum(len(suite["attacks"]) for suite in record["suites"])

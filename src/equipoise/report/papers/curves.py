@@ -12,6 +12,7 @@ from equipoise.report.beside import budgets_of
 from equipoise.report.papers.entry import WORST
 from equipoise.report.papers.measured import accuracies
 from equipoise.report.papers.style import COLOURS, DASHES, MARKS, Drawing, canvas
+from equipoise.report.table import strength_marks
 
 Numbers = Sequence[float]
 _AFA = " + AFA"
@@ -239,8 +240,7 @@ def _over_seeds(found: Sequence[Numbers]) -> tuple[list[float], list[float] | No
 
 
 def _strengths(panel: Axes, record: dict[str, Any]) -> None:
-    """Ticks at the strengths; 255ths without their denominator."""
-    written, below = record["epsilons_written"], "/255"
-    in_255ths = all(text == "0" or text.endswith(below) for text in written)
-    panel.set_xticks(record["epsilons"], [text.removesuffix(below) for text in written])
-    panel.set_xlabel("strength ε" + (", in 255ths" if in_255ths else ""))
+    """Ticks at the strengths."""
+    marks, unit = strength_marks(record)
+    panel.set_xticks(record["epsilons"], marks)
+    panel.set_xlabel("strength ε" + unit)
