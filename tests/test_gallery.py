@@ -93,6 +93,13 @@ def test_the_same_record_gives_the_same_gallery(run):
     assert first == second
 
 
+def test_a_model_folder_with_records_of_its_own_is_enough(run):
+    model = (run / "model").rename(run.parent / "last")
+    shutil.move(run / "records", model)
+    (written,) = write_galleries([only(model)], 2)
+    assert written.parent == model / "gallery"
+
+
 def test_more_pictures_than_images_are_refused(run):
     with pytest.raises(ValueError, match="1 to 16 images, got 17"):
         write_galleries([only(run)], 17)

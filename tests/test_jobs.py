@@ -7,12 +7,13 @@ import pytest
 import torch
 
 import tiny
-from equipoise import cards, jobs, judge, load, runs
+from equipoise import cards, checkpoints, jobs, judge, load, runs
 from equipoise.data import Cifar10, DataError, Digits
 from equipoise.evaluation import images_hash, profile
 from equipoise.models import AdaptiveNetwork, conditioned, folder, save
 from equipoise.models.folder import ModelFolderError, read_config
 from equipoise.recipes import Evaluation, to_json
+from equipoise.training.validation import Validation
 
 QUICK = Evaluation(epsilons=(0.0, 0.1), suites=("quick",), steps=1, restarts=1, images=8)
 
@@ -42,6 +43,34 @@ def test_training_returns_the_saved_model_in_eval_mode(tmp_path, data):
     assert isinstance(saved, AdaptiveNetwork)
     assert not model.training
     assert tiny.same(tiny.weights(saved), tiny.weights(model))
+
+
+@pytest.mark.parametrize(("scores", "kept"), [((0.9, 0.1), "best"), ((0.1, 0.9), "last")])
+def test_weights_of_the_last_epoch_are_a_model_too_where_the_best_is_another(
+    tmp_path, data, monkeypatch, scores, kept
+):
+    following = iter(scores)
+    monkeypatch.setattr(Validation, "__call__", lambda self, task: {0.0: next(following)})
+    trained = jobs.train(tiny.recipe(), tmp_path, dataset=data)
+    stage = tmp_path / "stages" / "network"
+    found = {
+        name: checkpoints.unpack(stage / f"{name}.safetensors")[0] for name in ("best", "last")
+    }
+    assert tiny.same(found["best"], found["last"]) == (kept == "last")
+
+    def of_network(name):
+        return {key.removeprefix("network."): value for key, value in found[name].items()}
+
+    assert tiny.same(tiny.weights(trained), of_network(kept))
+    assert tiny.same(tiny.weights(load(tmp_path)), of_network(kept))
+    assert (tmp_path / "last").exists() == (kept == "best")
+    if kept == "best":
+        assert tiny.same(tiny.weights(load(tmp_path / "last")), of_network("last"))
+        record, path = jobs.evaluate(tmp_path / "last", evaluation=QUICK, dataset=data)
+        assert (record["model"], path.parent) == (
+            "standard_digits_last",
+            tmp_path / "last" / "records",
+        )
 
 
 def test_a_run_leaves_its_recipe_environment_and_card(trained):

@@ -30,7 +30,7 @@ def weights_sha256(place: Path) -> str:
 
 
 def home_of(place: Path) -> Path:
-    """Where the records of a model folder lie: its run folder, or itself if it has none."""
+    """Where the records of a model folder lie: its run folder, or itself if it is no run's."""
     return place.parent if place.name == "model" else place
 
 

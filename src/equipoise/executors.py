@@ -11,11 +11,13 @@ import torch
 from lightning_fabric import Fabric
 from torch import nn
 
+from equipoise import runs
 from equipoise.data import Split
 from equipoise.goals import Predict
 from equipoise.methods import Stage
 from equipoise.runs import derive_seed
 from equipoise.training import (
+    DONE,
     Loop,
     Ranks,
     Reporter,
@@ -36,6 +38,7 @@ def execute(
     seed: int,
     fabric: Fabric,
     reporter: Reporter | None = None,
+    last_epoch: bool = False,
 ) -> tuple[nn.Module, list[str]]:
     """Run every stage of a plan that is not done yet, in order.
 
@@ -48,6 +51,7 @@ def execute(
             from this one and the stage's name.
         fabric: Device, precision and processes, launched; every process calls this.
         reporter: Who is told.
+        last_epoch: Take the last stage, which is done, as its last epoch left it.
 
     Returns:
         The last stage's outcome in eval mode, and the names of the stages that ran now.
@@ -67,7 +71,7 @@ def execute(
         if not stage.trains:
             task.to(fabric.device)
         elif Ranks(fabric).agreed(is_done(place)):
-            load_weights(task, place, stage.keep)
+            load_weights(task, place, "last" if last_epoch and stage is stages[-1] else stage.keep)
             task.to(fabric.device)
         else:
             fit(
@@ -84,6 +88,19 @@ def execute(
             ran.append(stage.name)
         outcomes[stage.name] = task.outcome()
     return outcomes[stages[-1].name].eval(), ran
+
+
+def keeps_its_last_epoch(stage: Stage, folder: Path) -> bool:
+    """Whether a stage of a finished run hands on what its last epoch left.
+
+    Args:
+        stage: The stage.
+        folder: Of the run.
+    """
+    if stage.keep == "last" or not stage.trains:
+        return True
+    summary = runs.read_json(folder / "stages" / stage.name / DONE)
+    return bool(summary["best_epoch"] + 1 == summary["epochs"])
 
 
 def rehearse(stage: Stage, train: Split) -> None:

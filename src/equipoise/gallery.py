@@ -19,6 +19,7 @@ from equipoise.goals import margin
 from equipoise.judge import at_preference, find_model
 from equipoise.methods.stage import THREATS
 from equipoise.models import attack_mode
+from equipoise.models.folder import CONFIG, locate
 from equipoise.report.beside import GALLERY_FORMAT, gallery_path
 from equipoise.report.compare import broken_at
 from equipoise.report.score_card import preference_in
@@ -68,11 +69,11 @@ def write_galleries(
     images = found[0][1]["images"]
     if not 1 <= count <= images:
         raise ValueError(f"a gallery must show 1 to {images} images, got {count}.")
-    here = [(path, record) for path, record in found if (_home(path) / "model").is_dir()]
+    here = [(path, record) for path, record in found if (locate(_home(path)) / CONFIG).is_file()]
     if not here:
         raise runs.RunError(
             f"no model lies beside {found[0][0]}, so there is nothing to make pictures with; name "
-            "records inside their run folders, or leave --gallery out."
+            "records inside their run or model folders, or leave --gallery out."
         )
     rows = spread_out([record for _, record in found], count)
     return [_write(path, record, rows, data) for path, record in here]

@@ -4,6 +4,7 @@ import contextlib
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from equipoise import cards, runs
 from equipoise.claims import ENVIRONMENT, RECIPE, check_same_data, claimed
 from equipoise.data import Augmentation, DataSet
 from equipoise.dry_run import dry_run as measure
-from equipoise.executors import check_answer, execute, rehearse
+from equipoise.executors import check_answer, execute, keeps_its_last_epoch, rehearse
 from equipoise.judge import evaluate as evaluate
 from equipoise.methods import AFS, Stage
 from equipoise.methods.afs import extractor
@@ -31,6 +32,8 @@ from equipoise.sources import with_folder as with_folder
 from equipoise.training import Ranks, Reporter, Silent
 from equipoise.training import launched as launched
 
+LAST = "last"
+"""The model folder of a run's last epoch, where the best one is another."""
 DEMO = ("standard_digits", "pgd_at_digits", "afa_digits", "afs_digits")
 
 
@@ -193,7 +196,8 @@ def _train(
         ranks.first(lambda: runs.write_json(folder / ENVIRONMENT, about))
         if elsewhere is not None:
             elsewhere(recipe, folder)
-        model, ran = execute(
+        found = partial(
+            execute,
             stages,
             train=dataset.train,
             loop=recipe.loop,
@@ -202,14 +206,21 @@ def _train(
             fabric=fabric,
             reporter=reporter,
         )
-        ranks.first(lambda: _save(model, recipe, dataset, folder, bool(ran or elsewhere)))
+        model, ran = found()
+        save_it = partial(_save, recipe, dataset, changed=bool(ran or elsewhere))
+        if not keeps_its_last_epoch(stages[-1], folder):
+            last, _ = found(last_epoch=True)
+            ranks.first(lambda: save_it(last, folder / LAST, f"{recipe.name}_last"))
+        ranks.first(lambda: save_it(model, folder / "model", recipe.name))
     return model.eval()
 
 
-def _save(model: nn.Module, recipe: Recipe, dataset: DataSet, folder: Path, changed: bool) -> None:
-    if changed or not (folder / "model" / "config.json").exists():  # written last
+def _save(
+    recipe: Recipe, dataset: DataSet, model: nn.Module, place: Path, name: str, changed: bool
+) -> None:
+    if changed or not (place / "config.json").exists():  # written last
         card = {
-            "name": recipe.name,
+            "name": name,
             "data": dataset.name,
             "classes": list(dataset.class_names),
             "image_shape": list(dataset.image_shape),
@@ -221,8 +232,8 @@ def _save(model: nn.Module, recipe: Recipe, dataset: DataSet, folder: Path, chan
             "validation_images": recipe.loop.validation_images,
             "commit": runs.commit(),
         }
-        save(model, folder / "model", card)
-        cards.renew(folder / "model")
+        save(model, place, card)
+        cards.renew(place)
 
 
 def dry_run(

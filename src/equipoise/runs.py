@@ -9,6 +9,7 @@ A run folder::
       stages/<stage>/              metrics.jsonl, tensorboard/, two checkpoints, best and last
                                    weights, done.json once it is finished
       model/                       config.json, model.safetensors, README.md
+      last/                        the same of the last epoch, where it is another
       records/<record>.json        one per evaluation
       gallery/<record>.json        pictures for the HTML report
 
