@@ -1,25 +1,30 @@
 # make demo | test | check | docs | bench: each installs what it needs into .venv first.
 PYTHON ?= python3
-BIN := .venv/bin
+VENV := .venv
+CONSTRAINTS := constraints.txt
+BIN := $(VENV)/bin
 export NO_MKDOCS_2_WARNING := 1
 
-.PHONY: demo test check docs audit bench format clean
+.PHONY: demo test test-oldest check docs audit bench format clean
 .DEFAULT_GOAL := test
 
-.venv/installed: pyproject.toml constraints.txt
+$(VENV)/installed: pyproject.toml $(CONSTRAINTS)
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'Equipoise needs Python 3.11 or newer')"
-	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --constraint constraints.txt torch
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --constraint $(CONSTRAINTS) torch
+	$(BIN)/pip install --quiet --constraint $(CONSTRAINTS) --editable ".[dev]"
 	touch $@
 
-demo: .venv/installed  ## train four models on digits, attack them, print one table
+demo: $(VENV)/installed  ## train four models on digits, attack them, print one table
 	$(BIN)/equipoise demo
 
-test: .venv/installed  ## every test
-	$(BIN)/pytest
+test: $(VENV)/installed  ## every test
+	$(BIN)/pytest $(PYTEST)
 
-check: .venv/installed  ## formatter, linter, types, import layers, documentation site
+test-oldest:  ## every test with the lowest versions that pyproject.toml allows
+	$(MAKE) test VENV=.venv-oldest CONSTRAINTS=constraints-oldest.txt PYTEST="-W default"
+
+check: $(VENV)/installed  ## formatter, linter, types, import layers, documentation site
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -27,25 +32,25 @@ check: .venv/installed  ## formatter, linter, types, import layers, documentatio
 	$(BIN)/mkdocs build --quiet
 	@$(MAKE) --no-print-directory audit
 
-docs: .venv/installed  ## the documentation site, into build/site
+docs: $(VENV)/installed  ## the documentation site, into build/site
 	$(BIN)/mkdocs build --quiet
 
-audit: .venv/installed  ## known faults of the pinned dependencies, where the index can be reached
+audit: $(VENV)/installed  ## known faults of the pinned dependencies, where the index can be reached
 	@if $(BIN)/python -c "import socket; socket.create_connection(('pypi.org', 443), 3)" 2>/dev/null; \
 	then mkdir -p build; $(BIN)/pip-audit --requirement constraints.txt --no-deps --disable-pip \
 	--progress-spinner off > build/audit.txt 2> build/audit.log || { cat build/audit.txt build/audit.log; exit 1; }; \
 	tail -n 1 build/audit.log; \
 	else echo "pip-audit left out: pypi.org cannot be reached"; fi
 
-bench: .venv/installed  ## speed, one benchmark after the other; the machine should do nothing else
+bench: $(VENV)/installed  ## speed, one benchmark after the other; the machine should do nothing else
 	for name in pgd_step afa_stage1 strengths inference growth precision; do \
 		$(BIN)/python benchmarks/$$name.py || exit 1; \
 	done
 	$(BIN)/equipoise report --into README.md
 
-format: .venv/installed
+format: $(VENV)/installed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .venv-oldest .pytest_cache .mypy_cache .ruff_cache

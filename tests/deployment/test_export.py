@@ -305,3 +305,15 @@ def test_onnx_without_its_packages_says_what_to_install(folder, tmp_path, monkey
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     with pytest.raises(ExportError, match=r"pip install 'equipoise\[onnx\]'"):
         export(str(folder), tmp_path / "file.onnx", form="onnx", images=4)
+
+
+def test_an_onnxscript_that_is_too_old_for_torch_says_so(folder, tmp_path, monkeypatch):
+    def too_old(*arguments, **settings):
+        raise ModuleNotFoundError("No module named 'onnxscript.of_later'")
+
+    monkeypatch.setattr(torch.onnx, "export", too_old)
+    with pytest.raises(
+        ExportError, match=r"needs other packages .*of_later.*pip install --upgrade"
+    ):
+        export(str(folder), tmp_path / "file.onnx", form="onnx", images=4)
+    assert not (tmp_path / "file.onnx").exists()

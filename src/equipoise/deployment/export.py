@@ -290,6 +290,11 @@ def _traced(deployed: Deployed) -> Iterator[None]:
     """Say which network could not be traced, whatever torch said."""
     try:
         yield
+    except ImportError as error:
+        raise ExportError(
+            f"torch {torch.__version__} needs other packages to export ({error}): "
+            "pip install --upgrade 'equipoise[onnx]'."
+        ) from error
     except Exception as error:
         first = str(error).strip().splitlines()[:1]
         raise ExportError(
