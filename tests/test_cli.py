@@ -167,7 +167,8 @@ def test_an_epsilon_of_8_is_refused_with_the_remedy(capsys, tmp_path, flag):
 def test_a_step_of_2_is_refused_with_the_remedy(capsys, tmp_path):
     said = refused(
         capsys,
-        *("train", "pgd_at_digits", "--method.attack.step-size", "2", "--out", tmp_path / "run"),
+        *("train", "pgd_at_digits", "--out", tmp_path / "run"),
+        *("--method.attack.step-size", "2", "--method.attack.relative-step", "None"),
     )
     assert "write 2/255" in said
     assert not (tmp_path / "run").exists()
@@ -179,7 +180,9 @@ def test_an_epsilon_above_1_is_taken_under_l2(monkeypatch, tmp_path):
     run(
         *("train", "pgd_at_digits", "--method.norm", "L2", "--method.epsilon", "3"),
         *("--evaluation.norm", "L2", "--evaluation.epsilons", "0", "1.5", "3", "--out", tmp_path),
+        *("--method.attack.step-size", "1.5", "--method.attack.relative-step", "None"),
     )
+    assert asked[0].method.attack.step_size == 1.5
     assert asked[0].method.epsilon == 3.0
     assert asked[0].evaluation.epsilons == (0.0, 1.5, 3.0)
 

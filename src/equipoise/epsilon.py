@@ -77,7 +77,7 @@ Epsilon = Annotated[float, _written(parse_epsilon)]
 """A strength in pixel units; on the command line ``8/255`` or a decimal."""
 
 Distance = Annotated[float, _written(lambda text: check_epsilon(parse_epsilon(text)))]
-"""A step or a deviation in [0, 1] pixel units, written like a strength."""
+"""A deviation in [0, 1] pixel units, written like a strength."""
 
 Epsilons = Annotated[
     tuple[float, ...],

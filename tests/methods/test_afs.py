@@ -152,6 +152,20 @@ def test_a_split_batch_gives_each_image_one_of_the_two_terms(attacks):
     assert torch.allclose(terms["loss"], 0.25 * clean + 0.75 * adversarial)
 
 
+@pytest.mark.parametrize("alpha", [0.1, 0.3, 0.9])
+@pytest.mark.parametrize("count", [1, 3, 8])
+def test_the_loss_of_a_split_batch_is_one_mean_over_its_images(alpha, count):
+    merger = task(alpha=alpha, split_batch=True)
+    images, labels = images_and_labels(count)
+    with torch.no_grad():
+        terms = step(merger, count=count)
+    natural = int(count * alpha)
+    by_term = natural * terms["loss_clean"] + (count - natural) * terms["loss_adversarial"]
+    assert torch.allclose(terms["loss"], by_term / count)
+    clean = losses.cross_entropy(merger.stack(images[:natural]), labels[:natural]).sum()
+    assert torch.allclose(natural * terms["loss_clean"], clean)
+
+
 @pytest.mark.parametrize("alpha", [0.1, 0.9])
 def test_a_split_batch_too_small_for_one_of_the_terms_still_has_a_loss(alpha):
     assert bool(step(task(alpha=alpha, split_batch=True), count=1)["loss"].isfinite())

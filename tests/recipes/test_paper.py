@@ -58,7 +58,7 @@ def test_afss_settings_are_those_of_its_section_3(recipe):
     assert recipe.loop.augmentation.flip
     if hasattr(method, "merger_schedule"):
         merger = method.merger_schedule
-        assert (merger.epochs, merger.learning_rate, merger.decay_epochs) == (5, 0.1, (3,))
+        assert (merger.epochs, merger.learning_rate, merger.decay_epochs) == (5, 0.1, (2,))
         assert method.merger_epsilon == 8 / 255
     assert recipe.evaluation.epsilons in ((0.0, 8 / 255), tuple(k / 255 for k in (0, 2, 4, 6, 8)))
 

@@ -58,7 +58,7 @@ class SingleNetwork:
     stage: str = "network"
 
     def __post_init__(self) -> None:
-        check_strengths(self.norm, self.epsilon, *self.random_budgets)
+        check_strengths(self.norm, self.epsilon, *self.random_budgets, self.attack.step_size)
         if not re.fullmatch("[a-z0-9_]+", self.stage):
             raise ValueError(
                 f"stage must be small letters, digits and underscores, as it names a folder, got "

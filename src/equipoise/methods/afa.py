@@ -88,7 +88,8 @@ class AFA:
     """Train a K-branch network over K strengths, then a generator that fuses its outermost two.
 
     Args:
-        objective: What the attacked branches minimise (the paper's "PGD-AT + ours", ...).
+        objective: What the attacked branches minimise (the paper's "PGD-AT + ours", ...). The
+            clean branch has the plain cross-entropy, without label smoothing.
         strengths: Strength of each branch, ascending, the first 0.
         attack: Search of every training attack.
         schedule: Optimiser and learning rate of stage I.
@@ -130,7 +131,9 @@ class AFA:
     norm: Norm = "Linf"
 
     def __post_init__(self) -> None:
-        check_strengths(self.norm, *self.strengths, *(self.gate.strengths or ()))
+        check_strengths(
+            self.norm, *self.strengths, *(self.gate.strengths or ()), self.attack.step_size
+        )
         ascending = all(a < b for a, b in zip(self.strengths, self.strengths[1:], strict=False))
         if len(self.strengths) < 2 or self.strengths[0] != 0 or not ascending:
             raise ValueError(

@@ -78,7 +78,7 @@ class AFS:
     norm: Norm = "Linf"
 
     def __post_init__(self) -> None:
-        check_strengths(self.norm, *self.budgets, self.merger_epsilon)
+        check_strengths(self.norm, *self.budgets, self.merger_epsilon, self.attack.step_size)
         if not self.budgets and not self.extractors:
             raise ValueError("budgets must name at least one strength, got none.")
         same = [name if is_foreign(name) else str(Path(name).resolve()) for name in self.extractors]
@@ -208,11 +208,13 @@ class MergerTask(nn.Module):
     ) -> dict[str, Tensor]:
         """One step: alpha times the clean loss plus 1 - alpha times the adversarial one."""
         alpha = self.method.alpha
+        weight = alpha
         places = torch.arange(draws.whole(len(labels), generator))  # in the batch of all processes
         natural, attackable = places >= 0, places >= 0
         if self.method.split_batch:
             natural = places < int(len(places) * alpha)
             attackable = ~natural
+            weight = float(natural.sum()) / len(places)  # one mean over the batch
         clean = adversarial = self.stack.merger.bias.sum() * 0
         if alpha > 0 and bool(natural.any()):
             rows = slice(0, int(draws.own(natural, generator).sum()))
@@ -231,7 +233,7 @@ class MergerTask(nn.Module):
                     generator,
                 )
             adversarial = self._loss(found, truth, attackable, generator)
-        loss = alpha * clean + (1 - alpha) * adversarial
+        loss = weight * clean + (1 - weight) * adversarial
         return {"loss": loss, "loss_clean": clean, "loss_adversarial": adversarial}
 
     def outcome(self) -> nn.Module:

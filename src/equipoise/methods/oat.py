@@ -34,7 +34,7 @@ class OAT:
 
     Args:
         objective: Loss of the attacked images, and what their attack climbs; the paper's is
-            PGD-AT's.
+            PGD-AT's. Clean images have the plain cross-entropy, without label smoothing.
         preferences: Lambdas to train for, ascending from 0 to 1.
         zero_share: Share of each batch with lambda 0, rounded up to whole images; the other images
             draw from the other preferences alike.
@@ -79,7 +79,7 @@ class OAT:
     norm: Norm = "Linf"
 
     def __post_init__(self) -> None:
-        check_strengths(self.norm, self.epsilon)
+        check_strengths(self.norm, self.epsilon, self.attack.step_size)
         check_code(self.preferences, self.encoding, self.size, self.default)
         if self.preferences[-1] == 0:
             raise ValueError(f"preferences must have one above 0, got {self.preferences}.")

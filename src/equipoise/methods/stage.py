@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from equipoise.attacks import PGD
-from equipoise.epsilon import Distance
+from equipoise.epsilon import Epsilon
 from equipoise.goals import Predict
 from equipoise.losses import Labels
 from equipoise.threat import L2, Images, Linf, Threat
@@ -19,14 +19,14 @@ Norm = Literal["Linf", "L2"]
 THREATS: dict[str, Callable[[float | Tensor], Threat]] = {"Linf": Linf, "L2": L2}
 
 
-def check_strengths(norm: Norm, *epsilons: float) -> None:
-    """Refuse strengths that the norm does not have, before anything is trained.
+def check_strengths(norm: Norm, *epsilons: float | None) -> None:
+    """Refuse strengths and steps that the norm does not have, before anything is trained.
 
     Raises:
         ValueError: If one is negative or no number, or above 1 under L-inf.
     """
     for epsilon in epsilons:
-        THREATS[norm](epsilon)
+        THREATS[norm](epsilon or 0.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,7 +192,7 @@ class TrainingAttack:
     """
 
     steps: int = 10
-    step_size: Distance | None = None
+    step_size: Epsilon | None = None
     relative_step: float | None = 0.25
     random_start: bool = True
     mode: Literal["eval", "train"] = "eval"

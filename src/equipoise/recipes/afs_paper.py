@@ -20,8 +20,9 @@ TOP = 8 / 255
 BUDGETS = tuple(k / 255 for k in range(10))
 ATTACK = TrainingAttack(steps=10, step_size=2 / 255, relative_step=None)
 SCHEDULE = Schedule(epochs=70, learning_rate=0.1, decay_epochs=(60,))
-MERGER = Schedule(epochs=5, learning_rate=0.1, decay_epochs=(3,))
-"""Its batches have 128 images, as the extractors', where the paper's have 100."""
+MERGER = Schedule(epochs=5, learning_rate=0.1, decay_epochs=(2,))
+"""Its decay "at 3" is after two epochs, as in the authors' code. Its batches have 128 images, as
+the extractors', where the paper's have 100."""
 
 PGD = Evaluation(epsilons=(0.0, TOP), suites=("paper", "adaptive"))
 AUTOATTACK = Evaluation(epsilons=(0.0, TOP), suites=("paper", "autoattack", "adaptive"))

@@ -45,7 +45,7 @@ AFA_ENTRIES = (
         name="afa-fig-1",
         paper="AFA Fig. 1",
         title="Accuracy of several methods against the strength of the attack",
-        note="OAT is shown at its middle preference; its published curve has no table. Measured "
+        note="OAT is shown at λ = 1; its published curve has no table. Measured "
         "curves are the worst case over every attack.",
         content=Figure(
             part=Part(
