@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from scripted import EPSILONS, STRENGTHS, AlwaysZero, Scripted, always_zero, numbered, run, scripted
@@ -250,7 +252,29 @@ def test_the_quick_look_searches_under_autocast_and_scores_without():
     robust_accuracy(
         predict, grey(4), threat=Linf(0.1), search=search, generator=generator, autocast=Autocast
     )
-    assert calls == ["predict", "in", "predict", "out", "predict"]
+    assert calls[:4] == ["predict", "in", "predict", "out"]
+    assert set(calls[4:]) == {"predict"}  # what is wrong there is judged outside
+
+
+def test_the_quick_look_leaves_broken_images_alone():
+    model, data = linear(2).eval(), grey()
+    data = replace(data, labels=torch.cat([1 - data.labels[:40], data.labels[40:]]))
+    searched = []
+
+    def predict(images):
+        if torch.is_grad_enabled() and images.requires_grad:
+            searched.append(len(images))
+        return model(images)
+
+    generator = torch.Generator().manual_seed(0)
+    left = robust_accuracy(
+        predict, data, threat=Linf(0.05), search=STRONG, generator=generator, batch_size=256
+    )
+    right = int((model(data.batch(slice(None))[0]).argmax(1) == data.labels).sum())
+    assert 0 < left * len(data) < right < len(data)
+    assert searched[0] == len(data)  # all have a random start
+    assert searched[1] <= right
+    assert searched[-1] < searched[1]
 
 
 def test_the_profile_is_monotone_and_starts_at_the_clean_accuracy(of_adaptive):

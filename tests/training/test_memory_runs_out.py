@@ -1,11 +1,14 @@
 """A step that does not fit into memory."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
 
+import tiny
 from equipoise import checkpoints
-from equipoise.methods import Schedule, Stage
+from equipoise.methods import AFS, Schedule, Stage
 from equipoise.methods.adversarial_training import network_stage
 from equipoise.objectives import PGDAT, Standard
 from equipoise.training import Loop, TrainingError
@@ -130,7 +133,42 @@ def test_the_parts_draw_what_the_whole_would_have_begun_with():
     assert terms["loss"].item() == pytest.approx((3 + 4 + 5 + 6) / 4)
 
 
-@pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory.")])
+@pytest.mark.parametrize(
+    ("method", "least"),
+    [
+        (replace(tiny.recipe("afa_digits").method, split_batch=True), 4),
+        (replace(tiny.recipe("afs_digits").method, split_batch=True, alpha=0.3), 4),
+        (tiny.recipe("oat_digits").method, 6),
+        (tiny.recipe("afa_digits").method, None),
+    ],
+)
+def test_a_method_that_deals_batches_out_says_how_many_images_it_needs(method, least):
+    stages = method.stages(tiny.wide_resnet)
+    task = stages[-1 if isinstance(method, AFS) else 0].build(
+        {stage.name: tiny.wide_resnet() for stage in stages[:-1]}
+    )
+    assert getattr(task, "least_images", None) == least
+
+
+def test_a_batch_that_is_dealt_out_is_not_cut_below_what_that_needs(tmp_path):
+    of, heard = stage(2), Heard()
+    task = of.build({})
+    task.least_images = 6
+    with pytest.raises(TrainingError, match=r"step of 8 images .* 6 are the fewest .* deals out"):
+        fit_stage(of, task, tmp_path, reporter=heard)
+    assert len(heard.said) == 1
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory."),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_HOST_ALLOCATION_FAILED"),
+        RuntimeError("std::bad_alloc"),
+    ],
+)
 def test_every_allocators_error_is_known(error):
     assert is_out_of_memory(error)
 

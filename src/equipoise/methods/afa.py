@@ -224,6 +224,8 @@ class BranchTask(nn.Module):
         super().__init__()
         self.network = network
         self.method = method
+        if method.split_batch:
+            self.least_images = 2 * (network.branches - 1)  # an attacked branch normalises its own
 
     def forward(
         self, images: Images, labels: Labels, generator: torch.Generator, progress: float

@@ -1,5 +1,6 @@
 """Adversarial feature stacking: N extractors trained at different budgets, one linear merger."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import compress
@@ -202,6 +203,8 @@ class MergerTask(nn.Module):
         super().__init__()
         self.stack = stack
         self.method = method
+        if method.split_batch and method.alpha > 0:
+            self.least_images = math.ceil(1 / method.alpha)
 
     def forward(
         self, images: Images, labels: Labels, generator: torch.Generator, progress: float

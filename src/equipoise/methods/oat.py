@@ -165,6 +165,8 @@ class ConditionalTask(nn.Module):
         super().__init__()
         self.network = network
         self.method = method
+        if method.zero_share > 0:
+            self.least_images = math.ceil(1 / method.zero_share - 1e-9)
 
     def forward(
         self, images: Images, labels: Labels, generator: torch.Generator, progress: float

@@ -97,6 +97,9 @@ class Task(Protocol):
 
     The whole step, the attack included, is inside the call, so that a data-parallel wrapper reduces
     gradients once a step while the attack runs on the unwrapped network.
+
+    A task that deals its batch out says in ``least_images`` how many it needs to give each part
+    its share; where memory runs out, batches are not cut below that.
     """
 
     def __call__(

@@ -11,9 +11,12 @@ from equipoise.training.loop import TrainingError
 
 Terms = dict[str, Tensor]
 Backward = Callable[[Images, Labels, float, bool], Terms]
-_SMALLEST = 2
+LEAST = 2
 """Images; batch norms have no variance of fewer."""
-_SAID = ("out of memory", "can't allocate memory", "not enough memory")
+_SAID = (
+    "out of memory", "can't allocate memory", "not enough memory",
+    "alloc_failed", "allocation_failed", "bad_alloc",
+)  # fmt: skip
 
 
 def in_parts(
@@ -23,6 +26,7 @@ def in_parts(
     backward: Backward,
     generator: torch.Generator,
     say: Callable[[str], None],
+    least: int = LEAST,
 ) -> tuple[Terms, int]:
     """The gradients of a batch, in as many parts as the memory asks for.
 
@@ -38,12 +42,13 @@ def in_parts(
             is the first, and returns the part's terms.
         generator: Of the step's draws.
         say: Hears of every halving.
+        least: Images that a part must have.
 
     Returns:
         The terms, as means over the batch, and how many parts there were.
 
     Raises:
-        TrainingError: If memory does not suffice for two images.
+        TrainingError: If memory does not suffice for so few images.
     """
     while True:
         drawn = generator.get_state()
@@ -55,10 +60,13 @@ def in_parts(
             torch.cuda.empty_cache()
         generator.set_state(drawn)
         parts *= 2
-        if len(images) < _SMALLEST * parts:
+        if len(images) < least * parts:
+            why = (
+                f", and {least} are the fewest that this method deals out" if least > LEAST else ""
+            )
             raise TrainingError(
                 f"memory does not suffice for a step of {2 * len(images) // parts} images "
-                f"({found}). Earlier checkpoints are kept. Use a smaller network or image, "
+                f"({found}){why}. Earlier checkpoints are kept. Use a smaller network or image, "
                 "bf16-mixed precision, or a device with more memory."
             )
         say(
