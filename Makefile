@@ -47,6 +47,7 @@ bench: $(VENV)/installed  ## speed, one benchmark after the other; the machine s
 		$(BIN)/python benchmarks/$$name.py || exit 1; \
 	done
 	$(BIN)/equipoise report --into README.md
+	$(BIN)/equipoise report --into docs/speed.md
 
 format: $(VENV)/installed
 	$(BIN)/ruff format .

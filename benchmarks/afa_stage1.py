@@ -18,7 +18,7 @@ from steps import (
     our_step,
     pgd_task,
 )
-from timing import Apart, Product, comparison, operations, settings, share_of_ceiling, take_turns
+from timing import Apart, comparison, fastest, operations, settings, share_of_ceiling, take_turns
 from timing import write_record as write
 
 from equipoise.models import with_branches
@@ -42,13 +42,13 @@ def full(count: int, rounds: int) -> dict[str, Any]:
         algorithm_1(*exact(branched(), *batch(8)), STEPS, lean=lean) for lean in (True, False)
     ]
     losses = check_equal([ours(8, "64-true"), *peers], "stage I")
-    product = Product(dtype=torch.bfloat16)
+    ceiling = fastest(torch.bfloat16)
     turns = take_turns(
         {
             "ours": Apart(partial(ours, count)),
             "Algorithm 1, usual loop": Apart(partial(peer, count, False)),
             "Algorithm 1, leanest peer": Apart(partial(peer, count, True)),
-            "ceiling": product,
+            "ceiling": ceiling,
         },
         rounds,
     )
@@ -62,7 +62,7 @@ def full(count: int, rounds: int) -> dict[str, Any]:
             comparison(turns, what, "ours", "Algorithm 1, usual loop", goal=3.0),
             comparison(turns, what, "ours", "Algorithm 1, leanest peer"),
         ],
-        "share_of_ceiling": share_of_ceiling(turns, "ours", one_pass * passes, product),
+        "share_of_ceiling": share_of_ceiling(turns, "ours", one_pass * passes, ceiling),
     }
 
 

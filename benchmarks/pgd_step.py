@@ -8,18 +8,19 @@ from typing import Any
 
 import torch
 from steps import Step, batch, check_equal, exact, network, our_step, peer_step, pgd_task
-from timing import Apart, Product, comparison, operations, settings, share_of_ceiling, take_turns
+from timing import Apart, comparison, fastest, operations, settings, share_of_ceiling, take_turns
 from timing import write_record as write
 
 STEPS = 10
+LEAN_HALF, FULL = "leanest peer, if in bf16 and channels_last", "ours in float32"
 
 
 def ours(depth: int, width: int, count: int, precision: str = "bf16-mixed") -> Step:
     return our_step(pgd_task(network(depth, width), STEPS), *batch(count), precision)
 
 
-def peer(depth: int, width: int, count: int, lean: bool) -> Step:
-    return peer_step(network(depth, width), *batch(count), STEPS, lean=lean)
+def peer(depth: int, width: int, count: int, lean: bool, half: bool = False) -> Step:
+    return peer_step(network(depth, width), *batch(count), STEPS, lean=lean, half=half)
 
 
 def one_network(depth: int, width: int, count: int, rounds: int) -> dict[str, Any]:
@@ -29,13 +30,15 @@ def one_network(depth: int, width: int, count: int, rounds: int) -> dict[str, An
         for lean in (True, False)
     ]
     losses = check_equal([ours(*small, "64-true"), *peers], name)
-    product, shape = Product(dtype=torch.bfloat16), (depth, width, count)
+    ceiling, shape = fastest(torch.bfloat16), (depth, width, count)
     turns = take_turns(
         {
             "ours": Apart(partial(ours, *shape)),
             "usual loop": Apart(partial(peer, *shape, False)),
             "leanest peer": Apart(partial(peer, *shape, True)),
-            "ceiling": product,
+            LEAN_HALF: Apart(partial(peer, *shape, True, True)),
+            FULL: Apart(partial(ours, *shape, "32-true")),
+            "ceiling": ceiling,
         },
         rounds,
     )
@@ -49,8 +52,10 @@ def one_network(depth: int, width: int, count: int, rounds: int) -> dict[str, An
         "comparisons": [
             comparison(turns, what, "ours", "usual loop", goal=3.5),
             comparison(turns, what, "ours", "leanest peer", goal=2.7),
+            comparison(turns, what, "ours", LEAN_HALF),
+            comparison(turns, what, FULL, "leanest peer"),
         ],
-        "share_of_ceiling": share_of_ceiling(turns, "ours", step_operations, product),
+        "share_of_ceiling": share_of_ceiling(turns, "ours", step_operations, ceiling),
         "profile": profile(ours(*shape)),
     }
 

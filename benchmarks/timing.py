@@ -159,7 +159,7 @@ def comparison(
 
 @dataclass(frozen=True, kw_only=True)
 class Product:
-    """A large square matrix product: what the machine can do at most in one precision.
+    """A large square matrix product.
 
     Args:
         dtype: The precision.
@@ -184,6 +184,68 @@ class Product:
         for _ in range(self.repeats):
             self.factors[0] @ self.factors[1]
 
+    def __str__(self) -> str:
+        return f"product of {self.size} rows"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Convolution:
+    """A large 3x3 convolution in channels_last, as wide ResNets have them.
+
+    Args:
+        dtype: The precision.
+        channels: Of its images and of what it makes of them.
+        size: Pixels a side.
+        count: Images.
+        repeats: Convolutions a call.
+    """
+
+    dtype: torch.dtype
+    channels: int
+    size: int
+    count: int = 16
+    repeats: int = 4
+    factors: list[torch.Tensor] = field(default_factory=list)
+
+    @property
+    def operations(self) -> int:
+        """Floating-point operations of a call."""
+        return 2 * self.count * self.size**2 * 9 * self.channels**2 * self.repeats
+
+    @torch.no_grad()
+    def __call__(self) -> None:
+        """Convolve."""
+        if not self.factors:
+            shapes = [(self.count, self.channels, self.size, self.size)]
+            shapes += [(self.channels, self.channels, 3, 3)]
+            for shape in shapes:
+                factor = torch.randn(shape).to(self.dtype, memory_format=torch.channels_last)
+                self.factors.append(factor)
+        for _ in range(self.repeats):
+            torch.nn.functional.conv2d(*self.factors, padding=1)
+
+    def __str__(self) -> str:
+        return f"3x3 convolution of {self.channels} channels, {self.size}x{self.size}"
+
+
+Kernel = Product | Convolution
+
+
+def fastest(dtype: torch.dtype) -> Kernel:
+    """The machine's ceiling in one precision: of large products and convolutions, the one with most
+    operations a second, by the best of three calls."""
+    kernels: list[Kernel] = [Product(dtype=dtype, size=size) for size in (1024, 2048)]
+    kernels += [
+        Convolution(dtype=dtype, channels=channels, size=size)
+        for channels, size in ((160, 32), (320, 16), (640, 8))
+    ]
+
+    def rate(kernel: Kernel) -> float:
+        kernel()
+        return kernel.operations / min(seconds_of(kernel)[0] for _ in range(3))
+
+    return max(kernels, key=rate)
+
 
 def operations(network: torch.nn.Module, images: torch.Tensor) -> int:
     """Floating-point operations of the products and convolutions in a forward pass, twice the
@@ -194,21 +256,22 @@ def operations(network: torch.nn.Module, images: torch.Tensor) -> int:
     return counter.get_total_flops()
 
 
-def share_of_ceiling(turns: Turns, name: str, count: int, product: Product) -> dict[str, Any]:
+def share_of_ceiling(turns: Turns, name: str, count: int, ceiling: Kernel) -> dict[str, Any]:
     """What share of the machine's ceiling an alternative reaches.
 
     Args:
-        turns: Times, the product's among them under the name ``"ceiling"``.
+        turns: Times, the ceiling's among them under the name ``"ceiling"``.
         name: The alternative.
         count: Its floating-point operations.
-        product: The ceiling.
+        ceiling: The ceiling.
     """
     pairs = zip(turns.wall[name], turns.wall["ceiling"], strict=True)
     found = {
-        "precision": str(product.dtype).removeprefix("torch."),
+        "precision": str(ceiling.dtype).removeprefix("torch."),
+        "ceiling": str(ceiling),
         "operations": count,
-        "ceiling_operations_a_second": round(product.operations / turns.median("ceiling")),
-        **spread([(count / own) / (product.operations / top) for own, top in pairs]),
+        "ceiling_operations_a_second": round(ceiling.operations / turns.median("ceiling")),
+        **spread([(count / own) / (ceiling.operations / top) for own, top in pairs]),
     }
     print(f"{name}: {100 * found['median']:.0f} % of the {found['precision']} ceiling", flush=True)
     return found

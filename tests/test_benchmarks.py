@@ -64,6 +64,29 @@ def test_the_share_of_the_ceiling_is_that_of_operations_a_second(timing):
     assert found["median"] == 0.5
 
 
+def test_the_ceiling_is_the_kernel_with_most_operations_a_second(timing, monkeypatch):
+    def seconds(kernel):
+        favourite = getattr(kernel, "channels", 0) == 320
+        return kernel.operations * (1e-12 if favourite else 1e-11), 0.0
+
+    monkeypatch.setattr(timing, "seconds_of", seconds)
+    for kind in (timing.Product, timing.Convolution):
+        monkeypatch.setattr(kind, "__call__", lambda self: None)
+    found = timing.fastest(torch.float32)
+    assert str(found) == "3x3 convolution of 320 channels, 16x16"
+
+
+def test_a_kernel_does_the_operations_that_it_counts(timing):
+    kernel = timing.Convolution(dtype=torch.float32, channels=4, size=6, count=2, repeats=3)
+    with timing.FlopCounterMode(display=False) as counter:
+        kernel()
+    assert counter.get_total_flops() == kernel.operations
+    kernel = timing.Product(dtype=torch.float32, size=8)
+    with timing.FlopCounterMode(display=False) as counter:
+        kernel()
+    assert counter.get_total_flops() == kernel.operations
+
+
 def test_operations_of_a_convolution_are_twice_its_multiplications(timing):
     network = torch.nn.Conv2d(3, 4, 1)
     assert timing.operations(network, torch.zeros(2, 3, 5, 5)) == 2 * 2 * 25 * 3 * 4
@@ -71,6 +94,26 @@ def test_operations_of_a_convolution_are_twice_its_multiplications(timing):
 
 def test_the_exponent_of_a_power_is_found(timing):
     assert timing.exponent([1, 2, 4], [3.0, 12.0, 48.0]) == pytest.approx(2.0)
+
+
+@pytest.mark.parametrize("steps_of_peer", [9, 10])
+def test_one_attack_step_less_is_noticed(steps, steps_of_peer):
+    images, labels = steps.batch(4, size=16)
+    ours = steps.our_step(steps.pgd_task(steps.network(10, 1), 10), images, labels, "64-true")
+    exact = steps.exact(steps.network(10, 1), images, labels)
+    peer = steps.peer_step(*exact, steps_of_peer, lean=True)
+    if steps_of_peer == 10:
+        assert len(steps.check_equal([ours, peer], "it")) == 2
+    else:
+        with pytest.raises(ValueError, match="do not compute the same"):
+            steps.check_equal([ours, peer], "it")
+
+
+def test_a_peer_in_half_precision_has_the_same_loss_within_that(steps):
+    images, labels = steps.batch(4, size=16)
+    full = steps.peer_step(steps.network(10, 1), images, labels, 3, lean=True)
+    half = steps.peer_step(steps.network(10, 1), images, labels, 3, lean=True, half=True)
+    assert float(half()) == pytest.approx(float(full()), rel=0.02)
 
 
 @pytest.mark.parametrize("lean", [True, False])
@@ -88,7 +131,7 @@ def test_peers_and_ours_come_to_the_same_loss(steps, lean):
 
 
 def test_alternatives_that_differ_are_refused(steps):
-    one, other = (lambda: torch.tensor(1.0)), (lambda: torch.tensor(1.01))
+    one, other = (lambda: torch.tensor(1.0)), (lambda: torch.tensor(1.0001))
     assert steps.check_equal([one, one], "it") == [1.0, 1.0]
     with pytest.raises(ValueError, match="it: the alternatives do not compute the same"):
         steps.check_equal([one, other], "it")

@@ -65,6 +65,6 @@ def _row(line: Record) -> str:
 def _ceiling(part: Record) -> str:
     share = part["share_of_ceiling"]
     return (
-        f"{part['comparisons'][0]['what']}: {100 * share['median']:.0f} % of what a large "
-        f"{share['precision']} matrix product reached beside it."
+        f"{part['comparisons'][0]['what']}: {100 * share['median']:.0f} % of what a "
+        f"{share.get('ceiling', 'large matrix product')} in {share['precision']} reached beside it."
     )
