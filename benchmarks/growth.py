@@ -6,7 +6,6 @@ that its peak memory is its own; the exponent b of size**b is fitted to the poin
 
 import json
 import multiprocessing
-import resource
 import sys
 import time
 from pathlib import Path
@@ -69,7 +68,7 @@ def one_point(what: str, value: int, rounds: int, threads: int, line: Any) -> No
     """In a process of its own: median seconds of a step, and the process' peak memory."""
     torch.set_num_threads(threads)
     point = USUAL | {what: value}
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak_kilobytes()
     step = our_step(task_of(what, point), *batch(point["batch"], point["size"]))
     step()
     wall, processor = [], []
@@ -78,7 +77,7 @@ def one_point(what: str, value: int, rounds: int, threads: int, line: Any) -> No
         step()
         wall.append(time.perf_counter() - began)
         processor.append(time.process_time() - spent)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    peak = peak_kilobytes()
     middle = rounds // 2
     line.send(
         {
@@ -88,6 +87,12 @@ def one_point(what: str, value: int, rounds: int, threads: int, line: Any) -> No
             "megabytes_above_start": rounded((peak - before) / 1024),
         }
     )
+
+
+def peak_kilobytes() -> int:
+    """This process' own peak; ``ru_maxrss`` begins at that of the process that started it."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
 
 
 def measured(what: str, value: int, rounds: int, threads: int) -> dict[str, Any]:
