@@ -11,7 +11,7 @@ from equipoise.training.loop import TrainingError
 
 Terms = dict[str, Tensor]
 Backward = Callable[[Images, Labels, float, bool], Terms]
-LEAST = 2
+_LEAST = 2
 """Images; batch norms have no variance of fewer."""
 _SAID = (
     "out of memory", "can't allocate memory", "not enough memory",
@@ -26,7 +26,7 @@ def in_parts(
     backward: Backward,
     generator: torch.Generator,
     say: Callable[[str], None],
-    least: int = LEAST,
+    least: int = 0,
 ) -> tuple[Terms, int]:
     """The gradients of a batch, in as many parts as the memory asks for.
 
@@ -42,7 +42,7 @@ def in_parts(
             is the first, and returns the part's terms.
         generator: Of the step's draws.
         say: Hears of every halving.
-        least: Images that a part must have.
+        least: Images that a part must have, two at least.
 
     Returns:
         The terms, as means over the batch, and how many parts there were.
@@ -60,9 +60,9 @@ def in_parts(
             torch.cuda.empty_cache()
         generator.set_state(drawn)
         parts *= 2
-        if len(images) < least * parts:
+        if len(images) < max(least, _LEAST) * parts:
             why = (
-                f", and {least} are the fewest that this method deals out" if least > LEAST else ""
+                f", and {least} are the fewest that this method deals out" if least > _LEAST else ""
             )
             raise TrainingError(
                 f"memory does not suffice for a step of {2 * len(images) // parts} images "

@@ -25,7 +25,7 @@ from equipoise.methods.stage import Stage, Task
 from equipoise.metrics import metrics_log
 from equipoise.signals import Interrupted, stop_on_signals
 from equipoise.threat import Images
-from equipoise.training.accumulation import LEAST, Terms, in_parts
+from equipoise.training.accumulation import Terms, in_parts
 from equipoise.training.alarms import Watch
 from equipoise.training.averaging import Average
 from equipoise.training.extra import Batches
@@ -226,15 +226,8 @@ class _Fit:
 
         if self.ranks.world > 1:  # one rank cannot take its step in parts while others wait
             return backward(images, labels, 1.0, True)
-        terms, self.at.parts = in_parts(
-            images,
-            labels,
-            self.at.parts,
-            backward,
-            self.generator,
-            self.reporter.say,
-            max(LEAST, getattr(self.task, "least_images", LEAST)),
-        )
+        how = self.generator, self.reporter.say, getattr(self.task, "least_images", 0)
+        terms, self.at.parts = in_parts(images, labels, self.at.parts, backward, *how)
         return terms
 
     def _batch(
