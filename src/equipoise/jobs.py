@@ -32,8 +32,6 @@ from equipoise.sources import with_folder as with_folder
 from equipoise.training import Ranks, Reporter, Silent
 from equipoise.training import launched as launched
 
-LAST = "last"
-"""The model folder of a run's last epoch, where the best one is another."""
 DEMO = ("standard_digits", "pgd_at_digits", "afa_digits", "afs_digits")
 
 
@@ -210,7 +208,7 @@ def _train(
         save_it = partial(_save, recipe, dataset, changed=bool(ran or elsewhere))
         if not keeps_its_last_epoch(stages[-1], folder):
             last, _ = found(last_epoch=True)
-            ranks.first(lambda: save_it(last, folder / LAST, f"{recipe.name}_last"))
+            ranks.first(lambda: save_it(last, folder / "last", f"{recipe.name}_last"))
         ranks.first(lambda: save_it(model, folder / "model", recipe.name))
     return model.eval()
 

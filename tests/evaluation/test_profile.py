@@ -1,24 +1,18 @@
-from dataclasses import replace
-
 import pytest
 import torch
+from linear_oracle import exact, grey
 from scripted import EPSILONS, STRENGTHS, AlwaysZero, Scripted, always_zero, numbered, run, scripted
 from torch import nn
 
-from equipoise.attacks import PGD
-from equipoise.data import Split
 from equipoise.evaluation import (
     EvaluationError,
     Suite,
-    robust_accuracy,
     suites_for,
 )
 from equipoise.evaluation.profile import NEVER
 from equipoise.evaluation.rescoring import rescore
 from equipoise.threat import L2, Linf
 from tiny import linear, same, split, weights, wide_resnet
-
-STRONG = PGD(steps=20, relative_step=0.25, keep="best")
 
 
 def test_an_image_broken_at_a_strength_stays_broken_above_it():
@@ -175,27 +169,6 @@ def test_real_attacks_with_nobody_left_to_attack_change_nothing(threat):
     assert run(always_zero(), numbered(wrong=6), suites, threat=threat).accuracy() == [0.0] * 5
 
 
-def exact(model: nn.Module, data: Split, epsilon: float, norm: float) -> torch.Tensor:
-    """How far a two-class linear model's margin stays above 0 at its worst, per image."""
-    layer = model[-1]
-    weight = layer.weight[0] - layer.weight[1]
-    bias = layer.bias[0] - layer.bias[1]
-    side = 1 - 2 * data.labels
-    margin = side * (data.images.flatten(1) / 255 @ weight + bias)
-    dual = weight.abs().sum() if norm == float("inf") else weight.norm()
-    return (margin - epsilon * dual).detach()
-
-
-def grey(count: int = 200) -> Split:
-    """Images so grey that the pixel box binds at no strength up to 0.2."""
-    data = split(count, classes=2)
-    images = 60 + (data.images % 130)
-    model = linear(2)
-    with torch.no_grad():
-        labels = model(images.float() / 255).argmax(dim=1)
-    return Split(images=images, labels=labels, classes=2)
-
-
 @pytest.mark.parametrize("batch_size", [7, 256])
 def test_a_linear_models_robust_accuracy_is_exact(batch_size):
     model, data = linear(2).eval(), grey()
@@ -220,61 +193,6 @@ def test_a_linear_models_robust_accuracy_is_exact_under_l2_too():
         assert int(clear.sum()) > 150
         assert torch.equal(found.correct()[level][clear], (left > 0)[clear])
     assert 0.05 < found.accuracy()[-1] < 0.95
-
-
-@pytest.mark.parametrize("epsilon", [0.0, 0.02, 0.05])
-def test_the_quick_look_of_validation_is_exact_on_a_linear_model(epsilon):
-    model, data = linear(2).eval(), grey()
-    generator = torch.Generator().manual_seed(0)
-    found = robust_accuracy(
-        model, data, threat=Linf(epsilon), search=STRONG, generator=generator, batch_size=64
-    )
-    expected = (exact(model, data, epsilon, float("inf")) > 0).double().mean()
-    assert found == pytest.approx(float(expected), abs=1 / 200)
-
-
-def test_the_quick_look_searches_under_autocast_and_scores_without():
-    calls = []
-
-    class Autocast:
-        def __enter__(self):
-            calls.append("in")
-
-        def __exit__(self, *problem):
-            calls.append("out")
-
-    def predict(images):
-        calls.append("predict")
-        return linear(2)(images)
-
-    generator = torch.Generator().manual_seed(0)
-    search = PGD(steps=1, relative_step=1.0)
-    robust_accuracy(
-        predict, grey(4), threat=Linf(0.1), search=search, generator=generator, autocast=Autocast
-    )
-    assert calls[:4] == ["predict", "in", "predict", "out"]
-    assert set(calls[4:]) == {"predict"}  # what is wrong there is judged outside
-
-
-def test_the_quick_look_leaves_broken_images_alone():
-    model, data = linear(2).eval(), grey()
-    data = replace(data, labels=torch.cat([1 - data.labels[:40], data.labels[40:]]))
-    searched = []
-
-    def predict(images):
-        if torch.is_grad_enabled() and images.requires_grad:
-            searched.append(len(images))
-        return model(images)
-
-    generator = torch.Generator().manual_seed(0)
-    left = robust_accuracy(
-        predict, data, threat=Linf(0.05), search=STRONG, generator=generator, batch_size=256
-    )
-    right = int((model(data.batch(slice(None))[0]).argmax(1) == data.labels).sum())
-    assert 0 < left * len(data) < right < len(data)
-    assert searched[0] == len(data)  # all have a random start
-    assert searched[1] <= right
-    assert searched[-1] < searched[1]
 
 
 def test_the_profile_is_monotone_and_starts_at_the_clean_accuracy(of_adaptive):
