@@ -13,13 +13,15 @@ from typing import Any
 
 import torch
 
-from equipoise import load, runs
+from equipoise import load
 from equipoise.evaluation import profile, suites_for
-from equipoise.judge import source_of
 from equipoise.methods.stage import THREATS
 from equipoise.models import Conditional
-from equipoise.models.folder import read_config
+from equipoise.models.io.model_folder import read_config
 from equipoise.recipes import Evaluation, from_json
+from equipoise.runtime.environment import environment
+from equipoise.runtime.files import read_json, write_json
+from equipoise.workflows.datasets import source_of
 
 
 def by_the_package(model: Any, split: Any, norm: str, epsilon: float, seed: int) -> torch.Tensor:
@@ -103,7 +105,7 @@ def main() -> None:
     given = parser.parse_args()
     rows: list[dict[str, Any]] = []
     if given.record.exists():
-        rows = runs.read_json(given.record)["models"]
+        rows = read_json(given.record)["models"]
     for folder in given.models:
         row = one_model(
             folder, given.images, given.seed, given.data, not given.engine, given.preference
@@ -125,9 +127,9 @@ def main() -> None:
             + f"; ours {100 * ours['accuracy']:.1f} in {ours['seconds']} s",
             flush=True,
         )
-        runs.write_json(
+        write_json(
             given.record,
-            {"seed": given.seed, "models": rows, "environment": runs.environment()},
+            {"seed": given.seed, "models": rows, "environment": environment()},
         )
 
 

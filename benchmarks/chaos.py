@@ -23,8 +23,9 @@ from typing import Any
 from interrupt_evaluation import record_in
 from kill_and_resume import command, digest, small
 
-from equipoise import runs
 from equipoise.recipes import to_json
+from equipoise.runtime.environment import environment
+from equipoise.runtime.files import write_json
 
 ROOM = "64m"
 
@@ -115,7 +116,7 @@ def main() -> None:
         wholes = []
         for name in ("afa_digits", "afs_digits"):
             recipe, folder = work / f"{name}.json", work / f"{name}.whole"
-            runs.write_json(recipe, to_json(small(name)))
+            write_json(recipe, to_json(small(name)))
             lasted = []
             for arguments in (command(recipe, folder), evaluation(folder)):
                 start = time.monotonic()
@@ -150,7 +151,7 @@ def main() -> None:
                 subprocess.run(["umount", "-l", str(place)], check=False)
         shutil.rmtree(work, ignore_errors=True)
     identical = sum(life["identical"] for life in lives)
-    runs.write_json(
+    write_json(
         given.record,
         {
             "faults": dict(struck_by),
@@ -159,7 +160,7 @@ def main() -> None:
             "seed": given.seed,
             "seconds": round(time.monotonic() - began, 1),
             "lives": lives,
-            "environment": runs.environment(),
+            "environment": environment(),
         },
     )
     print(f"{identical} of {len(lives)} runs with {struck_by.total()} faults end the same.")

@@ -13,10 +13,14 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from equipoise import jobs, runs
+from equipoise.execution.process_pool import side_by_side
 from equipoise.recipes import RECIPES, Evaluation, Recipe, to_json
-from equipoise.side_by_side import side_by_side
-from equipoise.training import Reporter, Silent
+from equipoise.records.files import read_record
+from equipoise.runtime.environment import environment
+from equipoise.runtime.files import write_json
+from equipoise.runtime.reporter import Reporter, Silent
+from equipoise.workflows.evaluate import evaluate
+from equipoise.workflows.train import train
 
 SEEDS = (100, 101, 102)
 JUDGE = Evaluation(epsilons=(0.0, 0.2), steps=10, part="validation")
@@ -77,12 +81,12 @@ def one_seed(folder: Path, seed: int, *, reporter: Reporter) -> dict[str, list[f
             for stage in ("branches", "extractor*"):
                 for source in (done[shared] / "stages").glob(stage):
                     shutil.copytree(source, place / "stages" / source.name)
-            runs.write_json(place / "recipe.json", to_json(own))
+            write_json(place / "recipe.json", to_json(own))
         done.setdefault(shared, place)
         reporter.say(f"seed {seed}: {name}")
-        jobs.train(own, place, resume=True, reporter=Silent())
+        train(own, place, resume=True, reporter=Silent())
         records = sorted((place / "records").glob("*.json"))
-        record = runs.read_record(records[0]) if records else jobs.evaluate(place)[0]
+        record = read_record(records[0]) if records else evaluate(place)[0]
         accuracy = record["headline"]["accuracy"]
         scores[name] = [accuracy[0], accuracy[-1], record["headline"]["clean_and_strongest"]]
     return scores
@@ -119,14 +123,14 @@ def main() -> None:
         best = chosen.setdefault(row["method"], row)
         if row["score"] > best["score"]:
             chosen[row["method"]] = row
-    runs.write_json(
+    write_json(
         given.out,
         {
             "seeds": list(SEEDS),
             "images": "200 validation images of each seed",
             "chosen": {name: row["candidate"] for name, row in chosen.items()},
             "candidates": table,
-            "environment": runs.environment(),
+            "environment": environment(),
         },
     )
     for row in table:

@@ -60,14 +60,14 @@ def estimate(name: str, data: Path | None) -> dict[str, Any]:
     """What the dry run says, by the clock of the processor."""
     from lightning_fabric import Fabric
 
-    from equipoise.dry_run import dry_run
+    from equipoise.workflows.dry_run import stage_costs
 
     recipe = shortened(name, data)
     dataset = recipe.dataset.load()
     fabric = Fabric(accelerator="cpu", devices=1, precision=recipe.loop.precision)
     fabric.launch()
     began = time.process_time()
-    stages = dry_run(
+    stages = stage_costs(
         recipe.method.stages,
         recipe.network.maker(dataset),
         dataset=dataset,
@@ -86,19 +86,20 @@ def estimate(name: str, data: Path | None) -> dict[str, Any]:
 
 def train(name: str, data: Path | None) -> dict[str, Any]:
     """What training takes, checkpoints and all."""
-    from equipoise import jobs, runs
+    from equipoise.runtime.environment import environment
+    from equipoise.workflows.train import train as jobs_train
 
     recipe = shortened(name, data)
     dataset = recipe.dataset.load()
     with tempfile.TemporaryDirectory(prefix="dry_run.") as work:
         began, wall = time.process_time(), time.perf_counter()
-        jobs.train(recipe, Path(work) / "run", dataset=dataset)
+        jobs_train(recipe, Path(work) / "run", dataset=dataset)
         taken = time.process_time() - began
     return {
         "seconds": taken,
         "wall_seconds": time.perf_counter() - wall,
         "memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-        "environment": runs.environment(),
+        "environment": environment(),
     }
 
 
@@ -125,9 +126,9 @@ def main() -> None:
         return
 
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    from equipoise import runs
+    from equipoise.runtime.files import read_json, write_json
 
-    before = runs.read_json(given.record)["recipes"] if given.record.exists() else {}
+    before = read_json(given.record)["recipes"] if given.record.exists() else {}
     off = []
     for name in given.only:
         if "cifar10" in name and given.data is None:
@@ -145,7 +146,7 @@ def main() -> None:
             f"{took['memory'] / 1e9:.2f} GB taken ({ratios['memory']:.2f})",
             flush=True,
         )
-        runs.write_json(
+        write_json(
             given.record,
             {"threads": os.environ["OMP_NUM_THREADS"], "allowed": ALLOWED, "recipes": before},
         )

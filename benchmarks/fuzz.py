@@ -1,7 +1,7 @@
 """Fuzz every reader of files and text: ten thousand inputs a target and engine.
 
 Run it from the repository: ``python benchmarks/fuzz.py`` (``--inputs 10000 --targets record``). The
-targets are those of ``tests/fuzzing.py``. Each may read an input or refuse it clearly; an
+targets are those of ``tests/helpers/fuzzing.py``. Each may read an input or refuse it clearly; an
 unclear error, anything executed, or anything written outside of the target's own folder ends the
 run with the input printed. Engines: ``bytes`` drawn by a seeded generator, and Atheris, which is
 guided by the coverage of this package (``pip install atheris``; left out where it is missing).
@@ -84,18 +84,20 @@ def main() -> None:
         guided(given.targets[0], given.inputs, given.seed)
         return
     import fuzzing
-    from equipoise import runs
+
+    from equipoise.runtime.environment import environment
+    from equipoise.runtime.files import read_json, write_json
 
     found: dict[str, Any] = {}
     if given.record.exists():
-        found = runs.read_json(given.record)["targets"]
+        found = read_json(given.record)["targets"]
     for name in given.targets or fuzzing.TARGETS:
         found[name] = {"drawn": drawn(name, given.inputs, given.seed)}
         if importlib.util.find_spec("atheris"):
             found[name]["guided"] = in_a_process(name, given.inputs, given.seed)
         print(name, json.dumps(found[name]), flush=True)
-        content = {"seed": given.seed, "targets": found, "environment": runs.environment()}
-        runs.write_json(given.record, content)
+        content = {"seed": given.seed, "targets": found, "environment": environment()}
+        write_json(given.record, content)
 
 
 if __name__ == "__main__":

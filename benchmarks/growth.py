@@ -18,13 +18,13 @@ from timing import exponent, rounded, settings
 from timing import write_record as write
 from torch import nn
 
-from equipoise import runs
 from equipoise.methods import AFS, Schedule
 from equipoise.methods.afs import MergerTask
 from equipoise.methods.stage import TrainingAttack
 from equipoise.models import FeatureStack
 from equipoise.objectives import PGDAT
 from equipoise.report.papers.style import COLOURS, MARKS, WIDTH, styled
+from equipoise.runtime.files import read_json
 
 PICTURE = Path(__file__).resolve().parents[1] / "docs" / "images" / "growth.svg"
 STEPS = 10
@@ -138,7 +138,7 @@ def draw(curves: list[dict[str, Any]], file: Path) -> None:
 def main() -> None:
     """Run, print, write the record and the picture; ``--draw`` draws the record that is there."""
     if sys.argv[1:] == ["--draw"]:
-        draw(runs.read_json(Path(__file__).with_suffix(".json"))["curves"], PICTURE)
+        draw(read_json(Path(__file__).with_suffix(".json"))["curves"], PICTURE)
         return
     given = settings(__doc__, rounds=3)
     curves = []

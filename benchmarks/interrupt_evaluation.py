@@ -18,7 +18,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from equipoise import runs
+from equipoise.runtime.environment import environment
+from equipoise.runtime.files import read_json, write_json
 
 SETTINGS = (
     *("--images", "32", "--suite", "quick", "adaptive", "--no-self-checks"),
@@ -43,7 +44,7 @@ def untimed(content: Any) -> Any:
 
 def record_in(folder: Path) -> Any:
     (path,) = (folder / "records").glob("*.json")
-    return untimed(runs.read_json(path))
+    return untimed(read_json(path))
 
 
 def main() -> None:
@@ -93,7 +94,7 @@ def main() -> None:
         shutil.rmtree(work, ignore_errors=True)
     identical = sum(point["identical"] for point in points)
     print(f"{identical} of {len(points)} evaluations ended in the same record")
-    runs.write_json(
+    write_json(
         given.record,
         {
             "seed": given.seed,
@@ -102,7 +103,7 @@ def main() -> None:
             "kills": sum(point["killed"] for point in points),
             "identical": identical,
             "points": points,
-            "environment": runs.environment(),
+            "environment": environment(),
         },
     )
     sys.exit(identical != len(points))

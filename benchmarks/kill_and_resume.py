@@ -21,10 +21,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from equipoise import checkpoints, runs
 from equipoise.methods import AFA, AFS, Schedule
 from equipoise.methods.stage import TrainingAttack
 from equipoise.recipes import RECIPES, Recipe, to_json
+from equipoise.runtime.environment import environment
+from equipoise.runtime.files import write_json
+from equipoise.training import checkpoint
 
 EPOCHS, BATCH = 2, 128
 STEPS = (1347 - 200) // BATCH
@@ -69,7 +71,7 @@ def steps_done(folder: Path, stage: str) -> int:
     """Steps of a stage that its newest checkpoint holds."""
     place = folder / "stages" / stage
     try:
-        found = checkpoints.load_checkpoint(place)
+        found = checkpoint.load_checkpoint(place)
     except RuntimeError:  # read between two renames
         return 0
     return 0 if found is None else int(found[1]["epoch"]) * STEPS + int(found[1]["batch"])
@@ -126,7 +128,7 @@ def main() -> None:
         for name in ("afa_digits", "afs_digits"):
             recipe = small(name)
             path, whole = work / f"{name}.json", work / f"{name}.whole"
-            runs.write_json(path, to_json(recipe))
+            write_json(path, to_json(recipe))
             subprocess.run(command(path, whole), check=True, capture_output=True)
             places += [(name, path, digest(whole), stage) for stage in stages_of(recipe)]
         for number in range(given.kills):
@@ -144,7 +146,7 @@ def main() -> None:
     finally:
         shutil.rmtree(work, ignore_errors=True)
     identical = sum(point["identical"] for point in points)
-    runs.write_json(
+    write_json(
         given.record,
         {
             "kills": sum(point["killed"] for point in points),
@@ -156,7 +158,7 @@ def main() -> None:
             "threads": os.environ["OMP_NUM_THREADS"],
             "seconds": round(time.monotonic() - began, 1),
             "points": points,
-            "environment": runs.environment(),
+            "environment": environment(),
         },
     )
     print(f"{identical} of {len(points)} killed and resumed runs end in the same bits.")

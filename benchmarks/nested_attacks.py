@@ -17,14 +17,13 @@ from lightning_fabric import Fabric
 from timing import rounded, settings
 from timing import write_record as write
 
-from equipoise import losses
-from equipoise.attacks import PGD
+from equipoise.attacks import PGD, losses
+from equipoise.attacks.goals import Watched
+from equipoise.attacks.threat import Linf
 from equipoise.data import DataSet
-from equipoise.executors import execute
-from equipoise.goals import Watched
-from equipoise.models import attack_mode
+from equipoise.execution.local import execute
+from equipoise.models.attack_mode.context import attack_mode
 from equipoise.recipes import RECIPES, Recipe
-from equipoise.threat import Linf
 
 FORMS = ((False, 5, 0.4), (False, 3, 0.4), (True, 3, 0.4), (True, 2, 0.5))
 """Nested or not, steps at each strength, and their length as a share of it."""

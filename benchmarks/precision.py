@@ -17,14 +17,14 @@ import torch
 from timing import rounded, settings
 from timing import write_record as write
 
-from equipoise import jobs
 from equipoise.attacks import PGD
+from equipoise.attacks.goals import misclassified
+from equipoise.attacks.threat import Linf
 from equipoise.data import Split
 from equipoise.evaluation.attack import SearchAttack
-from equipoise.goals import misclassified
-from equipoise.models import attack_mode
+from equipoise.models.attack_mode.context import attack_mode
 from equipoise.recipes import RECIPES
-from equipoise.threat import Linf
+from equipoise.workflows.train import train
 
 PRECISIONS = ("32-true", "bf16-mixed")
 
@@ -38,7 +38,7 @@ def one_model(precision: Any, seed: int, epochs: int, images: int) -> dict[str, 
     recipe = replace(recipe, method=method, loop=loop, seed=seed)
     data = recipe.dataset.load()
     with tempfile.TemporaryDirectory() as folder:
-        model = jobs.train(recipe, Path(folder) / "run", dataset=data)
+        model = train(recipe, Path(folder) / "run", dataset=data)
     test = data.test.take(slice(0, images))
     epsilons = tuple(epsilon for epsilon in recipe.evaluation.epsilons if epsilon > 0)
     full, half, other = (

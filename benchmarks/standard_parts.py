@@ -13,12 +13,14 @@ from typing import Any
 
 import torch
 
-from equipoise import load, runs
+from equipoise import load
 from equipoise.attacks import APGD, Square
+from equipoise.attacks.threat import Linf
 from equipoise.evaluation import SearchAttack, Suite, profile, suites_for
-from equipoise.judge import source_of
-from equipoise.models.folder import read_config
-from equipoise.threat import Linf
+from equipoise.models.io.model_folder import read_config
+from equipoise.runtime.environment import environment
+from equipoise.runtime.files import write_json
+from equipoise.workflows.datasets import source_of
 
 ALWAYS = ("pgd-margin", "apgd-cross-entropy", "apgd-dlr")
 FORMS = (
@@ -121,7 +123,7 @@ def main() -> None:
         print(rows[-1]["model"], rows[-1]["seed"], "AutoAttack", rows[-1]["autoattack"])
         for form in rows[-1]["forms"]:
             print("  ", form, flush=True)
-    runs.write_json(given.record, {"models": rows, "environment": runs.environment()})
+    write_json(given.record, {"models": rows, "environment": environment()})
 
 
 if __name__ == "__main__":

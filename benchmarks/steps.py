@@ -9,14 +9,14 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.nn import functional
 
-from equipoise.memory import keep_freed_memory
+from equipoise.distributed.ranks import keep_inputs
 from equipoise.methods import AFA, Schedule
-from equipoise.methods.adversarial_training import NetworkTask
 from equipoise.methods.afa import BranchTask
+from equipoise.methods.single_network import NetworkTask
 from equipoise.methods.stage import TrainingAttack
 from equipoise.models import Branched, WideResNet, with_branches
 from equipoise.objectives import PGDAT
-from equipoise.training.ranks import keep_inputs
+from equipoise.runtime.malloc import keep_freed_memory
 
 EPSILON, STEP_SIZE, RATE = 8 / 255, 2 / 255, 1e-3
 STRENGTHS = {
@@ -77,7 +77,7 @@ def branch_task(net: nn.Module, branches: int, steps: int, *, split_batch: bool)
 def our_step(
     task: nn.Module, images: Tensor, labels: Tensor, precision: str = "bf16-mixed"
 ) -> Step:
-    """What ``equipoise.training.fitting`` does with one batch, and with its process."""
+    """What ``equipoise.training.loop`` does with one batch, and with its process."""
     keep_freed_memory()
     fabric: Any = Fabric(accelerator="cpu", devices=1, precision=precision)
     fabric.launch()

@@ -17,11 +17,11 @@ from timing import rounded, settings
 from timing import write_record as write
 from torch import Tensor, nn
 
+from equipoise.attacks.threat import Linf
 from equipoise.data import Split
 from equipoise.evaluation import profile, suites_for
-from equipoise.executors import execute
+from equipoise.execution.local import execute
 from equipoise.recipes import RECIPES
-from equipoise.threat import Linf
 
 EPSILONS = (0.04, 0.08, 0.12, 0.16, 0.2)
 

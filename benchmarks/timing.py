@@ -20,7 +20,8 @@ import numpy
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from equipoise import runs
+from equipoise.runtime.environment import environment
+from equipoise.runtime.files import write_json
 
 HERE = Path(__file__).parent
 
@@ -304,9 +305,9 @@ def write_record(script: str, given: argparse.Namespace, content: dict[str, Any]
         "settings": about,
         "load_before_and_now": [rounded(value) for value in (_LOAD, os.getloadavg()[0])],
         **content,
-        "environment": runs.environment(),
+        "environment": environment(),
     }
-    runs.write_json(place, record)
+    write_json(place, record)
     print(f"wrote {place}")
 
 

@@ -14,8 +14,8 @@ from pathlib import Path
 from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 
-from equipoise import runs
-from equipoise.report.page import write_page
+from equipoise.records.files import iterate_records
+from equipoise.report.html.page import write_page
 
 HERE = Path(__file__).resolve().parent
 DESKTOP, PHONE = {"width": 1200, "height": 1640}, {"width": 390, "height": 844}
@@ -25,7 +25,7 @@ GAP = 24
 
 def written(places: list[Path], folder: Path, name: str) -> str:
     """A page of all records under some folders."""
-    records = [found for place in places for found in runs.iterate_records(place)]
+    records = [found for place in places for found in iterate_records(place)]
     write_page(records, folder / name)
     return (folder / name).as_uri()
 
@@ -51,7 +51,7 @@ def main() -> None:
         page.goto(written([HERE.parent / "results" / "digits"], Path(place), "digits.html"))
         page.wait_for_selector("#figure-curves[data-drawn]")
         page.screenshot(path=HERE / "images" / "report.png")
-        address = written(given.runs, Path(place), "runs.html")
+        address = written(given.runs, Path(place), "html")
         panels = []
         for heading, scheme in PANELS:
             phone = opened.new_page(viewport=PHONE, color_scheme=scheme)

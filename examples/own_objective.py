@@ -10,18 +10,18 @@ from pathlib import Path
 import torch
 from lightning_fabric import Fabric
 
-from equipoise import PGD, Linf, goals, losses
+from equipoise import PGD, Linf
+from equipoise.attacks import goals, losses
+from equipoise.attacks.goals import Goal
 from equipoise.data import Digits
 from equipoise.evaluation import robust_accuracy
-from equipoise.executors import execute
-from equipoise.goals import Goal, Predict
-from equipoise.losses import Labels, PerImage
+from equipoise.execution.local import execute
 from equipoise.methods import Schedule
-from equipoise.methods.adversarial_training import network_stage
+from equipoise.methods.single_network import network_stage
 from equipoise.methods.stage import TrainingAttack
 from equipoise.models import WideResNet
-from equipoise.threat import Images
 from equipoise.training import Loop
+from equipoise.types import Images, Labels, PerImage, Predict
 
 
 @dataclass(frozen=True, kw_only=True)

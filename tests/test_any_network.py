@@ -5,14 +5,13 @@ from functools import partial
 
 import pytest
 import safetensors.torch
+import somebodys
+import tiny
 import torch
 from torch import nn
 
-import somebodys
-import tiny
-from equipoise import jobs, load, save
+from equipoise import load, save
 from equipoise.data import DataSet, Split
-from equipoise.features import last_linear
 from equipoise.methods import AFA, AFS, OAT
 from equipoise.models import (
     AdaptiveNetwork,
@@ -24,11 +23,14 @@ from equipoise.models import (
     fuse,
     with_branches,
 )
-from equipoise.models.foreign import LogitsOf, imported_network
-from equipoise.models.trust import trusting
+from equipoise.models.io.external import LogitsOf, imported_network
+from equipoise.models.io.trust import trusting
+from equipoise.models.last_linear import last_linear
 from equipoise.objectives import PGDAT
 from equipoise.recipes import RECIPES, ImportedNetwork, WideResNetShape, from_json, to_json
-from equipoise.runs import RunError
+from equipoise.runtime.errors import RunError
+from equipoise.workflows.evaluate import evaluate
+from equipoise.workflows.train import train
 
 TRUST = ("somebodys",)
 WITH_NORMS = ["resnet", "regnet", "mobilenet"]
@@ -327,14 +329,14 @@ def test_a_recipe_from_before_networks_had_kinds_is_a_wide_resnet():
 def test_a_run_trains_saves_resumes_and_is_evaluated(tmp_path):
     folder, data = tmp_path / "run", tiny.digits()
     asked = recipe(network("small"), replace(AFA_METHOD, schedule=tiny.SCHEDULE))
-    model = jobs.train(asked, folder, trust=TRUST, dataset=data)
+    model = train(asked, folder, trust=TRUST, dataset=data)
     assert isinstance(model, AdaptiveNetwork)
     loaded = load(folder, trust=TRUST)
     assert tiny.same(tiny.weights(loaded), tiny.weights(model))
-    again = jobs.train(asked, folder, trust=TRUST, dataset=data, resume=True)
+    again = train(asked, folder, trust=TRUST, dataset=data, resume=True)
     assert tiny.same(tiny.weights(again), tiny.weights(model))
     settings = replace(asked.evaluation, suites=("quick",), images=8)
-    record, _ = jobs.evaluate(folder, evaluation=settings, dataset=data, trust=TRUST, checks=False)
+    record, _ = evaluate(folder, evaluation=settings, dataset=data, trust=TRUST, checks=False)
     assert record["images"] == 8
 
 
@@ -348,7 +350,7 @@ class TestUntrusted:
     def test_a_recipe_whose_code_is_not_trusted_is_refused(self, tmp_path):
         asked = recipe(network("small"))
         with pytest.raises(RunError, match=r"somebodys:small is code of .* --trust somebodys"):
-            jobs.train(asked, tmp_path / "run", dataset=tiny.digits())
+            train(asked, tmp_path / "run", dataset=tiny.digits())
         assert not (tmp_path / "run").exists()
 
     def test_an_evaluation_of_a_folder_asks_for_trust(self, tmp_path):
@@ -356,7 +358,7 @@ class TestUntrusted:
             save(imported_network("somebodys:ten", {}), tmp_path)
         settings = tiny.recipe().evaluation
         with pytest.raises(RunError, match="somebodys:ten is code of"):
-            jobs.evaluate(tmp_path, evaluation=settings, dataset=tiny.digits())
+            evaluate(tmp_path, evaluation=settings, dataset=tiny.digits())
 
 
 @pytest.mark.parametrize(
@@ -372,7 +374,7 @@ def test_a_network_that_does_not_fit_the_data_is_refused_before_anything_is_writ
     name, message, tmp_path
 ):
     with pytest.raises(RunError, match=message):
-        jobs.train(recipe(network(name)), tmp_path / "run", dataset=tiny.digits())
+        train(recipe(network(name)), tmp_path / "run", dataset=tiny.digits())
     assert not (tmp_path / "run").exists()
 
 

@@ -4,12 +4,11 @@ import itertools
 import os
 import pickle
 
+import fuzzing
 import pytest
+from fuzzing import TARGETS, Choices, Executed, mutated, survives, watched
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-
-import fuzzing
-from fuzzing import TARGETS, Choices, Executed, mutated, survives, watched
 
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "60"))
 

@@ -5,9 +5,9 @@ import sys
 from pathlib import Path
 
 import pytest
-
 import tiny
-from equipoise import cli, judge
+
+from equipoise.cli.main import main
 from equipoise.data import Digits
 from equipoise.recipes import RECIPES
 
@@ -23,7 +23,7 @@ def few_digits(monkeypatch):
     def begin() -> pytest.MonkeyPatch:
         patch = pytest.MonkeyPatch()
         patch.setattr(Digits, "load", lambda self: data)
-        patch.setattr(judge, "self_checks", lambda *arguments, **settings: [])
+        patch.setattr("equipoise.workflows.evaluate.self_checks", lambda *arguments, **settings: [])
         for name, recipe in short.items():
             patch.setitem(RECIPES, name, lambda recipe=recipe: recipe)
         return patch
@@ -48,7 +48,7 @@ def test_the_page_about_ones_own_network_runs(tmp_path, monkeypatch, few_digits,
             patch = few_digits()
             for line in block.splitlines():
                 assert line.split()[0] == "equipoise"
-                cli.main(line.split()[1:])
+                main(line.split()[1:])
                 commands += 1
             patch.undo()
     assert commands >= 8

@@ -9,11 +9,11 @@ import shutil
 from pathlib import Path
 
 import pytest
+import tiny
 
 import equipoise
-import tiny
-from equipoise import jobs
 from equipoise.report import fill_markers
+from equipoise.workflows.train import train
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = sorted((ROOT / "src" / "equipoise").rglob("*.py"))
@@ -160,7 +160,7 @@ def test_the_paper_map_names_tests_that_exist():
     assert [name for name in sorted(named - files) if f"def {name}(" not in written] == []
 
 
-@pytest.mark.parametrize("symbol", ["equipoise.threat.Linf", "equipoise.methods.Gate.lead"])
+@pytest.mark.parametrize("symbol", ["equipoise.attacks.threat.Linf", "equipoise.methods.Gate.lead"])
 def test_symbols_that_exist_are_told_from_those_that_do_not(symbol):
     assert exists(symbol)
     assert not exists(symbol + "s")
@@ -198,7 +198,7 @@ def test_the_readmes_python_runs_on_a_tiny_model(tmp_path, monkeypatch):
         for block in blocks
         for path in re.findall(r"""["']([\w./-]*runs/[\w./-]+)["']""", block)
     }
-    model = jobs.train(tiny.recipe("afa_digits"), tmp_path / "trained", dataset=tiny.digits())
+    model = train(tiny.recipe("afa_digits"), tmp_path / "trained", dataset=tiny.digits())
     assert not model.training
     for folder in folders:
         place = tmp_path / folder
@@ -212,7 +212,7 @@ def test_the_readmes_python_runs_on_a_tiny_model(tmp_path, monkeypatch):
 
 @pytest.mark.skipif(not README.exists(), reason="README.md is not written yet")
 def test_the_readmes_commands_and_flags_exist(monkeypatch, capsys):
-    from equipoise import cli
+    from equipoise.cli.main import COMMANDS, main
     from equipoise.recipes import RECIPES
 
     monkeypatch.setenv("COLUMNS", "200")
@@ -224,14 +224,14 @@ def test_the_readmes_commands_and_flags_exist(monkeypatch, capsys):
     commands = [line for line in lines if line[:1] == ["equipoise"]]
     assert commands
     for _, command, *arguments in commands:
-        assert command in cli.COMMANDS
+        assert command in COMMANDS
         asked = [command, "--help"]
         if command == "train" and not arguments[0].startswith("runs/"):
             assert arguments[0] in {*RECIPES, "afs"}
             place = arguments.index("--dataset") if "--dataset" in arguments else len(arguments)
             asked = [command, arguments[0], *arguments[place : place + 2], "--help"]
         with pytest.raises(SystemExit):
-            cli.main(asked)
+            main(asked)
         printed = capsys.readouterr().out
         flags = [argument for argument in arguments if argument.startswith("--")]
         assert [flag for flag in flags if flag not in printed] == []

@@ -13,11 +13,16 @@ from pathlib import Path
 
 import numpy
 import pytest
-
 import tiny
-from equipoise import checkpoints, cli, jobs, runs
+
+from equipoise.cli.main import main
+from equipoise.cli.progress import Terminal
 from equipoise.recipes import to_json
-from equipoise.terminal import Terminal
+from equipoise.recipes.recipe import Recipe
+from equipoise.runtime.files import read_json, write_json
+from equipoise.training import checkpoint
+from equipoise.workflows.evaluate import evaluate
+from equipoise.workflows.train import train
 
 COMMAND = [sys.executable, "-m", "equipoise", "train"]
 
@@ -29,7 +34,7 @@ class Killed(BaseException):
 def steps_of(folder: Path, stage: str) -> int:
     """How many steps of a stage its newest checkpoint holds."""
     try:
-        _, state = checkpoints.unpack(folder / "stages" / stage / checkpoints.CURRENT)
+        _, state = checkpoint.unpack(folder / "stages" / stage / checkpoint.CURRENT)
     except RuntimeError:  # between two renames there is none
         return 0
     return int(state["epoch"]) * 1000 + int(state["batch"])
@@ -56,7 +61,7 @@ def weights(folder: Path) -> bytes:
 def test_two_kills_with_sigkill_leave_no_trace_in_the_weights(tmp_path):
     recipe = tiny.recipe("afa_digits")
     recipe = replace(recipe, loop=replace(recipe.loop, batch_size=128, validation_images=200))
-    runs.write_json(tmp_path / "recipe.json", to_json(recipe))
+    write_json(tmp_path / "recipe.json", to_json(recipe))
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     command = [*COMMAND, str(tmp_path / "recipe.json"), "--out"]
     subprocess.run([*command, str(whole)], check=True, capture_output=True)
@@ -84,7 +89,7 @@ def killed_at(monkeypatch, owner, name: str, number: int) -> None:
     monkeypatch.setattr(owner, name, counted)
 
 
-def small() -> jobs.Recipe:
+def small() -> Recipe:
     """One epoch a stage, two steps an epoch."""
     recipe = tiny.recipe("afa_digits")
     short = replace(tiny.SCHEDULE, epochs=1)
@@ -100,7 +105,7 @@ def data():
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory, data):
     folder = tmp_path_factory.mktemp("runs") / "whole"
-    jobs.train(small(), folder, dataset=data)
+    train(small(), folder, dataset=data)
     return folder
 
 
@@ -112,9 +117,9 @@ def test_a_kill_before_any_rename_leaves_a_run_that_resumes(
     folder = tmp_path / "run"
     killed_at(monkeypatch, os, "replace", place)
     with contextlib.suppress(Killed):
-        jobs.train(small(), folder, dataset=data)
+        train(small(), folder, dataset=data)
     monkeypatch.undo()
-    jobs.train(small(), folder, dataset=data, resume=True)
+    train(small(), folder, dataset=data, resume=True)
     assert weights(folder) == weights(whole)
     assert (folder / "model" / "config.json").exists()
     for metrics in folder.glob("stages/*/metrics.jsonl"):
@@ -126,12 +131,12 @@ def test_a_kill_before_any_rename_leaves_a_run_that_resumes(
 @pytest.mark.parametrize("place", [6, 11])
 def test_other_methods_resume_to_the_same_bits_too(tmp_path, monkeypatch, data, name, place):
     recipe = tiny.recipe(name)
-    jobs.train(recipe, tmp_path / "whole", dataset=data)
+    train(recipe, tmp_path / "whole", dataset=data)
     killed_at(monkeypatch, os, "replace", place)
     with pytest.raises(Killed):
-        jobs.train(recipe, tmp_path / "cut", dataset=data)
+        train(recipe, tmp_path / "cut", dataset=data)
     monkeypatch.undo()
-    jobs.train(recipe, tmp_path / "cut", dataset=data, resume=True)
+    train(recipe, tmp_path / "cut", dataset=data, resume=True)
     assert weights(tmp_path / "cut") == weights(tmp_path / "whole")
 
 
@@ -140,12 +145,12 @@ def test_adamw_resumes_to_the_same_bits_too(tmp_path, monkeypatch, data, place):
     recipe = tiny.recipe("standard_digits")
     schedule = replace(recipe.method.schedule, optimiser="adamw", learning_rate=1e-2)
     recipe = replace(recipe, method=replace(recipe.method, schedule=schedule))
-    jobs.train(recipe, tmp_path / "whole", dataset=data)
+    train(recipe, tmp_path / "whole", dataset=data)
     killed_at(monkeypatch, os, "replace", place)
     with pytest.raises(Killed):
-        jobs.train(recipe, tmp_path / "cut", dataset=data)
+        train(recipe, tmp_path / "cut", dataset=data)
     monkeypatch.undo()
-    jobs.train(recipe, tmp_path / "cut", dataset=data, resume=True)
+    train(recipe, tmp_path / "cut", dataset=data, resume=True)
     assert weights(tmp_path / "cut") == weights(tmp_path / "whole")
 
 
@@ -159,22 +164,22 @@ def test_every_switch_of_the_loop_at_once_resumes_to_the_same_bits(
     recipe = small()
     switches = {"averaging": "swa", "awp_gamma": 0.01, "extra": extra, "alarms": True}
     recipe = replace(recipe, loop=replace(recipe.loop, **switches))
-    jobs.train(recipe, tmp_path / "whole", dataset=data)
+    train(recipe, tmp_path / "whole", dataset=data)
     killed_at(monkeypatch, os, "replace", place)
     with pytest.raises(Killed):
-        jobs.train(recipe, tmp_path / "cut", dataset=data)
+        train(recipe, tmp_path / "cut", dataset=data)
     monkeypatch.undo()
-    jobs.train(recipe, tmp_path / "cut", dataset=data, resume=True)
+    train(recipe, tmp_path / "cut", dataset=data, resume=True)
     assert weights(tmp_path / "cut") == weights(tmp_path / "whole")
 
 
 def test_what_a_sigkill_leaves_half_written_is_cleared_away(tmp_path, data, whole):
     folder = tmp_path / "run"
-    jobs.train(small(), folder, dataset=data)
+    train(small(), folder, dataset=data)
     stage = folder / "stages" / "gate"
     (stage / "done.json").unlink()
     (stage / "..checkpoint.new.k1lled00.part").write_bytes(b"half a checkpoint")
-    jobs.train(small(), folder, dataset=data, resume=True)
+    train(small(), folder, dataset=data, resume=True)
     assert not list(stage.glob(".*"))
     assert weights(folder) == weights(whole)
 
@@ -183,7 +188,7 @@ def test_a_kill_while_the_first_file_was_written_does_not_block_the_folder(tmp_p
     folder = tmp_path / "run"
     folder.mkdir()
     (folder / ".recipe.json.k1lled00.part").write_bytes(b"{")
-    jobs.train(small(), folder, dataset=data, resume=True)
+    train(small(), folder, dataset=data, resume=True)
     assert weights(folder) == weights(whole)
 
 
@@ -193,16 +198,16 @@ def test_a_signal_ends_with_its_status_and_the_command_that_goes_on(
 ):
     recipe = tiny.recipe()
     recipe = replace(recipe, loop=replace(recipe.loop, batch_size=128, checkpoint_seconds=1e9))
-    runs.write_json(tmp_path / "recipe.json", to_json(recipe))
+    write_json(tmp_path / "recipe.json", to_json(recipe))
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    cli.main(["train", str(tmp_path / "recipe.json"), "--out", str(whole)])
+    main(["train", str(tmp_path / "recipe.json"), "--out", str(whole)])
 
     interrupt = tiny.AfterSteps(11, partial(os.kill, os.getpid(), number))
     interrupt.stages.append("network")
     monkeypatch.setattr(Terminal, "step", lambda self, done, text: interrupt.step(done, text))
     capsys.readouterr()
     with pytest.raises(SystemExit) as stopped:
-        cli.main(["train", str(tmp_path / "recipe.json"), "--out", str(cut)])
+        main(["train", str(tmp_path / "recipe.json"), "--out", str(cut)])
     assert stopped.value.code == status
     said = capsys.readouterr().err.replace("\n", "")
     assert "a checkpoint is saved" in said
@@ -210,14 +215,14 @@ def test_a_signal_ends_with_its_status_and_the_command_that_goes_on(
     assert not (cut / "model").exists()
 
     command = said.split("equipoise ", 1)[1].split()
-    cli.main(command)
+    main(command)
     assert weights(cut) == weights(whole)
 
 
 def test_a_clock_that_jumps_changes_nothing(tmp_path, monkeypatch):
     def trained(folder: Path):
-        jobs.train(small(), folder, dataset=tiny.digits())
-        record, _ = jobs.evaluate(str(folder), dataset=tiny.digits())
+        train(small(), folder, dataset=tiny.digits())
+        record, _ = evaluate(str(folder), dataset=tiny.digits())
         return weights(folder), [suite["broken_at"] for suite in record["suites"]]
 
     steady = trained(tmp_path / "steady")
@@ -226,4 +231,4 @@ def test_a_clock_that_jumps_changes_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(time, "time_ns", lambda: int(1e9 * (real() + jump.gauss(0, 1e9))))
     assert trained(tmp_path / "jumping") == steady
     for done in (tmp_path / "jumping" / "stages").glob("*/done.json"):
-        assert 0 <= runs.read_json(done)["seconds"] < 1000
+        assert 0 <= read_json(done)["seconds"] < 1000

@@ -9,19 +9,19 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from equipoise.attacks import PGD as PGD
-    from equipoise.cards import push as push
+    from equipoise.attacks.threat import L2 as L2
+    from equipoise.attacks.threat import Linf as Linf
     from equipoise.models import load as load
     from equipoise.models import save as save
     from equipoise.models import with_branches as with_branches
-    from equipoise.threat import L2 as L2
-    from equipoise.threat import Linf as Linf
+    from equipoise.workflows.model_card import push as push
 
 _HOMES = {
-    "L2": "threat",
-    "Linf": "threat",
+    "L2": "attacks.threat",
+    "Linf": "attacks.threat",
     "PGD": "attacks",
     "load": "models",
-    "push": "cards",
+    "push": "workflows.model_card",
     "save": "models",
     "with_branches": "models",
 }

@@ -4,12 +4,11 @@ import warnings
 
 import pytest
 import torch
+from tiny import digits
 from torch import nn
 
-from equipoise import goals, losses
-from equipoise.attacks import PGD
-from equipoise.threat import L2, Linf
-from tiny import digits
+from equipoise.attacks import PGD, goals, losses
+from equipoise.attacks.threat import L2, Linf
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # its imports warn of their own age

@@ -6,9 +6,9 @@ from torch import nn
 
 from equipoise.attacks import APGD
 from equipoise.attacks.apgd import checkpoints
-from equipoise.goals import Watched, cross_entropy, margin
-from equipoise.losses import margin as margin_loss
-from equipoise.threat import L2, Linf
+from equipoise.attacks.goals import Watched, cross_entropy, margin
+from equipoise.attacks.losses import margin as margin_loss
+from equipoise.attacks.threat import L2, Linf
 
 
 @dataclass(frozen=True)

@@ -3,10 +3,10 @@ import torch
 from torch import nn
 
 from equipoise.attacks import Square
+from equipoise.attacks.goals import Watched, cross_entropy, margin
+from equipoise.attacks.losses import margin as margin_loss
 from equipoise.attacks.square import bump
-from equipoise.goals import Watched, cross_entropy, margin
-from equipoise.losses import margin as margin_loss
-from equipoise.threat import L2, Linf
+from equipoise.attacks.threat import L2, Linf
 
 
 def seeded(seed=0):

@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 from equipoise.attacks import APGD, PGD, Square, fgsm, iterative_fgsm
-from equipoise.goals import cross_entropy
-from equipoise.models import attack_mode
-from equipoise.threat import L2, Linf
+from equipoise.attacks.goals import cross_entropy
+from equipoise.attacks.threat import L2, Linf
+from equipoise.models.attack_mode.context import attack_mode
 
 FIXED = {
     "fgsm": fgsm(),

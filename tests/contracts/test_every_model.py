@@ -7,21 +7,21 @@ import pytest
 import torch
 
 from equipoise.attacks import PGD
-from equipoise.goals import cross_entropy
+from equipoise.attacks.goals import cross_entropy
+from equipoise.attacks.threat import Linf
 from equipoise.models import (
     FeatureStack,
     FusedBatchNorm2d,
     PreActResNet,
     ResNet,
     WideResNet,
-    attack_mode,
     conditioned,
     fuse,
     load,
     save,
     with_branches,
 )
-from equipoise.threat import Linf
+from equipoise.models.attack_mode.context import attack_mode
 
 
 def wide_resnet(activation="relu"):

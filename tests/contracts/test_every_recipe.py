@@ -4,9 +4,9 @@ import dataclasses
 import json
 
 import pytest
+import tiny
 import torch
 
-import tiny
 from equipoise.recipes import GROUPS, RECIPES, from_json, to_json
 
 NAMES = list(RECIPES)

@@ -10,15 +10,6 @@ from pathlib import Path
 import numpy
 import pytest
 import torch
-from writers import noise, write_images
-
-from equipoise import jobs
-from equipoise.data import DataError, ImageFolder, MappedImages, cache
-from equipoise.evaluation import images_hash
-from equipoise.methods.adversarial_training import network_stage
-from equipoise.objectives import PGDAT
-from equipoise.runs import RunError
-from equipoise.training import Interrupted
 from tiny import (
     ATTACK,
     SCHEDULE,
@@ -30,6 +21,15 @@ from tiny import (
     weights,
     wide_resnet,
 )
+from writers import noise, write_images
+
+from equipoise.data import DataError, ImageFolder, MappedImages, cache
+from equipoise.evaluation import images_hash
+from equipoise.methods.single_network import network_stage
+from equipoise.objectives import PGDAT
+from equipoise.runtime.errors import RunError
+from equipoise.runtime.signals import Interrupted
+from equipoise.workflows.train import train as jobs_train
 
 
 @pytest.fixture
@@ -165,7 +165,7 @@ def test_mapped_images_behave_like_a_tensor_that_is_read_by_rows(source, mapped,
 
 
 def test_only_the_rows_of_a_batch_are_read_and_copied(mapped, monkeypatch):
-    from equipoise.data import mapped as module
+    from equipoise.data import memory_mapped as module
 
     asked = []
     opened = module.open_map
@@ -243,14 +243,14 @@ def test_a_resumed_run_whose_data_vanished_says_so_and_goes_on_when_they_are_bac
     loop = replace(base.loop, batch_size=16, validation_images=16)
     made = replace(base, dataset=source, loop=loop)
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    jobs.train(made, whole)
+    jobs_train(made, whole)
     killed = AfterSteps(5, partial(os.kill, os.getpid(), signal.SIGINT))
     with pytest.raises(Interrupted):
-        jobs.train(made, cut, reporter=killed)
+        jobs_train(made, cut, reporter=killed)
     place.rename(tmp_path / "elsewhere")
     with pytest.raises(DataError, match=r"pets"):
-        jobs.train(made, cut, resume=True)
+        jobs_train(made, cut, resume=True)
     (tmp_path / "elsewhere").rename(place)
-    jobs.train(made, cut, resume=True)
+    jobs_train(made, cut, resume=True)
     bits = [(run / "model" / "model.safetensors").read_bytes() for run in (whole, cut)]
     assert bits[0] == bits[1]

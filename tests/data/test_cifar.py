@@ -18,7 +18,7 @@ from writers import (
     write_parquet,
 )
 
-from equipoise.data import Cifar10, Cifar100, DataError, files
+from equipoise.data import Cifar10, Cifar100, DataError, archives
 
 IMAGES = noise(12)
 LABELS = numpy.array([9, 1, 2, 3, 4, 5, 6, 7, 8, 0, 1, 2])
@@ -61,7 +61,7 @@ def write_binary(folder: Path, hundred: bool = False) -> Path:
 def pack(folder: Path, path: Path, monkeypatch) -> Path:
     with tarfile.open(path, "w:gz") as archive:
         archive.add(folder, folder.name)
-    monkeypatch.setitem(files.PUBLISHED, path.name, hashlib.md5(path.read_bytes()).hexdigest())
+    monkeypatch.setitem(archives.PUBLISHED, path.name, hashlib.md5(path.read_bytes()).hexdigest())
     return path
 
 

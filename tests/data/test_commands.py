@@ -7,17 +7,21 @@ from typing import get_args
 
 import numpy
 import pytest
+import tiny
 from sklearn.datasets import load_digits
 from writers import write_images
 
-import tiny
-from equipoise import cli, jobs, judge, runs
+from equipoise.cli.main import main
+from equipoise.cli.options import Sources
 from equipoise.data import SOURCES, Cifar10, DataSource, Digits, ImageFolder, NpzFile
 from equipoise.recipes import RECIPES, from_json, to_json
+from equipoise.records.files import iterate_records, read_record
+from equipoise.runtime.files import read_json
+from equipoise.workflows.datasets import named_source
 
 
 def run(*arguments) -> None:
-    cli.main([str(argument) for argument in arguments])
+    main([str(argument) for argument in arguments])
 
 
 def refused(capsys, *arguments) -> str:
@@ -39,13 +43,13 @@ def digits(tmp_path_factory):
 
 
 def test_the_names_of_the_command_line_are_those_of_the_sources():
-    assert list(get_args(cli.Sources)) == list(SOURCES)
+    assert list(get_args(Sources)) == list(SOURCES)
     assert set(get_args(DataSource)) == set(SOURCES.values())
 
 
 @pytest.mark.parametrize("name", SOURCES)
 def test_a_source_goes_through_json_and_back_with_its_place(name, tmp_path):
-    source = jobs.named_source(name, None if name == "digits" else tmp_path)
+    source = named_source(name, None if name == "digits" else tmp_path)
     recipe = replace(tiny.recipe(), dataset=source)
     content = json.loads(json.dumps(to_json(recipe)))
     assert content["dataset"]["kind"] == type(source).__name__
@@ -62,10 +66,10 @@ def test_recipes_of_before_are_still_read():
 
 
 def test_a_size_is_for_image_folders_alone(tmp_path, capsys):
-    assert jobs.named_source("imagefolder", tmp_path, 32) == ImageFolder(folder=tmp_path, size=32)
-    assert jobs.named_source("npz", tmp_path / "a.npz") == NpzFile(path=tmp_path / "a.npz")
+    assert named_source("imagefolder", tmp_path, 32) == ImageFolder(folder=tmp_path, size=32)
+    assert named_source("npz", tmp_path / "a.npz") == NpzFile(path=tmp_path / "a.npz")
     with pytest.raises(ValueError, match="--size is for an image folder; images of cifar10"):
-        jobs.named_source("cifar10", tmp_path, 32)
+        named_source("cifar10", tmp_path, 32)
     assert "--dataset imagefolder" in refused(capsys, "evaluate", "somewhere", "--size", "32")
 
 
@@ -73,7 +77,9 @@ def test_a_size_is_for_image_folders_alone(tmp_path, capsys):
 def test_any_recipe_is_trained_and_evaluated_on_a_folder_of_images(
     digits, tmp_path, capsys, monkeypatch
 ):
-    monkeypatch.setattr(judge, "self_checks", lambda *arguments, **settings: [])
+    monkeypatch.setattr(
+        "equipoise.workflows.evaluate.self_checks", lambda *arguments, **settings: []
+    )
     run(
         *("train", "standard_digits", "--dataset", "imagefolder", "--data", digits),
         *("--dataset.size", "8", "--dataset.grey", "--name", "mine", "--out", tmp_path / "mine"),
@@ -88,14 +94,16 @@ def test_any_recipe_is_trained_and_evaluated_on_a_folder_of_images(
     run(
         *("evaluate", tmp_path / "mine", "--epsilons", "0", "0.1", "--suite", "quick"), "--steps", 1
     )
-    ((_, record),) = runs.iterate_records(tmp_path / "mine")
+    ((_, record),) = iterate_records(tmp_path / "mine")
     assert (record["data"], record["images"]) == ("my_digits", 43)
-    stored = from_json(runs.read_json(tmp_path / "mine" / "recipe.json"))
+    stored = from_json(read_json(tmp_path / "mine" / "recipe.json"))
     assert stored.dataset == ImageFolder(folder=digits, size=8, grey=True)
 
 
 def test_a_folder_is_evaluated_on_by_its_name(digits, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(judge, "self_checks", lambda *arguments, **settings: [])
+    monkeypatch.setattr(
+        "equipoise.workflows.evaluate.self_checks", lambda *arguments, **settings: []
+    )
     (tmp_path / "colour_networks.py").write_text(
         "from torch import nn\n\n\n"
         "def make():\n    return nn.Sequential(nn.Flatten(), nn.Linear(3 * 6 * 6, 10))\n"
@@ -106,12 +114,14 @@ def test_a_folder_is_evaluated_on_by_its_name(digits, tmp_path, capsys, monkeypa
         *("--size", 6, "--epsilons", "0.1", "--images", 8, "--steps", 2),
     )
     (path,) = (tmp_path / "runs" / "colour_networks.make" / "records").glob("*.json")
-    assert runs.read_record(path)["data"] == "my_digits"
+    assert read_record(path)["data"] == "my_digits"
 
 
 def test_the_fields_of_another_source_become_flags(monkeypatch, tmp_path):
     asked = []
-    monkeypatch.setattr(jobs, "train", lambda recipe, folder, **rest: asked.append(recipe))
+    monkeypatch.setattr(
+        "equipoise.workflows.train.train", lambda recipe, folder, **rest: asked.append(recipe)
+    )
     arguments = ("--dataset=cifar100", "--dataset.limit", "7", "--data", tmp_path)
     run("train", "standard_digits", *arguments)
     base = RECIPES["standard_digits"]()

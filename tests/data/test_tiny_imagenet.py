@@ -3,7 +3,7 @@ import numpy
 import pytest
 from writers import encoded, noise, write_images, write_parquet
 
-from equipoise.data import DataError, TinyImageNet, files
+from equipoise.data import DataError, TinyImageNet, archives
 
 IDS = ["n02", "n01", "n03"]  # as wnids.txt has them: not sorted
 IMAGES = noise(9, 8)
@@ -52,7 +52,7 @@ def test_every_layout_of_the_original_is_read(tmp_path, layout, monkeypatch):
     if layout in ("folder", "around"):
         check(TinyImageNet(folder=root if layout == "folder" else tmp_path).load())
         return
-    monkeypatch.delitem(files.PUBLISHED, "tiny-imagenet-200.zip")
+    monkeypatch.delitem(archives.PUBLISHED, "tiny-imagenet-200.zip")
     (tmp_path / "packed").mkdir()
     path = pack(root, tmp_path / "packed" / "tiny-imagenet-200.zip")
     check(TinyImageNet(folder=path if layout == "zip" else path.parent).load())

@@ -6,21 +6,25 @@ from types import SimpleNamespace
 import jaxtyping
 import onnx
 import pytest
+import tiny
 import torch
 from exportable import CARD, MODELS, adaptive
 from PIL import Image
 from torch import nn
 
-import tiny
-from equipoise import PGD, Linf, goals, jobs, judge, runs
+from equipoise import PGD, Linf
+from equipoise.attacks import goals
 from equipoise.data import Digits
 from equipoise.deployment import export, predict
 from equipoise.deployment.export import TOLERANCE, Deployed, ExportError, difference
 from equipoise.evaluation import images_hash
 from equipoise.models import load, save
-from equipoise.models.foreign import METADATA, load_foreign
-from equipoise.models.trust import trusting
+from equipoise.models.io.external import METADATA, load_foreign
+from equipoise.models.io.trust import trusting
 from equipoise.recipes import Evaluation
+from equipoise.records.files import iterate_records
+from equipoise.runtime.errors import RunError
+from equipoise.workflows.evaluate import evaluate
 
 FORMS = {"onnx": ".onnx", "torch-export": ".pt2"}
 EXPORTING = sys.modules["equipoise.deployment.export"]  # whose name the function has too
@@ -67,7 +71,7 @@ def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("export") / "run"
     save(adaptive(), folder / "model", CARD)
     quick = Evaluation(epsilons=(0.0, 0.1), suites=("quick",), steps=1, restarts=1, images=8)
-    jobs.evaluate(folder, evaluation=quick, dataset=tiny.digits(), checks=False)
+    evaluate(folder, evaluation=quick, dataset=tiny.digits(), checks=False)
     return folder
 
 
@@ -108,7 +112,7 @@ def test_any_model_answers_as_the_original_on_adversarial_images(kind, form, tmp
 
 def test_the_score_card_travels_inside(exported, run):
     path, done = exported
-    ((_, record),) = runs.iterate_records(run / "records")
+    ((_, record),) = iterate_records(run / "records")
     card = load_foreign(str(path), trust=[str(path)]).card
     assert card == json.loads(json.dumps(done.card))
     assert card["classes"] == CARD["classes"]
@@ -134,7 +138,7 @@ def test_what_was_exported_can_be_evaluated(exported, run, tmp_path, monkeypatch
     monkeypatch.chdir(tmp_path)
     suite = "quick" if path.suffix == ".pt2" else "transfer"
     wanted = Evaluation(epsilons=(0.0, 0.1), suites=(suite,), steps=1, restarts=1, images=8)
-    record, place = jobs.evaluate(
+    record, place = evaluate(
         path,
         evaluation=wanted,
         dataset=tiny.digits(),
@@ -142,7 +146,7 @@ def test_what_was_exported_can_be_evaluated(exported, run, tmp_path, monkeypatch
         trust=[str(path)],
         surrogates=[run] if suite == "transfer" else (),
     )
-    ((_, original),) = runs.iterate_records(run / "records")
+    ((_, original),) = iterate_records(run / "records")
     assert record["headline"]["accuracy"][0] == original["headline"]["accuracy"][0]
     assert place.is_relative_to("runs")
 
@@ -259,7 +263,7 @@ def test_a_model_whose_data_is_not_here_is_compared_on_noise(tmp_path):
 def test_a_folder_that_does_not_say_its_size_asks_for_it(tmp_path):
     save(MODELS["wide resnet"](), tmp_path / "model", {"name": "tiny"})
     model, path = str(tmp_path / "model"), tmp_path / "file.pt2"
-    with pytest.raises(runs.RunError, match="--size HEIGHT WIDTH"):
+    with pytest.raises(RunError, match="--size HEIGHT WIDTH"):
         export(model, path, form="torch-export")
     done = export(model, path, form="torch-export", size=(12, 16), images=4)
     assert done.card["image_shape"] == [1, 12, 16]
@@ -278,7 +282,7 @@ def test_a_folder_that_does_not_say_its_size_asks_for_it(tmp_path):
 )
 def test_what_cannot_be_exported_is_refused(changes, message, folder, tmp_path):
     asked = {"model": str(folder), "file": "file.pt2", "images": 4} | changes
-    with pytest.raises(runs.RunError, match=message):
+    with pytest.raises(RunError, match=message):
         export(
             asked["model"], tmp_path / asked["file"], form="torch-export", images=asked["images"]
         )
@@ -294,7 +298,9 @@ class Untraceable(nn.Module):
 
 @pytest.mark.filterwarnings("ignore:Converting a tensor:UserWarning")
 def test_a_network_that_cannot_be_traced_is_named(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(judge, "load", lambda folder, trust: Untraceable().eval())
+    monkeypatch.setattr(
+        "equipoise.workflows.model_source.load", lambda folder, trust: Untraceable().eval()
+    )
     path = tmp_path / "file.pt2"
     with pytest.raises(ExportError, match="Untraceable cannot be exported: torch could not trace"):
         export(str(folder), path, form="torch-export", images=4)

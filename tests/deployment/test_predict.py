@@ -3,18 +3,20 @@ import sys
 
 import numpy
 import pytest
+import tiny
 import torch
 from exportable import CARD, MODELS, adaptive
 from PIL import Image
 from rich.console import Console
 
-import tiny
-from equipoise import cards, runs
 from equipoise.data import Digits
 from equipoise.deployment import as_json, export, predict, rich_predictions
 from equipoise.deployment.predict import Prediction, estimated_strength
 from equipoise.models import load, save
-from equipoise.models.trust import trusting
+from equipoise.models.io.trust import trusting
+from equipoise.runtime.errors import RunError
+from equipoise.runtime.files import write_json
+from equipoise.workflows import model_card
 
 PREDICTING = sys.modules["equipoise.deployment.predict"]  # whose name the function has too
 
@@ -47,10 +49,10 @@ def add_record(folder, means):
     record = tiny.record(
         "tiny",
         training_seed=0,
-        weights_sha256=cards.weights_sha256(folder / "model"),
+        weights_sha256=model_card.weights_sha256(folder / "model"),
         fusing_weight={"through_generator": curve, "through_robust_branch": curve},
     )
-    runs.write_json(folder / "records" / "tiny.json", record)
+    write_json(folder / "records" / "tiny.json", record)
 
 
 def test_a_picture_gets_the_class_that_the_model_gives_its_pixels(folder, pictures):
@@ -166,7 +168,7 @@ def test_the_record_of_the_folder_gives_the_curve(folder, pictures):
 )
 def test_what_cannot_be_predicted_is_refused(arguments, message, folder, pictures):
     asked = {"model": str(folder), "images": pictures, "preference": None} | arguments
-    with pytest.raises((ValueError, runs.RunError), match=message):
+    with pytest.raises((ValueError, RunError), match=message):
         predict(asked["model"], asked["images"], preference=asked["preference"])
 
 
@@ -175,7 +177,7 @@ def test_a_file_that_equipoise_did_not_export_is_refused(tmp_path, pictures):
     torch.export.save(program, tmp_path / "other.pt2")
     with (
         trusting(str(tmp_path / "other.pt2")),
-        pytest.raises(runs.RunError, match=r"does not say what its classes are.*equipoise export"),
+        pytest.raises(RunError, match=r"does not say what its classes are.*equipoise export"),
     ):
         predict(str(tmp_path / "other.pt2"), pictures)
 
@@ -192,13 +194,13 @@ def test_a_model_that_answers_nan_is_refused(tmp_path, pictures):
     model = tiny.wide_resnet()
     torch.nn.init.constant_(model.linear.bias, float("nan"))
     save(model, tmp_path / "model", CARD)
-    with pytest.raises(runs.RunError, match="answers NaN or infinity"):
+    with pytest.raises(RunError, match="answers NaN or infinity"):
         predict(str(tmp_path / "model"), pictures)
 
 
 def test_classes_that_are_too_few_are_refused(tmp_path, pictures):
     save(tiny.wide_resnet(), tmp_path / "model", CARD | {"classes": ["a", "b"]})
-    with pytest.raises(runs.RunError, match="names 2 classes and answers 10"):
+    with pytest.raises(RunError, match="names 2 classes and answers 10"):
         predict(str(tmp_path / "model"), pictures)
 
 

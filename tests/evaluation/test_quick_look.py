@@ -5,11 +5,11 @@ from dataclasses import replace
 import pytest
 import torch
 from linear_oracle import exact, grey
+from tiny import linear
 
 from equipoise.attacks import PGD
+from equipoise.attacks.threat import Linf
 from equipoise.evaluation import robust_accuracy
-from equipoise.threat import Linf
-from tiny import linear
 
 STRONG = PGD(steps=20, relative_step=0.25, keep="best")
 

@@ -2,13 +2,13 @@ import json
 
 import pytest
 import torch
+from tiny import linear, split, wide_resnet
 from torch import nn
 
+from equipoise.attacks.threat import L2, Linf
 from equipoise.evaluation import insides, profile, record_of, suites_for
 from equipoise.evaluation import record as record_module
 from equipoise.models import FeatureStack, fuse, with_branches
-from equipoise.threat import L2, Linf
-from tiny import linear, split, wide_resnet
 
 EPSILONS = (0.0, 0.1, 8 / 255)  # in no order
 

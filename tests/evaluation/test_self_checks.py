@@ -6,16 +6,17 @@ from dataclasses import asdict, replace
 import bad_models as bad
 import pytest
 import torch
+from tiny import digits, same, split, weights, wide_resnet
 from torch import nn
 
+from equipoise.attacks.losses import cross_entropy
+from equipoise.attacks.threat import L2, Linf
 from equipoise.data import Split
 from equipoise.evaluation import self_checks as module
-from equipoise.evaluation.probes import graded, scale_free_cross_entropy
-from equipoise.evaluation.self_checks import Finding, Tried, check_range, self_checks
-from equipoise.losses import cross_entropy
+from equipoise.evaluation.robustness_profile import Tried
+from equipoise.evaluation.self_check_attacks import Finding, graded, scale_free_cross_entropy
+from equipoise.evaluation.self_checks import check_range, self_checks
 from equipoise.models import fuse, with_branches
-from equipoise.threat import L2, Linf
-from tiny import digits, same, split, weights, wide_resnet
 
 IMAGES = 128
 

@@ -2,16 +2,16 @@ import dataclasses
 
 import pytest
 import torch
+from tiny import images_and_labels, linear, wide_resnet
 from torch import nn
 
 from equipoise.attacks import PGD
+from equipoise.attacks.goals import Watched
+from equipoise.attacks.losses import cross_entropy, gate_cross_entropy
+from equipoise.attacks.threat import Linf
 from equipoise.evaluation import SearchAttack, suites_for
 from equipoise.evaluation.suites import GATE_RATIOS
-from equipoise.goals import Watched
-from equipoise.losses import cross_entropy, gate_cross_entropy
 from equipoise.models import FeatureStack, conditioned, fuse, with_branches
-from equipoise.threat import Linf
-from tiny import images_and_labels, linear, wide_resnet
 
 SEARCH = PGD(steps=4, relative_step=0.5, keep="best")
 

@@ -3,16 +3,16 @@ from functools import partial
 
 import pytest
 import torch
+from tiny import ATTACK, SCHEDULE, fit_stage, images_and_labels, same, weights, wide_resnet
 from torch import nn
 
-from equipoise import draws, losses
-from equipoise.attacks import PGD
+from equipoise.attacks import PGD, losses
+from equipoise.distributed.shared_generator import SharedGenerator
 from equipoise.methods import AFA, Gate, afa
 from equipoise.methods.afa import BranchTask, GateTask
 from equipoise.models import fuse, with_branches
-from equipoise.models.weight_generator import WeightGenerator
+from equipoise.models.afa.weight_generator import WeightGenerator
 from equipoise.objectives import AVM, FAT, IAT, MART, PGDAT, TLA, TRADES, Standard
-from tiny import ATTACK, SCHEDULE, fit_stage, images_and_labels, same, weights, wide_resnet
 
 STRENGTHS = (0.0, 0.05, 0.2)
 
@@ -482,6 +482,6 @@ def test_a_gate_is_not_trained_at_strengths_that_no_branch_knows():
 def test_a_batch_of_several_processes_is_not_split():
     task = BranchTask(branched(), method(split_batch=True))
     images, labels = images_and_labels()
-    generator = draws.SharedGenerator.of(images.device, 0, 2)
+    generator = SharedGenerator.of(images.device, 0, 2)
     with pytest.raises(ValueError, match="split_batch deals out the batch of one process"):
         task(images, labels, generator, 0.0)

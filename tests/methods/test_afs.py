@@ -3,13 +3,13 @@ from functools import partial
 
 import pytest
 import torch
+from tiny import ATTACK, SCHEDULE, fit_stage, images_and_labels, linear, weights, wide_resnet
 
-from equipoise import losses
+from equipoise.attacks import losses
 from equipoise.methods import AFS, afs
 from equipoise.methods.afs import MergerTask
 from equipoise.models import FeatureExtractor, FeatureStack, WideResNet, save
 from equipoise.objectives import AVM, FAT, IAT, LBGAT, MART, PGDAT, TLA, TRADES
-from tiny import ATTACK, SCHEDULE, fit_stage, images_and_labels, linear, weights, wide_resnet
 
 
 def method(**settings) -> AFS:

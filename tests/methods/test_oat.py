@@ -4,15 +4,6 @@ from functools import partial
 
 import pytest
 import torch
-from torch import nn
-
-from equipoise import losses
-from equipoise.methods import OAT, oat
-from equipoise.methods.oat import ConditionalTask
-from equipoise.models import Conditional
-from equipoise.models.film import FiLM
-from equipoise.objectives import FAT, IAT, LBGAT, MART, PGDAT, TRADES, Standard
-from equipoise.recipes import from_json, to_json
 from tiny import (
     ATTACK,
     LOOP,
@@ -25,6 +16,15 @@ from tiny import (
     weights,
     wide_resnet,
 )
+from torch import nn
+
+from equipoise.attacks import losses
+from equipoise.methods import OAT, oat
+from equipoise.methods.oat import ConditionalTask
+from equipoise.models import Conditional
+from equipoise.models.conditional_network import FiLM
+from equipoise.objectives import FAT, IAT, LBGAT, MART, PGDAT, TRADES, Standard
+from equipoise.recipes import from_json, to_json
 
 EPSILON = 0.1
 

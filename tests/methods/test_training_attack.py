@@ -1,12 +1,11 @@
 import pytest
 import torch
+from tiny import images_and_labels, same, weights, wide_resnet
 
-from equipoise import goals
-from equipoise.attacks import PGD
+from equipoise.attacks import PGD, goals
+from equipoise.attacks.threat import L2, Linf
 from equipoise.methods.stage import TrainingAttack
 from equipoise.methods.training_attack import attacked
-from equipoise.threat import L2, Linf
-from tiny import images_and_labels, same, weights, wide_resnet
 
 EPSILON = torch.tensor([0.0, 0.02, 0.05, 0.1] * 2)
 

@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from equipoise.attacks import PGD
+from equipoise.attacks.threat import Linf
 from equipoise.objectives import FAT, MART, PGDAT, TRADES
-from equipoise.threat import Linf
 
 STEPS, STEP = 8, 0.05
 FLIPS = [0, 1, 3, 5, 8, 99]

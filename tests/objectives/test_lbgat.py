@@ -2,13 +2,13 @@ import numpy as np
 import pytest
 import torch
 from by_hand import ADVERSARIAL, CLEAN, LABELS, Answers, agree, cross_entropy, divergence
+from tiny import ATTACK, SCHEDULE, fit_stage, images_and_labels, weights, wide_resnet
 from torch import nn
 
-from equipoise import losses
+from equipoise.attacks import losses
 from equipoise.methods import AFA, AFS, SingleNetwork
 from equipoise.methods.stage import TrainingAttack
 from equipoise.objectives import LBGAT
-from tiny import ATTACK, SCHEDULE, fit_stage, images_and_labels, weights, wide_resnet
 
 GUIDE = np.array([[0.5, 0.1, 1.0, 0.0], [2.0, 0.3, 0.0, 0.2], [0, 1.0, 0, 0.5], [1.0, 0, 0, 3.0]])
 

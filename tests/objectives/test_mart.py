@@ -12,7 +12,7 @@ from by_hand import (
     losses_of_answers,
 )
 
-from equipoise import losses
+from equipoise.attacks import losses
 from equipoise.objectives import MART
 
 ROWS = np.arange(4)

@@ -6,7 +6,7 @@ import torch
 from by_hand import agree, cross_entropy
 from torch import nn
 
-from equipoise.features import features_and_logits
+from equipoise.models.last_linear import features_and_logits
 from equipoise.objectives import TLA
 
 LABELS = torch.tensor([0, 0, 1, 1, 2, 2])  # two of each: no choice of a second positive

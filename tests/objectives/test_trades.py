@@ -11,7 +11,7 @@ from by_hand import (
     losses_of_answers,
 )
 
-from equipoise import goals, losses
+from equipoise.attacks import goals, losses
 from equipoise.objectives import TRADES
 
 

@@ -1,8 +1,8 @@
 from dataclasses import replace
 
 import pytest
-
 import tiny
+
 from equipoise.models import PreActResNet, ResNet, WideResNet
 from equipoise.recipes import (
     RECIPES,

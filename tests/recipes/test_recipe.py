@@ -4,8 +4,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-
 import tiny
+
 from equipoise.data import Cifar10
 from equipoise.recipes import RECIPES, Evaluation, from_json, to_json
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from equipoise import runs
+from equipoise.records.statistics import wilson_interval
 from equipoise.report import comparison, markdown_comparison, rich_comparison
 from equipoise.report.compare import TRADE_OFF, broken_at, mcnemar, paired_interval
 from equipoise.report.table import must_agree
@@ -169,7 +169,7 @@ def test_pairing_by_image_tells_apart_what_two_intervals_would_not():
         record("two", [-1] * 16 + [2] * 6 + both),
     ]
     right = [sum(at == -1 for at in each["broken_at"]) for each in records]
-    assert runs.wilson_interval(right[0], 450)[1] > runs.wilson_interval(right[1], 450)[0]
+    assert wilson_interval(right[0], 450)[1] > wilson_interval(right[1], 450)[0]
     (found,) = comparison(records)
     assert found.rows[2].verdict == "better"
 

@@ -1,8 +1,8 @@
 import pytest
 import yaml
-from records import RECORD, WIDE, document, record
 
 from equipoise.report.model_card import architecture, model_card
+from records import RECORD, WIDE, document, record
 
 
 def front_matter(text: str) -> dict:

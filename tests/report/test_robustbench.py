@@ -1,6 +1,5 @@
-from records import WIDE, document, record
-
 from equipoise.report.robustbench import robustbench_entry
+from records import WIDE, document, record
 
 THEIRS = {
     "link", "name", "authors", "additional_data", "number_forward_passes", "dataset", "venue",

@@ -1,9 +1,9 @@
 import json
 
 import pytest
-from records import RECORD, document, record
 
 from equipoise.report.score_card import of_each_threat, of_model, score_card
+from records import RECORD, document, record
 
 CARD = document()["card"]
 

@@ -1,10 +1,10 @@
 """What figures need beyond records: known answers of small models."""
 
 import pytest
+import tiny
 import torch
 from torch import nn
 
-import tiny
 from equipoise.models import FeatureStack, fuse, with_branches
 from equipoise.reproduce.figure_data import BINS, KINDS
 

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from equipoise import runs
 from equipoise.recipes import to_json
+from equipoise.records.files import read_record
 from equipoise.report.papers import ENTRIES, SCALES, Result, Table
 from equipoise.report.papers.tables import markdown
-from equipoise.reproduce.models import needed
+from equipoise.reproduce.plan import needed
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted((ROOT / "docs" / "reproduced").glob("*/index.md"))
@@ -23,7 +23,7 @@ def results_of(scale, tmp_path):
     for (name, seed), model in models.items():
         of_it = re.compile(rf"{name}(@[\d.]+)?__seed{seed}(__\w+)?\.json")
         paths = [path for path in sorted(folder.iterdir()) if of_it.fullmatch(path.name)]
-        records = [runs.read_record(path) for path in paths]
+        records = [read_record(path) for path in paths]
         mine = [record for record in records if record["settings"] == model.settings(None)]
         transfer = [r for r in records if [s["name"] for s in r["suites"]] == ["transfer"]]
         if mine:

@@ -7,10 +7,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from equipoise.attacks.work import Work, better, value_and_gradient, value_only
-from equipoise.goals import Goal
-from equipoise.losses import PerImage
-from equipoise.threat import Images, Threat, per_image
+from equipoise.attacks.active_batch import Work, better, value_and_gradient, value_only
+from equipoise.attacks.goals import Goal
+from equipoise.attacks.threat import Threat, per_image
+from equipoise.types import Images, PerImage
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from equipoise.attacks.work import Work, better, value_only
-from equipoise.goals import Goal
-from equipoise.threat import L2, Images, Linf, Threat, per_image
+from equipoise.attacks.active_batch import Work, better, value_only
+from equipoise.attacks.goals import Goal
+from equipoise.attacks.threat import L2, Linf, Threat, per_image
+from equipoise.types import Images
 
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 """After how many proposals the area of the squares is halved, of 10,000."""

@@ -5,18 +5,15 @@ A source (``Digits()``, ``Cifar10(folder=...)``) is a small frozen description t
 epsilon is always in pixel units.
 """
 
-from equipoise.data.augmentation import Augmentation as Augmentation
-from equipoise.data.cifar import Cifar10 as Cifar10
-from equipoise.data.cifar import Cifar100 as Cifar100
-from equipoise.data.digits import Digits as Digits
-from equipoise.data.image_folder import ImageFolder as ImageFolder
-from equipoise.data.mapped import MappedImages as MappedImages
-from equipoise.data.npz import NpzFile as NpzFile
-from equipoise.data.split import DataError as DataError
-from equipoise.data.split import DataSet as DataSet
-from equipoise.data.split import Split as Split
-from equipoise.data.svhn import SVHN as SVHN
-from equipoise.data.tiny_imagenet import TinyImageNet as TinyImageNet
+from equipoise.data.augmentation import Augmentation
+from equipoise.data.cifar import Cifar10, Cifar100
+from equipoise.data.dataset import DataError, DataSet, Split
+from equipoise.data.digits import Digits
+from equipoise.data.image_folder import ImageFolder
+from equipoise.data.memory_mapped import MappedImages
+from equipoise.data.npz import NpzFile
+from equipoise.data.svhn import SVHN
+from equipoise.data.tiny_imagenet import TinyImageNet
 
 DataSource = Digits | Cifar10 | Cifar100 | SVHN | TinyImageNet | ImageFolder | NpzFile
 
@@ -30,3 +27,20 @@ SOURCES: dict[str, type[DataSource]] = {
     "npz": NpzFile,
 }
 """Every source by its name on the command line."""
+
+__all__ = [
+    "SOURCES",
+    "SVHN",
+    "Augmentation",
+    "Cifar10",
+    "Cifar100",
+    "DataError",
+    "DataSet",
+    "DataSource",
+    "Digits",
+    "ImageFolder",
+    "MappedImages",
+    "NpzFile",
+    "Split",
+    "TinyImageNet",
+]

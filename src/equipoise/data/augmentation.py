@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from equipoise.threat import Images
+from equipoise.types import Images
 
 OPERATIONS = ("brightness", "contrast", "colour", "rotation", "translation", "cutout")
 """What the random operations of ``Augmentation`` are drawn from."""

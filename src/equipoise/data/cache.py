@@ -14,10 +14,17 @@ import numpy
 import torch
 from numpy.lib import format as npy
 
-from equipoise import runs
-from equipoise.data.images import decode
-from equipoise.data.mapped import MappedImages, open_map
-from equipoise.data.split import DataError
+from equipoise.data.dataset import DataError
+from equipoise.data.decode import decode
+from equipoise.data.memory_mapped import MappedImages, open_map
+from equipoise.runtime.files import (
+    DAY,
+    PART,
+    clear_temporaries,
+    make_readable,
+    read_json,
+    write_json,
+)
 
 WHOLE = 2**30
 """Decoded images of a set up to this size, 1 GiB, live in memory or on the device; those of a
@@ -68,14 +75,14 @@ def decode_once(
     if not _whole(path, len(names)):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            runs.clear_temporaries(path.parent, older=runs.DAY)
+            clear_temporaries(path.parent, older=DAY)
             _write(path, names, read, size, grey, where)
         except OSError as error:
             raise DataError(
                 f"decoded images cannot be kept in {path.parent} ({error.strerror or error}); make "
                 "room, or set EQUIPOISE_CACHE to another folder."
             ) from error
-    broken = runs.read_json(path.with_suffix(".json"))["broken"]
+    broken = read_json(path.with_suffix(".json"))["broken"]
     mapped = MappedImages(path=path, rows=torch.arange(len(names)))
     return mapped, {int(number): reason for number, reason in broken.items()}
 
@@ -110,7 +117,7 @@ def _write(
 
     broken: dict[int, str] = {}
     first = None  # the first good image: all others have its shape
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=runs.PART)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=PART)
     try:
         # Pillow lets other threads run while it decodes, so threads are enough.
         with os.fdopen(handle, "wb") as file, ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -132,8 +139,8 @@ def _write(
             os.fsync(file.fileno())
         if first is None:
             raise DataError(f"{where}: no image can be read. {names[0]}: {broken[0]}.")
-        runs.make_readable(temporary)
-        runs.write_json(path.with_suffix(".json"), {"broken": broken})
+        make_readable(temporary)
+        write_json(path.with_suffix(".json"), {"broken": broken})
         os.replace(temporary, path)
         open_map.cache_clear()
     except BaseException:

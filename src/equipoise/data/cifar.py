@@ -7,11 +7,11 @@ from typing import Any
 import numpy
 import torch
 
-from equipoise.data import encoded
-from equipoise.data.encoded import Encoded, Table
-from equipoise.data.files import Files, open_files
+from equipoise.data import parquet
+from equipoise.data.archives import Files, open_files
+from equipoise.data.dataset import DataError, DataSet, Split
+from equipoise.data.parquet import Encoded, Table
 from equipoise.data.pickles import read_pickle
-from equipoise.data.split import DataError, DataSet, Split
 
 _PIXELS = 3 * 32 * 32
 
@@ -140,9 +140,9 @@ def _refuse_limit(limit: int | None) -> None:
 
 def _load(kind: _Kind, folder: Path | None, limit: int | None, hub: str) -> DataSet:
     if folder is None:
-        return _of_table(kind, *encoded.from_hub(hub, kind.table), limit)
-    if encoded.parquet_files(folder, kind.table, "train"):
-        return _of_table(kind, *encoded.from_parquet(folder, kind.table), limit)
+        return _of_table(kind, *parquet.from_hub(hub, kind.table), limit)
+    if parquet.parquet_files(folder, kind.table, "train"):
+        return _of_table(kind, *parquet.from_parquet(folder, kind.table), limit)
     places = [folder / f"{kind.archive}-{end}" for end in ("batches-py", "batches-bin")]
     places += [folder / f"{kind.archive}-{end}" for end in ("python", "binary")]
     places += [folder / f"{kind.archive}-{end}.tar.gz" for end in ("python", "binary")]
@@ -166,7 +166,7 @@ def _of_table(kind: _Kind, train: Encoded, test: Encoded, limit: int | None) -> 
         raise DataError(f"{train.origin}: train and test name their classes unalike.")
     names = train.names or tuple(map(str, range(kind.classes)))
     few = replace(train, images=train.images[:limit], labels=train.labels[:limit])
-    (first, coding), (second, _) = (encoded.decoded(part, len(names)) for part in (few, test))
+    (first, coding), (second, _) = (parquet.decoded(part, len(names)) for part in (few, test))
     name = f"{kind.name}-jpeg" if coding == "JPEG" else kind.name
     return DataSet(name=name, train=first, test=second, class_names=names)
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy
 import torch
 
-from equipoise.data.split import DataSet, Split
+from equipoise.data.dataset import DataSet, Split
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,10 +9,10 @@ from typing import Literal
 
 import torch
 
+from equipoise.data.archives import Files, open_files
 from equipoise.data.cache import decode_once, in_memory
-from equipoise.data.files import Files, open_files
-from equipoise.data.images import ENDINGS
-from equipoise.data.split import DataError, DataSet, Split
+from equipoise.data.dataset import DataError, DataSet, Split
+from equipoise.data.decode import ENDINGS
 
 TRAIN_FOLDERS = ("train", "training")
 """Folders that are taken for the training part, in whatever case; the first one that is there."""

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy
 
-from equipoise.data.files import LARGEST
-from equipoise.data.split import DataError
+from equipoise.data.archives import LARGEST
+from equipoise.data.dataset import DataError
 
 _HEADER, _MATRIX, _COMPRESSED = 128, 14, 15
 _PREFIX = 4096

@@ -13,7 +13,7 @@ from jaxtyping import Int
 from numpy.lib import format as npy
 from torch import Tensor
 
-from equipoise.data.split import DataError, DataSet, Split
+from equipoise.data.dataset import DataError, DataSet, Split
 
 LARGEST_PACKED = 2**33
 """Largest compressed array that is read, 8 GiB; uncompressed ones are mapped, of any size."""

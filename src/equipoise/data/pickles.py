@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy
 
-from equipoise.data.split import DataError
+from equipoise.data.dataset import DataError
 
 _RECONSTRUCT = {"numpy.core.multiarray _reconstruct", "numpy._core.multiarray _reconstruct"}
 _NDARRAY, _DTYPE, _ENCODE = "numpy ndarray", "numpy dtype", "_codecs encode"

@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy
 import torch
 
-from equipoise.data import encoded
-from equipoise.data.encoded import Table
+from equipoise.data import parquet
+from equipoise.data.dataset import DataError, DataSet, Split
 from equipoise.data.matlab import Variable, read_variables
-from equipoise.data.split import DataError, DataSet, Split
+from equipoise.data.parquet import Table
 
 _TABLE = Table(title="SVHN", config="cropped_digits")
 _NAMES = tuple(map(str, range(10)))
@@ -42,15 +42,15 @@ class SVHN:
             DataError: If a file or a variable in it is missing, or cannot be read, or the hub is
                 out of reach.
         """
-        if self.folder is not None and not encoded.parquet_files(self.folder, _TABLE, "train"):
+        if self.folder is not None and not parquet.parquet_files(self.folder, _TABLE, "train"):
             train, test = (_from_mat(self.folder / f"{p}_32x32.mat") for p in ("train", "test"))
         else:
             parts = (
-                encoded.from_hub(self.hub, _TABLE)
+                parquet.from_hub(self.hub, _TABLE)
                 if self.folder is None
-                else encoded.from_parquet(self.folder, _TABLE)
+                else parquet.from_parquet(self.folder, _TABLE)
             )
-            train, test = (encoded.decoded(part, 10)[0] for part in parts)
+            train, test = (parquet.decoded(part, 10)[0] for part in parts)
         return DataSet(name="svhn", train=train, test=test, class_names=_NAMES)
 
 

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import torch
 
-from equipoise.data import encoded
+from equipoise.data import parquet
+from equipoise.data.archives import Files, open_files
 from equipoise.data.cache import decode_once, in_memory
-from equipoise.data.encoded import Encoded, Table
-from equipoise.data.files import Files, open_files
+from equipoise.data.dataset import DataError, DataSet, Split
 from equipoise.data.image_folder import Labelled, read_labelled
-from equipoise.data.split import DataError, DataSet, Split
+from equipoise.data.parquet import Encoded, Table
 
 _TABLE = Table(title="Tiny-ImageNet", config="default", test="valid")
 _ARCHIVE = "tiny-imagenet-200"
@@ -45,9 +45,9 @@ class TinyImageNet:
             DataError: If a file is missing or broken, or the hub is out of reach.
         """
         if self.folder is None:
-            return _of_table(*encoded.from_hub(self.hub, _TABLE))
-        if encoded.parquet_files(self.folder, _TABLE, "train"):
-            return _of_table(*encoded.from_parquet(self.folder, _TABLE))
+            return _of_table(*parquet.from_hub(self.hub, _TABLE))
+        if parquet.parquet_files(self.folder, _TABLE, "train"):
+            return _of_table(*parquet.from_parquet(self.folder, _TABLE))
         inside = (self.folder / _ARCHIVE, self.folder / f"{_ARCHIVE}.zip")
         place = next((found for found in inside if found.exists()), self.folder)
         with open_files(place) as files:

@@ -1,8 +1,13 @@
 """Leaving the lab: a model as an ONNX or torch.export file, and predictions on pictures."""
 
-from equipoise.deployment.export import Exported as Exported
-from equipoise.deployment.export import export as export
-from equipoise.deployment.predict import Prediction as Prediction
-from equipoise.deployment.predict import as_json as as_json
-from equipoise.deployment.predict import predict as predict
-from equipoise.deployment.predict import rich_predictions as rich_predictions
+from equipoise.deployment.export import Exported, export
+from equipoise.deployment.predict import Prediction, as_json, predict, rich_predictions
+
+__all__ = [
+    "Exported",
+    "Prediction",
+    "as_json",
+    "export",
+    "predict",
+    "rich_predictions",
+]

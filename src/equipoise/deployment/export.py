@@ -14,22 +14,25 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from equipoise import cards, runs
 from equipoise.attacks import PGD
+from equipoise.attacks.goals import margin
 from equipoise.data import DataError
-from equipoise.epsilon import format_epsilon
-from equipoise.evaluation.store import images_hash
-from equipoise.goals import margin
-from equipoise.judge import Subject, at_preference, find_model
-from equipoise.losses import Labels
+from equipoise.evaluation.cache import images_hash
 from equipoise.methods.stage import THREATS
-from equipoise.models import AdaptiveNetwork, attack_mode
-from equipoise.models.film import FixedPreference
-from equipoise.models.foreign import METADATA, METADATA_FILE, load_foreign
-from equipoise.models.fusion import first_convolution
+from equipoise.models import AdaptiveNetwork
+from equipoise.models.afa.adaptive_network import first_convolution
+from equipoise.models.attack_mode.context import attack_mode
+from equipoise.models.conditional_network import FixedPreference
+from equipoise.models.io.external import METADATA, METADATA_FILE, load_foreign
+from equipoise.records.epsilon import format_epsilon
 from equipoise.report.score_card import score_card
-from equipoise.sources import source_of
-from equipoise.threat import Images
+from equipoise.runtime.environment import commit
+from equipoise.runtime.errors import RunError
+from equipoise.runtime.files import write_bytes
+from equipoise.types import Images, Labels
+from equipoise.workflows import model_card
+from equipoise.workflows.datasets import source_of
+from equipoise.workflows.model_source import Subject, at_preference, find_model
 
 Format = Literal["onnx", "torch-export"]
 SUFFIXES: dict[Format, str] = {"onnx": ".onnx", "torch-export": ".pt2"}
@@ -37,7 +40,7 @@ TOLERANCE = 1e-4  # of an output's largest number, or absolute where that is bel
 EPSILON = 8 / 255  # of the check's attack, where nothing says which strengths the model is for
 
 
-class ExportError(runs.RunError):
+class ExportError(RunError):
     """A model that cannot be exported; the message says why."""
 
 
@@ -145,14 +148,14 @@ def export(
         raise ExportError(f"{model} is no model folder; only those are exported.")
     network, name = at_preference(subject.network, subject.name, preference)
     fixed = network.preference if isinstance(network, FixedPreference) else None
-    record = cards.record_at(subject.folder, fixed)
+    record = model_card.record_at(subject.folder, fixed)
     shape = image_shape(subject, size)
     deployed = Deployed(network.requires_grad_(False)).eval()
     card = score_card(subject.card, record) | {
         "name": name,
         "image_shape": list(shape),
         "outputs": deployed.outputs,
-        "exported_by": runs.commit(),
+        "exported_by": commit(),
     }
     clean, labels, source = _examples(deployed, subject, shape, images, data)
     norm, epsilon = _threat(card, subject.card)
@@ -163,7 +166,7 @@ def export(
     content = (_onnx if form == "onnx" else _torch_export)(deployed, clean[:2], json.dumps(card))
     with tempfile.TemporaryDirectory() as folder:
         written = Path(folder) / f"exported{file.suffix}"
-        runs.write_bytes(written, content)
+        write_bytes(written, content)
         found = load_foreign(str(written), trust=[str(written)])
         on_clean = difference(found, deployed, clean)
         on_adversarial = difference(found, deployed, adversarial)
@@ -173,7 +176,7 @@ def export(
             f"{on_adversarial:.2g} on adversarial images; at most {TOLERANCE:g} is allowed, so "
             f"{file} was not written. Try the other format."
         )
-    runs.write_bytes(file, content)
+    write_bytes(file, content)
     return Exported(
         path=file,
         card=card,
@@ -200,14 +203,14 @@ def image_shape(subject: Subject, size: tuple[int, int] | None = None) -> tuple[
     """
     if size is not None:
         if min(size) < 1:
-            raise runs.RunError(f"--size must be two numbers of 1 or more, got {size}.")
+            raise RunError(f"--size must be two numbers of 1 or more, got {size}.")
         return first_convolution(subject.network).in_channels, *size
     if "image_shape" in subject.card:
         return tuple(int(number) for number in subject.card["image_shape"])
     try:
         return source_of(subject.card, None).load().image_shape
     except ValueError as error:  # DataError is one
-        raise runs.RunError(
+        raise RunError(
             f"{subject.name} does not say which size of images it was trained at; give it with "
             "--size HEIGHT WIDTH."
         ) from error

@@ -14,16 +14,16 @@ from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
-from equipoise import cards
 from equipoise.deployment.export import Deployed, image_shape
-from equipoise.deployment.pictures import read_picture
-from equipoise.epsilon import format_epsilon
-from equipoise.judge import at_preference, find_model
-from equipoise.models.film import FixedPreference
-from equipoise.models.foreign import is_foreign, load_foreign
+from equipoise.deployment.read_image import read_picture
+from equipoise.models.conditional_network import FixedPreference
+from equipoise.models.io.external import is_foreign, load_foreign
+from equipoise.records.epsilon import format_epsilon
 from equipoise.report.score_card import score_card
-from equipoise.runs import RunError
-from equipoise.threat import Images
+from equipoise.runtime.errors import RunError
+from equipoise.types import Images
+from equipoise.workflows import model_card
+from equipoise.workflows.model_source import at_preference, find_model
 
 BATCH = 256
 
@@ -231,7 +231,7 @@ def _load(
     assert subject.folder is not None
     chosen, _ = at_preference(subject.network, subject.name, preference)
     fixed = chosen.preference if isinstance(chosen, FixedPreference) else None
-    card = score_card(subject.card, cards.record_at(subject.folder, fixed))
+    card = score_card(subject.card, model_card.record_at(subject.folder, fixed))
     return Deployed(chosen).eval(), card, image_shape(subject, size)
 
 

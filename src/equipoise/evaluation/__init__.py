@@ -1,19 +1,28 @@
 """How strong a model really is: suites of attacks over a grid of strengths, carried upwards."""
 
-from equipoise.evaluation.attack import Attack as Attack
-from equipoise.evaluation.attack import Found as Found
-from equipoise.evaluation.attack import SearchAttack as SearchAttack
-from equipoise.evaluation.profile import Profile as Profile
-from equipoise.evaluation.profile import Tried as Tried
-from equipoise.evaluation.profile import profile as profile
-from equipoise.evaluation.profile import robust_accuracy as robust_accuracy
-from equipoise.evaluation.record import insides as insides
-from equipoise.evaluation.record import record_of as record_of
-from equipoise.evaluation.rescoring import EvaluationError as EvaluationError
-from equipoise.evaluation.store import Store as Store
-from equipoise.evaluation.store import fingerprint as fingerprint
-from equipoise.evaluation.store import images_hash as images_hash
-from equipoise.evaluation.store import known_place as known_place
-from equipoise.evaluation.suites import Suite as Suite
-from equipoise.evaluation.suites import SuiteName as SuiteName
-from equipoise.evaluation.suites import suites_for as suites_for
+from equipoise.evaluation.attack import Attack, Found, SearchAttack
+from equipoise.evaluation.cache import Store, fingerprint, images_hash, known_place
+from equipoise.evaluation.record import insides, record_of
+from equipoise.evaluation.robustness_profile import Profile, Tried, profile, robust_accuracy
+from equipoise.evaluation.suites import Suite, SuiteName, suites_for
+from equipoise.evaluation.verification import EvaluationError
+
+__all__ = [
+    "Attack",
+    "EvaluationError",
+    "Found",
+    "Profile",
+    "SearchAttack",
+    "Store",
+    "Suite",
+    "SuiteName",
+    "Tried",
+    "fingerprint",
+    "images_hash",
+    "insides",
+    "known_place",
+    "profile",
+    "record_of",
+    "robust_accuracy",
+    "suites_for",
+]

@@ -10,11 +10,10 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from equipoise import losses
-from equipoise.attacks import Search
-from equipoise.goals import Joint, Predict, Watched
-from equipoise.losses import Labels, Logits, PerImage
-from equipoise.threat import Images, Threat
+from equipoise.attacks import Search, losses
+from equipoise.attacks.goals import Joint, Watched
+from equipoise.attacks.threat import Threat
+from equipoise.types import Images, Labels, Logits, PerImage, Predict
 
 Kind = Literal["white box", "black box", "transfer", "gate"]
 Loss = Literal["cross_entropy", "margin", "dlr", "cw", "targeted_dlr", "targeted_margin"]

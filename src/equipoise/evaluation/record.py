@@ -8,15 +8,18 @@ from typing import Any
 import torch
 
 from equipoise.attacks import PGD
+from equipoise.attacks.goals import cross_entropy
+from equipoise.attacks.threat import Threat
 from equipoise.data import Split
-from equipoise.epsilon import format_epsilon
-from equipoise.evaluation.profile import Profile
+from equipoise.evaluation.robustness_profile import Profile
 from equipoise.evaluation.suites import Suite
-from equipoise.goals import Predict, cross_entropy
-from equipoise.models import AdaptiveNetwork, FeatureStack, attack_mode
-from equipoise.records import FORMAT
-from equipoise.runs import derive_seed, environment
-from equipoise.threat import Threat
+from equipoise.models import AdaptiveNetwork, FeatureStack
+from equipoise.models.attack_mode.context import attack_mode
+from equipoise.records.epsilon import format_epsilon
+from equipoise.records.schema import FORMAT
+from equipoise.runtime.environment import environment
+from equipoise.runtime.seeds import derive_seed
+from equipoise.types import Predict
 
 PER_IMAGE = 256
 """Of how many images, the first ones, a record holds each one's own fusing weight."""

@@ -9,14 +9,15 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from equipoise.attacks.threat import Threat
 from equipoise.data import Split
-from equipoise.epsilon import format_epsilon
-from equipoise.evaluation.probes import DRAWS, Probes, apart, graded
-from equipoise.evaluation.probes import Finding as Finding
-from equipoise.evaluation.probes import Verdict as Verdict
-from equipoise.evaluation.profile import Tried as Tried
-from equipoise.models import AdaptiveNetwork, attack_mode
-from equipoise.threat import Threat
+from equipoise.evaluation.robustness_profile import Tried as Tried
+from equipoise.evaluation.self_check_attacks import DRAWS, Probes, apart, graded
+from equipoise.evaluation.self_check_attacks import Finding as Finding
+from equipoise.evaluation.self_check_attacks import Verdict as Verdict
+from equipoise.models import AdaptiveNetwork
+from equipoise.models.attack_mode.context import attack_mode
+from equipoise.records.epsilon import format_epsilon
 
 ROUNDING = 1e-5
 """Of a row's spread over the classes: what two orders of float32 sums may differ by."""

@@ -8,14 +8,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from equipoise import losses
-from equipoise.attacks import APGD, PGD, Search, Square, fgsm
+from equipoise.attacks import APGD, PGD, Search, Square, fgsm, losses
 from equipoise.evaluation.attack import Attack, Loss, SearchAttack
-from equipoise.evaluation.reference import PARTS, Reference
-from equipoise.evaluation.store import weights_hash
+from equipoise.evaluation.autoattack import PARTS, Reference
+from equipoise.evaluation.cache import weights_hash
 from equipoise.models import AdaptiveNetwork, FeatureStack
-from equipoise.models.film import FixedPreference
-from equipoise.threat import Images
+from equipoise.models.conditional_network import FixedPreference
+from equipoise.types import Images
 
 SuiteName = Literal["quick", "tables", "paper", "standard", "autoattack", "adaptive", "transfer"]
 GATE_RATIOS = (10.0, 5.0, 2.0, 1.0, 1 / 2, 1 / 5, 1 / 10)

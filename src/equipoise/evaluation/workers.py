@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from equipoise.evaluation.attack import Found
-from equipoise.evaluation.rescoring import EvaluationError
-from equipoise.evaluation.unit import Bench
-from equipoise.memory import keep_freed_memory
+from equipoise.evaluation.verification import EvaluationError
+from equipoise.evaluation.work_unit import Bench
+from equipoise.runtime.malloc import keep_freed_memory
 
 Unit = tuple[int, int, float, Tensor]
 """Suite, attack, strength and rows, as ``Bench.run`` takes them."""

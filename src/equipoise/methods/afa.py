@@ -8,10 +8,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from equipoise import draws, goals, losses
-from equipoise.epsilon import Epsilons, format_epsilon
-from equipoise.goals import Goal, Predict
-from equipoise.losses import Labels
+from equipoise.attacks import goals, losses
+from equipoise.attacks.goals import Goal
+from equipoise.distributed.shared_generator import own, processes, whole
 from equipoise.methods.stage import (
     MakeNetwork,
     Norm,
@@ -23,10 +22,11 @@ from equipoise.methods.stage import (
 )
 from equipoise.methods.training_attack import attacked
 from equipoise.models import AdaptiveNetwork, Branched, fuse, with_branches
-from equipoise.models.branches import Separate, soup
-from equipoise.models.fusion import Placement, Weights
+from equipoise.models.afa.adaptive_network import Placement, Weights
+from equipoise.models.afa.branches import Separate, soup
 from equipoise.objectives import AnyObjective, unaccompanied
-from equipoise.threat import Images
+from equipoise.records.epsilon import Epsilons, format_epsilon
+from equipoise.types import Images, Labels, Predict
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -235,7 +235,7 @@ class BranchTask(nn.Module):
         paths = tuple(range(1, self.network.branches))
         joined = objective.joinable and not self.method.nested
         groups = [paths] if joined else [(path,) for path in paths]
-        if self.method.split_batch and draws.processes(generator) > 1:
+        if self.method.split_batch and processes(generator) > 1:
             raise ValueError(
                 "split_batch deals out the batch of one process; with several, leave it off or "
                 "train on one device."
@@ -320,9 +320,9 @@ class GateTask(nn.Module):
         strengths = torch.tensor(
             gate.strengths or self.method.strengths[1 if gate.pairs else 0 :], device=images.device
         )
-        count = (draws.whole(len(images), generator),)
+        count = (whole(len(images), generator),)
         draw = torch.randint(len(strengths), count, generator=generator, device=generator.device)
-        epsilon = strengths[draws.own(draw, generator).to(images.device)]
+        epsilon = strengths[own(draw, generator).to(images.device)]
         adversarial = attacked(
             self.network,
             self._goal(labels, epsilon, generator, progress),
@@ -368,9 +368,9 @@ class GateTask(nn.Module):
             return goals.cross_entropy(partial(self.network, weight=0.0), labels)
         if not gate.evasion:
             return goals.cross_entropy(self.network, labels)
-        count = draws.whole(len(labels), generator)
+        count = whole(len(labels), generator)
         draw = torch.rand(count, generator=generator, device=generator.device)
-        evades = (draws.own(draw, generator).to(labels.device) < gate.evasion).float()
+        evades = (own(draw, generator).to(labels.device) < gate.evasion).float()
 
         def goal(images: Images) -> Tensor:
             logits, opening = self.network.logits_and_gate(images)

@@ -11,12 +11,9 @@ import torch
 import tyro
 from torch import Tensor, nn
 
-from equipoise import draws, goals, losses
-from equipoise.epsilon import Epsilon, Epsilons, format_epsilon
-from equipoise.features import last_linear
-from equipoise.goals import Predict
-from equipoise.losses import Labels
-from equipoise.methods.adversarial_training import network_stage
+from equipoise.attacks import goals, losses
+from equipoise.distributed.shared_generator import among, own, processes, whole
+from equipoise.methods.single_network import network_stage
 from equipoise.methods.stage import (
     MakeNetwork,
     Norm,
@@ -27,9 +24,11 @@ from equipoise.methods.stage import (
 )
 from equipoise.methods.training_attack import attacked
 from equipoise.models import Branched, FeatureStack, load
-from equipoise.models.foreign import imported_network, is_foreign
+from equipoise.models.io.external import imported_network, is_foreign
+from equipoise.models.last_linear import last_linear
 from equipoise.objectives import AnyObjective
-from equipoise.threat import Images
+from equipoise.records.epsilon import Epsilon, Epsilons, format_epsilon
+from equipoise.types import Images, Labels, Predict
 
 _MASKS = ({"1"}, {"0", "1"})
 
@@ -212,7 +211,7 @@ class MergerTask(nn.Module):
         """One step: alpha times the clean loss plus 1 - alpha times the adversarial one."""
         alpha = self.method.alpha
         weight = alpha
-        places = torch.arange(draws.whole(len(labels), generator))  # in the batch of all processes
+        places = torch.arange(whole(len(labels), generator))  # in the batch of all processes
         natural, attackable = places >= 0, places >= 0
         if self.method.split_batch:
             natural = places < int(len(places) * alpha)
@@ -220,12 +219,12 @@ class MergerTask(nn.Module):
             weight = float(natural.sum()) / len(places)  # one mean over the batch
         clean = adversarial = self.stack.merger.bias.sum() * 0
         if alpha > 0 and bool(natural.any()):
-            rows = slice(0, int(draws.own(natural, generator).sum()))
+            rows = slice(0, int(own(natural, generator).sum()))
             clean = self._loss(images[rows], labels[rows], natural, generator)
         if alpha < 1 and bool(attackable.any()):
-            rows = slice(len(labels) - int(draws.own(attackable, generator).sum()), None)
+            rows = slice(len(labels) - int(own(attackable, generator).sum()), None)
             victims, truth = images[rows], labels[rows]
-            with draws.among(attackable, generator):
+            with among(attackable, generator):
                 found = attacked(
                     self.stack,
                     goals.cross_entropy(self.stack, truth),
@@ -255,5 +254,5 @@ class MergerTask(nn.Module):
             features = self.stack.features(images)
         found = losses.cross_entropy(self.stack.merger(features), labels)
         # Means of processes are averaged; 1 where this process has its even share of the rows.
-        share = len(labels) * draws.processes(generator) / int(chosen.sum())
+        share = len(labels) * processes(generator) / int(chosen.sum())
         return found.mean() * share if len(labels) else found.sum()

@@ -8,10 +8,10 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from equipoise import draws, losses
-from equipoise.epsilon import Epsilon
-from equipoise.goals import Predict
-from equipoise.losses import Labels, PerImage
+from equipoise.attacks import losses
+from equipoise.distributed.shared_generator import among
+from equipoise.distributed.shared_generator import own as draws_own
+from equipoise.distributed.shared_generator import whole as draws_whole
 from equipoise.methods.stage import (
     MakeNetwork,
     Norm,
@@ -22,10 +22,11 @@ from equipoise.methods.stage import (
 )
 from equipoise.methods.training_attack import attacked
 from equipoise.models import Conditional, conditioned
-from equipoise.models.film import Start
-from equipoise.models.preference import PREFERENCES, Encoding, check_code
+from equipoise.models.conditional_network import Start
+from equipoise.models.preference_encoding import PREFERENCES, Encoding, check_code
 from equipoise.objectives import PGDAT, AnyObjective, unaccompanied
-from equipoise.threat import Images
+from equipoise.records.epsilon import Epsilon
+from equipoise.types import Images, Labels, PerImage, Predict
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,15 +174,15 @@ class ConditionalTask(nn.Module):
     ) -> dict[str, Tensor]:
         """One step: clean forward, attack, adversarial forward."""
         objective = unaccompanied(self.method.objective, "OAT")
-        whole = self.method.draw(draws.whole(len(images), generator), generator)
-        preference = draws.own(whole, generator).to(images.device)
+        whole = self.method.draw(draws_whole(len(images), generator), generator)
+        preference = draws_own(whole, generator).to(images.device)
         natural = losses.cross_entropy(self.network(images, preference=preference), labels)
         loss, rows = (1 - preference) * natural, preference.nonzero().squeeze(1)
         adversarial = loss.new_zeros(())
         if bool(whole.any()):  # not the rows here: all processes of a group draw alike
             own, clean, truth = preference[rows], images[rows], labels[rows]
             predict: Predict = partial(self.network, preference=own)
-            with draws.among(whole > 0, generator):
+            with among(whole > 0, generator):
                 found = attacked(
                     self.network,
                     objective.goal(predict, clean, truth),

@@ -9,10 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from equipoise.attacks import PGD
-from equipoise.epsilon import Epsilon
-from equipoise.goals import Predict
-from equipoise.losses import Labels
-from equipoise.threat import L2, Images, Linf, Threat
+from equipoise.attacks.threat import L2, Linf, Threat
+from equipoise.records.epsilon import Epsilon
+from equipoise.types import Images, Labels, Predict
 
 MakeNetwork = Callable[[], nn.Module]
 Norm = Literal["Linf", "L2"]

@@ -4,10 +4,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from equipoise.goals import Goal
+from equipoise.attacks.goals import Goal
 from equipoise.methods.stage import THREATS, Norm, TrainingAttack
-from equipoise.models import attack_mode
-from equipoise.threat import Images
+from equipoise.models.attack_mode.context import attack_mode
+from equipoise.types import Images
 
 
 def attacked(

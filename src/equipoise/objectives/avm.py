@@ -7,10 +7,10 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from equipoise import draws, goals, losses
-from equipoise.goals import Goal, Predict
-from equipoise.losses import Labels, PerImage
-from equipoise.threat import Images
+from equipoise.attacks import goals, losses
+from equipoise.attacks.goals import Goal
+from equipoise.distributed.shared_generator import own, whole
+from equipoise.types import Images, Labels, PerImage, Predict
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,9 +66,9 @@ class AVM:
         generator: torch.Generator,
     ) -> dict[str, PerImage]:
         """Soft cross-entropy at the mixed images."""
-        count = draws.whole(len(clean), generator)
+        count = whole(len(clean), generator)
         draw = torch.rand(count, 1, generator=generator, device=generator.device)
-        weight = draws.own(draw, generator).to(clean.device)
+        weight = own(draw, generator).to(clean.device)
         vertex = (clean + self.stretch * (adversarial - clean)).clamp(0.0, 1.0)
         # Not torch.lerp: under bf16 autocast it refuses a float32 weight.
         share = weight[:, :, None, None]

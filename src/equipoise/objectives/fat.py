@@ -4,13 +4,12 @@ from dataclasses import dataclass
 
 import torch
 
-from equipoise import goals
-from equipoise.goals import Goal, Predict
-from equipoise.losses import Labels, PerImage
+from equipoise.attacks import goals
+from equipoise.attacks.goals import Goal
 from equipoise.objectives.mart import MART
 from equipoise.objectives.pgd_at import PGDAT
 from equipoise.objectives.trades import TRADES
-from equipoise.threat import Images
+from equipoise.types import Images, Labels, PerImage, Predict
 
 Befriended = PGDAT | TRADES | MART
 """What FAT is defined over."""

@@ -6,11 +6,10 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from equipoise import goals, losses
-from equipoise.goals import Goal, Predict
-from equipoise.losses import Labels, PerImage
-from equipoise.objectives.contract import Objective
-from equipoise.threat import Images
+from equipoise.attacks import goals, losses
+from equipoise.attacks.goals import Goal
+from equipoise.objectives.base import Objective
+from equipoise.types import Images, Labels, PerImage, Predict
 
 
 @dataclass(frozen=True, kw_only=True)

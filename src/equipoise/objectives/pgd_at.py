@@ -4,10 +4,9 @@ from dataclasses import dataclass
 
 import torch
 
-from equipoise import goals, losses
-from equipoise.goals import Goal, Predict
-from equipoise.losses import Labels, PerImage
-from equipoise.threat import Images
+from equipoise.attacks import goals, losses
+from equipoise.attacks.goals import Goal
+from equipoise.types import Images, Labels, PerImage, Predict
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,12 +6,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from equipoise import draws, goals, losses
-from equipoise.epsilon import Distance
-from equipoise.features import features_and_logits
-from equipoise.goals import Goal, Predict
-from equipoise.losses import Labels, PerImage
-from equipoise.threat import Images
+from equipoise.attacks import goals, losses
+from equipoise.attacks.goals import Goal
+from equipoise.distributed.shared_generator import empty, own
+from equipoise.models.last_linear import features_and_logits
+from equipoise.records.epsilon import Distance
+from equipoise.types import Images, Labels, PerImage, Predict
 
 Features = Float[Tensor, "batch size"]
 
@@ -67,9 +67,9 @@ class TLA:
         Raises:
             ValueError: If no network with a linear layer stands behind the predicts.
         """
-        noise = draws.empty(clean, generator)
+        noise = empty(clean, generator)
         noise.uniform_(-self.noise, self.noise, generator=generator)
-        noise = draws.own(noise, generator)
+        noise = own(noise, generator)
         anchor, logits = features_and_logits(predict_adversarial, adversarial)
         noisy, _ = features_and_logits(predict_clean, (clean + noise).clamp(0.0, 1.0))
         natural, _ = features_and_logits(predict_clean, clean)

@@ -8,19 +8,18 @@ from equipoise.recipes import (
     afs_paper,
     cifar10,
     cifar10_methods,
-    compact,
     digits,
-    methods,
+    digits_methods,
+    other_datasets_compact,
     series,
 )
-from equipoise.recipes.networks import ImportedNetwork as ImportedNetwork
-from equipoise.recipes.networks import PreActResNetShape as PreActResNetShape
-from equipoise.recipes.networks import ResNetShape as ResNetShape
-from equipoise.recipes.networks import WideResNetShape as WideResNetShape
-from equipoise.recipes.recipe import Evaluation as Evaluation
-from equipoise.recipes.recipe import Recipe as Recipe
-from equipoise.recipes.recipe import from_json as from_json
-from equipoise.recipes.recipe import to_json as to_json
+from equipoise.recipes.networks import (
+    ImportedNetwork,
+    PreActResNetShape,
+    ResNetShape,
+    WideResNetShape,
+)
+from equipoise.recipes.recipe import Evaluation, Recipe, from_json, to_json
 
 Make = Callable[[], Recipe]
 GROUPS: dict[str, tuple[Make, ...]] = {
@@ -30,22 +29,22 @@ GROUPS: dict[str, tuple[Make, ...]] = {
         digits.afa_digits,
         digits.afa_digits_plain,
         digits.afs_digits,
-        methods.trades_digits,
-        methods.mart_digits,
-        methods.iat_digits,
-        methods.fat_digits,
-        methods.fat_trades_digits,
-        methods.fat_mart_digits,
-        methods.tla_digits,
-        methods.lbgat_digits,
-        methods.avm_digits,
-        methods.random_budget_digits,
-        methods.oat_digits,
-        methods.afa_trades_digits,
-        methods.afa_mart_digits,
-        methods.afa_iat_digits,
-        methods.afs_trades_digits,
-        methods.afs_one_budget_digits,
+        digits_methods.trades_digits,
+        digits_methods.mart_digits,
+        digits_methods.iat_digits,
+        digits_methods.fat_digits,
+        digits_methods.fat_trades_digits,
+        digits_methods.fat_mart_digits,
+        digits_methods.tla_digits,
+        digits_methods.lbgat_digits,
+        digits_methods.avm_digits,
+        digits_methods.random_budget_digits,
+        digits_methods.oat_digits,
+        digits_methods.afa_trades_digits,
+        digits_methods.afa_mart_digits,
+        digits_methods.afa_iat_digits,
+        digits_methods.afs_trades_digits,
+        digits_methods.afs_one_budget_digits,
     ),
     "Digits: AFA and AFS with one thing changed": (
         ablations.afs_digits_average,
@@ -86,9 +85,9 @@ GROUPS: dict[str, tuple[Make, ...]] = {
         cifar10_methods.afa_mart_cifar10_compact,
         cifar10_methods.afa_iat_cifar10_compact,
     ),
-    "CIFAR-100, compact": compact.CIFAR100_COMPACT,
-    "SVHN, compact": compact.SVHN_COMPACT,
-    "Tiny-ImageNet, compact": compact.TINY_IMAGENET_COMPACT,
+    "CIFAR-100, compact": other_datasets_compact.CIFAR100_COMPACT,
+    "SVHN, compact": other_datasets_compact.SVHN_COMPACT,
+    "Tiny-ImageNet, compact": other_datasets_compact.TINY_IMAGENET_COMPACT,
     "Series of figures": series.SERIES,
     "AFA, Figure 1": afa_paper.FIGURE_1,
     "AFA, Table 1, SVHN": afa_paper.TABLE_1_SVHN,
@@ -109,3 +108,17 @@ RECIPES: dict[str, Make] = {
     recipe.__name__: recipe for group in GROUPS.values() for recipe in group
 }
 """Every recipe by name."""
+
+__all__ = [
+    "GROUPS",
+    "RECIPES",
+    "Evaluation",
+    "ImportedNetwork",
+    "Make",
+    "PreActResNetShape",
+    "Recipe",
+    "ResNetShape",
+    "WideResNetShape",
+    "from_json",
+    "to_json",
+]

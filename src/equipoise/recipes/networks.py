@@ -13,8 +13,8 @@ from torch import nn
 from equipoise.data import DataSet
 from equipoise.methods import MakeNetwork
 from equipoise.models import PreActResNet, ResNet, WideResNet
-from equipoise.models.foreign import imported_network, start_from
-from equipoise.models.trust import function_named
+from equipoise.models.io.external import imported_network, start_from
+from equipoise.models.io.trust import function_named
 
 
 @dataclass(frozen=True, kw_only=True)

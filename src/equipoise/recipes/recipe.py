@@ -10,13 +10,13 @@ import cattrs
 from cattrs.strategies import configure_tagged_union
 
 from equipoise.data import DataSource
-from equipoise.epsilon import Epsilons
 from equipoise.evaluation import SuiteName
 from equipoise.methods import AnyMethod
 from equipoise.methods.stage import Norm, check_strengths
 from equipoise.objectives import AnyObjective
 from equipoise.objectives.fat import Befriended
 from equipoise.recipes.networks import AnyNetwork
+from equipoise.records.epsilon import Epsilons
 from equipoise.training import Loop
 
 

@@ -4,10 +4,10 @@ import json
 from collections.abc import Sequence
 from itertools import groupby
 
+from equipoise.records.redaction import functions_named, without_folders
 from equipoise.report.score_card import of_each_threat, preference_in
 from equipoise.report.self_checks import markdown_checks
 from equipoise.report.table import Record, attack_count
-from equipoise.runs import functions_named, without_folders
 
 _NOTE = "<!-- Made from config.json and records by `equipoise card`; edits are lost. -->"
 

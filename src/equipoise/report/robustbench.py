@@ -2,7 +2,7 @@
 
 import math
 
-from equipoise.epsilon import format_epsilon
+from equipoise.records.epsilon import format_epsilon
 from equipoise.report.model_card import architecture
 from equipoise.report.table import Record, attack_count
 

@@ -9,7 +9,7 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
-from equipoise.runs import wilson_interval
+from equipoise.records.statistics import wilson_interval
 
 Record = dict[str, Any]
 WIDTH = 80

@@ -1,4 +1,8 @@
 """Make the tables and figures of the papers again."""
 
-from equipoise.reproduce.making import Made as Made
-from equipoise.reproduce.making import reproduce as reproduce
+from equipoise.reproduce.run import Made, reproduce
+
+__all__ = [
+    "Made",
+    "reproduce",
+]

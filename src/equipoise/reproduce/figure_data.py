@@ -10,15 +10,18 @@ from sklearn.manifold import TSNE
 from sklearn.metrics import silhouette_score
 from torch import Tensor, nn
 
-from equipoise import runs
 from equipoise.attacks import PGD
+from equipoise.attacks.goals import cross_entropy
+from equipoise.attacks.threat import Linf
 from equipoise.data import Split
-from equipoise.epsilon import format_epsilon
-from equipoise.features import features_and_logits, last_linear
-from equipoise.goals import cross_entropy
-from equipoise.models import AdaptiveNetwork, attack_mode, load, multiply_adds
-from equipoise.models.folder import WEIGHTS
-from equipoise.threat import Images, Linf
+from equipoise.models import AdaptiveNetwork, load, multiply_adds
+from equipoise.models.attack_mode.context import attack_mode
+from equipoise.models.io.model_folder import WEIGHTS
+from equipoise.models.last_linear import features_and_logits, last_linear
+from equipoise.records.epsilon import format_epsilon
+from equipoise.runtime.files import read_json, write_json
+from equipoise.runtime.seeds import derive_seed
+from equipoise.types import Images
 
 STRENGTHS = 9
 """Points of a curve over strength, 0 and the strongest among them."""
@@ -59,14 +62,14 @@ def figure_data(
     }
     path = folders[0] / "figures" / f"{kind}.json"
     if path.exists():
-        known = runs.read_json(path)
+        known = read_json(path)
         if known["asked"] == asked:
             return known["found"]
     device = "cuda" if torch.cuda.is_available() else "cpu"
     models = [load(folder).to(device) for folder in folders]
     images, labels = split.to(device).take(slice(0, IMAGES)).batch(slice(None))
     found = KINDS[kind](models, images, labels, strongest, seed)
-    runs.write_json(path, {"asked": asked, "found": found})
+    write_json(path, {"asked": asked, "found": found})
     return found
 
 
@@ -95,7 +98,7 @@ def _channels(
             victims = images
             if epsilon > 0:
                 generator = torch.Generator(images.device)
-                generator.manual_seed(runs.derive_seed(seed, "channels", format_epsilon(epsilon)))
+                generator.manual_seed(derive_seed(seed, "channels", format_epsilon(epsilon)))
                 goal = cross_entropy(predict, labels)
                 victims = search(goal, images, Linf(epsilon), generator)
             hook = layer.register_forward_hook(lambda module, inputs, output: seen.append(output))

@@ -1,133 +1,400 @@
-"""How stages are run, and who is told about it."""
+"""``fit``: train one stage, from its first step or from a checkpoint on.
 
+A killed run resumes, bit-identical on CPU: a checkpoint holds module, optimiser, position, data
+order, running means, averages and every random state.
+"""
+
+import contextlib
 import math
-from dataclasses import dataclass
+import threading
+import time
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol, get_args, runtime_checkable
+from typing import Any, cast
 
-from equipoise import runs
-from equipoise.data import Augmentation
+import torch
+from lightning_fabric import Fabric
 
-Averaging = Literal["none", "ema", "swa"]
-_STARTS: dict[str, float] = {"none": 0.0, "ema": 0.025, "swa": 0.75}
+from equipoise.data import Split
+from equipoise.distributed.ranks import Ranks, check_shares, keep_inputs, seed_everything
+from equipoise.distributed.shared_generator import share
+from equipoise.methods.stage import Stage, Task
+from equipoise.runtime.errors import TrainingError
+from equipoise.runtime.files import clear_temporaries, write_json
+from equipoise.runtime.malloc import keep_freed_memory
+from equipoise.runtime.reporter import Reporter, Silent
+from equipoise.runtime.signals import Interrupted, stop_on_signals
+from equipoise.training import checkpoint
+from equipoise.training.batches import Batches
+from equipoise.training.config import Loop
+from equipoise.training.metrics import metrics_log
+from equipoise.training.micro_batches import Terms, in_parts
+from equipoise.training.monitors import Watch
+from equipoise.training.stage_files import BEST, DONE, LAST, load_weights, write_weights
+from equipoise.training.validation import Validation
+from equipoise.training.weight_averaging import Average
+from equipoise.training.weight_perturbation import perturbed
+from equipoise.types import Images, Labels
+
+STATISTICS_BATCHES = 100
+"""Batches over which norm statistics are measured; 12,800 images at the default batch size."""
 
 
-class TrainingError(runs.RunError):
-    """Training that cannot go on; the message says why and what to change."""
+@dataclass
+class _Position:
+    """Where training stands; all of it is in a checkpoint."""
+
+    epoch: int = 0
+    batch: int = 0  # next batch of the epoch
+    best_score: float = -math.inf
+    best_epoch: int = -1
+    score: float = -math.inf
+    seconds: float = 0.0
+    terms: list[str] = field(default_factory=list)
+    watched: dict[str, Any] = field(default_factory=dict)  # what alarms remember
+    parts: int = 1  # of each batch, since the memory did not suffice for the whole
 
 
-@dataclass(frozen=True, kw_only=True)
-class Loop:
-    """How stages are run, whatever they train.
+def fit(
+    stage: Stage,
+    task: Task,
+    *,
+    train: Split,
+    validation: Split,
+    loop: Loop,
+    folder: Path,
+    fabric: Fabric,
+    seed: int,
+    reporter: Reporter | None = None,
+) -> dict[str, Any]:
+    """Train one stage, or go on where a checkpoint in ``folder`` left off.
 
     Args:
-        batch_size: Images a step, of all processes together. AFA's stage I makes K times as many
-            of them.
-        validation_images: Held out of the training part; the best epoch is chosen on them.
-        validation_steps: PGD steps of the validation attack, of epsilon / 4 each.
-        validate_every: Epochs between validations; the last epoch always is one.
-        augmentation: Shifts and flips of training images.
-        precision: ``"bf16-mixed"`` runs networks under autocast; weights and scores stay float32.
-        channels_last: Memory layout of networks and images.
-        sync_batch_norm: Where several processes share a batch, batch norms use the statistics of
-            the whole batch in training, not of a process's own images. One process has no need.
-        checkpoint_seconds: Longest time between checkpoints.
-        averaging: Validate and keep an average of the weights: ``"ema"`` a moving one over steps,
-            ``"swa"`` the mean over ends of epochs, with norm statistics measured anew.
-        averaging_decay: Of ``"ema"``: what a step keeps of the average, [0, 1).
-        averaging_start: Share of a stage's steps after which averaging begins, [0, 1); until then
-            the weights themselves are validated and kept. By default 0.025 for ``"ema"`` and 0.75
-            for ``"swa"``.
-        awp_gamma: Adversarial weight perturbation: length of the perturbation of each layer as a
-            share of its weights' norm; 0 for none. 0.005 and 0.01 are the authors' values. A step
-            then takes twice the time.
-        awp_start: Share of a stage's steps after which perturbation begins, [0, 1).
-        extra: A file ``.npz`` with the arrays ``image`` (uint8, rows of height, width, channel)
-            and ``label``: images that are mixed into every batch, as generated sets come.
-        extra_share: Their share of a batch, in (0, 1). An epoch keeps its number of steps, so it
-            shows only the other share of the training images.
-        alarms: Say when a stage overfits catastrophically or collapses to one class: one more
-            gradient step and forward pass for each validation image and strength.
+        stage: Schedule, validation strengths, and which weights are kept.
+        task: What is trained, as made by ``stage.build``.
+        train: Training images, without the validation images.
+        validation: Held out of training; chooses the best epoch.
+        loop: How the loop runs, with its switches.
+        folder: Of this stage; gets metrics, checkpoints, ``best`` and ``last`` weights.
+        fabric: Device, precision and processes, launched. Where several processes train, all of
+            them call this; the batch is shared among them, and rank 0 alone writes files.
+        seed: Of this stage; it also seeds torch's, NumPy's and Python's global generators, which
+            third-party layers may use.
+        reporter: Who is told.
+
+    Returns:
+        The summary that is also in ``done.json``. ``task`` holds the weights ``stage.keep`` names:
+        those of the average, where the loop averages.
 
     Raises:
-        ValueError: If a number is out of range, or ``averaging`` is unknown.
-
-    Source:
-        Averages: Gowal et al. 2020 (2010.03593), whose decay and start are the defaults, and
-        Izmailov et al. 2018 (1803.05407); perturbation: Wu et al. 2020 (2004.05884); extra images:
-        Gowal et al. 2021 (2110.09468).
+        DataError: If the loop's extra images cannot be used.
+        TrainingError: If the loss is no finite number, or memory does not suffice for two images;
+            the last whole checkpoint is kept. A batch that does not fit is trained in parts.
+        Interrupted: If SIGINT or SIGTERM came; the run can be resumed.
+        RunError: If a file cannot be written, or no checkpoint can be read.
     """
+    keep_freed_memory()
+    return _Fit(stage, task, train, validation, loop, folder, fabric, seed, reporter).run()
 
-    batch_size: int = 128
-    validation_images: int = 1000
-    validation_steps: int = 10
-    validate_every: int = 1
-    augmentation: Augmentation = Augmentation()
-    precision: Literal["32-true", "bf16-mixed"] = "32-true"
-    channels_last: bool = True
-    sync_batch_norm: bool = False
-    checkpoint_seconds: float = 60.0
-    averaging: Averaging = "none"
-    averaging_decay: float = 0.995
-    averaging_start: float | None = None
-    awp_gamma: float = 0.0
-    awp_start: float = 0.0
-    extra: Path | None = None
-    extra_share: float = 0.7
-    alarms: bool = False
 
-    def __post_init__(self) -> None:
-        for name in ("batch_size", "validation_steps", "validate_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be 1 or more, got {getattr(self, name)}.")
-        if self.averaging not in get_args(Averaging):
-            raise ValueError(f"averaging must be none, ema or swa, got {self.averaging!r}.")
-        for name in ("averaging_decay", "averaging_start", "awp_start"):
-            share = getattr(self, name)
-            if share is not None and not 0 <= share < 1:
-                raise ValueError(f"{name} must be in [0, 1), got {share}.")
-        if not 0 < self.extra_share < 1:
-            raise ValueError(
-                f"extra_share must be between 0 and 1, got {self.extra_share}. To train without "
-                "extra images leave `extra` out."
+class _Fit:
+    def __init__(
+        self,
+        stage: Stage,
+        task: Task,
+        train: Split,
+        validation: Split,
+        loop: Loop,
+        folder: Path,
+        fabric: Fabric,
+        seed: int,
+        reporter: Reporter | None,
+    ) -> None:
+        self.stage, self.loop, self.folder, self.fabric = stage, loop, folder, fabric
+        self.ranks = Ranks(fabric)
+        self.seed, self.reporter = seed, (reporter if self.ranks.rank == 0 else None) or Silent()
+        self.train, self.validation = train.to(fabric.device), validation.to(fabric.device)
+        self.task: Any = cast(Any, task)  # an nn.Module too, which the protocol cannot say
+        if loop.channels_last:
+            self.task.to(memory_format=torch.channels_last)
+        trained = [p for p in self.task.parameters() if p.requires_grad]
+        self.optimiser: Any = stage.schedule.optimiser_of(trained)
+        self.wrapped, self.optimiser = keep_inputs(fabric).setup(self.task, self.optimiser)
+        self.source = Batches(self.train, loop)
+        check_shares(self.source.own + self.source.drawn, self.ranks.world)
+        self.batches = self.source.count
+        self.average = Average(self.task, loop)
+        self.generator = self.ranks.generator(seed)
+        self.validate = Validation(stage, self.validation, loop, self.ranks, seed)
+        self.order = torch.zeros(0, dtype=torch.long)
+        self.sums = torch.zeros(0, dtype=torch.float64)
+        self.at = _Position()
+        self.stop = threading.Event()
+
+    def run(self) -> dict[str, Any]:
+        seed_everything(self.seed)
+        self.ranks.first(lambda: clear_temporaries(self.folder))
+        self.resume()
+        self.ranks.check_same(self._steps_done(), self.folder)
+        total = self.batches * self.stage.schedule.epochs
+        self.reporter.begin(self.stage.name, total, self._steps_done())
+        self._started = time.monotonic() - self.at.seconds
+        saved = time.monotonic()
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(stop_on_signals(self.stop))
+            stack.enter_context(self.ranks.synchronised(self.task, self.loop.sync_batch_norm))
+            opened = metrics_log(self.folder, self.at.epoch)
+            self.log = self.ranks.first(lambda: stack.enter_context(opened))
+            while self.at.epoch < self.stage.schedule.epochs:
+                if self.at.batch == 0:
+                    self._new_order()
+                while self.at.batch < self.batches:
+                    self._step()
+                    self.at.batch += 1
+                    late = time.monotonic() - saved > self.loop.checkpoint_seconds
+                    late, asked = self.ranks.any(late, self.stop.is_set())
+                    if (late or asked) and self.at.batch < self.batches:
+                        self.save()
+                        saved = time.monotonic()
+                    if asked and self.at.batch < self.batches:
+                        raise Interrupted
+                self._end_epoch()
+                self.save()
+                saved = time.monotonic()
+                (asked,) = self.ranks.any(self.stop.is_set())
+                if asked and self.at.epoch < self.stage.schedule.epochs:
+                    raise Interrupted
+        summary = self._finish()
+        (asked,) = self.ranks.any(self.stop.is_set())
+        if asked:  # in the last epoch: this stage is done, the run is not
+            raise Interrupted
+        return summary
+
+    def _steps_done(self) -> int:
+        return self.at.epoch * self.batches + self.at.batch
+
+    def _progress(self) -> float:
+        return self._steps_done() / (self.batches * self.stage.schedule.epochs)
+
+    def _new_order(self) -> None:
+        self.order = self.source.order(self.generator)
+        self.sums = torch.zeros(0, dtype=torch.float64, device=self.fabric.device)
+        self.at.terms = []
+
+    def _step(self) -> None:
+        progress = self._progress()
+        rate = self.stage.schedule.rate(progress)
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+        images, labels = self._batch(self.order, self.at.batch, self.generator)
+        self.ranks.seed_step(self.seed, self._steps_done())
+        self.task.train()
+        terms = self._gradients(images, labels, progress)
+        if self.stage.schedule.clip_norm is not None:
+            self.fabric.clip_gradients(
+                self.wrapped,
+                self.optimiser,
+                max_norm=self.stage.schedule.clip_norm,
+                error_if_nonfinite=False,
             )
-        if not (self.awp_gamma >= 0 and math.isfinite(self.awp_gamma)):
-            raise ValueError(f"awp_gamma must be 0 or more, got {self.awp_gamma}.")
+        values = torch.stack([term.detach().double() for term in terms.values()])
+        values = self.ranks.sum(values) / self.ranks.world
+        mean = float(values[list(terms).index("loss")])
+        if not math.isfinite(mean):
+            raise TrainingError(
+                f"the loss of stage {self.stage.name} became {mean} in epoch "
+                f"{self.at.epoch}, step {self._steps_done()}. "
+                f"Earlier checkpoints are kept in {self.folder}. Lower the learning rate "
+                f"(it was {rate:g}), set clip_norm, or train in 32-true precision."
+            )
+        self.optimiser.step()
+        self.average.after_step(progress)
+        self.sums = values if not self.at.terms else self.sums + values
+        self.at.terms = list(terms)
+        if self.at.batch % 5 == 0 or self.at.batch == self.batches - 1:
+            score = f"  best {self.at.best_score:.3f}" if self.at.best_epoch >= 0 else ""
+            text = f"epoch {self.at.epoch + 1}  loss {mean:.3f}{score}"
+            self.reporter.step(self._steps_done() + 1, text)
 
-    @property
-    def averages_from(self) -> float:
-        """Share of a stage's steps after which averaging begins."""
-        if self.averaging_start is not None:
-            return self.averaging_start
-        return _STARTS[self.averaging]
+    def _gradients(self, images: Images, labels: Labels, progress: float) -> Terms:
+        def backward(images: Images, labels: Labels, share: float, first: bool) -> Terms:
+            with self._perturbed(images, labels, progress):
+                terms = self.wrapped(images, labels, self.generator, progress)
+                if first:
+                    self.optimiser.zero_grad()
+                self.fabric.backward(terms["loss"] * share)
+            return cast(Terms, terms)
 
+        if self.ranks.world > 1:  # one rank cannot take its step in parts while others wait
+            return backward(images, labels, 1.0, True)
+        how = self.generator, self.reporter.say, getattr(self.task, "least_images", 0)
+        terms, self.at.parts = in_parts(images, labels, self.at.parts, backward, *how)
+        return terms
 
-@runtime_checkable
-class Reporter(Protocol):
-    """Who is told how training goes."""
+    def _batch(
+        self, order: torch.Tensor, number: int, generator: torch.Generator
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """This rank's images of a batch; all of them are made here, so that all draws are alike."""
+        images, labels = self.source.batch(order, number, generator)
+        rows = torch.arange(len(labels), device=labels.device)
+        own = share(rows, generator)
+        return (images, labels) if own is rows else (images[own], labels[own])
 
-    def begin(self, stage: str, steps: int, done: int) -> None:
-        """A stage of so many steps begins, or goes on after ``done`` of them; with 0 steps, work
-        that is reported in thousandths."""
-        ...
+    def _perturbed(
+        self, images: torch.Tensor, labels: torch.Tensor, progress: float
+    ) -> contextlib.AbstractContextManager[None]:
+        if self.loop.awp_gamma == 0 or progress < self.loop.awp_start:
+            return contextlib.nullcontext()
 
-    def step(self, done: int, text: str) -> None:
-        """So many steps are done."""
-        ...
+        def loss() -> torch.Tensor:
+            with self.fabric.autocast():
+                terms = self.task(images, labels, self.generator, progress)
+            return cast(torch.Tensor, terms["loss"])
 
-    def say(self, text: str) -> None:
-        """Something worth a line."""
-        ...
+        return perturbed(self.task, self.loop.awp_gamma, self.generator, loss, self.ranks.sum)
 
+    def _end_epoch(self) -> None:
+        means = (self.sums / self.batches).tolist()
+        entry: dict[str, Any] = {
+            "epoch": self.at.epoch,
+            "learning_rate": self.optimiser.param_groups[0]["lr"],
+            "train": dict(zip(self.at.terms, means, strict=True)),
+        }
+        self.at.epoch += 1
+        self.at.batch = 0
+        last = self.at.epoch == self.stage.schedule.epochs
+        self.average.after_epoch(self._progress())
+        if last or self.at.epoch % self.loop.validate_every == 0:
+            with self.average.in_place():
+                self.average.measure_statistics(self._training_calls)
+                self.ranks.share_buffers(self.task)
+                self._judge(entry)
+        self.at.seconds = time.monotonic() - self._started
+        entry["seconds"] = round(self.at.seconds, 2)
+        self.ranks.first(lambda: self.log and self.log(entry))
 
-class Silent:
-    """A reporter that says nothing."""
+    def _judge(self, entry: dict[str, Any]) -> None:
+        """Validate the weights in place and keep them if they are the best."""
+        scores = self.validate(self.task)
+        entry["validation"] = {f"{epsilon:g}": score for epsilon, score in scores.items()}
+        self.at.score = sum(scores.values()) / len(scores)
+        entry["score"] = self.at.score
+        if self.loop.averaging != "none":
+            entry["averaged"] = self.average.count
+        if self.at.score > self.at.best_score:
+            self.at.best_score, self.at.best_epoch = self.at.score, self.at.epoch - 1
+            self._write(BEST)
+        if self.loop.alarms:
+            self._watch(scores, entry)
 
-    def begin(self, stage: str, steps: int, done: int) -> None:
-        """Nothing."""
+    def _watch(self, scores: dict[float, float], entry: dict[str, Any]) -> None:
+        seen = self.validate.symptoms(self.task, scores)
+        entry["fgsm"] = {f"{epsilon:g}": found.fgsm for epsilon, found in seen.items()}
+        entry["largest_class"] = {f"{epsilon:g}": found.share for epsilon, found in seen.items()}
+        watch = Watch(self.stage.name, self.at.watched)
+        last = self.at.epoch == self.stage.schedule.epochs
+        entry["alarms"] = watch.look(entry["epoch"], seen, best_epoch=self.at.best_epoch, last=last)
+        for sentence in entry["alarms"]:
+            self.reporter.say(sentence)
 
-    def step(self, done: int, text: str) -> None:
-        """Nothing."""
+    def _training_calls(self) -> None:
+        """The steps of a shuffled epoch, or its first hundred, without training anything."""
+        # Not the generator of training: how often one validates must not change what is trained.
+        generator, drawn = self.ranks.generator(self.seed), checkpoint.random_state()
+        order = self.source.order(generator)
+        for number in range(min(self.batches, STATISTICS_BATCHES)):
+            images, labels = self._batch(order, number, generator)
+            # Not under no_grad: an objective may take gradients of its own. Not the wrapped task:
+            # a data-parallel one waits for a backward pass after each forward pass.
+            before_last = (self._steps_done() - 1) / (self.batches * self.stage.schedule.epochs)
+            parts = zip(
+                *(each.tensor_split(self.at.parts) for each in (images, labels)), strict=True
+            )
+            with self.fabric.autocast():
+                for some, their in parts:
+                    self.task(some, their, generator, before_last)
+        checkpoint.set_random_state(drawn)
 
-    def say(self, text: str) -> None:
-        """Nothing."""
+    def save(self) -> None:
+        """Write a checkpoint, which any number of processes can go on from."""
+        self.at.seconds = time.monotonic() - self._started
+        self.ranks.first(self._save)
+
+    def _save(self) -> None:
+        tensors = {f"module.{k}": v for k, v in self.task.state_dict().items()}
+        tensors |= self.average.state()
+        for name, tensor in tensors.items():
+            if not tensor.isfinite().all() and name.partition(".")[2] not in self.average.endless:
+                raise TrainingError(
+                    f"{name} of stage {self.stage.name} is no finite number any more, so no "
+                    f"checkpoint was written; earlier ones are kept in {self.folder}. Lower the "
+                    "learning rate, set clip_norm, or train in 32-true precision."
+                )
+        tensors |= {
+            f"optimiser.{k}": v for k, v in checkpoint.optimiser_tensors(self.optimiser).items()
+        }
+        tensors |= {f"random.{k}": v for k, v in checkpoint.random_state().items()}
+        tensors |= {
+            "generator": self.generator.get_state(),
+            "order": self.order,
+            "sums": self.sums,
+        }
+        state = asdict(self.at) | {"stage": self.stage.name, "seed": self.seed}
+        for name in ("best_score", "score"):
+            state[name] = None if math.isinf(state[name]) else state[name]
+        checkpoint.save_checkpoint(self.folder, tensors, state)
+
+    def resume(self) -> None:
+        """Go on from the newest whole checkpoint, if there is one."""
+        found = checkpoint.load_checkpoint(self.folder, self.reporter.say)
+        if found is None:
+            return
+        tensors, state = found
+        if state.pop("stage") != self.stage.name or state.pop("seed") != self.seed:
+            raise TrainingError(
+                f"the checkpoint in {self.folder} belongs to another stage or seed; choose another "
+                "folder with --out, or delete it."
+            )
+        for name in ("best_score", "score"):
+            state[name] = -math.inf if state[name] is None else state[name]
+        self.at = _Position(**state)
+        parts = {
+            head: {k.split(".", 1)[1]: v for k, v in tensors.items() if k.startswith(head + ".")}
+            for head in ("module", "optimiser", "random")
+        }
+        try:
+            self.task.load_state_dict(parts["module"])
+        except RuntimeError as error:
+            raise TrainingError(
+                f"the checkpoint in {self.folder} does not fit this network: another recipe "
+                "made it. Choose another folder with --out."
+            ) from error
+        try:
+            self.average.load(tensors)
+        except ValueError as error:
+            raise TrainingError(
+                f"the checkpoint in {self.folder} {error}. Choose another folder with --out."
+            ) from error
+        checkpoint.load_optimiser(self.optimiser, parts["optimiser"])
+        checkpoint.set_random_state(parts["random"])
+        self.generator.set_state(tensors["generator"])
+        self.order = tensors["order"].to(self.fabric.device)
+        self.sums = tensors["sums"].to(self.fabric.device)
+
+    def _write(self, name: str) -> None:
+        self.ranks.first(lambda: write_weights(self.task, self.folder, name, self.stage.name))
+
+    def _finish(self) -> dict[str, Any]:
+        with self.average.in_place():
+            self._write(LAST)
+        summary = {
+            "stage": self.stage.name,
+            "epochs": self.at.epoch,
+            "best_epoch": self.at.best_epoch,
+            "best_score": self.at.best_score,
+            "last_score": self.at.score,
+            "seconds": round(self.at.seconds, 2),
+        }
+        load_weights(self.task, self.folder, self.stage.keep)
+        self.ranks.first(lambda: write_json(self.folder / DONE, summary))
+        return summary

@@ -8,13 +8,14 @@ import torch
 
 from equipoise.attacks import PGD
 from equipoise.data import Split
+from equipoise.distributed.ranks import Ranks
 from equipoise.evaluation import robust_accuracy
 from equipoise.methods.stage import THREATS, Stage
-from equipoise.models import attack_mode
-from equipoise.training.accumulation import is_out_of_memory
-from equipoise.training.alarms import Symptoms, symptoms
-from equipoise.training.loop import Loop, TrainingError
-from equipoise.training.ranks import Ranks
+from equipoise.models.attack_mode.context import attack_mode
+from equipoise.runtime.errors import TrainingError
+from equipoise.training.config import Loop
+from equipoise.training.micro_batches import is_out_of_memory
+from equipoise.training.monitors import Symptoms, symptoms
 
 AT_ONCE = 256
 """Images attacked at the same time, if memory allows."""

@@ -1,6 +1,6 @@
 """The tables and figures of AFA's paper (arXiv:2105.15157), but for its schemas."""
 
-from equipoise.report.papers import curves
+from equipoise.report.papers import line_figures
 from equipoise.report.papers.entry import (
     MEASURED,
     SMALL,
@@ -57,7 +57,7 @@ AFA_ENTRIES = (
                     Row(label="OAT", recipe="oat_{}"),
                 ),
             ),
-            draw=curves.accuracy_curves,
+            draw=line_figures.accuracy_curves,
         ),
     ),
     Entry(
@@ -69,7 +69,7 @@ AFA_ENTRIES = (
         "clean deviations; the variance relative to the clean one.",
         content=Figure(
             part=Part(data="cifar10", rows=(Row(label="AFA", recipe="afa_{}"),)),
-            draw=curves.channel_statistics,
+            draw=line_figures.channel_statistics,
             needs="channels",
         ),
     ),
@@ -89,7 +89,7 @@ AFA_ENTRIES = (
                     Row(label="AFA, led to the attack", recipe="afa_{}_led", scales=("paper",)),
                 ),
             ),
-            draw=curves.fusing_weights,
+            draw=line_figures.fusing_weights,
         ),
     ),
     Entry(

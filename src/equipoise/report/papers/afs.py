@@ -1,6 +1,6 @@
 """The tables and figures of AFS's paper (arXiv:2103.13124), but for its schema."""
 
-from equipoise.report.papers import curves, pictures
+from equipoise.report.papers import line_figures, model_figures
 from equipoise.report.papers.entry import (
     MEASURED,
     SMALL,
@@ -54,7 +54,7 @@ AFS_ENTRIES = (
         "the worst case over every attack.",
         content=Figure(
             part=Part(data="cifar10", source=_AFS + "Table IV", rows=_RIVALS),
-            draw=curves.trade_off_scatter,
+            draw=line_figures.trade_off_scatter,
         ),
     ),
     Entry(
@@ -65,7 +65,7 @@ AFS_ENTRIES = (
         "t-SNE keeps neighbourhoods and no distances.",
         content=Figure(
             part=Part(data="cifar10", rows=(_BUDGETS[1], _BUDGETS[8])),
-            draw=pictures.embeddings,
+            draw=model_figures.embeddings,
             needs="embeddings",
         ),
     ),
@@ -83,7 +83,7 @@ AFS_ENTRIES = (
                     Row(label="AFS, α = 0.5", recipe="afs_{}_alpha_0_5"),
                 ),
             ),
-            draw=curves.accuracy_curves,
+            draw=line_figures.accuracy_curves,
         ),
     ),
     Entry(
@@ -91,7 +91,9 @@ AFS_ENTRIES = (
         paper="AFS Fig. 4(b)",
         title="Importance ratio of each member of the stack, for each α",
         note="Members are named by their budgets.",
-        content=Figure(part=Part(data="cifar10", rows=_ALPHAS), draw=curves.importance_by_alpha),
+        content=Figure(
+            part=Part(data="cifar10", rows=_ALPHAS), draw=line_figures.importance_by_alpha
+        ),
     ),
     Entry(
         name="afs-fig-5",
@@ -101,7 +103,7 @@ AFS_ENTRIES = (
         "says how heavy the tails are (0 for a Gaussian).",
         content=Figure(
             part=Part(data="cifar10", rows=(_BUDGETS[1], _BUDGETS[8], _AFS_ROW)),
-            draw=pictures.weight_histograms,
+            draw=model_figures.weight_histograms,
             needs="weights",
         ),
     ),
@@ -113,7 +115,7 @@ AFS_ENTRIES = (
         "paper's stack holds just the networks beside it, ours is the default one.",
         content=Figure(
             part=Part(data="cifar10", rows=(*(_BUDGETS[k] for k in (0, 2, 4, 6, 8)), _AFS_ROW)),
-            draw=pictures.gradient_images,
+            draw=model_figures.gradient_images,
             needs="gradients",
         ),
     ),

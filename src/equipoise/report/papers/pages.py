@@ -4,13 +4,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from equipoise import runs
 from equipoise.report.papers import tables
 from equipoise.report.papers.entry import Entry, Figure
-from equipoise.report.papers.measured import Results
+from equipoise.report.papers.measurements import Results
 from equipoise.report.papers.published import published_row
 from equipoise.report.papers.scales import Scale, recipe_of
 from equipoise.report.papers.style import Drawing, styled, write_figure
+from equipoise.runtime.files import write_bytes
 
 INDEX = "README.md"
 
@@ -50,7 +50,7 @@ def write_entry(
         }
     for kind, content in texts.items():
         path = place.with_name(f"{place.name}.{kind}")
-        runs.write_bytes(path, content.encode())
+        write_bytes(path, content.encode())
         written.append(path)
     return written
 
@@ -74,7 +74,7 @@ def write_index(entries: Sequence[Entry], scale: Scale, folder: Path) -> Path:
         path = folder / f"{entry.name}.md"
         if path.exists():
             blocks.append(f"## {entry.paper}: {entry.title}\n\n{path.read_text('utf-8')}")
-    runs.write_bytes(folder / INDEX, "\n".join(blocks).encode())
+    write_bytes(folder / INDEX, "\n".join(blocks).encode())
     return folder / INDEX
 
 

@@ -11,8 +11,8 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 
-from equipoise import runs
-from equipoise.report.papers.measured import Result
+from equipoise.report.papers.measurements import Result
+from equipoise.runtime.files import write_bytes
 
 WIDTH = 3.3
 """Inches: one column of a two-column page."""
@@ -117,6 +117,6 @@ def write_figure(figure: Canvas, path: Path) -> list[Path]:
     written = []
     for kind in FORMATS:
         place = path.with_name(f"{path.name}.{kind}")
-        runs.write_bytes(place, encoded(figure, kind))
+        write_bytes(place, encoded(figure, kind))
         written.append(place)
     return written

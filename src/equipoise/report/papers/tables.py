@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from rich import box
 from rich.table import Table as RichTable
 
-from equipoise.report.beside import budgets_of
 from equipoise.report.papers.entry import Column, Entry, Part, Row, Table
-from equipoise.report.papers.measured import Number, Result, Results, measure
+from equipoise.report.papers.measurements import Number, Result, Results, measure
 from equipoise.report.papers.published import published_row, published_table
 from equipoise.report.papers.scales import Scale, recipe_of
+from equipoise.report.run_files import budgets_of
 from equipoise.report.table import must_agree
 
 NONE = "–"

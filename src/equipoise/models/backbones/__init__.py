@@ -1,0 +1,3 @@
+"""Wide ResNets, ResNets and published weights."""
+
+__all__: list[str] = []

@@ -1,0 +1,161 @@
+"""AFS: several feature extractors side by side and one linear merger over all their features."""
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from equipoise.models.afa.branches import config_of
+from equipoise.models.last_linear import last_linear, linears_of, name_of, read_last_linear
+from equipoise.types import Images, Logits
+
+
+class FeatureExtractor(nn.Module):
+    """A classifier's penultimate features: the input of its last linear layer.
+
+    Found without the network's cooperation. Frozen, and always in eval mode.
+
+    Args:
+        network: Any classifier that ends in a linear layer; frozen in place.
+
+    Shape:
+        Images ``(batch, channel, height, width)`` to features ``(batch, size)``.
+
+    Raises:
+        ValueError: If there is no linear layer; from ``forward``, if the last one did not run
+            exactly once on a batch of vectors.
+
+    Source:
+        AFS Sec. II-A; Sec. III, "the hidden activations after the last average pooling layer".
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+        self.size = self.head().in_features
+        for parameter in self.parameters():
+            parameter.requires_grad_(False)
+        self.eval()
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """How to build the network again, without its weights."""
+        return config_of(self.network)
+
+    def head(self) -> nn.Linear:
+        """The network's own last linear layer."""
+        return last_linear(self.network)
+
+    def logits(self, images: Images) -> Logits:
+        """The network's own answer, by way of its features."""
+        return self.head()(self(images))
+
+    def train(self, mode: bool = True) -> "FeatureExtractor":
+        """Stay in eval mode: an extractor is frozen."""
+        return super().train(False)
+
+    def forward(self, images: Images) -> Float[Tensor, "batch size"]:
+        """Penultimate features."""
+        features, made, answer = read_last_linear(self.network, images)
+        if made is not answer:
+            raise ValueError(
+                f"{name_of(self.network)} does not end in its last linear layer, so its "
+                "penultimate features are unknown. Name the layer that makes its logits, one of "
+                f"{linears_of(self.network)}, with --network.last-linear or in an attribute "
+                "`last_linear` of the network; or wrap it so that it ends in nn.Linear."
+            )
+        return features
+
+
+class FeatureStack(nn.Module):
+    """N frozen extractors, their features concatenated, one linear merger on top.
+
+    Args:
+        networks: Trained classifiers, copied; each keeps its own normalisation and feature size.
+        classes: Number of classes.
+
+    Shape:
+        Images ``(batch, channel, height, width)`` in [0, 1] to logits ``(batch, classes)``.
+
+    Raises:
+        ValueError: If there is no network.
+
+    Source:
+        AFS Sec. II-A, Eq. (1)-(2).
+    """
+
+    def __init__(self, networks: Sequence[nn.Module], classes: int) -> None:
+        super().__init__()
+        if not networks:
+            raise ValueError("a stack needs at least one network, got none.")
+        self.members = nn.ModuleList(
+            FeatureExtractor(copy.deepcopy(network)) for network in networks
+        )
+        self.merger = nn.Linear(sum(self.sizes()), classes)
+        self.last_linear = "merger"  # and not what a member names
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """How to build the same model again, without its weights."""
+        return {
+            "kind": "stack",
+            "classes": self.merger.out_features,
+            "members": [config_of(member) for member in self.members],
+        }
+
+    def average(self) -> None:
+        """Set the merger so that the logits are the mean of the members' own logits.
+
+        Raises:
+            ValueError: If a member has another number of classes.
+
+        Source:
+            The usual ensemble, and what AFS's merger (Sec. II-C) has to beat.
+        """
+        heads = [member.head() for member in self.members if isinstance(member, FeatureExtractor)]
+        for place, head in enumerate(heads):
+            if head.out_features != self.merger.out_features:
+                raise ValueError(
+                    f"member {place} has {head.out_features} classes, not "
+                    f"{self.merger.out_features}: their logits have no mean."
+                )
+        with torch.no_grad():
+            weights: list[Tensor] = [head.weight for head in heads]
+            self.merger.weight.copy_(torch.cat(weights, dim=1) / len(heads))
+            self.merger.bias.zero_()
+            for head in heads:
+                if head.bias is not None:
+                    self.merger.bias.add_(head.bias, alpha=1 / len(heads))
+
+    def sizes(self) -> list[int]:
+        """Feature size of each member."""
+        return [member.size for member in self.members if isinstance(member, FeatureExtractor)]
+
+    def features(self, images: Images) -> Float[Tensor, "batch size"]:
+        """G(x; Theta), all members' features side by side (Eq. 2)."""
+        return torch.cat([member(images) for member in self.members], dim=1)
+
+    def forward(self, images: Images) -> Logits:
+        """z = w^T G(x; Theta) + b (Eq. 1)."""
+        return self.merger(self.features(images))
+
+    def logits_by_member(self, images: Images) -> Float[Tensor, "members batch classes"]:
+        """What each member adds to the logits; their sum and the merger's bias are the logits."""
+        weights = self.merger.weight.split(self.sizes(), dim=1)
+        features = [member(images) for member in self.members]
+        pairs = zip(features, weights, strict=True)
+        return torch.stack([feature @ weight.T for feature, weight in pairs])
+
+    def importance(self) -> Float[Tensor, " members"]:
+        """Each member's share of the sum of absolute merger weights; sums to 1.
+
+        Source:
+            AFS Sec. III-B, Fig. 4(b).
+        """
+        with torch.no_grad():
+            parts = self.merger.weight.abs().split(self.sizes(), dim=1)
+            sums = torch.stack([part.sum() for part in parts])
+            return sums / sums.sum()

@@ -1,0 +1,3 @@
+"""Model folders, the Hugging Face Hub, and models from elsewhere."""
+
+__all__: list[str] = []

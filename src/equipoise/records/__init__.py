@@ -1,0 +1,3 @@
+"""Evaluation records: schema, files, statistics. Never imports torch."""
+
+__all__: list[str] = []

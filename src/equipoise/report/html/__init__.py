@@ -1,0 +1,3 @@
+"""One self-contained HTML page from records."""
+
+__all__: list[str] = []

@@ -1,0 +1,171 @@
+"""Checkpoints: tensors and JSON in one safetensors file, written whole, verified when read."""
+
+import hashlib
+import json
+import os
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from equipoise.runtime.errors import RunError
+from equipoise.runtime.files import write_bytes
+
+CURRENT, PREVIOUS = "checkpoint.safetensors", "checkpoint.previous.safetensors"
+
+
+class CheckpointError(RunError):
+    """A checkpoint that cannot be used; the message names the file and the remedy."""
+
+
+def save_checkpoint(folder: Path, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
+    """Write a checkpoint; the one before it is kept as well.
+
+    Args:
+        folder: Of the stage.
+        tensors: Any tensors; moved to the processor.
+        state: JSON values.
+
+    Raises:
+        RunError: If it cannot be written; both earlier checkpoints are then untouched.
+    """
+    content = pack(tensors, state)
+    fresh = folder / ".checkpoint.new"
+    write_bytes(fresh, content)
+    if (folder / CURRENT).exists():
+        os.replace(folder / CURRENT, folder / PREVIOUS)
+    os.replace(fresh, folder / CURRENT)
+
+
+def load_checkpoint(
+    folder: Path, warn: Any = lambda text: None
+) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    """Read the newest whole checkpoint.
+
+    Args:
+        folder: Of the stage.
+        warn: Called with a sentence if the newest is damaged and the one before it is used.
+
+    Returns:
+        Tensors and state, or ``None`` if there is no checkpoint.
+
+    Raises:
+        CheckpointError: If all that there are are damaged.
+    """
+    damage = []
+    for path in (folder / CURRENT, folder / PREVIOUS):
+        if not path.exists():
+            continue
+        try:
+            found = unpack(path)
+        except CheckpointError as error:
+            damage.append(str(error))
+            continue
+        if damage:
+            warn(f"{damage[0]} The checkpoint before it is whole and is used instead.")
+        return found
+    if damage:
+        raise CheckpointError(
+            f"{damage[0]} No other checkpoint is left; delete {folder} to train this stage again."
+        )
+    return None
+
+
+def pack(tensors: dict[str, Tensor], state: dict[str, Any]) -> bytes:
+    """The bytes of a file that ``unpack`` verifies.
+
+    Returns:
+        A safetensors file whose header holds the state and a checksum of all tensors.
+    """
+    plain = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
+    document = json.dumps(state, allow_nan=False)
+    metadata = {"state": document, "checksum": _checksum(plain, document)}
+    return safetensors.torch.save(plain, metadata)
+
+
+def unpack(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read and verify a packed file.
+
+    Raises:
+        CheckpointError: If it is missing, cut short or altered.
+    """
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        state = metadata["state"]
+    except (safetensors.SafetensorError, OSError, KeyError) as error:
+        raise CheckpointError(f"{path} is damaged ({error}).") from error
+    if metadata.get("checksum") != _checksum(tensors, state):
+        raise CheckpointError(f"{path} is damaged (its checksum does not fit its content).")
+    return tensors, json.loads(state)
+
+
+def random_state() -> dict[str, Tensor]:
+    """The state of every global random generator.
+
+    Returns:
+        Tensors for torch (processor and GPUs), NumPy and Python.
+    """
+    _, keys, position, has_gauss, cached = numpy.random.get_state(legacy=True)
+    _, words, gauss = random.getstate()
+    found = {
+        "torch": torch.get_rng_state(),
+        "numpy": torch.tensor([*map(int, keys), int(position), int(has_gauss)]),
+        "numpy_gauss": torch.tensor(float(cached), dtype=torch.float64),
+        "python": torch.tensor(words),
+        "python_gauss": torch.tensor([] if gauss is None else [gauss], dtype=torch.float64),
+    }
+    if torch.cuda.is_available():
+        found |= {f"cuda{i}": state for i, state in enumerate(torch.cuda.get_rng_state_all())}
+    return found
+
+
+def set_random_state(found: dict[str, Tensor]) -> None:
+    """Put every global random generator back."""
+    torch.set_rng_state(found["torch"])
+    *keys, position, has_gauss = found["numpy"].tolist()
+    gauss = float(found["numpy_gauss"])
+    words = numpy.array(keys, dtype=numpy.uint32)
+    numpy.random.set_state(("MT19937", words, position, has_gauss, gauss))
+    python_gauss = found["python_gauss"].tolist()
+    random.setstate((3, tuple(found["python"].tolist()), python_gauss[0] if python_gauss else None))
+    if torch.cuda.is_available():
+        for device in range(torch.cuda.device_count()):
+            if f"cuda{device}" in found:
+                torch.cuda.set_rng_state(found[f"cuda{device}"], device)
+
+
+def optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Every tensor of an optimiser's state, named by parameter number and key."""
+    state = optimiser.state_dict()["state"]
+    return {
+        f"{number}.{key}": value
+        for number, entry in state.items()
+        for key, value in entry.items()
+        if isinstance(value, Tensor)
+    }
+
+
+def load_optimiser(optimiser: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    """Put an optimiser's tensors back, in the memory layout of their parameters."""
+    parameters = [p for group in optimiser.param_groups for p in group["params"]]
+    for name, value in tensors.items():
+        number, key = name.split(".", 1)
+        parameter = parameters[int(number)]
+        placed = torch.empty_like(parameter) if value.shape == parameter.shape else value.clone()
+        optimiser.state[parameter][key] = placed.detach().copy_(value)
+
+
+def _checksum(tensors: dict[str, Tensor], state: str) -> str:
+    digest = hashlib.sha256(state.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name].contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,354 @@
+"""What a plan would cost on this device, from a few real optimiser steps of each stage."""
+
+import math
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import psutil
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from equipoise.data import DataSet
+from equipoise.distributed.ranks import launched
+from equipoise.methods import Stage
+from equipoise.methods.stage import MakeNetwork
+from equipoise.models import FeatureExtractor, count_parameters, multiply_adds
+from equipoise.recipes import Recipe
+from equipoise.runtime.environment import environment
+from equipoise.runtime.reporter import Reporter, Silent
+from equipoise.runtime.seeds import derive_seed
+from equipoise.training import Loop
+from equipoise.training.batches import Batches
+from equipoise.training.loop import _Fit
+from equipoise.training.validation import AT_ONCE, Validation
+from equipoise.workflows.datasets import named_source as named_source
+from equipoise.workflows.datasets import with_folder as with_folder
+from equipoise.workflows.evaluate import evaluate as evaluate
+
+PROBE = 2
+"""Images of the first, smallest batch: what it needs says how large the next one may be."""
+MEMORY_SHARE = 0.5
+"""Share of the memory that is free which a measurement may take."""
+
+
+class Passes:
+    """Images sent forward through networks that a plan's maker made, and gradients taken.
+
+    Hooks on the last linear layer count them, or on the whole network where there is none: a
+    gradient that reaches the layer's input goes on through the network. A copy of a network keeps
+    its hooks, so branched, stacked and fused networks are counted too.
+    """
+
+    def __init__(self) -> None:
+        self.forward = 0
+        self.backward = 0
+
+    def counted(self, make_network: MakeNetwork) -> MakeNetwork:
+        """The same maker, whose networks are counted."""
+
+        def make() -> nn.Module:
+            network = make_network()
+            self.count(network)
+            return network
+
+        return make
+
+    def count(self, network: nn.Module) -> None:
+        """Count a network's passes from now on, unless they are counted already."""
+
+        # Functions, not methods: a network that is copied would copy a method's object too.
+        def count(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            self.forward += len(inputs[0])
+            if inputs[0].requires_grad:
+                inputs[0].register_hook(count_backward)
+
+        def count_backward(gradient: Tensor) -> None:
+            self.backward += len(gradient)
+
+        linears = [module for module in network.modules() if isinstance(module, nn.Linear)]
+        if not linears:
+            network.register_forward_hook(lambda module, inputs, output: count(module, (output,)))
+        elif not linears[-1]._forward_pre_hooks:
+            linears[-1].register_forward_pre_hook(count)
+
+    def take(self) -> tuple[int, int]:
+        """The counts since the last call."""
+        found = self.forward, self.backward
+        self.forward = self.backward = 0
+        return found
+
+
+class Peak:
+    """The most memory in use while it is entered: the process's on a processor, torch's elsewhere.
+
+    Args:
+        device: Where the work runs.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.on_processor = device.type == "cpu"
+        self.bytes = 0
+        self._done = threading.Event()
+        self._process = psutil.Process()
+        self._watch = threading.Thread(target=self._look, daemon=True)
+
+    def __enter__(self) -> "Peak":
+        if self.on_processor:
+            self._watch.start()
+        else:
+            torch.accelerator.reset_peak_memory_stats()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self.on_processor:
+            self._done.set()
+            self._watch.join()
+        else:
+            self.bytes = torch.accelerator.max_memory_reserved()
+
+    def _look(self) -> None:
+        while True:
+            self.bytes = max(self.bytes, self._process.memory_info().rss)
+            if self._done.wait(0.002):
+                return
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that could still be taken on a device."""
+    if device.type == "cpu":
+        return int(psutil.virtual_memory().available)
+    return int(torch.accelerator.get_memory_info()[0])
+
+
+def stage_costs(
+    stages: Callable[[MakeNetwork], Sequence[Stage]],
+    make_network: MakeNetwork,
+    *,
+    dataset: DataSet,
+    loop: Loop,
+    seed: int,
+    fabric: Fabric,
+    seconds: float = 10.0,
+    clock: Callable[[], float] = time.perf_counter,
+    reporter: Reporter | None = None,
+) -> list[dict[str, Any]]:
+    """Measure a few optimiser steps of every stage of a plan, on untrained networks.
+
+    A stage whose first small step is like an earlier stage's in everything counted is not measured
+    again: AFS's extractors.
+
+    Args:
+        stages: The plan of a network maker.
+        make_network: Makes the backbone.
+        dataset: Its training part is trained on; nothing is kept.
+        loop: How stages are run. Its batch size is measured where memory and time allow, else a
+            smaller one is scaled.
+        seed: Of weights and batches.
+        fabric: Device and precision, launched.
+        seconds: About how long the steps of one stage may take; at least two are taken.
+        clock: Tells the time that is estimated, in seconds.
+        reporter: Who is told.
+
+    Returns:
+        For each stage its cost, as plain values.
+
+    Raises:
+        DataError: If the loop's extra images cannot be used.
+        TrainingError: If the loss is no finite number.
+    """
+    reporter, passes = reporter or Silent(), Passes()
+    held_out = derive_seed(seed, "validation")
+    train, validation = dataset.train.hold_out(loop.validation_images, held_out)
+    shape = tuple(dataset.train.images.shape[1:])
+    outcomes: dict[str, nn.Module] = {}
+    costs: dict[Any, dict[str, Any]] = {}
+    found: list[dict[str, Any]] = []
+    for stage in stages(passes.counted(make_network)):
+        reporter.begin(stage.name, 0, 0)
+        with torch.random.fork_rng():
+            torch.manual_seed(derive_seed(seed, stage.name, "weights"))
+            task: Any = stage.build({name: outcomes[name] for name in stage.needs})
+        if not stage.trains:  # it costs nothing, and its task has no step
+            outcomes[stage.name] = task.outcome().eval()
+            continue
+        for member in filter(lambda module: isinstance(module, FeatureExtractor), task.modules()):
+            passes.count(member.network)  # a loaded one, that no maker made
+        fit = _Fit(stage, task, train, validation, loop, Path(), fabric, seed, None)
+        measurement = _Measurement(fit, passes, clock)
+        probe = measurement.steps(min(PROBE, measurement.wanted), 0.0, least=1)
+        trained = sum(p.numel() for p in task.parameters() if p.requires_grad)
+        attacked = tuple(epsilon > 0 for epsilon in stage.validation)
+        kind = (trained, count_parameters(task), stage.schedule, attacked, probe["passes"])
+        cost = {"stage": stage.name, "like": costs[kind]["stage"] if kind in costs else None}
+        if kind in costs:
+            cost = costs[kind] | cost
+        else:
+            cost |= {"parameters": count_parameters(task), "trained": trained}
+            cost["multiply_adds"] = multiply_adds(task, shape, task.predictor(stage.validation[-1]))
+            cost |= _cost(measurement, probe, seconds)
+            costs[kind] = cost
+        outcomes[stage.name] = task.outcome().eval()
+        found.append(cost)
+    return found
+
+
+class _Measurement:
+    """Steps and validations of one stage, at sizes of our choice."""
+
+    def __init__(self, fit: _Fit, passes: Passes, clock: Callable[[], float]) -> None:
+        self.fit, self.passes, self.clock = fit, passes, clock
+        self.device = fit.fabric.device
+        self.wanted = min(fit.loop.batch_size, len(fit.train))
+        self.free = free_memory(self.device)
+        with Peak(self.device) as before:
+            pass
+        self.before = before.bytes
+
+    def steps(self, size: int, seconds: float, *, least: int) -> dict[str, Any]:
+        """Time, passes and peak memory of steps of ``size`` images, after one that warms up."""
+        self.fit.source = Batches(self.fit.train, replace(self.fit.loop, batch_size=size))
+        self.fit.batches = self.fit.source.count
+        times: list[float] = []
+        with Peak(self.device) as peak:
+            self._step(0.0)
+            self.passes.take()
+            # At shares of the stage that are spread evenly: what a step does may depend on them.
+            while len(times) < least or (sum(times) < seconds and len(times) < 50):
+                times.append(self._step(len(times) * 0.618 % 1))
+        forward, backward = self.passes.take()
+        images = size * len(times)
+        return {
+            "batch": size,
+            "steps": len(times),
+            "seconds": sum(times) / len(times),
+            "memory": peak.bytes,
+            "passes": (forward / images, backward / images),
+        }
+
+    def affordable(self, probe: dict[str, Any], seconds: float) -> int:
+        """The largest batch, up to the recipe's, of which three steps fit time and memory."""
+        size, needed = probe["batch"], max(probe["memory"] - self.before, 1)
+        in_time = size * seconds / 3 / probe["seconds"]
+        in_memory = size * self.free * MEMORY_SHARE / needed
+        return min(self.wanted, int(max(size, min(max(in_time, 2 * size), in_memory))))
+
+    def validation(self, seconds: float) -> tuple[float, list[tuple[int, int]]]:
+        """Seconds of one validation, from as many of its images as there is time for, and the
+        memory that so many images at once needed."""
+        fit, whole = self.fit, self.fit.validation
+        count = min(PROBE, len(whole))
+        memory: list[tuple[int, int]] = []
+        while True:
+            few = whole.take(slice(0, count))
+            validate = Validation(fit.stage, few, fit.loop, fit.ranks, fit.seed)
+            with Peak(self.device) as peak:
+                began = self._now()
+                scores = validate(fit.task)
+                if fit.loop.alarms:
+                    validate.symptoms(fit.task, scores)
+                took = self._now() - began
+            memory.append((min(count, AT_ONCE), peak.bytes))
+            needed = max(peak.bytes - self.before, 1) / min(count, AT_ONCE)
+            more = int(count * seconds / 2 / max(took, 1e-6))
+            at_once = int(self.free * MEMORY_SHARE / needed)
+            more = more if at_once >= AT_ONCE else min(more, at_once)
+            if count == len(whole) or more < 2 * count:
+                return took * len(whole) / count, memory
+            count = min(len(whole), more)
+
+    def _step(self, share: float) -> float:
+        fit = self.fit
+        fit.at.epoch, fit.at.batch = int(share * fit.stage.schedule.epochs), 0
+        fit._new_order()
+        began = self._now()
+        fit._step()
+        return self._now() - began
+
+    def _now(self) -> float:
+        if self.device.type != "cpu":
+            torch.accelerator.synchronize()
+        return self.clock()
+
+
+def _cost(measurement: _Measurement, probe: dict[str, Any], seconds: float) -> dict[str, Any]:
+    """A stage's cost from its probe and what that lets one measure."""
+    fit, wanted = measurement.fit, measurement.wanted
+    size = measurement.affordable(probe, seconds)
+    step = probe if size == probe["batch"] else measurement.steps(size, seconds, least=2)
+    once, validation_memory = measurement.validation(seconds)
+    epochs, count = fit.stage.schedule.epochs, len(fit.train) // wanted
+    step_seconds = step["seconds"] * wanted / step["batch"]
+    validations = math.ceil(epochs / fit.loop.validate_every)
+    memory = _at(wanted, [(each["batch"], each["memory"]) for each in (probe, step)])
+    at_once = min(AT_ONCE, len(fit.validation))
+    forward, backward = (round(each * wanted * count) for each in step["passes"])
+    return {
+        "epochs": epochs,
+        "steps_an_epoch": count,
+        "batch": wanted,
+        "passes_an_image": list(step["passes"]),
+        "forward_passes_an_epoch": forward,
+        "backward_passes_an_epoch": backward,
+        "seconds_a_step": step_seconds,
+        "seconds_a_validation": once,
+        "seconds": epochs * count * step_seconds + validations * once,
+        "memory": max(memory, _at(at_once, validation_memory)),
+        "measured": {"batch": step["batch"], "steps": step["steps"], "seconds": step["seconds"]},
+    }
+
+
+def _at(size: int, points: list[tuple[int, int]]) -> int:
+    """Memory at a batch size, on the line through the last two points that were measured."""
+    (small, least), (large, most) = points[0], points[-1]
+    slope = max(most - least, 0) / (large - small) if large > small else 0.0
+    return round(most + slope * (size - large))
+
+
+def dry_run(
+    recipe: Recipe, *, seconds: float = 10.0, reporter: Reporter | None = None
+) -> dict[str, Any]:
+    """What training a recipe would cost on this device; nothing is written.
+
+    Args:
+        recipe: What would be trained.
+        seconds: About how long the steps of one stage may take.
+        reporter: Who is told.
+
+    Returns:
+        Plain values: the cost of each stage (see ``stage_costs``), the sum of their seconds,
+        the largest of their memories, and the environment.
+
+    Raises:
+        DataError: If the data cannot be read.
+        TrainingError: If the loss is no finite number.
+    """
+    dataset, fabric = recipe.dataset.load(), launched(recipe.loop.precision, recipe.loop.batch_size)
+    stages = stage_costs(
+        recipe.method.stages,
+        recipe.network.maker(dataset),
+        dataset=dataset,
+        loop=recipe.loop,
+        seed=recipe.seed,
+        fabric=fabric,
+        seconds=seconds,
+        reporter=reporter,
+    )
+    return {
+        "recipe": recipe.name,
+        "device": str(fabric.device),
+        "stages": stages,
+        "seconds": sum(stage["seconds"] for stage in stages),
+        "memory": max(stage["memory"] for stage in stages),
+        "environment": environment(),
+    }

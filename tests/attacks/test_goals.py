@@ -1,0 +1,79 @@
+import pytest
+import torch
+from torch import nn
+
+from equipoise.attacks import goals, losses
+
+
+@pytest.fixture
+def predict():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 3))
+
+
+@pytest.mark.parametrize("name", ["cross_entropy", "margin", "dlr"])
+def test_a_goal_is_its_loss_of_the_predicted_logits(name, predict, images, labels):
+    goal = getattr(goals, name)(predict, labels)
+    assert torch.equal(goal(images), getattr(losses, name)(predict(images), labels))
+
+
+@pytest.mark.parametrize("name", ["cross_entropy", "margin", "dlr"])
+def test_a_row_of_the_goal_depends_on_its_own_image_alone(name, predict, images, labels):
+    images.requires_grad_(True)
+    value = getattr(goals, name)(predict, labels)(images)
+    (gradient,) = torch.autograd.grad(value[2], images)
+    assert gradient[2].abs().max() > 0
+    assert gradient[[0, 1, 3, 4, 5]].abs().max() == 0
+
+
+def first_pixel_as_logits(images):
+    """Class 0 while the first pixel is dark, class 1 once it is bright."""
+    pixel = images[:, 0, 0, 0]
+    return torch.stack([1 - pixel, pixel], dim=1)
+
+
+def dark_then(*pixels):
+    return torch.tensor(pixels).reshape(-1, 1, 1, 1).expand(-1, 1, 2, 2).clone()
+
+
+def test_watched_climbs_its_loss_and_what_is_added_to_it():
+    images, labels = dark_then(0.2, 0.7), torch.tensor([0, 0])
+    plain = goals.Watched(first_pixel_as_logits, labels, losses.margin)
+    more = goals.Watched(
+        first_pixel_as_logits,
+        labels,
+        losses.margin,
+        joint=lambda images: (
+            first_pixel_as_logits(images),
+            first_pixel_as_logits(images),
+            images.sum((1, 2, 3)),
+        ),
+    )
+    torch.testing.assert_close(plain(images), torch.tensor([-0.6, 0.4]))
+    torch.testing.assert_close(more(images), torch.tensor([-0.6 + 0.8, 0.4 + 2.8]))
+
+
+def test_watched_remembers_the_first_broken_point_of_each_image():
+    watched = goals.Watched(first_pixel_as_logits, torch.tensor([0, 0, 0]), losses.margin)
+    watched(dark_then(0.1, 0.9, 0.1))
+    watched(dark_then(0.2, 0.1, 0.7))
+    watched(dark_then(0.3, 0.8, 0.9))
+    assert watched.broken.tolist() == [False, True, True]
+    assert torch.equal(watched.images, dark_then(0.0, 0.9, 0.7))
+
+
+def test_logits_of_nan_are_right_for_no_class():
+    watched = goals.Watched(first_pixel_as_logits, torch.tensor([0, 1, 0]), losses.margin)
+    watched(dark_then(torch.nan, torch.nan, 0.1))
+    assert watched.broken.tolist() == [True, True, False]
+
+
+def test_watched_keeps_no_graph_and_no_view_of_what_it_saw():
+    watched = goals.Watched(first_pixel_as_logits, torch.tensor([0]), losses.margin)
+    images = dark_then(0.9).requires_grad_(True)
+    value = watched(images)
+    with torch.no_grad():
+        images.zero_()
+    assert value.requires_grad
+    assert not watched.images.requires_grad
+    assert torch.equal(watched.images, dark_then(0.9))

@@ -1,0 +1,568 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from typing import get_args
+
+import pytest
+import tiny
+from PIL import Image
+
+from equipoise.attacks import Square
+from equipoise.cli.main import COMMANDS, main
+from equipoise.cli.options import Suites
+from equipoise.data import Digits
+from equipoise.evaluation import SuiteName, suites
+from equipoise.models import save
+from equipoise.models.io.external import imported_network
+from equipoise.models.io.trust import trusting
+from equipoise.recipes import RECIPES, Evaluation, to_json
+from equipoise.records.files import iterate_records, read_record
+from equipoise.runtime.environment import version
+from equipoise.runtime.files import read_json, write_json
+from equipoise.workflows.train import train
+
+
+def output(capsys) -> str:
+    """All that was printed, on one line: tables wrap."""
+    found = capsys.readouterr()
+    return " ".join((found.out + found.err).replace("│", " ").split())
+
+
+def run(*arguments) -> None:
+    main([str(argument) for argument in arguments])
+
+
+def refused(capsys, *arguments) -> str:
+    """What a refusal says; its exit status is 2."""
+    with pytest.raises(SystemExit) as left:
+        run(*arguments)
+    said = output(capsys)
+    assert left.value.code == 2
+    assert "Traceback" not in said
+    return said
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A finished run whose recipe evaluates eight digits quickly."""
+    folder = tmp_path_factory.mktemp("cli") / "run"
+    quick = Evaluation(epsilons=(0.0, 0.1), suites=("quick",), steps=1, restarts=1, images=8)
+    train(replace(tiny.recipe(), evaluation=quick), folder, dataset=tiny.digits())
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _few_digits(monkeypatch):
+    data = tiny.digits()
+    monkeypatch.setattr(
+        "equipoise.workflows.evaluate.self_checks", lambda *arguments, **settings: []
+    )
+    monkeypatch.setattr(Digits, "load", lambda self: data)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--help"],
+        ["train", "--help"],
+        ["report", "--help"],
+        ["export", "--help"],
+        ["predict", "--help"],
+    ],
+)
+def test_help_exits_0_without_importing_torch(arguments):
+    code = (
+        "import sys\nfrom equipoise.cli.main import main\n"
+        f"try:\n    main({arguments})\n"
+        "except SystemExit as left:\n    assert left.code == 0, left.code\n"
+        "assert 'torch' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "usage: equipoise" in done.stdout
+
+
+def test_the_version_is_that_of_the_package(capsys):
+    run("--version")
+    assert output(capsys) == f"equipoise {version('equipoise')}"
+
+
+@pytest.mark.parametrize("arguments", [["list"], ["evaluate", "--help"]])
+def test_a_reader_that_has_seen_enough_ends_it_quietly(arguments):
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "equipoise", *arguments]
+    done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, check=False)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (1, b"")
+
+
+def test_help_says_what_is_asked_for(capsys):
+    for command, word in (("evaluate", "MODEL..."), ("compare", "RECORD_OR_FOLDER...")):
+        with pytest.raises(SystemExit):
+            run(command, "--help")
+        assert f"{word} " in output(capsys)
+    with pytest.raises(SystemExit):
+        run("train", "afs", "--help")
+    assert "usage: equipoise train afs [-h]" in output(capsys)
+
+
+def test_the_module_runs_as_the_command_does():
+    done = subprocess.run(
+        [sys.executable, "-m", "equipoise", "--help"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0
+    for command in COMMANDS:
+        assert command in done.stdout
+
+
+def test_list_names_every_recipe_and_what_it_trains(capsys):
+    run("list")
+    said = output(capsys)
+    for name in RECIPES:
+        assert name in said
+    assert "Standard training on digits." in said
+
+
+def test_list_takes_words_that_a_recipe_must_have(capsys):
+    run("list", "AFS", "paper", "table")
+    said = output(capsys)
+    assert "AFS, Table III" in said
+    assert "extractor_9_cifar10_paper" in said
+    assert "afa_cifar10_paper" not in said
+    assert "digits" not in said
+
+
+def test_list_refuses_words_that_no_recipe_has(capsys):
+    assert "no recipe has the words afa speling" in refused(capsys, "list", "afa", "speling")
+
+
+def test_a_dry_run_prints_the_cost_and_trains_nothing(capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.chdir(tmp_path)
+    run(
+        *("train", "pgd_at_digits", "--dry-run", "--loop.batch-size", "8"),
+        *("--loop.validation-images", "16", "--method.attack.steps", "2"),
+    )
+    said = output(capsys)
+    assert "What pgd_at_digits would cost on cpu" in said
+    for part in ("77.6 k", "764 k", "3 + 3", "12 of 8 images", " steps of 8 images", "in all:"):
+        assert part in said
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_recipes_help_shows_its_fields(capsys):
+    with pytest.raises(SystemExit) as left:
+        run("train", "pgd_at_digits", "--help")
+    assert left.value.code == 0
+    said = output(capsys)
+    for flag in ("--method.epsilon", "--loop.batch-size", "--seed", "--resume", "--out"):
+        assert flag in said
+
+
+@pytest.mark.parametrize("flag", ["--method.epsilon", "--evaluation.epsilons"])
+def test_an_epsilon_of_8_is_refused_with_the_remedy(capsys, tmp_path, flag):
+    said = refused(capsys, "train", "pgd_at_digits", flag, "8", "--out", tmp_path / "run")
+    assert "epsilon must be in [0, 1] pixel units, got 8." in said
+    assert "write 8/255" in said
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_step_of_2_is_refused_with_the_remedy(capsys, tmp_path):
+    said = refused(
+        capsys,
+        *("train", "pgd_at_digits", "--out", tmp_path / "run"),
+        *("--method.attack.step-size", "2", "--method.attack.relative-step", "None"),
+    )
+    assert "write 2/255" in said
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_epsilon_above_1_is_taken_under_l2(monkeypatch, tmp_path):
+    asked = []
+    monkeypatch.setattr(
+        "equipoise.workflows.train.train", lambda recipe, folder, **rest: asked.append(recipe)
+    )
+    run(
+        *("train", "pgd_at_digits", "--method.norm", "L2", "--method.epsilon", "3"),
+        *("--evaluation.norm", "L2", "--evaluation.epsilons", "0", "1.5", "3", "--out", tmp_path),
+        *("--method.attack.step-size", "1.5", "--method.attack.relative-step", "None"),
+    )
+    assert asked[0].method.attack.step_size == 1.5
+    assert asked[0].method.epsilon == 3.0
+    assert asked[0].evaluation.epsilons == (0.0, 1.5, 3.0)
+
+
+def test_an_epsilon_of_8_255ths_is_taken(monkeypatch, tmp_path):
+    asked = []
+    monkeypatch.setattr(
+        "equipoise.workflows.train.train", lambda recipe, folder, **rest: asked.append(recipe)
+    )
+    run("train", "pgd_at_digits", "--method.epsilon", "8/255", "--out", tmp_path)
+    assert asked[0].method.epsilon == 8 / 255
+    assert replace(asked[0], method=RECIPES["pgd_at_digits"]().method) == RECIPES["pgd_at_digits"]()
+
+
+def test_flags_change_nested_fields_and_only_those(monkeypatch, tmp_path):
+    asked = []
+    monkeypatch.setattr(
+        "equipoise.workflows.train.train",
+        lambda recipe, folder, **rest: asked.append((recipe, rest)),
+    )
+    run(
+        *("train", "afa_digits", "--out", tmp_path, "--resume", "--seed", "3"),
+        *("--method.gate.hidden", "8", "--method.schedule.epochs", "5"),
+    )
+    ((recipe, rest),) = asked
+    base = RECIPES["afa_digits"]()
+    method = replace(
+        base.method,
+        gate=replace(base.method.gate, hidden=8),
+        schedule=replace(base.method.schedule, epochs=5),
+    )
+    assert recipe == replace(base, seed=3, method=method)
+    assert rest["resume"]
+
+
+def test_an_unknown_recipe_is_refused_with_a_suggestion(capsys):
+    assert "Did you mean afa_digits" in refused(capsys, "train", "afa_digitz")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["train", "afa_digits", "--speling", "3"],
+        ["evaluate", "somewhere", "--speling", "3"],
+        ["--speling"],
+        ["speling"],
+    ],
+)
+def test_an_unknown_flag_or_command_is_refused_by_name(capsys, arguments):
+    assert "speling" in refused(capsys, *arguments)
+
+
+def test_a_recipe_without_a_name_is_refused(capsys):
+    assert "equipoise list" in refused(capsys, "train")
+
+
+def test_a_value_against_a_rule_is_refused_by_the_rule(capsys, tmp_path):
+    said = refused(capsys, "train", "afs_digits", "--method.alpha", "2", "--out", tmp_path / "run")
+    assert "alpha must be in [0, 1], got 2" in said
+
+
+def test_a_data_folder_without_data_is_refused(capsys, tmp_path):
+    said = refused(
+        capsys,
+        *("train", "standard_cifar10_compact", "--data", tmp_path, "--out", tmp_path / "run"),
+    )
+    assert "holds no data/train-*.parquet" in said
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_data_folder_for_digits_is_refused(capsys, tmp_path):
+    said = refused(capsys, "train", "standard_digits", "--data", tmp_path)
+    assert "--data has no meaning" in said
+
+
+def test_a_recipe_that_needs_data_says_how_to_give_it(capsys, tmp_path, monkeypatch):
+    import datasets
+
+    def unreachable(*names):
+        raise ConnectionError
+
+    monkeypatch.setattr(datasets, "load_dataset", unreachable)
+    said = refused(capsys, "train", "standard_cifar10_compact", "--out", tmp_path / "run")
+    assert "--data FOLDER" in said
+
+
+def test_a_file_in_the_place_of_the_run_folder_is_refused(capsys, tmp_path):
+    (tmp_path / "file").write_text("x")
+    assert "--out" in refused(capsys, "train", "standard_digits", "--out", tmp_path / "file")
+
+
+def test_training_evaluating_and_reporting_from_the_command_line(capsys, tmp_path):
+    recipe = replace(tiny.recipe(), evaluation=Evaluation(epsilons=(0.0, 0.1), steps=1))
+    write_json(tmp_path / "recipe.json", to_json(recipe))
+    folder = tmp_path / "run"
+    run("train", tmp_path / "recipe.json", "--out", folder)
+    assert f"equipoise evaluate {folder}" in output(capsys).replace(" /", "/").replace(
+        "evaluate/", "evaluate /"
+    )
+    refusal = refused(capsys, "train", tmp_path / "recipe.json", "--out", folder)
+    assert "already holds a run" in refusal
+    run(
+        *("evaluate", folder, "--epsilons", "0", "26/255", "--suite", "quick"),
+        *("--steps", "1", "--restarts", "1", "--images", "8"),
+    )
+    ((_, record),) = iterate_records(folder)
+    assert record["epsilons"] == [0.0, 26 / 255]
+    assert record["images"] == 8
+    assert "standard_digits" in output(capsys)
+    run("report", folder)
+    said = output(capsys)
+    assert "ε 26/255" in said
+    assert f"{100 * record['headline']['accuracy'][0]:.1f}" in said
+
+
+def test_evaluate_uses_the_recipes_settings_by_default(capsys, trained):
+    run("evaluate", trained)
+    (path,) = (trained / "records").iterdir()
+    assert read_record(path)["images"] == 8
+    assert "8 test images" in output(capsys)
+
+
+def test_evaluate_without_a_model_is_refused(capsys, tmp_path):
+    assert "at least one model" in refused(capsys, "evaluate")
+    assert "is no model folder" in refused(capsys, "evaluate", tmp_path)
+
+
+def test_evaluate_refuses_an_epsilon_of_8(capsys, trained):
+    said = refused(capsys, "evaluate", trained, "--epsilons", "0", "8")
+    assert "write 8/255" in said
+    assert "NoneType" not in said
+
+
+def test_strengths_may_stand_apart_by_commas(monkeypatch, trained):
+    asked = {}
+    monkeypatch.setattr(
+        "equipoise.workflows.evaluate.evaluate",
+        lambda *a, **settings: asked.update(settings) or exit(),
+    )
+    with pytest.raises(SystemExit):
+        run("evaluate", trained, "--epsilons", "0,1/255", "8/255")
+    assert asked["changes"]["epsilons"] == (0.0, 1 / 255, 8 / 255)
+
+
+def test_a_size_of_nothing_is_refused(capsys, trained, tmp_path):
+    Image.new("L", (8, 8)).save(tmp_path / "d.png")
+    said = refused(capsys, "predict", trained, tmp_path / "d.png", "--size", "0", "8")
+    assert "--size must be two numbers of 1 or more, got (0, 8)" in said
+
+
+def test_report_into_renews_the_tables_between_markers(capsys, trained, tmp_path):
+    run("evaluate", trained)
+    page = tmp_path / "page.md"
+    page.write_text(f"before\n<!-- records: {trained} -->\n<!-- end records -->\nafter\n")
+    output(capsys)
+    run("report", "--into", page)
+    assert "renewed" in output(capsys)
+    text = page.read_text()
+    assert "| standard_digits |" in text
+    assert text.startswith("before\n")
+    assert text.endswith("after\n")
+    run("report", "--into", page)
+    assert "was up to date" in output(capsys)
+
+
+def test_report_out_writes_a_page_with_pictures(capsys, trained, tmp_path):
+    run("evaluate", trained)
+    (path,) = (trained / "records").iterdir()
+    run("report", path, "--out", tmp_path / "report.html", "--gallery", "2")
+    assert "report.html" in output(capsys)
+    text = (tmp_path / "report.html").read_text()
+    accuracy = read_record(path)["headline"]["accuracy"][0]
+    assert f'<td data-value="{accuracy}">{100 * accuracy:.1f}' in text
+    assert text.count('<article class="picture">') == 2
+
+
+def test_pictures_without_a_page_are_refused(capsys, tmp_path):
+    assert "name the page with --out" in refused(capsys, "report", tmp_path, "--gallery", "2")
+
+
+def test_report_refuses_files_that_are_not_there(capsys, tmp_path):
+    assert "does not exist" in refused(capsys, "report", tmp_path / "none.json")
+    assert "none.md" in refused(capsys, "report", "--into", tmp_path / "none.md")
+
+
+def test_report_without_records_is_refused(capsys, tmp_path):
+    assert "found no record" in refused(capsys, "report", tmp_path)
+
+
+def test_a_mistake_of_ours_keeps_its_trace(monkeypatch, tmp_path):
+    def broken(*arguments, **settings):
+        return int("not a number")
+
+    monkeypatch.setattr("equipoise.workflows.train.train", broken)
+    with pytest.raises(ValueError, match="invalid literal"):
+        run("train", "standard_digits", "--out", tmp_path)
+
+
+def test_ctrl_c_outside_of_training_exits_130(monkeypatch, tmp_path):
+    def interrupted(*arguments, **settings):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("equipoise.workflows.train.train", interrupted)
+    with pytest.raises(SystemExit) as left:
+        run("train", "standard_digits", "--out", tmp_path)
+    assert left.value.code == 130
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 75)])
+def test_a_signal_ends_an_evaluation_and_says_how_it_goes_on(
+    monkeypatch, tmp_path, capsys, number, status
+):
+    before = signal.getsignal(signal.SIGTERM)
+    # Who starts the tests in the background of a shell has SIGINT ignored for them.
+    ignored = signal.signal(signal.SIGINT, signal.default_int_handler)
+    monkeypatch.setattr(
+        "equipoise.workflows.evaluate.evaluate", lambda *given, **rest: os.kill(os.getpid(), number)
+    )
+    with pytest.raises(SystemExit) as left:
+        run("evaluate", tmp_path)
+    signal.signal(signal.SIGINT, ignored)
+    assert left.value.code == status
+    assert "the same command goes on" in capsys.readouterr().err
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+@pytest.fixture
+def importable(tmp_path, monkeypatch):
+    (tmp_path / "my_networks.py").write_text(
+        "import torch\n"
+        "from torch import nn\n\n\n"
+        "def make():\n"
+        "    torch.manual_seed(0)\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))\n\n\n"
+        "class Pair(nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.network = make()\n\n"
+        "    def forward(self, images):\n"
+        "        return {'features': images, 'logits': self.network(images)}\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    yield tmp_path
+    sys.modules.pop("my_networks", None)
+
+
+FOREIGN = ("--dataset", "digits", "--epsilons", "0.1", "--images", "8", "--steps", "2")
+
+
+def test_evaluate_takes_any_importable_network(capsys, importable):
+    run("evaluate", "my_networks:make", *FOREIGN)
+    assert "my_networks.make" in output(capsys)
+    (path,) = (importable / "runs" / "my_networks.make" / "records").glob("*.json")
+    record = read_record(path)
+    assert (record["data"], record["images"], record["part"]) == ("digits", 8, "test")
+
+
+def test_evaluate_takes_the_logits_out_of_an_answer_or_says_how(capsys, importable):
+    run("evaluate", "my_networks:Pair", *FOREIGN, "--logits", "logits")
+    said = refused(capsys, "evaluate", "my_networks:Pair", *FOREIGN)
+    assert "a dict with the keys ['features', 'logits']" in said
+    assert "--logits" in said
+
+
+def test_evaluate_asks_for_what_a_foreign_network_does_not_say(capsys, importable):
+    assert "name the strengths with --epsilons" in refused(capsys, "evaluate", "my_networks:make")
+    said = refused(capsys, "evaluate", "my_networks:make", "--epsilons", "0.1")
+    assert "name it with --dataset" in said
+
+
+def test_evaluate_attacks_from_a_surrogate(capsys, importable, trained):
+    run(
+        *("evaluate", "my_networks:make", *FOREIGN),
+        *("--suite", "transfer", "--surrogates", trained),
+    )
+    (path,) = (importable / "runs" / "my_networks.make" / "records").glob("*.json")
+    (suite,) = read_record(path)["suites"]
+    assert [attack["name"] for attack in suite["attacks"]] == [
+        "from-standard_digits-cross-entropy",
+        "from-standard_digits-margin",
+    ]
+
+
+def test_compare_pairs_models_image_by_image_and_refuses_other_images(capsys, importable):
+    for name in ("make", "Pair"):
+        run("evaluate", f"my_networks:{name}", *FOREIGN, "--logits", "logits")
+    capsys.readouterr()
+    places = sorted((importable / "runs").rglob("records"))
+    run("compare", *places)
+    said = output(capsys)
+    assert "my_networks.make against my_networks.Pair" in said
+    assert "not told apart" in said
+    run("evaluate", "my_networks:make", *FOREIGN[:-4], "--images", "6", "--steps", "2")
+    (eight,) = places[0].glob("*.json")
+    (six,) = (p for p in places[1].glob("*.json") if read_record(p)["images"] == 6)
+    assert "must agree in images" in refused(capsys, "compare", eight, six)
+
+
+def test_the_suites_of_the_command_line_are_those_that_exist():
+    assert get_args(Suites) == get_args(SuiteName)
+
+
+@pytest.fixture
+def picture(tmp_path):
+    path = tmp_path / "digit.png"
+    Image.fromarray(tiny.digits().test.images[0, 0].numpy()).save(path)
+    return path
+
+
+def test_a_model_is_exported_and_the_file_predicts(
+    capsys, trained, picture, tmp_path, no_shape_checks, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "model.pt2"
+    run("export", trained, "--format", "torch-export", "--out", path, "--images", "4")
+    said = output(capsys)
+    assert "outputs differ from the original's by at most 0 on 4 images" in said
+    run("predict", path, picture, "--json", "--trust", path)
+    (found,) = json.loads(capsys.readouterr().out)
+    assert (found["image"], found["notices"]) == (str(picture), [])
+    run("predict", trained, picture.name)
+    said = output(capsys)
+    assert "digit.png" in said
+    assert f"{found['class_name']} {found['probability']:.3f}" in said
+
+
+def test_a_file_of_the_wrong_ending_is_refused(capsys, trained, tmp_path):
+    said = refused(capsys, "export", trained, "--format", "onnx", "--out", tmp_path / "model.pt2")
+    assert "a file of onnx must end in .onnx" in said
+
+
+@pytest.mark.parametrize("content", [None, b"", b"no picture"])
+def test_a_picture_that_cannot_be_read_is_refused(capsys, trained, tmp_path, content):
+    if content is not None:
+        (tmp_path / "x.png").write_bytes(content)
+    said = refused(capsys, "predict", trained, tmp_path / "x.png")
+    assert "cannot be read as PNG or JPEG" in said or "does not exist" in said
+
+
+def test_a_card_is_renewed_and_an_entry_for_robustbench_written(capsys, trained, tmp_path):
+    run("evaluate", trained)
+    output(capsys)
+    run("card", trained, "--robustbench", tmp_path / "entry.json")
+    said = output(capsys)
+    assert "README.md" in said
+    assert "RobustBench has no leaderboard for digits" in said
+    assert read_json(tmp_path / "entry.json")["dataset"] == "digits"
+
+
+def test_somebodys_own_network_is_exported_and_predicts_only_under_trust(
+    capsys, importable, picture, no_shape_checks
+):
+    with trusting("my_networks"):
+        model = imported_network("my_networks:make", {})
+    save(model, importable / "model", {"name": "own", "image_shape": [1, 8, 8]})
+    asked = ["export", "model", "--format", "torch-export", "--out", "own.pt2", "--images", "4"]
+    assert "my_networks" in refused(capsys, *asked)
+    run(*asked, "--trust", "my_networks")
+    assert "differ from the original's by at most 0" in output(capsys)
+    run("predict", "model", picture, "--json", "--trust", "my_networks")
+    (wanted,) = json.loads(capsys.readouterr().out)
+    assert "--trust own.pt2" in refused(capsys, "predict", "own.pt2", picture)
+    run("predict", "own.pt2", picture, "--json", "--trust", "own.pt2")
+    (found,) = json.loads(capsys.readouterr().out)
+    assert found["probability"] == pytest.approx(wanted["probability"], abs=1e-4)
+
+
+@pytest.mark.parametrize("suite", ["tables", "paper"])
+def test_a_suite_with_columns_of_its_own_prints_them(suite, trained, capsys, monkeypatch):
+    monkeypatch.setattr(
+        suites, "Square", lambda queries: replace(Square(queries=queries), queries=2)
+    )
+    run("evaluate", trained, "--suite", suite, "--images", 4)
+    assert f'diagnostics, suite "{suite}"' in output(capsys)

@@ -1,0 +1,251 @@
+"""Two processes that share each batch do what one process with the whole batch does."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pytest
+import ranks_worker
+import tiny
+import torch
+
+from equipoise.attacks.threat import L2, Linf
+from equipoise.cli.main import main
+from equipoise.distributed.ranks import launched
+from equipoise.distributed.shared_generator import SharedGenerator, among, share
+from equipoise.distributed.shared_generator import own as draws_own
+from equipoise.distributed.shared_generator import processes as draws_processes
+from equipoise.distributed.shared_generator import whole as draws_whole
+from equipoise.recipes import to_json
+from equipoise.runtime import signals
+from equipoise.runtime.errors import RunError, TrainingError
+from equipoise.runtime.files import LOCK, locked, read_json, write_json
+from equipoise.training import checkpoint
+from equipoise.workflows.train import train
+
+WORKER = Path(ranks_worker.__file__)
+
+
+def shared(rank: int, rows: int = 6, world: int = 2) -> SharedGenerator:
+    generator = SharedGenerator.of(torch.device("cpu"), rank, world)
+    generator.manual_seed(0)
+    share(torch.arange(rows), generator)
+    return generator
+
+
+@pytest.fixture
+def images():
+    picture = torch.rand(6, 3, 5, 5, generator=torch.Generator().manual_seed(1))
+    return picture.contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("threat", [Linf(0.1), L2(0.5)], ids=repr)
+def test_each_process_gets_its_rows_of_the_start_that_one_process_draws(threat, images):
+    whole = threat.random_start(images, torch.Generator().manual_seed(0))
+    for rank in range(2):
+        part = threat.random_start(images[rank::2], shared(rank))
+        assert torch.equal(part, whole[rank::2])
+
+
+def test_copies_of_a_batch_are_shared_out_alike(images):
+    twice = images.repeat(2, 1, 1, 1)
+    whole = Linf(0.1).random_start(twice, torch.Generator().manual_seed(0))
+    for rank in range(2):
+        own = images[rank::2].repeat(2, 1, 1, 1)
+        part = Linf(0.1).random_start(own, shared(rank))
+        assert torch.equal(part, torch.cat([whole[:6][rank::2], whole[6:][rank::2]]))
+
+
+def test_some_rows_of_a_batch_draw_as_they_do_in_one_process_even_where_none_is_here(images):
+    chosen = torch.tensor([True, False, True, False, False, False])
+    whole = Linf(0.1).random_start(images[chosen], torch.Generator().manual_seed(0))
+    states = []
+    for rank, rows in ((0, 2), (1, 0)):
+        generator = shared(rank)
+        with among(chosen, generator):
+            part = Linf(0.1).random_start(images[rank::2][chosen[rank::2]], generator)
+        assert torch.equal(part, whole[:rows])
+        assert (generator.total, len(generator.places)) == (6, 3)
+        states.append(generator.get_state())
+    assert torch.equal(*states)
+
+
+def test_a_plain_generator_has_the_whole_batch(images, generator):
+    rows = torch.arange(6)
+    assert share(rows, generator) is rows
+    assert draws_own(images, generator) is images
+    assert draws_whole(6, generator) == 6
+    assert draws_processes(generator) == 1
+
+
+@pytest.mark.parametrize(
+    ("batch", "devices", "nodes", "message"),
+    [
+        (16, 3, 1, r"loop.batch_size .*16 images cannot be shared evenly by 3.* multiple of 3"),
+        (16, 3, 2, r"evenly by 6"),
+        (16, 0, 1, r"devices and nodes must be 1 or more, got 0 and 1"),
+    ],
+)
+def test_what_cannot_be_shared_out_is_refused_before_anything_starts(
+    batch, devices, nodes, message
+):
+    with pytest.raises(TrainingError, match=message):
+        launched("32-true", batch, devices=devices, nodes=nodes)
+
+
+def free_port() -> str:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return str(found.getsockname()[1])
+
+
+def environment(**more: str) -> dict[str, str]:
+    tests = str(WORKER.parents[1])
+    path = os.pathsep.join([tests, *filter(None, [os.environ.get("PYTHONPATH")])])
+    return os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"} | more
+
+
+def test_the_group_ends_before_the_process_does():
+    """Threads of gloo that outlive the interpreter abort the process now and then."""
+    script = """
+import atexit, torch
+atexit.register(lambda: print("in a group at the end:", torch.distributed.is_initialized()))
+from equipoise.training import Loop, launched
+launched("32-true", 128, strategy="ddp", accelerator="cpu")
+print("in a group:", torch.distributed.is_initialized())
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.splitlines() == ["in a group: True", "in a group at the end: False"]
+
+
+@pytest.fixture(scope="module")
+def together(tmp_path_factory):
+    """All cases, trained by two processes that were started as torchrun starts them."""
+    folder = tmp_path_factory.mktemp("together")
+    launch = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), "GROUP_RANK": "0"}
+    launch |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "TORCHELASTIC_RUN_ID": "tests"}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, str(WORKER), str(folder)],
+            env=environment(**launch, RANK=str(rank), LOCAL_RANK=str(rank)),
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    said = [process.communicate(timeout=500)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], said
+    return folder
+
+
+def curves(folder: Path, name: str) -> list[dict]:
+    lines = (folder / name / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ranks_worker.CASES)
+def test_two_processes_train_what_one_process_trains(tmp_path, together, name):
+    one = ranks_worker.train(name, tmp_path, tiny.fabric())
+    first, second = (checkpoint.unpack(together / f"{name}.{r}.safetensors")[0] for r in (0, 1))
+    assert tiny.same(first, second)
+    assert first.keys() == one.keys()
+    for key, value in one.items():
+        named = partial("{}: {}".format, key)
+        torch.testing.assert_close(first[key], value, rtol=1e-5, atol=2e-6, msg=named)
+    for ours, theirs in zip(curves(together, name), curves(tmp_path, name), strict=True):
+        assert ours["validation"] == theirs["validation"]
+        assert ours["fgsm"] == theirs["fgsm"]
+        assert ours["train"]["loss"] == pytest.approx(theirs["train"]["loss"], rel=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ranks_worker.CASES)
+def test_gradients_are_reduced_once_a_step_whatever_the_attack_needs(together, name):
+    _, state = checkpoint.unpack(together / f"{name}.0.safetensors")
+    steps = ranks_worker.SHORT.epochs * (len(ranks_worker.TRAIN) // ranks_worker.LOOP.batch_size)
+    assert len(state["reductions"]) == steps
+    assert len(set(state["reductions"])) == 1  # always of all of them
+
+
+@pytest.mark.slow
+def test_processes_stop_together_and_go_on_to_the_same_bits(tmp_path):
+    recipe = tiny.recipe("pgd_at_digits")
+    recipe = replace(recipe, loop=replace(recipe.loop, batch_size=64, validation_images=700))
+    write_json(tmp_path / "recipe.json", to_json(recipe))
+    command = [sys.executable, "-m", "equipoise", "train", str(tmp_path / "recipe.json")]
+    command += ["--devices", "2", "--out"]
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    done = subprocess.run(
+        [*command, str(whole)], env=environment(), capture_output=True, text=True, check=True
+    )
+    assert done.stdout.count("next: equipoise evaluate") == 1  # rank 0 alone speaks
+    assert read_json(whole / "environment.json")["processes"] == 2
+
+    process = subprocess.Popen(
+        [*command, str(cut)], env=environment(), stderr=subprocess.PIPE, text=True
+    )
+    until = time.monotonic() + 300
+    while not (cut / "stages" / "network" / checkpoint.CURRENT).exists():
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)  # to one of the two
+    assert "a checkpoint is saved" in process.communicate(timeout=300)[1]
+    assert process.returncode == signals.REQUEUE
+    assert not (cut / "model").exists()
+    assert not (cut / LOCK).exists()
+
+    resumed = [*command, str(cut), "--resume"]
+    refused = subprocess.run([*command, str(cut)], env=environment(), capture_output=True)
+    assert refused.returncode == 2
+    assert refused.stderr.count(b"already holds a run") == 1
+    subprocess.run(resumed, env=environment(), capture_output=True, check=True)
+    weights = [(folder / "model" / "model.safetensors").read_bytes() for folder in (whole, cut)]
+    assert weights[0] == weights[1]
+
+
+@pytest.mark.slow
+def test_one_process_goes_on_where_two_stopped(together, tmp_path):
+    """A checkpoint says nothing of how many processes wrote it."""
+    _, state = checkpoint.unpack(together / "pgd_at" / checkpoint.CURRENT)
+    assert not {"world", "rank", "processes"} & state.keys()
+    stage, _, loop = ranks_worker.CASES["pgd_at"]
+    place = tmp_path / "pgd_at"
+    place.mkdir()
+    for name in (checkpoint.CURRENT, "metrics.jsonl", "best.safetensors"):
+        (place / name).write_bytes((together / "pgd_at" / name).read_bytes())
+    longer = replace(stage(), keep="last")
+    longer = replace(longer, schedule=replace(longer.schedule, epochs=3))
+    torch.manual_seed(0)
+    task = longer.build({})
+    settings = ranks_worker.IMAGES | {"loop": loop, "fabric": tiny.fabric(), "seed": 0}
+    summary = ranks_worker.fit(longer, task, folder=place, **settings)
+    assert summary["epochs"] == 3
+    assert len(curves(tmp_path, "pgd_at")) == 3
+
+
+def test_the_command_line_says_how_to_share_a_batch(tmp_path, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["train", "pgd_at_digits", "--devices", "3"])
+    assert ended.value.code == 2
+    assert "cannot be shared evenly by 3" in capsys.readouterr().err.replace("\n", " ")
+
+
+def test_a_folder_in_use_is_refused_with_its_owner(tmp_path):
+    with locked(tmp_path / "run"), pytest.raises(RunError) as refused:
+        train(tiny.recipe(), tmp_path / "run", dataset=tiny.digits())
+    assert f"in use by process {os.getpid()} on {socket.gethostname()}" in str(refused.value)
+    assert "--out" in str(refused.value)

@@ -1,0 +1,112 @@
+import dataclasses
+
+import pytest
+import torch
+from pyautoattack import AutoAttack
+from tiny import digits, linear
+from torch import nn
+
+from equipoise.attacks.threat import L2, Linf
+from equipoise.data import Split
+from equipoise.evaluation import profile, suites_for
+from equipoise.evaluation.autoattack import PARTS, Reference
+
+
+@pytest.fixture(scope="module")
+def model():
+    """A small convolutional network, trained for a moment on digits under FGSM."""
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(512, 10)
+    )
+    images, labels = digits(400, 40).train.batch(slice(None))
+    optimiser = torch.optim.Adam(network.parameters(), 5e-3)
+    for _ in range(60):
+        images.requires_grad_(True)
+        (gradient,) = torch.autograd.grad(
+            nn.functional.cross_entropy(network(images), labels), images
+        )
+        images = images.detach()
+        attacked = (images + 0.1 * gradient.sign()).clamp(0, 1)
+        optimiser.zero_grad()
+        nn.functional.cross_entropy(network(attacked), labels).backward()
+        optimiser.step()
+    return network.eval()
+
+
+def held_images() -> Split:
+    return digits(400, 40).test
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("threat", "norm", "epsilon"), [(Linf, "Linf", 0.12), (L2, "L2", 0.8)])
+def test_image_by_image_it_is_what_the_package_gives_by_itself(
+    model, threat, norm, epsilon, monkeypatch
+):
+    # The package's own constants, made smaller on both sides: what is tested is the bookkeeping.
+    make = AutoAttack.__init__
+
+    def smaller(self, *arguments, **settings):
+        make(self, *arguments, **settings)
+        self.apgd.n_iter = self.apgd_targeted.n_iter = self.fab.n_iter = 8
+        self.square.n_queries = 40
+
+    monkeypatch.setattr(AutoAttack, "__init__", smaller)
+    data = held_images()
+    images, labels = data.batch(slice(None))
+    judge = AutoAttack(model, norm=norm, eps=epsilon, seed=7, device="cpu", version="standard")
+    found, _ = judge.run_standard_evaluation(images, labels, batch_size=16)
+    with torch.no_grad():
+        expected = model(found).argmax(dim=1) == labels
+    suites = suites_for(model, ("autoattack",), classes=10, seed=7)
+    ours = profile(
+        model, data, threat=threat, epsilons=(epsilon,), suites=suites, seed=7, batch_size=16
+    )
+    assert 0.05 < float(expected.float().mean()) < 0.95
+    assert torch.equal(ours.correct()[1], expected)
+
+
+def test_its_parts_are_the_four_of_the_standard_version_at_their_original_settings():
+    (suite,) = suites_for(linear(), ("autoattack",), classes=10, seed=3)
+    described = [attack.describe() for attack in suite.attacks]
+    assert [each["name"] for each in described] == ["apgd-ce", "apgd-t", "fab-t", "square"]
+    judge = AutoAttack(linear(), eps=0.1, seed=3, version="standard")
+    assert list(PARTS) == judge.attacks_to_run
+    assert described[0]["steps"] == judge.apgd.n_iter == 100
+    assert described[0]["restarts"] == judge.apgd.n_restarts == 1
+    assert described[1]["targets"] == judge.apgd_targeted.n_target_classes == 9
+    assert described[2]["steps"] == judge.fab.n_iter == 100
+    assert described[2]["targets"] == judge.fab.n_target_classes == 9
+    assert described[3]["queries"] == judge.square.n_queries == 5000
+    assert {each["seed"] for each in described} == {3}
+
+
+def test_it_leaves_torchs_global_generator_alone(model):
+    images, labels = held_images().take(slice(0, 4)).batch(slice(None))
+    attack = Reference(part="apgd-ce", seed=0, classes=10)
+    before = torch.random.get_rng_state()
+    attack.run(model, images, labels, Linf(0.1), torch.Generator())
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_its_passes_are_counted(model):
+    images, labels = held_images().take(slice(0, 4)).batch(slice(None))
+    found = Reference(part="apgd-ce", seed=0, classes=10).run(
+        model, images, labels, Linf(0.01), torch.Generator()
+    )
+    assert found.backward_passes == 101 * 4
+    assert found.forward_passes > found.backward_passes
+
+
+def test_fewer_than_ten_classes_cut_the_targets():
+    assert Reference(part="apgd-t", seed=0, classes=5).describe()["targets"] == 4
+
+
+def test_fewer_than_four_classes_are_refused_with_the_remedy():
+    with pytest.raises(ValueError, match=r"AutoAttack needs 4 classes or more, got 3.*standard"):
+        suites_for(linear(3), ("autoattack",), classes=3)
+
+
+def test_parts_are_frozen():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Reference(part="square", seed=0, classes=10).seed = 1

@@ -1,0 +1,97 @@
+"""The files under examples/cluster, as far as they can be checked without a cluster."""
+
+import re
+import shlex
+import subprocess
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import yaml
+
+from equipoise.cli.main import main
+from equipoise.execution import ray_cluster
+from equipoise.workflows.train import find_recipe
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples" / "cluster"
+SCRIPTS = ("torchrun.sh", "train.sbatch")
+
+
+def command_in(name: str) -> list[str]:
+    """The words after ``equipoise train`` in a script or a manifest."""
+    text = (EXAMPLES / name).read_text().replace("\\\n", " ")
+    if name.endswith(".yaml"):
+        text = yaml.safe_load(text)["spec"]["entrypoint"]
+    (found,) = re.findall(r"^[^#\n]*?equipoise (train .*)$", text, re.MULTILINE)
+    return shlex.split(found)
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """What ``train`` and what starts processes are called with; nothing is trained."""
+    calls = []
+
+    class Launched:
+        is_global_zero = True
+
+    def launch(precision, batch_size, **settings):
+        calls.append((None, settings))
+        return Launched()
+
+    monkeypatch.setattr("equipoise.distributed.ranks.launched", launch)
+    monkeypatch.setattr(
+        "equipoise.workflows.train.train",
+        lambda recipe, folder, **rest: calls.append((recipe, rest)),
+    )
+    return calls
+
+
+@pytest.mark.parametrize("name", [*SCRIPTS, "rayjob.yaml"])
+def test_its_command_is_one_that_the_command_line_takes(name, asked):
+    main(command_in(name))
+    (_, launch), (recipe, rest) = asked
+    loop = recipe.loop
+    assert rest["resume"]  # each may be begun again
+    assert str(recipe.dataset.folder) == "/shared/cifar10"
+    world = launch["devices"] * launch["nodes"]
+    assert loop.batch_size % world == 0
+    assert (world > 1) == (name in SCRIPTS) == loop.sync_batch_norm
+    elsewhere = rest["elsewhere"]
+    assert isinstance(elsewhere, ray_cluster.RayExecutor) == (name == "rayjob.yaml")
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_a_script_is_one_to_the_shell(name):
+    subprocess.run(["bash", "-n", str(EXAMPLES / name)], check=True)
+
+
+def test_torchrun_starts_as_many_processes_as_the_command_expects():
+    words = shlex.split((EXAMPLES / "torchrun.sh").read_text(), comments=True)
+    after = dict(pairwise(words))
+    assert after["--nproc-per-node"] == after["--devices"]
+    assert after["--nnodes"] == after["--nodes"]
+
+
+def test_slurm_starts_as_many_processes_as_the_command_expects():
+    text = (EXAMPLES / "train.sbatch").read_text()
+    asked_for = dict(re.findall(r"^#SBATCH --([\w-]+)=(\S+)$", text, re.MULTILINE))
+    words = command_in("train.sbatch")
+    after = dict(pairwise(words))
+    assert asked_for["nodes"] == after["--nodes"]
+    assert asked_for["ntasks-per-node"] == asked_for["gpus-per-node"] == after["--devices"]
+
+
+def test_the_clusters_machines_have_what_a_stage_asks_for():
+    spec = yaml.safe_load((EXAMPLES / "rayjob.yaml").read_text())["spec"]
+    words = command_in("rayjob.yaml")
+    after = dict(pairwise(words))
+    (group,) = spec["rayClusterSpec"]["workerGroupSpecs"]
+    (container,) = group["template"]["spec"]["containers"]
+    limits = container["resources"]["limits"]
+    assert limits["cpu"] == after["--ray-cpus"]
+    assert str(limits["nvidia.com/gpu"]) == after["--ray-gpus"]
+    extractors = find_recipe(words[1]).method.budgets
+    assert group["replicas"] == len(extractors)
+    for part in (spec["rayClusterSpec"]["headGroupSpec"], group):
+        (only,) = part["template"]["spec"]["containers"]
+        assert {"name": "shared", "mountPath": "/shared"} in only["volumeMounts"]

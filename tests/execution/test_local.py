@@ -1,0 +1,189 @@
+import os
+import signal
+from functools import partial
+
+import pytest
+import torch
+from tiny import (
+    ATTACK,
+    LOOP,
+    SCHEDULE,
+    AfterSteps,
+    fabric,
+    learnable,
+    linear,
+    same,
+    split,
+    weights,
+)
+from torch import nn
+
+from equipoise.data import DataError
+from equipoise.execution.local import execute
+from equipoise.methods import AFS, Stage
+from equipoise.methods.single_network import NetworkTask, network_stage
+from equipoise.methods.stage import Untrained
+from equipoise.objectives import PGDAT, Standard
+from equipoise.runtime.signals import Interrupted
+from equipoise.training import Loop
+
+
+def make() -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 2))
+
+
+def stage(name: str, **changes) -> Stage:
+    found = network_stage(
+        name,
+        make,
+        objective=Standard(),
+        epsilon=0.0,
+        attack=ATTACK,
+        schedule=SCHEDULE,
+        norm="Linf",
+    )
+    return Stage(**(vars(found) | changes))
+
+
+def run(stages, folder, **changes):
+    settings = {"train": learnable(80), "loop": LOOP, "seed": 0, "fabric": fabric()}
+    return execute(stages, folder=folder, **(settings | changes))
+
+
+def afs() -> AFS:
+    return AFS(
+        objective=PGDAT(),
+        budgets=(0.0, 0.05),
+        attack=ATTACK,
+        schedule=SCHEDULE,
+        merger_schedule=SCHEDULE,
+        merger_epsilon=0.05,
+    )
+
+
+def contents(images) -> list[bytes]:
+    return [image.numpy().tobytes() for image in images]
+
+
+def test_stages_run_in_order_and_each_gets_the_outcomes_it_needs(tmp_path):
+    asked = {}
+
+    def build(needed):
+        asked.update(needed)
+        return NetworkTask(make(), Standard(), 0.0, ATTACK, "Linf")
+
+    stages = [stage("one"), stage("two"), stage("three", build=build, needs=("two",))]
+    reporter = AfterSteps(0, None)
+    outcome, ran = run(stages, tmp_path, reporter=reporter)
+    assert ran == reporter.stages == ["one", "two", "three"]
+    assert list(asked) == ["two"]
+    assert not outcome.training
+
+
+def test_a_stage_that_trains_nothing_is_built_and_leaves_nothing_behind(tmp_path):
+    def build(needed):
+        return Untrained(nn.Sequential(needed["one"], nn.Softmax(dim=1)))
+
+    stages = [stage("one"), stage("two", build=build, needs=("one",), trains=False)]
+    outcome, ran = run(stages, tmp_path)
+    assert ran == ["one"]
+    assert not (tmp_path / "stages" / "two").exists()
+    images, _ = split(4, classes=2).batch(slice(None))
+    torch.testing.assert_close(outcome(images).sum(dim=1), torch.ones(4))
+
+
+def test_finished_stages_are_loaded_and_not_trained_again(tmp_path):
+    first, _ = run([stage("one"), stage("two")], tmp_path)
+    _, ran = run([stage("one"), stage("two"), stage("three")], tmp_path)
+    assert ran == ["three"]
+    reloaded, ran = run([stage("one"), stage("two")], tmp_path)
+    assert ran == []
+    assert same(weights(reloaded), weights(first))
+    assert not reloaded.training
+
+
+def test_stages_start_from_different_weights_but_the_same_at_every_run(tmp_path):
+    starts = {}
+
+    def build(name, needed):
+        network = make()
+        starts.setdefault(name, []).append(weights(network))
+        return NetworkTask(network, Standard(), 0.0, ATTACK, "Linf")
+
+    stages = [stage(name, build=partial(build, name)) for name in ("one", "two")]
+    run(stages, tmp_path / "a")
+    torch.rand(5)
+    run(stages, tmp_path / "b")
+    run(stages, tmp_path / "c", seed=1)
+    assert same(starts["one"][0], starts["one"][1])
+    assert not same(starts["one"][0], starts["two"][0])
+    assert not same(starts["one"][0], starts["one"][2])
+
+
+def test_the_order_of_independent_stages_does_not_matter(tmp_path):
+    first, second, merger = afs().stages(make)
+    one, _ = run([first, second, merger], tmp_path / "a")
+    other, _ = run([second, first, merger], tmp_path / "b")
+    assert same(weights(one), weights(other))
+
+
+def test_validation_images_are_never_trained_on(tmp_path):
+    trained, validated = set(), set()
+
+    class Watching(NetworkTask):
+        def forward(self, images, labels, generator, progress):
+            trained.update(contents(images))
+            return super().forward(images, labels, generator, progress)
+
+        def predictor(self, epsilon):
+            def predict(images):
+                validated.update(contents(images))
+                return self.network(images)
+
+            return predict
+
+    def build(needed):
+        return Watching(linear(), Standard(), 0.0, ATTACK, "Linf")
+
+    run([stage("one", build=build)], tmp_path, train=split(80), loop=LOOP)
+    assert (len(trained), len(validated)) == (64, 16)
+    assert not trained & validated
+
+
+def test_all_stages_hold_out_the_same_validation_images(tmp_path):
+    validated = {}
+
+    class Watching(NetworkTask):
+        def predictor(self, epsilon):
+            def predict(images):
+                validated.setdefault(id(self), set()).update(contents(images))
+                return self.network(images)
+
+            return predict
+
+    tasks = [Watching(linear(), Standard(), 0.0, ATTACK, "Linf") for _ in range(2)]
+    stages = [stage(f"s{i}", build=lambda needed, i=i: tasks[i]) for i in range(2)]
+    run(stages, tmp_path, train=split(80))
+    assert validated[id(tasks[0])] == validated[id(tasks[1])]
+
+
+def test_holding_out_more_than_there_is_names_the_setting(tmp_path):
+    with pytest.raises(DataError, match=r"--loop\.validation-images"):
+        run([stage("one")], tmp_path, loop=Loop(validation_images=80))
+
+
+def test_a_stop_in_the_last_step_of_a_stage_does_not_start_the_next_one(tmp_path):
+    steps = SCHEDULE.epochs * 64 // LOOP.batch_size
+    reporter = AfterSteps(steps, partial(os.kill, os.getpid(), signal.SIGINT), stage="one")
+    with pytest.raises(Interrupted):
+        run([stage("one"), stage("two")], tmp_path, reporter=reporter)
+    assert reporter.stages == ["one"]
+
+
+def test_building_a_stage_leaves_the_global_generators_alone(tmp_path):
+    run([stage("one")], tmp_path)
+    torch.manual_seed(5)
+    expected = torch.rand(3).tolist()
+    torch.manual_seed(5)
+    run([stage("one")], tmp_path)  # loads only
+    assert torch.rand(3).tolist() == expected

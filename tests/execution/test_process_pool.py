@@ -1,0 +1,124 @@
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+
+from equipoise.execution.process_pool import side_by_side
+from equipoise.runtime.errors import RunError
+from equipoise.runtime.signals import Interrupted
+
+
+def answer(value, *, reporter):
+    reporter.begin("counting", 3, 0)
+    reporter.step(3, "done")
+    reporter.say(f"it was {value}")
+    return value, os.getpid(), torch.get_num_threads()
+
+
+def refuse(*, reporter):
+    raise ValueError("images must have one channel")
+
+
+def be_killed(*, reporter):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def wait_for_a_signal(place, *, reporter):
+    """As training does: go on until asked, then leave something behind."""
+    from equipoise.runtime.signals import stop_on_signals
+
+    stop = threading.Event()
+    with stop_on_signals(stop):
+        (place / "ready").touch()
+        if not stop.wait(60):
+            return "nobody asked"
+    (place / "saved").touch()
+    raise Interrupted
+
+
+def run(work, workers=2, reporter=lambda name: tiny.AfterSteps(0, None)):
+    return side_by_side(work, workers=workers, threads=1, reporter=reporter)
+
+
+def until(path: Path) -> None:
+    for _ in range(600):
+        if path.exists():
+            return
+        time.sleep(0.1)
+    pytest.fail(f"{path} never appeared")
+
+
+def test_answers_come_by_name_from_processes_of_their_own_with_their_words():
+    heard = {}
+
+    def listen(name):
+        return heard.setdefault(name, tiny.AfterSteps(0, None))
+
+    found = run({"b": (answer, (2,)), "a": (answer, (1,)), "c": (answer, (3,))}, reporter=listen)
+    assert [(name, value) for name, (value, _, _) in found.items()] == [
+        ("b", 2),
+        ("a", 1),
+        ("c", 3),
+    ]
+    assert len({process for _, process, _ in found.values()} | {os.getpid()}) == 4
+    assert {threads for _, _, threads in found.values()} == {1}
+    assert heard["a"].stages == ["counting"]
+    assert heard["a"].lines == ["it was 1"]
+
+
+def test_one_failure_stops_the_others_and_is_raised(tmp_path):
+    work = {"waits": (wait_for_a_signal, (tmp_path,)), "refuses": (refuse, ())}
+    with pytest.raises(ValueError, match="images must have one channel"):
+        run(work)
+
+
+def test_a_killed_worker_is_named_with_the_remedy():
+    with pytest.raises(RunError, match=r"ran doomed ended with status -9 .* run the same command"):
+        run({"doomed": (be_killed, ())})
+
+
+def test_a_signal_reaches_every_worker_which_may_save_first(tmp_path):
+    places = [tmp_path / "one", tmp_path / "two"]
+    for place in places:
+        place.mkdir()
+
+    def ask():
+        for place in places:
+            until(place / "ready")
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    with pytest.raises(Interrupted):
+        run({place.name: (wait_for_a_signal, (place,)) for place in places})
+    asking.join()
+    assert all((place / "saved").exists() for place in places)
+
+
+def test_workers_stop_when_their_parent_is_killed(tmp_path):
+    root = Path(__file__).parents[2]
+    paths = [str(root), str(root / "tests" / "helpers")]
+    script = f"""
+        import sys
+        sys.path[:0] = {paths!r}
+        from pathlib import Path
+        from tests.execution.test_process_pool import run, wait_for_a_signal
+
+        if __name__ == "__main__":
+            run({{"waits": (wait_for_a_signal, (Path({str(tmp_path)!r}),))}})
+    """
+    program = tmp_path / "program.py"
+    program.write_text(textwrap.dedent(script))
+    parent = subprocess.Popen([sys.executable, str(program)])
+    until(tmp_path / "ready")
+    parent.kill()
+    parent.wait()
+    until(tmp_path / "saved")

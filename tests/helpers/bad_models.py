@@ -1,0 +1,239 @@
+"""Small classifiers of digits, honest and dishonest, for the self-checks."""
+
+import functools
+from collections.abc import Callable
+
+import torch
+from tiny import digits
+from torch import Tensor, nn
+from torch.nn import functional
+
+from equipoise.models import FeatureStack
+
+EPSILON = 0.2
+
+
+def network(seed: int = 0) -> nn.Module:
+    """One hidden layer."""
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 10))
+
+
+def attacked(net: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+    """Five sign steps on the cross-entropy."""
+    points = images
+    for _ in range(5):
+        points = points.detach().requires_grad_(True)
+        (gradient,) = torch.autograd.grad(functional.cross_entropy(net(points), labels), points)
+        points = points.detach() + 0.4 * EPSILON * gradient.sign()
+        points = points.clamp(images - EPSILON, images + EPSILON).clamp(0, 1)
+    return points
+
+
+Loss = Callable[[nn.Module, Tensor, Tensor, torch.Generator], Tensor]
+
+
+def trained(loss: Loss, steps: int, seed: int = 0) -> nn.Module:
+    """A network after so many steps of Adam on a loss."""
+    generator = torch.Generator().manual_seed(seed)
+    images, labels = digits(train=1347).train.batch(slice(None))
+    net = network(seed)
+    optimiser = torch.optim.Adam(net.parameters(), lr=3e-3)
+    schedule = torch.optim.lr_scheduler.LinearLR(optimiser, 1.0, 0.0, steps)
+    for _ in range(steps):
+        rows = torch.randint(0, len(labels), (128,), generator=generator)
+        value = loss(net, images[rows], labels[rows], generator)
+        optimiser.zero_grad()
+        value.backward()
+        optimiser.step()
+        schedule.step()
+    return net.eval()
+
+
+@functools.cache
+def standard() -> nn.Module:
+    """Trained on clean images."""
+    return trained(lambda net, x, y, _: functional.cross_entropy(net(x), y), 150)
+
+
+@functools.cache
+def robust(seed: int = 0) -> nn.Module:
+    """PGD-AT."""
+    return trained(
+        lambda net, x, y, _: functional.cross_entropy(net(attacked(net, x, y)), y), 300, seed
+    )
+
+
+@functools.cache
+def flattened() -> nn.Module:
+    """Adversarial vertex mixup: near the vertex every class is wanted alike, so that the
+    cross-entropy is flat where the attack goes although the decision is not."""
+
+    def loss(net: nn.Module, images: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
+        share = torch.rand(len(images), generator=generator)[:, None]
+        vertex = (images + 2 * (attacked(net, images, labels) - images)).clamp(0, 1)
+        between = share[:, :, None, None] * images + (1 - share[:, :, None, None]) * vertex
+        wanted = share * functional.one_hot(labels, 10) + (1 - share) * 0.1
+        return functional.cross_entropy(net(between), wanted)
+
+    return trained(loss, 1000)
+
+
+def stack() -> nn.Module:
+    """A feature stack of two robust networks, whose merger averages their heads."""
+    members = [robust(0), robust(1)]
+    model = FeatureStack(members, classes=10)
+    with torch.no_grad():
+        model.merger.weight.copy_(torch.cat([net[-1].weight for net in members], dim=1) / 2)
+        model.merger.bias.copy_(sum(net[-1].bias for net in members) / 2)
+    return model.eval()
+
+
+class Around(nn.Module):
+    """A network with something in front of it or behind it."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+        self.eval()
+
+
+class Noisy(Around):
+    """Adds noise to every image it is given."""
+
+    def forward(self, images):
+        return self.net(images + 0.05 * torch.randn_like(images))
+
+
+class NoisyWhenAttacked(Around):
+    """Adds noise to images that do not lie on the levels of clean ones."""
+
+    def forward(self, images):
+        return self.net(images + 0.05 * torch.randn_like(images) * off_levels(images))
+
+
+class OnBatchStatistics(Around):
+    """A batch norm without running statistics."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__(net)
+        self.norm = nn.BatchNorm2d(1, affine=False, track_running_stats=False).eval()
+
+    def forward(self, images):
+        return self.net(0.37 * self.norm(images) + 0.3)
+
+
+class ByPlace(Around):
+    """Answers the second half of a batch with more confidence than the first."""
+
+    def forward(self, images):
+        factor = torch.where(torch.arange(len(images)) < len(images) // 2, 1.0, 2.0)
+        return self.net(images) * factor[:, None]
+
+
+class Probabilities(Around):
+    """Ends in a softmax."""
+
+    def forward(self, images):
+        return self.net(images).softmax(dim=1)
+
+
+class Times(Around):
+    """Multiplies the logits."""
+
+    def __init__(self, net: nn.Module, factor: float) -> None:
+        super().__init__(net)
+        self.factor = factor
+
+    def forward(self, images):
+        return self.net(images) * self.factor
+
+
+class Quantised(Around):
+    """Rounds images to five levels, which has no gradient."""
+
+    def forward(self, images):
+        return self.net(torch.round(images * 4) / 4)
+
+
+class Rippled(Around):
+    """Adds a fine ripple to every pixel: little changes but the gradient's sign."""
+
+    def forward(self, images):
+        return self.net(images + 0.01 * torch.sin(1000 * images))
+
+
+class Reversed(Around):
+    """Turns the gradient round wherever the image does not lie on the levels of clean ones."""
+
+    def forward(self, images):
+        return self.net(_Reverse.apply(images))
+
+
+class Slow(Around):
+    """Lets the gradient through at few pixels, others each time: attacks get on, but slowly."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__(net)
+        self.generator = torch.Generator().manual_seed(0)
+
+    def forward(self, images):
+        mask = torch.rand(images.shape, generator=self.generator) < 0.04
+        return self.net(images.detach() + (images - images.detach()) * mask)
+
+
+class Detached(Around):
+    """Computes under ``no_grad``."""
+
+    def forward(self, images):
+        with torch.no_grad():
+            return self.net(images)
+
+
+class Constant(nn.Module):
+    """Always class 0, with a gradient that is of no use."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen = 0
+        self.eval()
+
+    def forward(self, images):
+        self.seen += len(images)
+        logits = functional.one_hot(torch.zeros(len(images)).long(), 10).float()
+        return logits + 0 * images.sum(dim=(1, 2, 3))[:, None]
+
+
+class Raising(Around):
+    """Refuses images that do not lie on the levels of clean ones."""
+
+    def forward(self, images):
+        if bool((off_levels(images) > 0).any()):
+            raise RuntimeError("these are no digits")
+        return self.net(images)
+
+
+class NotNumbers(Around):
+    """Answers NaN to bright images."""
+
+    def forward(self, images):
+        bright = images.mean(dim=(1, 2, 3), keepdim=True).squeeze(3).squeeze(2) > 0.3
+        return torch.where(bright, torch.nan, self.net(images))
+
+
+def off_levels(images: Tensor) -> Tensor:
+    """1 for images that are not whole 255ths, else 0: ``(batch, 1, 1, 1)``."""
+    levels = images * 255
+    return ((levels - levels.round()).abs().amax(dim=(1, 2, 3), keepdim=True) > 1e-3).float()
+
+
+class _Reverse(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, images):
+        ctx.save_for_backward(images)
+        return images.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        (images,) = ctx.saved_tensors
+        return gradient * (1 - 2 * off_levels(images))

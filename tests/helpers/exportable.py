@@ -1,0 +1,66 @@
+"""Small models of every kind that is saved, their norms far from the identity."""
+
+import tiny
+import torch
+from torch import nn
+
+from equipoise.models import FeatureStack, ResNet, WideResNet, conditioned, fuse, with_branches
+
+DATA = {"name": "tiny", "data": "digits", "dataset": {"kind": "Digits"}, "image_shape": [1, 8, 8]}
+CARD = DATA | {"classes": [f"digit {i}" for i in range(10)], "seed": 0}
+
+
+def disturbed(model: nn.Module) -> nn.Module:
+    """Statistics and affine parameters as after training; the classes far apart."""
+    generator = torch.Generator().manual_seed(0)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_(generator=generator)
+            module.running_var.uniform_(0.5, 2.0, generator=generator)
+            nn.init.uniform_(module.weight, 0.5, 1.5, generator=generator)
+            nn.init.normal_(module.bias, generator=generator)
+    return model.eval()
+
+
+def adaptive(placement: str = "input", **settings) -> nn.Module:
+    """AFA; with one generator and weight, W0 is spread over [0, 1]."""
+    branched = disturbed(with_branches(tiny.wide_resnet(), 2))
+    torch.manual_seed(1)
+    model = fuse(branched, placement=placement, hidden=4, **settings)
+    images = tiny.digits().test.batch(slice(None))[0]
+    with torch.no_grad():
+        for _ in range(20):
+            model.train()(images)  # statistics of the generator's norms
+        gate = model.eval().logits_and_gate(images)[1]
+        for generator in model.generators():
+            last = generator.linears[-1]
+            last.weight.div_(gate.std())
+            last.bias.sub_(gate.mean()).div_(gate.std())
+    return model
+
+
+def stack() -> nn.Module:
+    """AFS of two different members."""
+    torch.manual_seed(2)
+    other = WideResNet(depth=10, width=2, classes=10, channels=1, activation="silu")
+    return FeatureStack([disturbed(tiny.wide_resnet()), disturbed(other)], 10).eval()
+
+
+def conditional() -> nn.Module:
+    """OAT with two preferences."""
+    torch.manual_seed(3)
+    return disturbed(
+        conditioned(tiny.wide_resnet(), preferences=(0.0, 1.0), encoding="onehot", size=2)
+    )
+
+
+MODELS = {
+    "wide resnet": lambda: disturbed(tiny.wide_resnet()),
+    "afa": adaptive,
+    "afa, stem": lambda: adaptive("stem"),
+    "afa, per norm": lambda: adaptive("per_norm", ceiling=0.5),
+    "afa, per channel": lambda: adaptive(each="channel"),
+    "afs": stack,
+    "oat": conditional,
+    "resnet": lambda: disturbed(ResNet(depth=18, classes=10, channels=1, width=8)),
+}

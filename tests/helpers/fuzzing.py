@@ -1,0 +1,370 @@
+"""What is fuzzed: each target takes bytes, feeds them to one reader, and lets through only what is
+read or clearly refused. An audit hook watches that nothing is executed and nothing outside of the
+target's own folder is written."""
+
+import contextlib
+import copy
+import gzip
+import io
+import json
+import math
+import os
+import pickle
+import sys
+import tarfile
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy
+import tiny
+import torch
+from rich.console import Console
+
+from equipoise import report
+from equipoise.cli.main import _is_refusal
+from equipoise.data import SVHN, Cifar10
+from equipoise.data.archives import open_files
+from equipoise.data.decode import FORMATS, decode
+from equipoise.data.pickles import read_pickle
+from equipoise.models import load, save
+from equipoise.recipes import RECIPES, Recipe, from_json, to_json
+from equipoise.records import schema
+from equipoise.records.epsilon import format_epsilon, parse_epsilon
+from equipoise.records.files import read_record
+from equipoise.training.batches import ExtraImages
+from equipoise.training.checkpoint import load_checkpoint, save_checkpoint
+
+EXECUTES = ("os.system", "os.exec", "os.posix_spawn", "os.fork", "subprocess.", "socket.connect")
+EXECUTES += ("pickle.find_class", "ctypes.dlopen", "webbrowser.open")
+WRITES = ("os.remove", "os.rename", "os.mkdir", "os.rmdir", "os.link", "os.symlink", "os.truncate")
+ODD: list[Any] = [None, True, -1, 0, 1, 2**63, 10**30, -0.5, 1e308, float("nan"), float("inf")]
+ODD += ["", [], {}, "../../x", "/etc/passwd", "os.system", [[]], {"kind": "x"}, "8/255", [0.1, 0.2]]
+_watched: list[Path] = []
+
+
+class Executed(BaseException):
+    """Not an Exception, so that no reader can turn it into a refusal."""
+
+
+def _audit(event: str, arguments: tuple[Any, ...]) -> None:
+    if not _watched:
+        return
+    if event.startswith(EXECUTES):
+        raise Executed(f"{event} {arguments}")
+    path = None
+    if (
+        event == "open" and arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
+    ) or event in WRITES:
+        path = arguments[0]
+    if isinstance(path, (str, bytes, os.PathLike)):
+        place = Path(os.fsdecode(path)).absolute()
+        if place != Path(os.devnull) and not place.is_relative_to(_watched[-1]):
+            raise Executed(f"{event} outside of {_watched[-1]}: {place}")
+
+
+sys.addaudithook(_audit)
+
+
+@contextlib.contextmanager
+def watched() -> Iterator[Path]:
+    """A folder of its own, outside of which nothing may be written meanwhile."""
+    with tempfile.TemporaryDirectory() as name:
+        _watched.append(Path(name).absolute())
+        try:
+            yield Path(name)
+        finally:
+            _watched.pop()
+
+
+class Choices:
+    """Bytes read as choices; 0 when they are used up."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data, self.at = data, 0
+
+    def byte(self) -> int:
+        self.at += 1
+        return self.data[self.at - 1] if self.at <= len(self.data) else 0
+
+    def of(self, options: Any) -> Any:
+        return options[(self.byte() * 256 + self.byte()) % len(options)]
+
+    def text(self) -> str:
+        length = self.byte() % 16
+        self.at += length
+        return self.data[self.at - length : self.at].decode("utf-8", "replace")
+
+    def value(self) -> Any:
+        """A JSON value, often an awkward one."""
+        return copy.deepcopy(self.of([*ODD, self.text()]))
+
+
+def mutated(document: Any, choices: Choices) -> Any:
+    """The document with one to four places changed, deleted or added."""
+    changed = copy.deepcopy(document)
+    for _ in range(1 + choices.byte() % 4):
+        place: Any = changed
+        while isinstance(place, (dict, list)) and place:
+            key = choices.of(sorted(place) if isinstance(place, dict) else range(len(place)))
+            inside = place[key]
+            if not (isinstance(inside, (dict, list)) and inside) or choices.byte() % 3 == 0:
+                what = choices.byte() % 5
+                if what == 0:
+                    del place[key]
+                elif what == 1 and isinstance(place, dict):
+                    place[choices.text()] = choices.value()
+                else:
+                    place[key] = choices.value()
+                break
+            place = inside
+    return changed
+
+
+def damaged(content: bytes, choices: Choices) -> bytes:
+    """The bytes with some of them changed, cut out or repeated."""
+    found = bytearray(content)
+    for _ in range(1 + choices.byte() % 6):
+        if not found:
+            break
+        at = (choices.byte() << 16 | choices.byte() << 8 | choices.byte()) % len(found)
+        what = choices.byte() % 4
+        if what == 0:
+            del found[at:]
+        elif what == 1:
+            found[at:at] = found[at : at + choices.byte()]
+        else:
+            found[at] = choices.byte()
+    return bytes(found)
+
+
+def epsilon(data: bytes) -> None:
+    """Half of them any text, half made of what numbers are made of."""
+    text = data.decode("utf-8", "replace")
+    if data and data[0] % 2:
+        text = "".join("0123456789/.eE+-_ infa٣"[byte % 23] for byte in data[1:12])
+    value = parse_epsilon(text)
+    assert 0 <= value < math.inf
+    format_epsilon(value)
+
+
+_RECIPES = [to_json(make()) for make in RECIPES.values()]
+
+
+def recipe(data: bytes) -> None:
+    choices = Choices(data)
+    found = from_json(mutated(choices.of(_RECIPES), choices))
+    assert isinstance(found, Recipe)
+    repr(found)
+
+
+def record(data: bytes) -> None:
+    full = tiny.record() | {
+        "part": "test",
+        "training_seed": 3,
+        "images_sha256": "0",
+        "self_checks": [{"name": "mode", "verdict": "pass", "found": "", "meaning": ""}],
+    }
+    with watched() as folder:
+        path = folder / "r.json"
+        path.write_text(json.dumps(mutated(full, Choices(data))))
+        found = read_record(path)
+        schema.check(found)
+        console = Console(file=io.StringIO())
+        console.print(report.rich_table([found], "t"))
+        console.print(report.rich_checks(found))
+        report.markdown_table([found])
+        console.print(report.rich_comparison([full, found | {"model": "two"}], "t"))
+        console.print(report.rich_columns([found], "t", found["suites"][0]["name"]))
+
+
+def _files(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def _made(make: Callable[[Path], Any]) -> dict[str, bytes]:
+    with tempfile.TemporaryDirectory() as name:
+        make(Path(name))
+        return _files(Path(name))
+
+
+def _lay(files: dict[str, bytes], folder: Path) -> None:
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+
+
+_MODEL = _made(lambda folder: save(tiny.wide_resnet(), folder, {"name": "x"}))
+
+
+def model_folder(data: bytes) -> None:
+    choices, files = Choices(data), dict(_MODEL)
+    if choices.byte() % 2:
+        config = mutated(json.loads(files["config.json"]), choices)
+        files["config.json"] = json.dumps(config).encode()
+    else:
+        name = choices.of(["config.json", "model.safetensors"])
+        files[name] = damaged(files[name], choices)
+    with watched() as folder:
+        _lay(files, folder)
+        load(folder)
+
+
+_CHECKPOINT = _made(
+    lambda folder: save_checkpoint(folder, {"a": torch.ones(3)}, {"stage": "x", "epoch": 1})
+)
+
+
+def checkpoint(data: bytes) -> None:
+    with watched() as folder:
+        _lay({name: damaged(c, Choices(data)) for name, c in _CHECKPOINT.items()}, folder)
+        load_checkpoint(folder, lambda message: None)
+
+
+def _parquet(folder: Path) -> None:
+    import datasets
+    from PIL import Image
+
+    features = datasets.Features(
+        {"img": datasets.Image(), "label": datasets.ClassLabel(names=["a", "b"])}
+    )
+    rows = {
+        "img": [Image.fromarray(numpy.full((4, 4, 3), 60 * i, numpy.uint8)) for i in range(4)],
+        "label": [0, 1, 0, 1],
+    }
+    (folder / "data").mkdir()
+    for part in ("train", "test"):
+        made = datasets.Dataset.from_dict(rows, features=features)
+        made.to_parquet(str(folder / "data" / f"{part}-0.parquet"))
+
+
+_PARQUET = _made(_parquet)
+
+
+def parquet(data: bytes) -> None:
+    choices, files = Choices(data), dict(_PARQUET)
+    name = choices.of(sorted(files))
+    files[name] = damaged(files[name], choices)
+    with watched() as folder:
+        _lay(files, folder)
+        Cifar10(folder=folder).load()
+
+
+def _npz(folder: Path) -> None:
+    images = numpy.zeros((4, 8, 8, 1), numpy.uint8)
+    numpy.savez(folder / "x.npz", image=images, label=numpy.arange(4))
+
+
+_NPZ = _made(_npz)
+
+
+def npz(data: bytes) -> None:
+    with watched() as folder:
+        _lay({"x.npz": damaged(_NPZ["x.npz"], Choices(data))}, folder)
+        ExtraImages.read(folder / "x.npz", tiny.split(8))
+
+
+_BATCH = {
+    "labels": [3, 1],
+    "data": numpy.arange(2 * 3072, dtype=numpy.uint8).reshape(2, -1),
+    "filenames": ["a.png", "b.png"],
+}
+_PIXELS = bytes(range(200))
+_PICKLES = [pickle.dumps(_BATCH, protocol=protocol) for protocol in (2, 3, 4)]
+_PICKLES.append(pickle.dumps({"label_names": ["a", "b"], "call": os.system}, protocol=2))
+
+
+def cifar_pickle(data: bytes) -> None:
+    """Damage where the opcodes are rather than in the pixels, every other time."""
+    choices = Choices(data)
+    found = choices.of(_PICKLES)
+    whole = choices.byte() % 2 or found.find(_PIXELS) < 0
+    at = len(found) if whole else found.find(_PIXELS)
+    with watched():
+        value = read_pickle(damaged(found[:at], choices) + found[at:])
+    assert isinstance(value, dict)
+
+
+def _pictures() -> list[bytes]:
+    from PIL import Image
+
+    plain, found = Image.fromarray(numpy.arange(192, dtype=numpy.uint8).reshape(8, 8, 3)), []
+    for coding in FORMATS:
+        stream = io.BytesIO()
+        plain.save(stream, format=coding)
+        found.append(stream.getvalue())
+    return found
+
+
+_PICTURES = _pictures()
+
+
+def picture(data: bytes) -> None:
+    choices = Choices(data)
+    with watched():
+        pixels, _ = decode(damaged(choices.of(_PICTURES), choices), size=choices.of([None, 4]))
+    assert (pixels.dtype, pixels.ndim) == (numpy.uint8, 3)
+
+
+def _archives(folder: Path) -> None:
+    with zipfile.ZipFile(folder / "a.zip", "w") as packed, tarfile.open(folder / "a.tar", "w") as t:
+        for name in ("a/one.txt", "b/two.txt"):
+            packed.writestr(name, name * 20)
+            header = tarfile.TarInfo(name)
+            header.size = 20 * len(name)
+            t.addfile(header, io.BytesIO(name.encode() * 20))
+    (folder / "a.tar.gz").write_bytes(gzip.compress((folder / "a.tar").read_bytes(), mtime=0))
+
+
+_ARCHIVES = _made(_archives)
+
+
+def archive(data: bytes) -> None:
+    choices = Choices(data)
+    name = choices.of(sorted(_ARCHIVES))
+    with watched() as folder:
+        _lay({name: damaged(_ARCHIVES[name], choices)}, folder)
+        with open_files(folder / name) as files:
+            for each in files.names:
+                files.read(each)
+
+
+def _mat(folder: Path) -> None:
+    from scipy.io import savemat
+
+    images = numpy.zeros((32, 32, 3, 2), numpy.uint8)
+    for part in ("train", "test"):
+        content = {"X": images, "y": numpy.array([[1], [10]], numpy.uint8)}
+        savemat(folder / f"{part}_32x32.mat", content)
+
+
+_MAT = _made(_mat)
+
+
+def mat(data: bytes) -> None:
+    """Damage within the headers, or anywhere."""
+    choices, files = Choices(data), dict(_MAT)
+    name = choices.of(sorted(files))
+    at = choices.of([200, len(files[name])])
+    files[name] = damaged(files[name][:at], choices) + files[name][at:]
+    with watched() as folder:
+        _lay(files, folder)
+        SVHN(folder=folder).load()
+
+
+_TARGETS = (epsilon, recipe, record, model_folder, checkpoint, parquet, npz)
+_TARGETS += (cifar_pickle, picture, archive, mat)
+TARGETS: dict[str, Callable[[bytes], None]] = {target.__name__: target for target in _TARGETS}
+
+
+def survives(target: Callable[[bytes], None], data: bytes) -> bool:
+    """Whether the input was read; False if it was clearly refused, else the error comes through."""
+    try:
+        target(data)
+    except Exception as error:
+        if not _is_refusal(error):
+            raise
+        return False
+    return True

@@ -1,0 +1,149 @@
+import shutil
+from types import SimpleNamespace
+
+import huggingface_hub
+import pytest
+import tiny
+import torch
+from huggingface_hub import errors
+
+import equipoise
+from equipoise.models import save
+from equipoise.models.io import hub
+from equipoise.models.io.hub import HubError
+
+
+@pytest.fixture
+def model():
+    return tiny.wide_resnet().eval()
+
+
+@pytest.fixture
+def folder(model, tmp_path):
+    save(model, tmp_path / "model", {"name": "tiny"})
+    return tmp_path / "model"
+
+
+class Hub:
+    """A hub of one folder, and the cache beside it: what is asked of them is remembered.
+
+    As the real cache, it finds a copy without a connection under a name by which it was fetched,
+    and takes it for whole where no other files are asked for than were then.
+    """
+
+    def __init__(self, folder, size=10):
+        self.folder, self.size, self.asked = folder, size, []
+        self.sha, self.copies = folder.name, []
+
+    def model_info(self, repository, *, revision, files_metadata):
+        self.asked.append(("info", repository, revision, files_metadata))
+        names = ["config.json", "records/x.json", "code.py"]
+        files = [SimpleNamespace(rfilename=name, size=self.size) for name in names]
+        return SimpleNamespace(siblings=files, sha=self.sha)
+
+    def snapshot_download(
+        self, repository, *, revision=None, allow_patterns=None, local_files_only=False
+    ):
+        wanted = (repository, revision, tuple(allow_patterns or ()))
+        self.asked.append(("files", *wanted))
+        if local_files_only and wanted not in self.copies:
+            raise errors.LocalEntryNotFoundError("none")
+        self.copies.append(wanted)
+        return str(self.folder)
+
+
+@pytest.fixture
+def online(folder, monkeypatch):
+    found = Hub(folder)
+    monkeypatch.setattr(huggingface_hub, "HfApi", lambda: found)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", found.snapshot_download)
+    return found
+
+
+def test_a_model_is_loaded_from_the_hub_at_the_commit_that_was_looked_at(online, model):
+    images = tiny.images_and_labels()[0]
+    loaded = equipoise.load("hf://owner/name@v1")
+    torch.testing.assert_close(loaded(images), model(images), rtol=0, atol=0)
+    assert online.asked == [
+        ("info", "owner/name", "v1", True),
+        ("files", "owner/name", "v1", hub.FILES),
+    ]
+
+
+def test_a_model_that_changes_while_it_is_fetched_is_refused(online):
+    online.sha = "another commit"
+    with pytest.raises(HubError, match="hf://owner/name was changed while it was fetched"):
+        equipoise.load("hf://owner/name")
+
+
+def test_a_download_beyond_the_limit_is_refused_before_it_begins(online):
+    online.size = 9 << 30  # of two files that count
+    with pytest.raises(HubError, match=r"hf://owner/name has 19327352832 bytes; at most"):
+        equipoise.load("hf://owner/name")
+    assert len(online.asked) == 1
+
+
+def raises(error):
+    def call(*arguments, **settings):
+        raise error
+
+    return call
+
+
+OFFLINE = errors.OfflineModeIsEnabled("offline mode is enabled")
+
+
+@pytest.mark.parametrize("name", ["hf://owner/name", "hf://owner/name@v1"])
+def test_without_a_connection_an_earlier_download_is_taken(name, folder, online, monkeypatch):
+    hub.fetch(name)
+    monkeypatch.setattr(online, "model_info", raises(OFFLINE))
+    assert hub.fetch(name) == folder
+    with pytest.raises(HubError, match="no copy is here"):
+        hub.fetch("hf://owner/name@v2")
+
+
+def test_without_a_connection_and_a_copy_it_is_refused(monkeypatch, tmp_path):
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", raises(OFFLINE))
+    monkeypatch.setattr(
+        huggingface_hub, "snapshot_download", raises(errors.LocalEntryNotFoundError("none"))
+    )
+    with pytest.raises(
+        HubError, match=r"hf://owner/name cannot be fetched \(offline mode.*no copy"
+    ):
+        equipoise.load("hf://owner/name")
+
+
+@pytest.mark.parametrize("name", ["hf://a/../b", "hf://a/b/c", "hf://", "hf://a b/c"])
+def test_what_is_no_name_of_a_repository_is_refused(name):
+    with pytest.raises(HubError, match="is no model on the hub"):
+        equipoise.load(name)
+
+
+def test_files_are_sent_in_one_commit(monkeypatch):
+    calls = []
+
+    class Api:
+        def create_repo(self, repository, *, private, exist_ok):
+            calls.append((repository, private, exist_ok))
+
+        def create_commit(self, repository, operations, *, commit_message):
+            calls.append({each.path_in_repo: each.path_or_fileobj for each in operations})
+            return SimpleNamespace(commit_url="https://hub/commit")
+
+    monkeypatch.setattr(huggingface_hub, "HfApi", Api)
+    assert hub.send("owner/name", {"README.md": b"card"}, private=True) == "https://hub/commit"
+    assert calls == [("owner/name", True, True), {"README.md": b"card"}]
+
+
+def test_a_hub_that_takes_nothing_says_how_to_log_in(monkeypatch):
+    monkeypatch.setattr(huggingface_hub.HfApi, "create_repo", raises(OFFLINE))
+    with pytest.raises(HubError, match=r"did not take owner/name \(offline mode.*`hf auth login`"):
+        hub.send("owner/name", {}, private=None)
+
+
+def test_a_download_that_lacks_weights_is_refused_as_any_folder(online, folder):
+    shutil.move(folder / "model.safetensors", folder / "elsewhere")
+    with pytest.raises(
+        equipoise.models.io.model_folder.ModelFolderError, match="safetensors is missing"
+    ):
+        equipoise.load("hf://owner/name")

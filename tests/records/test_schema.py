@@ -1,0 +1,88 @@
+import copy
+
+import pytest
+from tiny import record
+
+from equipoise.records import schema
+
+
+def without(path: str, value: object = None, *, delete: bool = True) -> dict:
+    """A record with one field deleted, or set."""
+    changed = copy.deepcopy(record())
+    place, *names = changed, *path.split(".")
+    for name in names[:-1]:
+        place = place[int(name) if name.isdigit() else name]
+    last = int(names[-1]) if names[-1].isdigit() else names[-1]
+    if delete:
+        del place[last]
+    else:
+        place[last] = value
+    return changed
+
+
+def test_a_record_passes_with_more_fields_or_without_optional_ones():
+    schema.check(record() | {"anything": [1, None]})
+    schema.check(without("broken_at"))
+    schema.check(record() | {"broken_by": ["quick/pgd", None]})
+    schema.check(record() | {"training_seed": None, "self_checks": None})
+
+
+@pytest.mark.parametrize(
+    "path", ["model", "epsilons", "headline", "headline.average", "suites.0.attacks.0.name"]
+)
+def test_a_missing_field_is_named(path):
+    with pytest.raises(ValueError, match=f"a field is missing.*{path.split('.')[-1]}"):
+        schema.check(without(path))
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("model", 3, "must be a str, got '3'"),
+        ("images", True, "must be a int, got 'True'"),
+        ("images", 2.0, "must be a int, got '2.0'"),
+        ("headline.average", float("nan"), "must be a float, got 'nan'"),
+        ("headline.accuracy.1", "0.5", "must be a float, got '0.5'"),
+        ("epsilons", 0.1, "epsilons"),
+        ("suites.0", [], "suites"),
+        ("training_seed", "3", "must be a int"),
+        ("training_commit", 3, "must be a str"),
+        ("broken_by", ["quick/pgd", 0], "must be a str, got '0'"),
+        ("environment", {}, "field is missing.*environment"),
+        ("fusing_weight", {"through_generator": [{"mean": 1}]}, "field is missing.*std"),
+        ("rescored", {"images": "4"}, "must be a int"),
+    ],
+)
+def test_a_field_of_another_type_is_named(path, value, message):
+    with pytest.raises(ValueError, match=rf"damaged record: .*{message}"):
+        schema.check(without(path, value, delete=False))
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("headline.accuracy", [1.0], "headline.accuracy has 1 entries, not 2"),
+        ("headline.interval.0", [0.1], r"interval\[0\] has 1 entries, not 2"),
+        ("epsilons_written", [], "epsilons_written has 0 entries, not 2"),
+        ("suites.0.accuracy", [1.0], "accuracy of quick has 1 entries, not 2"),
+        ("suites.0.broken_at", [1], "broken_at of quick has 1 entries, not 2"),
+        ("broken_at", [1, 1, 1], "broken_at has 3 entries, not 2"),
+        ("broken_by", [None], "broken_by has 1 entries, not 2"),
+        ("suites", [], "suites has 0 entries, not 1"),
+        ("images", 3, "has 2 entries, not 3"),
+    ],
+)
+def test_lengths_that_do_not_fit_are_named(path, value, message):
+    with pytest.raises(ValueError, match=message):
+        schema.check(without(path, value, delete=False))
+
+
+@pytest.mark.parametrize("content", [None, [], "x", 1, {}, {"format": 2}, {"format": True}])
+def test_what_is_no_record_is_refused(content):
+    with pytest.raises(ValueError, match=r"no record of format 1 \(found"):
+        schema.check(content)
+
+
+def test_a_count_of_images_beyond_all_memory_is_refused_without_taking_any():
+    with pytest.raises(ValueError, match=r"broken_at has 2 entries, not 1000000"):
+        schema.check(record() | {"images": 10**30})

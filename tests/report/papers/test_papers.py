@@ -1,0 +1,312 @@
+import csv
+import io
+import json
+from dataclasses import replace
+from importlib import resources
+from statistics import mean
+
+import pytest
+
+from equipoise.report.papers import (
+    ENTRIES,
+    SCALES,
+    Figure,
+    Result,
+    Table,
+    find_entries,
+    recipe_of,
+    rich_entry,
+    write_entry,
+    write_index,
+)
+from equipoise.report.papers.entry import MEASURED, WORST, Column
+from equipoise.report.papers.measurements import Number, accuracies, measure
+from equipoise.report.papers.pages import drawing_of
+from equipoise.report.papers.published import published_row, published_table
+from equipoise.report.papers.style import WIDTH, styled
+from equipoise.report.papers.tables import (
+    caption,
+    comma_separated,
+    latex,
+    lines,
+    markdown,
+    measured_as,
+    text,
+)
+
+TINY = SCALES["tiny"]
+EPSILONS = [0.0, 0.05, 0.1, 0.15, 0.2]
+TABLES = json.loads(
+    resources.files("equipoise.report").joinpath("published.json").read_text("utf-8")
+)["tables"]
+PARTS = [(entry, part) for entry in ENTRIES.values() for part in entry.parts()]
+
+
+def record(model="m", broken=(0, 1, 3, -1), pgd=(-1, 2, 4, -1), **changes):
+    """Four images; the first is wrong when clean."""
+    worst = [sum(at < 0 or at > place for at in broken) / 4 for place in range(5)]
+    attacks = [{"name": name, "broken_at": list(pgd)} for name in ("pgd-10", "pgd-20", "fgsm")]
+    attacks.append({"name": "cw-30-kappa-50", "broken_at": list(pgd)})
+    return {
+        "model": model,
+        "data": "digits",
+        "part": "test",
+        "norm": "Linf",
+        "images": 4,
+        "images_sha256": "0",
+        "epsilons": EPSILONS,
+        "epsilons_written": ["0", "0.05", "0.1", "0.15", "0.2"],
+        "headline": {
+            "accuracy": worst,
+            "clean_and_strongest": (worst[0] + worst[-1]) / 2,
+            "interval": [[0, 1]] * 5,
+        },
+        "broken_at": list(broken),
+        "training_seed": 0,
+        "parameters": 1234567,
+        "suites": [
+            {"name": "tables", "independent": True, "attacks": attacks, "accuracy": [0.75] * 5},
+            {"name": "adaptive", "independent": False, "attacks": [], "accuracy": worst},
+        ],
+        "fusing_weight": {
+            way: [{"mean": 0.9, "std": 0.1}] * 5
+            for way in ("through_generator", "through_robust_branch")
+        },
+        "importance": [0.2, 0.3, 0.5],
+        **changes,
+    }  # fmt: skip
+
+
+def result(**changes):
+    recipe = {
+        "network": {"kind": "WideResNetShape", "depth": 10, "width": 1},
+        "method": {"schedule": {"epochs": 3}, "budgets": [0.15, 0.2, 0.25]},
+    }
+    settings = {"transfer": record(), "multiply_adds": 2_500_000, "record": record()}
+    return Result(recipe=recipe, **(settings | changes))
+
+
+def everything(entry, scale=TINY, seeds=1):
+    names = [recipe_of(row, part, scale) for part in entry.parts() for row in part.rows]
+    return {name: (result(),) * seeds for name in names if name}
+
+
+def test_accuracy_under_one_attack_counts_what_is_wrong_when_clean_and_carries_upwards():
+    assert accuracies(record(), "pgd-20") == [0.75, 0.75, 0.5, 0.5, 0.25]
+    assert accuracies(record(), WORST) == [0.75, 0.5, 0.5, 0.25, 0.25]
+    assert accuracies(record(), "adaptive")[1] == 0.5
+    assert accuracies(record(), "autoattack") is None
+
+
+def test_an_attack_that_saw_only_what_was_left_has_no_column_of_its_own():
+    suite = {"name": "quick", "independent": False, "accuracy": [1.0] * 5}
+    suite["attacks"] = [{"name": "pgd-margin", "broken_at": [-1] * 4}]
+    assert accuracies(record(suites=[suite]), "pgd-margin") is None
+
+
+def test_a_cell_is_mean_and_deviation_over_seeds():
+    found = [result(), result(record=record(broken=(-1, -1, -1, -1)))]
+    column = Column(head="clean", published="0", at=0)
+    cell = measure(found, column, MEASURED)
+    assert (cell.mean, cell.spread, cell.seeds) == (87.5, pytest.approx(17.68, abs=0.01), 2)
+    average = Column(head="Avg", published="mean", at=None)
+    assert measure(found[:1], average, MEASURED).mean == pytest.approx(45)
+    assert measure(found[:1], average, MEASURED).spread is None
+
+
+def test_what_one_seed_lacks_is_no_number():
+    black_box = Column(head="BB", published=None, under="transfer")
+    assert measure([result(), result(transfer=None)], black_box, MEASURED) is None
+    sizes = Column(head="Para.", published=None, under="parameters")
+    assert measure([result()], sizes, MEASURED).mean == pytest.approx(1.234567)
+
+
+@pytest.mark.parametrize(
+    ("cell", "written"),
+    [
+        (None, "–"),
+        (12.345, "12.345"),
+        (328, "328"),
+        (Number(mean=12.345, spread=None, seeds=1), "12.3"),
+        (Number(mean=12.345, spread=1, seeds=2), "12.3 (1.0)"),
+    ],
+)
+def test_a_cell_is_written(cell, written):
+    assert text(cell) == written
+
+
+@pytest.mark.parametrize(("entry", "part"), PARTS, ids=lambda value: getattr(value, "name", None))
+def test_every_published_row_and_column_of_an_entry_is_shown(entry, part):
+    if part.source is None:
+        return
+    published = {row["model"] for row in published_table(part.source, part.data)["rows"]}
+    labels = [row.label for row in part.rows]
+    assert len(set(labels)) == len(labels)
+    if isinstance(entry.content, Table):
+        assert published <= set(labels)
+        keys = {key for label in labels for key in published_row(part.source, part.data, label)}
+        assert {column.published for column in entry.content.columns} - {None} <= keys
+    else:
+        assert published & set(labels)
+
+
+@pytest.mark.parametrize("table", TABLES, ids=lambda t: f"{t['source']}-{t['data']}")
+def test_published_means_agree_with_their_rows(table):
+    """A guard against slips of the pen; the papers' own averages are off by up to 0.16."""
+    for row in table["rows"]:
+        assert all(0 <= value <= 100 for value in row["accuracy"].values())
+        if "mean" in row:
+            assert row["mean"] == pytest.approx(mean(row["accuracy"].values()), abs=0.17)
+        if "trade_off" in row:
+            assert row["trade_off"] == pytest.approx(mean(row["accuracy"].values()), abs=0.011)
+
+
+def test_a_table_stands_published_above_measured_and_leaves_out_what_has_no_data():
+    entry = ENTRIES["afa-table-1"]
+    found = lines(entry, TINY, everything(entry))
+    assert {line.source for line in found if line.part.data == "svhn"} == {"published"}
+    mine = [line for line in found if line.part.data == "cifar10" and line.label == "PGD-AT"]
+    assert [line.source for line in mine] == [
+        "published",
+        "measured, PGD-20",
+        "measured, worst case",
+    ]
+    assert mine[0].cells == (86.9, 81.5, 78.5, 68.8, 46.2, 72.4)
+    assert [round(cell.mean) for cell in mine[1].cells] == [75, 75, 50, 50, 25, 55]
+    assert "Nothing at scale tiny stands for svhn." in caption(entry, TINY, everything(entry))
+
+
+def test_a_caption_says_what_both_numbers_are_of():
+    entry = ENTRIES["afs-table-1"]
+    found = caption(entry, TINY, everything(entry))
+    assert "WRN-28-10, PGD at 8/255" in found
+    assert "digits, 4 test images, WRN-10-1, 3 epochs, strongest ε 0.2, seed 0" in found
+    assert TINY.note in found
+
+
+def test_a_caption_says_what_the_stacks_have_in_common():
+    def stack(mask, alpha):
+        method = {"kind": "AFS", "schedule": {"epochs": 3}, "alpha": alpha, "mask": mask}
+        found = result()
+        method["budgets"] = [0.0, 4 / 255, 8 / 255]
+        return replace(found, recipe=found.recipe | {"method": method})
+
+    masked = measured_as([stack("011", 0.3), stack("101", 0.3), result()])
+    assert masked.endswith("seed 0; AFS of budgets 0, 4/255, 8/255; α = 0.3")
+    assert measured_as([stack(None, 0), stack(None, 1)]).endswith(
+        "; AFS of budgets 0, 4/255, 8/255"
+    )
+    assert measured_as([result()]).endswith("seed 0")
+
+
+def test_members_of_a_masked_stack_stand_over_their_own_budgets():
+    entry, shown = ENTRIES["afs-fig-4b"], result()
+    method = shown.recipe["method"] | {"budgets": [0.0, 0.1, 0.15, 0.2, 0.25], "mask": "01011"}
+    masked = replace(shown, recipe=shown.recipe | {"method": method})
+    found = dict.fromkeys(everything(entry), (masked,))
+    with styled():
+        figure = entry.content.draw(drawing_of(entry, TINY, found, []))
+    ticks = [label.get_text() for label in figure.axes[0].get_xticklabels()]
+    assert ticks == ["0.1", "0.2", "0.25"]
+
+
+def test_markdown_csv_and_latex_hold_the_same_numbers():
+    entry = ENTRIES["afa-table-3"]
+    found = everything(entry)
+    assert "| PGD-AT + AFA | published | 95.8 | 50.0 | 81.1 | 48.3 | 48.2 |" in markdown(
+        entry, TINY, found
+    )
+    rows = list(csv.DictReader(io.StringIO(comma_separated(entry, TINY, found))))
+    (ada,) = [
+        row
+        for row in rows
+        if (row["row"], row["column"], row["source"]) == ("MART + AFA", "PGD+Ada.", "measured")
+    ]
+    assert (ada["data"], float(ada["value"]), ada["seeds"]) == ("digits", 25.0, "1")
+    tex = latex(entry, TINY, found)
+    assert r"C\&W" in tex
+    assert "α" not in latex(ENTRIES["afs-table-2"], TINY, everything(ENTRIES["afs-table-2"]))
+    assert tex.count(r"\\") == len(lines(entry, TINY, found)) + 1
+
+
+def test_records_of_other_images_are_refused():
+    entry = ENTRIES["afs-table-6"]
+    found = everything(entry)
+    found["afs_digits"] = (result(record=record(images_sha256="1")),)
+    with pytest.raises(ValueError, match="must agree in images_sha256"):
+        lines(entry, TINY, found)
+
+
+def test_several_seeds_are_said(capsys):
+    from rich.console import Console
+
+    entry = ENTRIES["afs-table-3"]
+    console = Console(width=120)
+    console.print(rich_entry(entry, TINY, everything(entry, seeds=2)))
+    printed = capsys.readouterr().out
+    assert "25.0 (0.0)" in printed
+    assert "101010101" in printed  # published alone
+
+
+THREE_POINTS = {"points": [[0, 0], [1, 1], [2, 0]], "silhouette": 0.5}
+FIGURE_DATA = {
+    "channels": {
+        "layer": "x",
+        "epsilons": EPSILONS,
+        "mean": [[0.0, 1.0]] * 5,
+        "variance": [[1.0, 2.0]] * 5,
+    },
+    "embeddings": {"labels": [0, 1, 1], "embeddings": [THREE_POINTS] * 3},
+    "weights": {"edges": [0, 1, 2], "models": [{"density": [0.5, 0.5], "kurtosis": 0.1}] * 3},
+    "gradients": {"images": [[[[0, 255], [9, 9]]]], "gradients": [[[[0.0, 1.0], [0.1, 0.2]]]] * 6},
+}
+
+
+@pytest.mark.parametrize("name", [n for n, e in ENTRIES.items() if isinstance(e.content, Figure)])
+def test_a_figure_names_its_models_and_is_a_column_wide(name):
+    entry = ENTRIES[name]
+    data = [FIGURE_DATA[entry.content.needs]] if entry.content.needs else []
+    content = io.StringIO()
+    with styled():
+        figure = entry.content.draw(drawing_of(entry, TINY, everything(entry), data))
+        figure.savefig(content, format="svg")
+    assert figure.get_figwidth() == WIDTH
+    words = content.getvalue()
+    shown = [row for row in entry.content.part.rows if recipe_of(row, entry.content.part, TINY)]
+    if len(shown) > 1:
+        assert [row.label for row in shown if row.label not in words] == []
+
+
+def test_a_figure_is_written_twice_to_the_same_bytes(tmp_path):
+    entry = ENTRIES["afs-fig-4b"]
+    first = write_entry(entry, TINY, everything(entry), [], tmp_path / "a")
+    again = write_entry(entry, TINY, everything(entry), [], tmp_path / "b")
+    assert [path.suffix for path in first] == [".svg", ".png", ".pdf", ".md"]
+    for one, other in zip(first, again, strict=True):
+        assert one.read_bytes() == other.read_bytes(), one.name
+
+
+def test_the_index_shows_what_is_there(tmp_path):
+    entry = ENTRIES["afs-table-5"]
+    write_entry(entry, TINY, {}, [], tmp_path)
+    page = write_index(list(ENTRIES.values()), TINY, tmp_path).read_text()
+    assert "## AFS Table V:" in page
+    assert "| published | 70.28 | 28.43 | 26.97 | 48.62 |" in page
+    assert "Table IV" not in page
+
+
+def test_entries_are_found_once_each_and_others_refused():
+    assert find_entries(["afs-fig-1", "all"])[0] == ENTRIES["afs-fig-1"]
+    assert len(find_entries(["all", "afs-fig-1"])) == len(ENTRIES)
+    with pytest.raises(
+        ValueError, match=r"no table or figure 'afs-tabel-1'\. Did you mean afs-tab"
+    ):
+        find_entries(["afs-tabel-1"])
+    with pytest.raises(ValueError, match="needs a table or figure"):
+        find_entries([])
+
+
+def test_unknown_published_values_are_refused():
+    with pytest.raises(ValueError, match="no published values of 'x' on cifar10"):
+        published_table("x", "cifar10")
+    assert published_row(TABLES[0]["source"], TABLES[0]["data"], "nobody") == {}

@@ -1,0 +1,68 @@
+import json
+
+import pytest
+
+from equipoise.report import fill_markers
+from equipoise.report.speed_table import speed_table
+from equipoise.runtime.errors import RunError
+
+
+def record(**content) -> dict:
+    line = {
+        "what": "a step",
+        "ours": "ours",
+        "against": "usual loop",
+        "sense": "speed-up",
+        "seconds": {"ours": 0.5, "against": 1.75},
+        "ratio": {"median": 3.5, "quartiles": [3.4, 3.6]},
+    }
+    part = {
+        "comparisons": [
+            line,
+            line | {"sense": "cost", "against": "plain", "ratio": {"median": 1.08}},
+        ],
+        "share_of_ceiling": {"median": 0.756, "precision": "bfloat16", "ceiling": "product"},
+    }
+    about = {
+        "benchmark": "one",
+        "date": "2026-01-02",
+        "settings": {"threads": 2},
+        "environment": {"processor": "a processor"},
+    }
+    return about | {"networks": [part]} | content
+
+
+def test_every_comparison_of_a_record_is_a_row():
+    assert speed_table([record()]).splitlines() == [
+        "| what | ours | against | seconds | ratio |",
+        "|---|---|---|---:|---|",
+        "| a step | ours | usual loop | 0.5, 1.75 | 3.50 (3.40 to 3.60) times as fast |",
+        "| a step | ours | plain | 0.5, 1.75 | 1.08 times its time |",
+        "",
+        "Median of paired ratios (quartiles); a processor, 2 threads, 2026-01-02. a step: 76 % of "
+        "what a product in bfloat16 reached beside it.",
+    ]
+
+
+def test_markers_of_benchmarks_are_filled_from_all_the_records_named(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.json").write_text(json.dumps(record(date=f"2026-01-0{len(name)}")))
+    page = tmp_path / "page.md"
+    page.write_text("x\n<!-- benchmark: a.json b.json -->\nold\n<!-- end benchmark -->\ny\n")
+    assert fill_markers(page)
+    made = speed_table([record(date="2026-01-01")] * 2)
+    assert page.read_text() == (
+        f"x\n<!-- benchmark: a.json b.json -->\n{made}<!-- end benchmark -->\ny\n"
+    )
+    assert not fill_markers(page)
+
+
+def test_a_record_that_is_not_there_or_compares_nothing_is_refused(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("<!-- benchmark: a.json -->\n<!-- end benchmark -->\n")
+    with pytest.raises(RunError, match="does not exist"):
+        fill_markers(page)
+    with pytest.raises(ValueError, match="the benchmark one compares nothing"):
+        speed_table([record(networks=[])])
+    with pytest.raises(ValueError, match="no benchmark record"):
+        speed_table([])

@@ -1,0 +1,216 @@
+"""A step that does not fit into memory."""
+
+from dataclasses import replace
+
+import pytest
+import tiny
+import torch
+from tiny import ATTACK, LOOP, fit_stage, learnable, linear, weights
+from torch import nn
+
+from equipoise.methods import AFS, Schedule, Stage
+from equipoise.methods.single_network import network_stage
+from equipoise.objectives import PGDAT, Standard
+from equipoise.runtime.errors import TrainingError
+from equipoise.training import Loop, checkpoint
+from equipoise.training.micro_batches import in_parts, is_out_of_memory
+
+MORE_THAN_THERE_IS = 2**47
+
+
+class Hungry(nn.Module):
+    """Wants more memory than any machine has, for more images than ``at_once`` that it trains."""
+
+    def __init__(self, at_once: int):
+        super().__init__()
+        self.network, self.at_once, self.calls = linear(2), at_once, []
+
+    def forward(self, images):
+        if self.training and images.shape[0] > self.at_once:
+            torch.empty(MORE_THAN_THERE_IS)
+        self.calls.append(images.shape[0])
+        return self.network(images)
+
+
+class Heard:
+    """A reporter that remembers what is said."""
+
+    def __init__(self):
+        self.said = []
+
+    def begin(self, stage, steps, done): ...
+
+    def step(self, done, text): ...
+
+    def say(self, text):
+        self.said.append(text)
+
+
+def stage(at_once: int, objective=None, epsilon=0.0) -> Stage:
+    return network_stage(
+        "network",
+        lambda: Hungry(at_once),
+        objective=objective or Standard(),
+        epsilon=epsilon,
+        attack=ATTACK,
+        schedule=Schedule(epochs=2, learning_rate=0.1),
+        norm="Linf",
+    )
+
+
+def run(folder, of: Stage, **changes):
+    task, heard = of.build({}), Heard()
+    fit_stage(of, task, folder, reporter=heard, **changes)
+    return task, heard.said
+
+
+def test_its_batch_is_halved_until_it_fits_and_the_gradients_are_those_of_the_whole(tmp_path):
+    whole, silent = run(tmp_path / "whole", stage(16))
+    parts, said = run(tmp_path / "parts", stage(4))
+    assert silent == []
+    assert [line.split(" batch of ")[1].split(" whose")[0] for line in said] == [
+        "16 is trained in 2 parts",
+        "16 is trained in 4 parts",
+    ]
+    assert set(parts.network.calls) >= {4}
+    for name, value in weights(whole).items():
+        torch.testing.assert_close(weights(parts)[name], value)
+
+
+def test_it_is_said_once_and_a_resumed_run_begins_with_the_parts(tmp_path):
+    of = stage(8)
+    _, said = run(tmp_path, of)
+    assert len(said) == 1
+    assert checkpoint.load_checkpoint(tmp_path)[1]["parts"] == 2
+
+
+def test_adversarial_training_in_parts_learns_too(tmp_path):
+    task, _ = run(tmp_path, stage(8, PGDAT(), 0.05))
+    images, labels = learnable().batch(slice(None))
+    assert (task.network.eval()(images).argmax(1) == labels).float().mean() > 0.9
+
+
+@pytest.mark.parametrize("averaging", ["swa", "ema"])
+def test_weight_perturbation_and_averages_work_in_parts(tmp_path, averaging):
+    loop = Loop(**(vars(LOOP) | {"awp_gamma": 0.005, "averaging": averaging}))
+    task, said = run(tmp_path, stage(8), loop=loop)
+    assert len(said) == 1
+    assert all(value.isfinite().all() for value in weights(task).values())
+
+
+def test_a_step_of_two_images_that_does_not_fit_is_refused_and_checkpoints_stay(tmp_path):
+    with pytest.raises(
+        TrainingError, match=r"memory does not suffice for a step of 2 images .*can't allocate"
+    ):
+        run(tmp_path, stage(1))
+
+
+def test_another_error_is_not_taken_for_it(tmp_path):
+    def fails(module, given):
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    of, heard = stage(16), Heard()
+    task = of.build({})
+    task.network.register_forward_pre_hook(fails)
+    with pytest.raises(RuntimeError, match="mat1 and mat2"):
+        fit_stage(of, task, tmp_path, reporter=heard)
+    assert heard.said == []
+
+
+def test_the_parts_draw_what_the_whole_would_have_begun_with():
+    images, labels = torch.zeros(8, 1, 2, 2), torch.zeros(8, dtype=torch.long)
+    generator, drawn = torch.Generator().manual_seed(0), []
+
+    def backward(some, their, share, first):
+        drawn.append(torch.rand(1, generator=generator).item())
+        if len(some) > 2:
+            torch.empty(MORE_THAN_THERE_IS)
+        return {"loss": torch.tensor(float(len(drawn)))}
+
+    terms, parts = in_parts(images, labels, 1, backward, generator, lambda text: None)
+    assert parts == 4
+    assert drawn[0] == drawn[1] == drawn[2] != drawn[3]
+    assert terms["loss"].item() == pytest.approx((3 + 4 + 5 + 6) / 4)
+
+
+@pytest.mark.parametrize(
+    ("method", "least"),
+    [
+        (replace(tiny.recipe("afa_digits").method, split_batch=True), 4),
+        (replace(tiny.recipe("afs_digits").method, split_batch=True, alpha=0.3), 4),
+        (tiny.recipe("oat_digits").method, 6),
+        (tiny.recipe("afa_digits").method, None),
+    ],
+)
+def test_a_method_that_deals_batches_out_says_how_many_images_it_needs(method, least):
+    stages = method.stages(tiny.wide_resnet)
+    task = stages[-1 if isinstance(method, AFS) else 0].build(
+        {stage.name: tiny.wide_resnet() for stage in stages[:-1]}
+    )
+    assert getattr(task, "least_images", None) == least
+
+
+def test_a_batch_that_is_dealt_out_is_not_cut_below_what_that_needs(tmp_path):
+    of, heard = stage(2), Heard()
+    task = of.build({})
+    task.least_images = 6
+    with pytest.raises(TrainingError, match=r"step of 8 images .* 6 are the fewest .* deals out"):
+        fit_stage(of, task, tmp_path, reporter=heard)
+    assert len(heard.said) == 1
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory."),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_HOST_ALLOCATION_FAILED"),
+        RuntimeError("std::bad_alloc"),
+    ],
+)
+def test_every_allocators_error_is_known(error):
+    assert is_out_of_memory(error)
+
+
+class HungryWhenJudged(nn.Module):
+    """Wants more memory than any machine has, for more images than ``at_once`` in eval mode."""
+
+    def __init__(self, at_once: int):
+        super().__init__()
+        self.network, self.at_once, self.calls = linear(2), at_once, []
+
+    def forward(self, images):
+        if not self.training:
+            self.calls.append(images.shape[0])
+            if images.shape[0] > self.at_once:
+                torch.empty(MORE_THAN_THERE_IS)
+        return self.network(images)
+
+
+def judged(folder, at_once: int):
+    of = network_stage(
+        "network",
+        lambda: HungryWhenJudged(at_once),
+        objective=Standard(),
+        epsilon=0.0,
+        attack=ATTACK,
+        schedule=Schedule(epochs=2, learning_rate=0.1),
+        norm="Linf",
+    )
+    return run(folder, of)[0]
+
+
+def test_a_validation_that_does_not_fit_takes_fewer_images_at_once_from_then_on(tmp_path):
+    whole, parts = judged(tmp_path / "whole", 256), judged(tmp_path / "parts", 3)
+    count = max(whole.network.calls)
+    assert max(parts.network.calls) == count > 3
+    first = parts.network.calls.index(max(size for size in parts.network.calls if size <= 3))
+    assert max(parts.network.calls[first:]) <= 3
+    for name, value in weights(whole).items():
+        torch.testing.assert_close(weights(parts)[name], value)
+
+
+def test_a_validation_of_one_image_that_does_not_fit_is_refused(tmp_path):
+    with pytest.raises(TrainingError, match="memory does not suffice to validate one image"):
+        judged(tmp_path, 0)

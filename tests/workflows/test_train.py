@@ -1,0 +1,485 @@
+import json
+import shutil
+from dataclasses import replace
+from functools import partial
+
+import pytest
+import tiny
+import torch
+
+from equipoise import load
+from equipoise.data import Cifar10, DataError, Digits
+from equipoise.evaluation import images_hash, profile
+from equipoise.models import AdaptiveNetwork, conditioned, save
+from equipoise.models.io import model_folder
+from equipoise.models.io.model_folder import ModelFolderError, read_config
+from equipoise.recipes import Evaluation, to_json
+from equipoise.records.files import read_record
+from equipoise.runtime.environment import commit
+from equipoise.runtime.errors import RunError
+from equipoise.runtime.files import read_json, write_json
+from equipoise.runtime.seeds import derive_seed
+from equipoise.training import checkpoint
+from equipoise.training.validation import Validation
+from equipoise.workflows import model_card
+from equipoise.workflows.datasets import with_folder
+from equipoise.workflows.demo import DEMO, demo
+from equipoise.workflows.evaluate import evaluate
+from equipoise.workflows.train import find_recipe, train
+
+QUICK = Evaluation(epsilons=(0.0, 0.1), suites=("quick",), steps=1, restarts=1, images=8)
+
+
+@pytest.fixture(autouse=True)
+def _no_self_checks(monkeypatch):
+    """They have tests of their own, and cost more than all else here."""
+    monkeypatch.setattr(
+        "equipoise.workflows.evaluate.self_checks", lambda *arguments, **settings: []
+    )
+
+
+@pytest.fixture(scope="module")
+def data():
+    return tiny.digits()
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, data):
+    """A finished run that tests must not change."""
+    folder = tmp_path_factory.mktemp("jobs") / "run"
+    train(tiny.recipe(), folder, dataset=data)
+    return folder
+
+
+def test_training_returns_the_saved_model_in_eval_mode(tmp_path, data):
+    model = train(tiny.recipe("afa_digits"), tmp_path / "run", dataset=data)
+    saved = load(tmp_path / "run")
+    assert isinstance(saved, AdaptiveNetwork)
+    assert not model.training
+    assert tiny.same(tiny.weights(saved), tiny.weights(model))
+
+
+@pytest.mark.parametrize(("scores", "kept"), [((0.9, 0.1), "best"), ((0.1, 0.9), "last")])
+def test_weights_of_the_last_epoch_are_a_model_too_where_the_best_is_another(
+    tmp_path, data, monkeypatch, scores, kept
+):
+    following = iter(scores)
+    monkeypatch.setattr(Validation, "__call__", lambda self, task: {0.0: next(following)})
+    trained = train(tiny.recipe(), tmp_path, dataset=data)
+    stage = tmp_path / "stages" / "network"
+    found = {name: checkpoint.unpack(stage / f"{name}.safetensors")[0] for name in ("best", "last")}
+    assert tiny.same(found["best"], found["last"]) == (kept == "last")
+
+    def of_network(name):
+        return {key.removeprefix("network."): value for key, value in found[name].items()}
+
+    assert tiny.same(tiny.weights(trained), of_network(kept))
+    assert tiny.same(tiny.weights(load(tmp_path)), of_network(kept))
+    assert (tmp_path / "last").exists() == (kept == "best")
+    if kept == "best":
+        assert tiny.same(tiny.weights(load(tmp_path / "last")), of_network("last"))
+        record, path = evaluate(tmp_path / "last", evaluation=QUICK, dataset=data)
+        assert (record["model"], path.parent) == (
+            "standard_digits_last",
+            tmp_path / "last" / "records",
+        )
+
+
+def test_a_run_leaves_its_recipe_environment_and_card(trained):
+    assert find_recipe(str(trained)) == tiny.recipe()
+    assert {"commit", "versions"} <= set(read_json(trained / "environment.json"))
+    card = read_config(trained / "model")["card"]
+    assert (card["name"], card["data"], card["seed"]) == ("standard_digits", "digits", 0)
+    assert card["classes"] == [str(i) for i in range(10)]
+    assert {path.name for path in trained.iterdir()} == {
+        "recipe.json",
+        "environment.json",
+        "stages",
+        "model",
+    }
+
+
+def test_resuming_a_finished_run_trains_nothing_and_changes_no_weights(trained, data):
+    before = (trained / "model" / "model.safetensors").stat().st_mtime_ns
+    reporter = tiny.AfterSteps(0, lambda: pytest.fail("it trained again"))
+    model = train(tiny.recipe(), trained, dataset=data, resume=True, reporter=reporter)
+    assert reporter.stages == []
+    assert (trained / "model" / "model.safetensors").stat().st_mtime_ns == before
+    assert tiny.same(tiny.weights(load(trained)), tiny.weights(model))
+
+
+def test_a_model_folder_that_a_kill_left_half_written_is_completed(tmp_path, data):
+    folder = tmp_path / "run"
+    train(tiny.recipe(), folder, dataset=data)
+    whole = (folder / "model" / "config.json").read_bytes()
+    (folder / "model" / "config.json").unlink()
+    train(tiny.recipe(), folder, dataset=data, resume=True)
+    assert (folder / "model" / "config.json").read_bytes() == whole
+
+
+def test_a_folder_that_holds_a_run_is_refused_without_resume(trained, data):
+    with pytest.raises(RunError, match=r"already holds a run.*--resume.*--out"):
+        train(tiny.recipe(), trained, dataset=data)
+
+
+def test_a_folder_that_holds_something_else_is_refused(tmp_path, data):
+    (tmp_path / "holiday.jpg").write_text("x")
+    for resume in (False, True):
+        with pytest.raises(RunError, match=r"is no run folder; choose another.*--out"):
+            train(tiny.recipe(), tmp_path, dataset=data, resume=resume)
+
+
+def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path, data):
+    (tmp_path / "run").write_text("x")
+    with pytest.raises(RunError, match=r"--out"):
+        train(tiny.recipe(), tmp_path / "run", dataset=data)
+
+
+def test_an_empty_folder_is_taken(tmp_path, data):
+    train(tiny.recipe(), tmp_path, dataset=data)
+    assert (tmp_path / "model" / "config.json").exists()
+
+
+def test_a_run_of_another_recipe_is_refused_and_the_differences_named(trained, data):
+    other = tiny.recipe(seed=7)
+    other = replace(other, loop=replace(other.loop, batch_size=9))
+    with pytest.raises(RunError, match=r"differs in loop.batch_size, seed\)") as refusal:
+        train(other, trained, dataset=data, resume=True)
+    assert f"equipoise train {trained / 'recipe.json'} --out {trained} --resume" in str(
+        refusal.value
+    )
+
+
+def test_a_damaged_recipe_in_the_folder_is_refused(trained, tmp_path, data):
+    (tmp_path / "recipe.json").write_text("{")
+    with pytest.raises(RunError, match="is damaged"):
+        train(tiny.recipe(), tmp_path, dataset=data, resume=True)
+
+
+def test_recipes_are_found_by_name_file_or_run_folder(trained):
+    assert find_recipe("afa_digits").name == "afa_digits"
+    assert find_recipe(str(trained / "recipe.json")) == tiny.recipe()
+    assert find_recipe(str(trained)) == tiny.recipe()
+
+
+def test_an_unknown_recipe_names_the_nearest_ones():
+    with pytest.raises(ValueError, match=r"'afa_digitz'. Did you mean afa_digits"):
+        find_recipe("afa_digitz")
+    with pytest.raises(ValueError, match="`equipoise list` names them all"):
+        find_recipe("resnet")
+
+
+def test_a_recipe_file_with_an_unknown_field_is_refused_by_file_and_field(tmp_path):
+    content = to_json(tiny.recipe()) | {"speling": 1}
+    write_json(tmp_path / "recipe.json", content)
+    with pytest.raises(RunError, match=r"recipe.json is not a recipe of this.*speling"):
+        find_recipe(str(tmp_path))
+
+
+def timeless(part):
+    """A record, or a part of one, without what depends on the clock."""
+    if isinstance(part, dict):
+        return {name: timeless(value) for name, value in part.items() if name != "seconds"}
+    return [timeless(each) for each in part] if isinstance(part, list) else part
+
+
+@pytest.mark.slow
+def test_several_processes_write_the_record_that_one_writes(tmp_path, trained, data):
+    records = []
+    for workers in (1, 2):
+        folder = shutil.copytree(trained, tmp_path / str(workers) / "run")
+        settings = {"evaluation": QUICK, "dataset": data, "batch_size": 3}
+        records.append(evaluate(folder, workers=workers, **settings)[0])
+    assert timeless(records[0]) == timeless(records[1])
+
+
+def test_evaluating_a_run_writes_a_record_beside_it(trained, data):
+    record, path = evaluate(trained, evaluation=QUICK, dataset=data)
+    try:
+        assert path.parent == trained / "records"
+        assert path.name.startswith("standard_digits__seed0__")  # settings of its own
+        assert read_record(path) == json.loads(json.dumps(record))
+        assert record["images"] == 8
+        assert record["epsilons"] == [0.0, 0.1]
+        assert (record["training_seed"], record["seed"]) == (0, 0)
+        assert record["training_commit"] == commit()
+    finally:
+        path.unlink()
+        path.parent.rmdir()
+
+
+def test_a_model_folder_alone_is_enough_to_evaluate(trained, tmp_path, data):
+    from shutil import copytree
+
+    copytree(trained / "model", tmp_path / "elsewhere")
+    record, path = evaluate(tmp_path / "elsewhere", evaluation=QUICK, dataset=data)
+    assert path.parent == tmp_path / "elsewhere" / "records"
+    again, _ = evaluate(tmp_path / "elsewhere", evaluation=QUICK, dataset=data)
+    assert {**record, "seconds": 0} == {**again, "seconds": 0}
+
+
+def test_evaluation_takes_settings_and_data_from_the_card(tmp_path, trained):
+    from shutil import copytree
+
+    copytree(trained / "model", tmp_path / "model")
+    path = tmp_path / "model" / "config.json"
+    content = read_json(path)
+    content["card"]["evaluation"] = to_json(QUICK)
+    write_json(path, content)
+    record, path_of_record = evaluate(tmp_path / "model")
+    # It was trained on a few of them, so that these are other data.
+    assert path_of_record.name.startswith("standard_digits__seed0__")
+    assert (record["images"], record["data"]) == (8, "digits")
+    attack = record["suites"][0]["attacks"][0]
+    assert (attack["steps"], attack["restarts"]) == (1, 1)
+
+
+def test_another_evaluation_never_replaces_a_record(trained, tmp_path, data):
+    from shutil import copytree
+
+    copytree(trained / "model", tmp_path / "model")
+    changes = [{}, {"seed": 1}, {"evaluation": replace(QUICK, steps=2)}]
+    paths = [
+        evaluate(tmp_path / "model", dataset=data, **({"evaluation": QUICK} | change))[1]
+        for change in changes
+    ]
+    assert len(set(paths)) == 3
+    assert evaluate(tmp_path / "model", dataset=data, evaluation=QUICK)[1] == paths[0]
+
+
+def test_a_record_of_other_data_stands_beside_that_of_the_models_own(trained, tmp_path, data):
+    from shutil import copytree
+
+    copytree(trained / "model", tmp_path / "model")
+    of = partial(evaluate, tmp_path / "model", evaluation=QUICK)
+    labels = data.test.labels.roll(1)
+    others = [
+        replace(data, name="others"),
+        replace(data, test=replace(data.test, labels=labels)),  # of the same name
+    ]
+    paths = [of(dataset=each)[1] for each in (data, *others)]
+    assert len(set(paths)) == 3
+    shown = model_card.record_at(tmp_path / "model")
+    assert shown["images_sha256"] == read_json(paths[0])["images_sha256"]
+
+
+def test_a_model_that_names_no_data_has_a_record_of_each(tmp_path, data):
+    save(tiny.wide_resnet(), tmp_path / "model")
+    of = partial(evaluate, tmp_path / "model", evaluation=QUICK)
+    other = replace(data, name="others")
+    assert of(dataset=data)[1] == of(dataset=data)[1] != of(dataset=other)[1]
+
+
+def test_data_with_the_models_classes_in_another_order_are_refused(trained, tmp_path, data):
+    from shutil import copytree
+
+    copytree(trained / "model", tmp_path / "model")
+    moved = replace(data, class_names=(*data.class_names[1:], data.class_names[0]))
+    with pytest.raises(ValueError, match=r"class '0' is number 0, that of the data is number 9"):
+        evaluate(tmp_path / "model", evaluation=QUICK, dataset=moved)
+    named = replace(data, class_names=tuple(f"digit {n}" for n in data.class_names))
+    assert evaluate(tmp_path / "model", evaluation=QUICK, dataset=named)
+
+
+def test_checks_that_are_left_out_later_stay_in_the_record(trained, tmp_path, data):
+    from shutil import copytree
+
+    copytree(trained / "model", tmp_path / "model")
+    of = partial(evaluate, tmp_path / "model", evaluation=QUICK, dataset=data)
+    checked, path = of()
+    again, same = of(checks=False)
+    assert (again["self_checks"], same) == (checked["self_checks"], path)
+    other, _ = of(checks=False, seed=1)
+    assert "self_checks" not in other
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"images": -1}, "images must be 1 or more, got -1"),
+        ({"epsilons": ()}, "epsilons must name at least one, got none"),
+        ({"suites": ()}, "suites must name at least one, got none"),
+        ({"suites": ("quick", "tables", "quick")}, "suites must differ, but quick is named twice"),
+    ],
+)
+def test_evaluations_of_nothing_or_of_the_same_twice_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        replace(QUICK, **changes)
+
+
+@pytest.mark.parametrize("what", ["batch_size", "workers"])
+def test_no_images_at_once_and_no_workers_are_refused(what, trained, data):
+    with pytest.raises(ValueError, match=f"{what} must be 1 or more, got 0"):
+        evaluate(trained, evaluation=QUICK, dataset=data, **{what: 0})
+
+
+def test_a_run_goes_on_with_the_data_it_began_with_alone(tmp_path, data):
+    recipe = tiny.recipe()
+    train(recipe, tmp_path, dataset=data)
+    train(recipe, tmp_path, dataset=data, resume=True)
+    other = replace(data, train=data.train.take(slice(1, None)))
+    with pytest.raises(RunError, match="the data are not those that the run in"):
+        train(recipe, tmp_path, dataset=other, resume=True)
+
+
+def test_too_many_validation_images_are_refused_before_anything_is_written(tmp_path, data):
+    recipe = tiny.recipe()
+    recipe = replace(recipe, loop=replace(recipe.loop, validation_images=len(data.train)))
+    with pytest.raises(DataError, match=r"validation images must be .*--loop.validation-images"):
+        train(recipe, tmp_path / "run", dataset=data)
+    assert not (tmp_path / "run").exists()
+
+
+def test_fewer_images_of_a_part_that_is_sorted_by_class_are_of_all_classes(trained, tmp_path, data):
+    model = shutil.copytree(trained / "model", tmp_path / "model")
+    part = data.test.take(data.test.labels.argsort())
+    settings = {"evaluation": QUICK, "dataset": replace(data, test=part)}
+    record, _ = evaluate(model, **settings)
+    assert record["images_sha256"] == images_hash(part.first(8))
+    assert len(part.first(8).labels.unique()) > len(part.labels[:8].unique())
+
+
+def test_a_folder_without_a_model_is_refused(tmp_path):
+    with pytest.raises(ModelFolderError, match="is no model folder"):
+        evaluate(tmp_path, evaluation=QUICK)
+
+
+def test_data_of_another_class_count_is_refused(trained):
+    from equipoise.data import DataSet
+
+    other = DataSet(
+        name="two",
+        train=tiny.learnable(),
+        test=tiny.learnable(),
+        class_names=("dark", "bright"),
+    )
+    with pytest.raises(ValueError, match="the data has 2 classes"):
+        evaluate(trained, evaluation=QUICK, dataset=other)
+
+
+def test_a_data_folder_moves_a_source_that_is_read_from_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    from pathlib import Path
+
+    moved = with_folder(Cifar10(limit=3), Path("here"))
+    assert moved == Cifar10(folder=tmp_path / "here", limit=3)
+    with pytest.raises(ValueError, match="--data has no meaning"):
+        with_folder(Digits(), tmp_path)
+
+
+def test_the_demo_trains_and_evaluates_its_recipes_once(tmp_path, monkeypatch):
+    small = {name: (lambda name=name: tiny.recipe(name)) for name in DEMO[:2]}
+    monkeypatch.setattr("equipoise.workflows.demo.RECIPES", small)
+    monkeypatch.setattr("equipoise.workflows.demo.DEMO", DEMO[:2])
+    heard: dict[str, tiny.AfterSteps] = {}
+
+    def listen(name: str) -> tiny.AfterSteps:
+        return heard.setdefault(name, tiny.AfterSteps(0, None))
+
+    first = demo(tmp_path, workers=2, reporter=listen)
+    assert [record["model"] for record in first] == list(small)
+    assert heard["pgd_at_digits"].stages == ["network", "evaluate pgd_at_digits"]
+    heard.clear()
+    again = demo(tmp_path, workers=2, reporter=listen)
+    assert again == json.loads(json.dumps(first))
+    assert all(reporter.stages == [] for reporter in heard.values())
+
+
+def test_validation_images_are_those_held_out_of_this_training(trained, data, monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        "equipoise.workflows.evaluate.profile",
+        lambda model, split, **rest: seen.append(split) or profile(model, split, **rest),
+    )
+    settings = replace(QUICK, images=None, part="validation")
+    record, path = evaluate(trained, evaluation=settings, dataset=data)
+    held_out = data.train.hold_out(16, derive_seed(0, "validation"))[1]
+    assert torch.equal(seen[0].images, held_out.images)
+    assert (record["part"], record["images"]) == ("validation", 16)
+    path.unlink()
+
+
+def test_a_model_that_names_no_validation_images_is_refused_for_them(tmp_path, data):
+    model = tiny.wide_resnet()
+    save(model, tmp_path, {"dataset": {"kind": "Digits"}})
+    with pytest.raises(ValueError, match="does not say which validation images"):
+        evaluate(tmp_path, evaluation=replace(QUICK, part="validation"), dataset=data)
+
+
+def test_a_conditional_network_is_evaluated_at_each_preference(tmp_path, data):
+    network = conditioned(tiny.wide_resnet(), preferences=(0.0, 1.0), size=4)
+    save(network, tmp_path / "oat", {"name": "oat", "seed": 0})
+    found = {}
+    for preference in (None, 0.0):
+        found[preference], path = evaluate(
+            tmp_path / "oat", evaluation=QUICK, dataset=data, preference=preference
+        )
+        assert path.exists()
+    assert [found[p]["model"] for p in (None, 0.0)] == ["oat@1", "oat@0"]
+    assert len(list((tmp_path / "oat" / "records").iterdir())) == 2
+
+
+def test_a_plain_network_takes_no_preference(trained, data):
+    with pytest.raises(ValueError, match="takes no preference"):
+        evaluate(trained, evaluation=QUICK, dataset=data, preference=0.5)
+
+
+def test_training_and_each_evaluation_write_the_models_card(tmp_path, trained, data):
+    from shutil import copytree
+
+    copytree(trained, tmp_path / "run")
+    card = tmp_path / "run" / "model" / "README.md"
+    assert "Not evaluated yet" in card.read_text()
+    assert '"batch_size": 16' in card.read_text()
+    record, _ = evaluate(tmp_path / "run", evaluation=QUICK, dataset=data)
+    first = card.read_text()
+    assert f"| 0.1 | {100 * record['headline']['accuracy'][1]:.1f} |" in first
+    assert "| 8 |\n" in first
+    evaluate(tmp_path / "run", evaluation=replace(QUICK, images=12), dataset=data)
+    assert "| 12 |\n" in card.read_text()
+    evaluate(tmp_path / "run", evaluation=replace(QUICK, part="validation"), dataset=data)
+    assert "| 12 |\n" in card.read_text()
+
+
+def test_a_record_knows_its_weights_and_a_card_its_image_size(tmp_path, trained, data):
+    from shutil import copytree
+
+    copytree(trained / "model", tmp_path / "model")
+    record, _ = evaluate(tmp_path / "model", evaluation=QUICK, dataset=data)
+    assert record["weights_sha256"] == model_card.weights_sha256(tmp_path / "model")
+    assert read_config(tmp_path / "model")["card"]["image_shape"] == [1, 8, 8]
+
+
+def test_a_record_names_the_weights_that_were_evaluated(tmp_path, trained, data, monkeypatch):
+    place = tmp_path / "model"
+    shutil.copytree(trained / "model", place)
+    evaluated = model_card.weights_sha256(place)
+
+    def replaced(*arguments, **settings):
+        save(tiny.wide_resnet(seed=5), place, read_config(place)["card"])
+        return profile(*arguments, **settings)
+
+    monkeypatch.setattr("equipoise.workflows.evaluate.profile", replaced)
+    record, _ = evaluate(place, evaluation=QUICK, dataset=data)
+    assert record["weights_sha256"] == evaluated != model_card.weights_sha256(place)
+
+
+def test_a_model_of_the_hub_has_its_records_here_and_not_in_the_cache(
+    tmp_path, trained, data, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    before = sorted(path.name for path in trained.iterdir())
+    monkeypatch.setattr(model_folder, "fetch", lambda name: trained / "model")
+    _, path = evaluate("hf://owner/name", evaluation=QUICK, dataset=data)
+    assert path.parts[:3] == ("runs", "standard_digits", "records")
+    assert sorted(path.name for path in trained.iterdir()) == before
+    assert "Not evaluated yet" in (trained / "model" / "README.md").read_text()
+
+
+def test_a_name_that_no_model_folder_takes_is_refused_before_training(tmp_path, data):
+    with pytest.raises(ValueError, match="the name must be"):
+        train(replace(tiny.recipe(), name="../up"), tmp_path / "run", dataset=data)
+    unprintable = replace(data, class_names=("\x1b[2J", *data.class_names[1:]))
+    with pytest.raises(ValueError, match="classes must be a list of printable names"):
+        train(tiny.recipe(), tmp_path / "run", dataset=unprintable)
+    assert not (tmp_path / "run").exists()
