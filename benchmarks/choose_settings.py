@@ -18,7 +18,7 @@ from equipoise.recipes import RECIPES, Evaluation, Recipe, to_json
 from equipoise.records.files import read_record
 from equipoise.runtime.environment import environment
 from equipoise.runtime.files import write_json
-from equipoise.runtime.reporter import Reporter, Silent
+from equipoise.runtime.reporter import NullReporter, Reporter
 from equipoise.workflows.evaluate import evaluate
 from equipoise.workflows.train import train
 
@@ -83,8 +83,8 @@ def one_seed(folder: Path, seed: int, *, reporter: Reporter) -> dict[str, list[f
                     shutil.copytree(source, place / "stages" / source.name)
             write_json(place / "recipe.json", to_json(own))
         done.setdefault(shared, place)
-        reporter.say(f"seed {seed}: {name}")
-        train(own, place, resume=True, reporter=Silent())
+        reporter.log(f"seed {seed}: {name}")
+        train(own, place, resume=True, reporter=NullReporter())
         records = sorted((place / "records").glob("*.json"))
         record = read_record(records[0]) if records else evaluate(place)[0]
         accuracy = record["headline"]["accuracy"]
@@ -92,10 +92,10 @@ def one_seed(folder: Path, seed: int, *, reporter: Reporter) -> dict[str, list[f
     return scores
 
 
-class Lines(Silent):
+class Lines(NullReporter):
     """Prints what is said."""
 
-    def say(self, text: str) -> None:
+    def log(self, text: str) -> None:
         print(text, flush=True)
 
 

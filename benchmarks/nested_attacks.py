@@ -18,7 +18,7 @@ from timing import rounded, settings
 from timing import write_record as write
 
 from equipoise.attacks import PGD, losses
-from equipoise.attacks.goals import Watched
+from equipoise.attacks.goals import SuccessTracker
 from equipoise.attacks.threat import Linf
 from equipoise.data import DataSet
 from equipoise.execution.local import execute
@@ -54,7 +54,7 @@ def accuracies(network: Any, dataset: DataSet, strengths: tuple[float, ...]) -> 
     found = []
     for branch, epsilon in enumerate(strengths):
         through = partial(network, branch=branch)
-        goal = Watched(through, labels, losses.cross_entropy)
+        goal = SuccessTracker(through, labels, losses.cross_entropy)
         with attack_mode(network):
             if epsilon > 0:
                 JUDGE(goal, images, Linf(epsilon), torch.Generator().manual_seed(0))

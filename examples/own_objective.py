@@ -32,7 +32,7 @@ class LogitPairing:
 
     attacks = True
     start_noise = None
-    joinable = True
+    per_image_loss = True
 
     def goal(self, predict: Predict, clean: Images, labels: Labels) -> Goal:
         return goals.cross_entropy(predict, labels)

@@ -68,7 +68,7 @@ def test_what_evaluation_counts_is_no_less_than_foolboxs_worst_point(model):
     judge = foolbox.PyTorchModel(model, bounds=(0, 1), device="cpu")
     rival = foolbox.attacks.LinfPGD(rel_stepsize=0.1, steps=STEPS)
     _, _, broken = rival(judge, images, labels, epsilons=0.12)
-    watched = goals.Watched(model, labels, losses.margin)
+    watched = goals.SuccessTracker(model, labels, losses.margin)
     search = PGD(steps=STEPS, relative_step=0.1, keep="best")
     search(watched, images, Linf(0.12), torch.Generator().manual_seed(0))
     assert int(watched.broken.sum()) >= int(broken.sum())

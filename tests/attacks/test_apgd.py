@@ -6,7 +6,7 @@ from torch import nn
 
 from equipoise.attacks import APGD
 from equipoise.attacks.apgd import checkpoints
-from equipoise.attacks.goals import Watched, cross_entropy, margin
+from equipoise.attacks.goals import SuccessTracker, cross_entropy, margin
 from equipoise.attacks.losses import margin as margin_loss
 from equipoise.attacks.threat import L2, Linf
 
@@ -193,7 +193,7 @@ def test_breaks_exactly_the_images_nearer_to_the_boundary_than_epsilon(threat, d
     normal = weight[1 - label] - weight[label]
     distance = -margin(two_classes, labels)(clean) / torch.linalg.vector_norm(normal, ord=dual)
     epsilon = distance * torch.tensor([0.0, 0.5, 0.98, 1.02, 1.5, 2.0])
-    watched = Watched(two_classes, labels, margin_loss)
+    watched = SuccessTracker(two_classes, labels, margin_loss)
     APGD(steps=20)(watched, clean, threat(epsilon), torch.Generator().manual_seed(0))
     assert watched.broken.tolist() == [False, False, False, True, True, True]
 
@@ -226,7 +226,7 @@ def test_dropping_images_that_are_done_changes_nothing_for_the_others(
     network, images, labels, epsilon = hard_and_easy
     threat = kind(epsilon * (0.05 if kind is Linf else 0.4))
     attack, counted = APGD(steps=steps, restarts=restarts), Counted(network)
-    watched = Watched(counted, labels, margin_loss)
+    watched = SuccessTracker(counted, labels, margin_loss)
     found = attack(watched, images, threat, torch.Generator().manual_seed(0))
     plain = attack(margin(network, labels), images, threat, torch.Generator().manual_seed(0))
     left = ~watched.broken
@@ -240,7 +240,7 @@ def test_dropping_images_that_are_done_changes_nothing_for_the_others(
 def test_images_that_were_done_before_cost_nothing(hard_and_easy):
     network, images, labels, _ = hard_and_easy
     counted = Counted(network)
-    watched = Watched(counted, (labels + 1) % 3, margin_loss)
+    watched = SuccessTracker(counted, (labels + 1) % 3, margin_loss)
     watched(images)
     assert torch.equal(APGD()(watched, images, Linf(0.1), torch.Generator()), images)
     assert counted.shown == [6]

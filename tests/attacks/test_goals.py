@@ -38,8 +38,8 @@ def dark_then(*pixels):
 
 def test_watched_climbs_its_loss_and_what_is_added_to_it():
     images, labels = dark_then(0.2, 0.7), torch.tensor([0, 0])
-    plain = goals.Watched(first_pixel_as_logits, labels, losses.margin)
-    more = goals.Watched(
+    plain = goals.SuccessTracker(first_pixel_as_logits, labels, losses.margin)
+    more = goals.SuccessTracker(
         first_pixel_as_logits,
         labels,
         losses.margin,
@@ -54,7 +54,7 @@ def test_watched_climbs_its_loss_and_what_is_added_to_it():
 
 
 def test_watched_remembers_the_first_broken_point_of_each_image():
-    watched = goals.Watched(first_pixel_as_logits, torch.tensor([0, 0, 0]), losses.margin)
+    watched = goals.SuccessTracker(first_pixel_as_logits, torch.tensor([0, 0, 0]), losses.margin)
     watched(dark_then(0.1, 0.9, 0.1))
     watched(dark_then(0.2, 0.1, 0.7))
     watched(dark_then(0.3, 0.8, 0.9))
@@ -63,13 +63,13 @@ def test_watched_remembers_the_first_broken_point_of_each_image():
 
 
 def test_logits_of_nan_are_right_for_no_class():
-    watched = goals.Watched(first_pixel_as_logits, torch.tensor([0, 1, 0]), losses.margin)
+    watched = goals.SuccessTracker(first_pixel_as_logits, torch.tensor([0, 1, 0]), losses.margin)
     watched(dark_then(torch.nan, torch.nan, 0.1))
     assert watched.broken.tolist() == [True, True, False]
 
 
 def test_watched_keeps_no_graph_and_no_view_of_what_it_saw():
-    watched = goals.Watched(first_pixel_as_logits, torch.tensor([0]), losses.margin)
+    watched = goals.SuccessTracker(first_pixel_as_logits, torch.tensor([0]), losses.margin)
     images = dark_then(0.9).requires_grad_(True)
     value = watched(images)
     with torch.no_grad():

@@ -88,7 +88,7 @@ def test_a_start_for_other_images_is_refused_and_no_gradient_comes_through_it():
 
 def test_a_given_start_stays_with_its_images_where_others_are_done():
     images = torch.full((3, 1, 8, 8), 0.5)
-    goal = goals.Watched(lambda x: x.flatten(1)[:, :2], torch.zeros(3).long(), losses.margin)
+    goal = goals.SuccessTracker(lambda x: x.flatten(1)[:, :2], torch.zeros(3).long(), losses.margin)
     goal.note(images, torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]]))  # the second is broken
     given = images + torch.tensor([-0.1, 0.0, 0.1])[:, None, None, None]
     seen = []
@@ -177,7 +177,7 @@ def test_an_epsilon_for_other_images_is_refused():
 def test_images_that_are_done_before_the_search_keep_what_was_found():
     images = torch.full((3, 1, 8, 8), 0.5)
     labels = torch.zeros(3, dtype=torch.long)
-    goal = goals.Watched(lambda x: x.flatten(1)[:, :2], labels, losses.margin)
+    goal = goals.SuccessTracker(lambda x: x.flatten(1)[:, :2], labels, losses.margin)
     goal.note(images, torch.tensor([[0.0, 1.0]] * 3))
     for restarts in (1, 2):
         search = PGD(steps=2, relative_step=0.5, restarts=restarts, keep="best")

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from equipoise.attacks import Square
-from equipoise.attacks.goals import Watched, cross_entropy, margin
+from equipoise.attacks.goals import SuccessTracker, cross_entropy, margin
 from equipoise.attacks.losses import margin as margin_loss
 from equipoise.attacks.square import bump
 from equipoise.attacks.threat import L2, Linf
@@ -168,7 +168,10 @@ def test_dropping_images_that_are_done_changes_nothing_for_the_others(
     labels, shown = quantised(images).argmax(dim=1), []
     threat = kind(torch.linspace(0.4 if kind is Linf else 1.5, 0.0, 6))
     counted = lambda images: shown.append(len(images)) or quantised(images)  # noqa: E731
-    watched, attack = Watched(counted, labels, margin_loss), Square(queries=60, restarts=restarts)
+    watched, attack = (
+        SuccessTracker(counted, labels, margin_loss),
+        Square(queries=60, restarts=restarts),
+    )
     found = attack(watched, images, threat, seeded())
     plain = attack(margin(quantised, labels), images, threat, seeded())
     left = ~watched.broken
@@ -183,7 +186,7 @@ def test_images_that_were_done_before_cost_nothing(quantised, generator):
     images = torch.rand(6, 1, 6, 6, generator=generator)
     labels, shown = (quantised(images).argmax(dim=1) + 1) % 3, []
     counted = lambda images: shown.append(len(images)) or quantised(images)  # noqa: E731
-    watched = Watched(counted, labels, margin_loss)
+    watched = SuccessTracker(counted, labels, margin_loss)
     watched(images)
     assert torch.equal(Square()(watched, images, Linf(0.1), seeded()), images)
     assert shown == [6]

@@ -16,10 +16,10 @@ from equipoise.objectives import (
     PGDAT,
     TLA,
     TRADES,
-    Accompanied,
     AnyObjective,
     Objective,
     Standard,
+    TwoNetworkObjective,
 )
 from equipoise.recipes import from_json, to_json
 
@@ -65,7 +65,7 @@ def make_network(classes: int = 10, seed: int = 0) -> nn.Module:
 
 def alone(objective, teacher: nn.Module):
     """The objective, beside a teacher if it needs one."""
-    return objective.beside(teacher) if isinstance(objective, Accompanied) else objective
+    return objective.beside(teacher) if isinstance(objective, TwoNetworkObjective) else objective
 
 
 @pytest.fixture
@@ -91,7 +91,7 @@ def losses_of(objective, predict_clean, predict_adversarial, clean, adversarial,
 @every_objective
 def test_it_is_an_objective_alone_or_beside_its_companion(objective):
     assert isinstance(alone(objective, make_network()), Objective)
-    assert isinstance(objective, Objective) != isinstance(objective, Accompanied)
+    assert isinstance(objective, Objective) != isinstance(objective, TwoNetworkObjective)
 
 
 @every_objective
@@ -223,7 +223,7 @@ def test_a_partial_of_a_network_will_do(objective, setup):
 @every_objective
 def test_what_is_joinable_treats_each_image_alone(objective, setup):
     objective, network, clean, adversarial, labels = setup(objective, batch=6)
-    if not objective.joinable:
+    if not objective.per_image_loss:
         pytest.skip("AFA trains its branches one after the other")
     whole = losses_of(objective, network, network, clean, adversarial, labels)["loss"]
     half = losses_of(objective, network, network, clean[:3], adversarial[:3], labels[:3])["loss"]

@@ -20,9 +20,9 @@ from equipoise.attacks.threat import L2, Linf
 from equipoise.cli.main import main
 from equipoise.distributed.ranks import launched
 from equipoise.distributed.shared_generator import SharedGenerator, among, share
-from equipoise.distributed.shared_generator import own as draws_own
-from equipoise.distributed.shared_generator import processes as draws_processes
-from equipoise.distributed.shared_generator import whole as draws_whole
+from equipoise.distributed.shared_generator import own as local_rows
+from equipoise.distributed.shared_generator import processes as processes
+from equipoise.distributed.shared_generator import whole as global_size
 from equipoise.recipes import to_json
 from equipoise.runtime import signals
 from equipoise.runtime.errors import RunError, TrainingError
@@ -80,9 +80,9 @@ def test_some_rows_of_a_batch_draw_as_they_do_in_one_process_even_where_none_is_
 def test_a_plain_generator_has_the_whole_batch(images, generator):
     rows = torch.arange(6)
     assert share(rows, generator) is rows
-    assert draws_own(images, generator) is images
-    assert draws_whole(6, generator) == 6
-    assert draws_processes(generator) == 1
+    assert local_rows(images, generator) is images
+    assert global_size(6, generator) == 6
+    assert processes(generator) == 1
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ def test_the_group_ends_before_the_process_does():
     script = """
 import atexit, torch
 atexit.register(lambda: print("in a group at the end:", torch.distributed.is_initialized()))
-from equipoise.training import Loop, launched
+from equipoise.distributed.ranks import launched
 launched("32-true", 128, strategy="ddp", accelerator="cpu")
 print("in a group:", torch.distributed.is_initialized())
 """

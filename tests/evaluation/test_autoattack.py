@@ -9,7 +9,7 @@ from torch import nn
 from equipoise.attacks.threat import L2, Linf
 from equipoise.data import Split
 from equipoise.evaluation import profile, suites_for
-from equipoise.evaluation.autoattack import PARTS, Reference
+from equipoise.evaluation.autoattack import PARTS, AutoAttackPart
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +83,7 @@ def test_its_parts_are_the_four_of_the_standard_version_at_their_original_settin
 
 def test_it_leaves_torchs_global_generator_alone(model):
     images, labels = held_images().take(slice(0, 4)).batch(slice(None))
-    attack = Reference(part="apgd-ce", seed=0, classes=10)
+    attack = AutoAttackPart(part="apgd-ce", seed=0, classes=10)
     before = torch.random.get_rng_state()
     attack.run(model, images, labels, Linf(0.1), torch.Generator())
     assert torch.equal(torch.random.get_rng_state(), before)
@@ -91,7 +91,7 @@ def test_it_leaves_torchs_global_generator_alone(model):
 
 def test_its_passes_are_counted(model):
     images, labels = held_images().take(slice(0, 4)).batch(slice(None))
-    found = Reference(part="apgd-ce", seed=0, classes=10).run(
+    found = AutoAttackPart(part="apgd-ce", seed=0, classes=10).run(
         model, images, labels, Linf(0.01), torch.Generator()
     )
     assert found.backward_passes == 101 * 4
@@ -99,7 +99,7 @@ def test_its_passes_are_counted(model):
 
 
 def test_fewer_than_ten_classes_cut_the_targets():
-    assert Reference(part="apgd-t", seed=0, classes=5).describe()["targets"] == 4
+    assert AutoAttackPart(part="apgd-t", seed=0, classes=5).describe()["targets"] == 4
 
 
 def test_fewer_than_four_classes_are_refused_with_the_remedy():
@@ -109,4 +109,4 @@ def test_fewer_than_four_classes_are_refused_with_the_remedy():
 
 def test_parts_are_frozen():
     with pytest.raises(dataclasses.FrozenInstanceError):
-        Reference(part="square", seed=0, classes=10).seed = 1
+        AutoAttackPart(part="square", seed=0, classes=10).seed = 1

@@ -6,7 +6,7 @@ import torch
 from tiny import linear, split, wide_resnet
 from torch import nn
 
-from equipoise.evaluation import Found, Store
+from equipoise.evaluation import AttackResult, Store
 from equipoise.evaluation.cache import (
     BROKEN,
     SURVIVED,
@@ -144,9 +144,9 @@ def test_a_function_that_cannot_be_judged_leaves_nothing_behind(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def found(*broken) -> Found:
+def found(*broken) -> AttackResult:
     """What an attack did to so many images."""
-    return Found(
+    return AttackResult(
         broken=torch.tensor(broken, dtype=torch.bool),
         images=torch.rand(len(broken), 1, 8, 8),
         forward_passes=1,

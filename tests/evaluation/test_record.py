@@ -6,7 +6,7 @@ from tiny import linear, split, wide_resnet
 from torch import nn
 
 from equipoise.attacks.threat import L2, Linf
-from equipoise.evaluation import insides, profile, record_of, suites_for
+from equipoise.evaluation import model_internals, profile, record_of, suites_for
 from equipoise.evaluation import record as record_module
 from equipoise.models import FeatureStack, fuse, with_branches
 
@@ -19,7 +19,7 @@ def adaptive() -> nn.Module:
 
 
 def look(model: nn.Module, data, epsilons=EPSILONS, threat=Linf, seed: int = 0) -> dict:
-    return insides(model, data, threat=threat, epsilons=epsilons, seed=seed)
+    return model_internals(model, data, threat=threat, epsilons=epsilons, seed=seed)
 
 
 def record(model: nn.Module | None = None, seed: int = 0, images: int = 12) -> dict:

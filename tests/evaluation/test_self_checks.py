@@ -13,7 +13,7 @@ from equipoise.attacks.losses import cross_entropy
 from equipoise.attacks.threat import L2, Linf
 from equipoise.data import Split
 from equipoise.evaluation import self_checks as module
-from equipoise.evaluation.robustness_profile import Tried
+from equipoise.evaluation.robustness_profile import AttackOutcome
 from equipoise.evaluation.self_check_attacks import Finding, graded, scale_free_cross_entropy
 from equipoise.evaluation.self_checks import check_range, self_checks
 from equipoise.models import fuse, with_branches
@@ -25,9 +25,9 @@ def data(count: int = IMAGES) -> Split:
     return digits(test=count).test
 
 
-def tried(kind, broken_at, name="attack") -> Tried:
+def tried(kind, broken_at, name="attack") -> AttackOutcome:
     """What an attack did, by image."""
-    return Tried(
+    return AttackOutcome(
         suite="suite",
         name=name,
         kind=kind,

@@ -6,7 +6,7 @@ from tiny import images_and_labels, linear, wide_resnet
 from torch import nn
 
 from equipoise.attacks import PGD
-from equipoise.attacks.goals import Watched
+from equipoise.attacks.goals import SuccessTracker
 from equipoise.attacks.losses import cross_entropy, gate_cross_entropy
 from equipoise.attacks.threat import Linf
 from equipoise.evaluation import SearchAttack, suites_for
@@ -87,7 +87,7 @@ def weight_under(name: str) -> float:
     images, _ = images_and_labels()
     labels = labels_of(model, images)
     attack = gate_attack(model, name)
-    goal = Watched(model, labels, cross_entropy, attack.joint)
+    goal = SuccessTracker(model, labels, cross_entropy, attack.joint)
     found = attack.search(goal, images, Linf(0.2), generator())
     with torch.no_grad():
         return float(model.logits_and_weight(found)[1].mean())

@@ -19,7 +19,7 @@ from equipoise.runtime.signals import Interrupted
 def answer(value, *, reporter):
     reporter.begin("counting", 3, 0)
     reporter.step(3, "done")
-    reporter.say(f"it was {value}")
+    reporter.log(f"it was {value}")
     return value, os.getpid(), torch.get_num_threads()
 
 

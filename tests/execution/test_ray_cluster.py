@@ -115,7 +115,7 @@ def test_a_killed_worker_and_a_killed_driver_leave_the_bits_of_a_local_run(tmp_p
 
 def add(folder: Path, number: int, *others: str, reporter) -> int:
     """A piece of work: leaves its number in a file and adds up those of others."""
-    reporter.say(f"at {number}")
+    reporter.log(f"at {number}")
     (folder / str(number)).touch()
     if number < 0:
         raise RunError("no number below 0, please.")
@@ -150,7 +150,7 @@ def test_a_piece_of_work_trusts_what_comes_with_it(tmp_path):
 @pytest.mark.slow
 @pytest.mark.filterwarnings("default")  # Ray's own
 def test_workers_trust_what_is_trusted_here(cluster):
-    executor = ray_cluster.RayExecutor(address=cluster, reporter=lambda name: tiny.Silent())
+    executor = ray_cluster.RayExecutor(address=cluster, reporter=lambda name: tiny.NullReporter())
     with trusting("my_networks", tiny.linear):
         assert executor.run({"one": (trusts, ())}) == {"one": ("my_networks", "tiny:linear")}
 

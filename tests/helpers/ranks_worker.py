@@ -95,12 +95,12 @@ EXTRACTORS = {
     "extractor0_0": tiny.wide_resnet(seed=1).eval(),
     "extractor1_0.1": tiny.wide_resnet(seed=2).eval(),
 }
-LED = Gate(pairs=True, lead=0.5, detection=1.0, evasion=0.5)
+GUIDED_GATE = Gate(pairs=True, lead=0.5, detection=1.0, evasion=0.5)
 Case = tuple[Callable[[], Stage], Mapping[str, nn.Module], Loop]
 CASES: dict[str, Case] = {
     "pgd_at": (lambda: single(PGDAT()), {}, LOOP),
     "branches": (lambda: afa()[0], {}, LOOP),
-    "gate": (lambda: afa(LED)[1], {"branches": branched()}, LOOP),
+    "gate": (lambda: afa(GUIDED_GATE)[1], {"branches": branched()}, LOOP),
     "merger": (lambda: merger(False), EXTRACTORS, LOOP),
     "merger_split": (lambda: merger(True), EXTRACTORS, LOOP),
     "oat": (oat, {}, LOOP),

@@ -8,7 +8,7 @@ from torch import nn
 
 from equipoise.attacks.threat import Linf
 from equipoise.data import Split
-from equipoise.evaluation import Found, Profile, Suite, profile
+from equipoise.evaluation import AttackResult, Profile, Suite, profile
 from equipoise.models import fuse, with_branches
 
 EPSILONS = (0.0, 0.02, 0.05, 0.1, 0.2)
@@ -59,7 +59,9 @@ class Scripted:
         broken = torch.tensor([int(row) in wanted for row in rows], dtype=torch.bool)
         found = images.clone()
         found[broken, 0, 7, 7] += threat.epsilon
-        return Found(broken=broken, images=found, forward_passes=2 * len(rows), backward_passes=1)
+        return AttackResult(
+            broken=broken, images=found, forward_passes=2 * len(rows), backward_passes=1
+        )
 
     def describe(self):
         return {"name": self.name, "kind": self.kind}

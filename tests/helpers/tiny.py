@@ -16,7 +16,7 @@ from equipoise.methods import Schedule, Stage
 from equipoise.methods.stage import TrainingAttack
 from equipoise.models import WideResNet
 from equipoise.recipes import RECIPES, Evaluation, Recipe
-from equipoise.runtime.reporter import Silent
+from equipoise.runtime.reporter import NullReporter
 from equipoise.training import Loop, fit
 
 ATTACK = TrainingAttack(steps=2, relative_step=0.5)
@@ -133,7 +133,7 @@ def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
-class AfterSteps(Silent):
+class AfterSteps(NullReporter):
     """Calls something once, when a stage has done so many steps; ``stages`` are those begun.
 
     The loop reports every fifth step of an epoch and its last one.
@@ -155,7 +155,7 @@ class AfterSteps(Silent):
             act, self.act = self.act, None
             act()
 
-    def say(self, text: str) -> None:
+    def log(self, text: str) -> None:
         """Remember the line."""
         self.lines.append(text)
 

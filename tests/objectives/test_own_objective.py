@@ -42,5 +42,5 @@ def test_the_page_shows_the_examples_class():
 
 def test_the_page_names_every_part_of_the_contract():
     parts = {name for name in vars(Objective) if not name.startswith("_")}
-    assert parts == {"attacks", "start_noise", "joinable", "goal", "losses"}
+    assert parts == {"attacks", "start_noise", "per_image_loss", "goal", "losses"}
     assert all(f"| `{part}` |" in PAGE.read_text() for part in parts)

@@ -9,7 +9,7 @@ from rich.console import Console
 from equipoise.records.statistics import wilson_interval
 from equipoise.report import comparison, markdown_comparison, rich_comparison
 from equipoise.report.compare import TRADE_OFF, broken_at, mcnemar, paired_interval
-from equipoise.report.table import must_agree
+from equipoise.report.table import check_comparable
 
 # Per image: right at every strength (-1), broken at the strongest (2), at the weaker one (1), wrong
 # when clean (0). The second model wins images 2 and 5 at the strongest, and loses image 0.
@@ -246,9 +246,9 @@ def test_records_of_other_images_or_strengths_are_refused_by_what_differs(key, v
 def test_a_record_that_does_not_name_its_part_is_of_test_images():
     old = record()
     del old["part"]
-    must_agree([old, record("two")], "table")
+    check_comparable([old, record("two")], "table")
     with pytest.raises(ValueError, match="agree in part: one has test, two has validation"):
-        must_agree([old, record("two", part="validation")], "table")
+        check_comparable([old, record("two", part="validation")], "table")
 
 
 def test_where_an_image_broke_is_put_together_from_the_suites_of_an_older_record():

@@ -63,7 +63,7 @@ def weights(place, stage):
 @pytest.mark.slow
 def test_tables_and_figures_are_made_once_and_shared(tmp_path, workers):
     said = []
-    made = reproduce(["afs-table-3"], CUT, out=tmp_path, say=said.append)
+    made = reproduce(["afs-table-3"], CUT, out=tmp_path, log=said.append)
     assert {path.name for path in made.files} == {
         *(f"afs-table-3.{kind}" for kind in ("md", "csv", "tex")),
         "README.md",
@@ -87,7 +87,7 @@ def test_tables_and_figures_are_made_once_and_shared(tmp_path, workers):
     # Again: nothing to do, and another entry needs only what is new.
     workers.names.clear()
     said.clear()
-    again = reproduce(["afs-table-3", "afs-fig-3"], CUT, out=tmp_path, say=said.append)
+    again = reproduce(["afs-table-3", "afs-fig-3"], CUT, out=tmp_path, log=said.append)
     assert workers.names == ["pgd_at_digits_budget_1 0", "pgd_at_digits 0"]
     assert (tmp_path / "tiny" / "afs-fig-3.svg").exists()
     assert again.results["afs_digits"] == made.results["afs_digits"]
@@ -151,7 +151,7 @@ def test_a_stack_takes_networks_that_are_trained_as_its_extractors_are(
     tmp_path, workers, stack_of_singles
 ):
     said = []
-    reproduce(["afs-fig-5"], stack_of_singles, out=tmp_path, say=said.append)
+    reproduce(["afs-fig-5"], stack_of_singles, out=tmp_path, log=said.append)
     assert workers.names == [
         "pgd_at_digits_budget_1 0",
         "pgd_at_digits 0",
@@ -170,7 +170,7 @@ def test_a_stack_takes_networks_that_are_trained_as_its_extractors_are(
     # What is there is shown without training more; what is not stands as published.
     workers.names.clear()
     names = ["afs-table-4", "afs-fig-1", "afs-fig-3", "afa-fig-3", "afa-table-4", "afs-table-5"]
-    made = reproduce(names, stack_of_singles, out=tmp_path, only_finished=True, say=said.append)
+    made = reproduce(names, stack_of_singles, out=tmp_path, only_finished=True, log=said.append)
     assert workers.names == []
     assert [entry.name for entry in made.entries] == [
         "afs-table-4", "afs-fig-1", "afs-fig-3", "afs-table-5",
@@ -271,7 +271,7 @@ def test_a_figure_of_the_models_waits_until_one_seed_has_all_of_them(tmp_path, w
     for name in ("pgd_at_digits_budget_1__seed0", "pgd_at_digits__seed1"):
         shutil.rmtree(tmp_path / "tiny" / "runs" / name)
     ask = partial(reproduce, ["afs-fig-3"], CUT, seeds=(0, 1), out=tmp_path, only_finished=True)
-    assert ask(say=said.append).entries == ()
+    assert ask(log=said.append).entries == ()
     assert said == ["afs-fig-3 waits for pgd_at_digits, pgd_at_digits_budget_1"]
     reproduce(["afs-fig-3"], CUT, seeds=(0,), out=tmp_path)
     assert [entry.name for entry in ask().entries] == ["afs-fig-3"]

@@ -42,7 +42,7 @@ class Heard:
 
     def step(self, done, text): ...
 
-    def say(self, text):
+    def log(self, text):
         self.said.append(text)
 
 

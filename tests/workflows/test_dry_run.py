@@ -15,7 +15,7 @@ from equipoise.evaluation import robust_accuracy
 from equipoise.methods import AFA, AFS, OAT, Gate, SingleNetwork, Stage
 from equipoise.methods.stage import TrainingAttack
 from equipoise.objectives import LBGAT, PGDAT, TRADES, Standard
-from equipoise.training.validation import AT_ONCE
+from equipoise.training.validation import VALIDATION_BATCH
 from equipoise.workflows.dry_run import Passes, dry_run, stage_costs
 
 STEPS = 3
@@ -198,7 +198,7 @@ def test_memory_of_a_batch_that_was_not_measured_is_on_the_line_through_two_that
 
 def test_validation_attacks_as_many_images_at_once_as_is_assumed():
     default = inspect.signature(robust_accuracy).parameters["batch_size"].default
-    assert default == AT_ONCE
+    assert default == VALIDATION_BATCH
 
 
 PEAK = """

@@ -38,9 +38,9 @@ def put(folder, name, **changes):
 
 
 def test_a_card_is_made_from_the_records_beside_the_model(folder):
-    assert "Not evaluated yet" in model_card.renew(folder).read_text()
+    assert "Not evaluated yet" in model_card.write_card(folder).read_text()
     put(folder, "b")
-    path = model_card.renew(folder)
+    path = model_card.write_card(folder)
     assert path == folder / "model" / "README.md"
     assert "| 0.1 | 50.0 | 10.0 to 90.0 | 2 |" in path.read_text()
 
@@ -55,7 +55,7 @@ def test_records_of_weights_that_were_replaced_no_longer_count(folder):
     put(folder, "a")
     save(tiny.wide_resnet(seed=1), folder / "model", CARD)
     assert model_card.records_of(folder / "model") == []
-    assert "Not evaluated yet" in model_card.renew(folder).read_text()
+    assert "Not evaluated yet" in model_card.write_card(folder).read_text()
 
 
 def test_of_equal_records_the_newest_speaks(folder):
@@ -140,7 +140,7 @@ def test_no_entry_is_written_without_a_record(folder, tmp_path):
 )
 def test_a_card_is_written_for_folders_of_this_machine_only(model, message):
     with pytest.raises(ModelFolderError, match=message):
-        model_card.renew(model)
+        model_card.write_card(model)
 
 
 @pytest.fixture

@@ -31,7 +31,7 @@ class Work:
         self.rows = torch.arange(len(clean), device=clean.device)
         self._whole_goal, self._whole = goal, clean
 
-    def shed(self, *state: Tensor) -> tuple[Tensor, ...]:
+    def drop_finished(self, *state: Tensor) -> tuple[Tensor, ...]:
         """Drop the images that are done.
 
         Args:

@@ -79,7 +79,7 @@ class APGD:
         work = Work(goal, clean, threat)
         best: Sequence[Tensor] = ()
         for _ in range(self.restarts):
-            best = work.shed(*best)
+            best = work.drop_finished(*best)
             if work.is_over():
                 break
             # For all images, so that a start does not depend on when others were done.
@@ -92,7 +92,7 @@ class APGD:
         marks = checkpoints(self.steps)
         last_mark = 0
         for step in range(1, self.steps + 1):
-            left = work.shed(*climb, *best)
+            left = work.drop_finished(*climb, *best)
             climb, best = _Climb(*left[: len(climb)]), left[len(climb) :]
             if work.is_over():
                 break

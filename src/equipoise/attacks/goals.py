@@ -96,7 +96,7 @@ def kl_divergence(predict: Predict, clean: Images) -> Goal:
     return goal
 
 
-class Friendly:
+class EarlyStoppedGoal:
     """A goal that lets an image go soon after the search has crossed the decision boundary.
 
     It counts at how many of the visited points an image was misclassified. The image is done at the
@@ -153,9 +153,11 @@ class Friendly:
         done = self.done[:, None, None, None]
         return torch.where(done, self.root._images[self.rows], images)
 
-    def narrowed(self, rows: Int[Tensor, " rows"]) -> "Friendly":
+    def narrowed(self, rows: Int[Tensor, " rows"]) -> "EarlyStoppedGoal":
         """The same goal for some of the images; what it finds is noted here too."""
-        part = Friendly(self.predict, self.clean[rows], self.labels[rows], self.climb, self.tau)
+        part = EarlyStoppedGoal(
+            self.predict, self.clean[rows], self.labels[rows], self.climb, self.tau
+        )
         part.rows, part.root = self.rows[rows], self.root
         return part
 
@@ -173,7 +175,7 @@ def misclassified(logits: Logits, labels: Labels) -> Bool[Tensor, " batch"]:
     return (logits.argmax(dim=1) != labels) | logits.isnan().any(dim=1)
 
 
-class Watched:
+class SuccessTracker:
     """A goal that remembers the first misclassified point of every image.
 
     A search keeps the point where its goal is highest, which under cross-entropy need not be
@@ -253,14 +255,16 @@ class Watched:
             return images
         return torch.where(broken[:, None, None, None], self.images.to(images.dtype), images)
 
-    def narrowed(self, rows: Int[Tensor, " rows"]) -> "Watched":
+    def narrowed(self, rows: Int[Tensor, " rows"]) -> "SuccessTracker":
         """The same goal for some of the images; what it finds is noted here too."""
         targets = None if self.targets is None else self.targets[rows]
-        part = Watched(self.predict, self.labels[rows], self.loss, self.joint, targets, self.judge)
+        part = SuccessTracker(
+            self.predict, self.labels[rows], self.loss, self.joint, targets, self.judge
+        )
         part.rows, part.root = self.rows[rows], self.root
         return part
 
-    def towards(self, targets: Labels) -> "Watched":
+    def towards(self, targets: Labels) -> "SuccessTracker":
         """The same goal with other targets; what it finds is noted here too."""
         part = self.narrowed(torch.arange(len(self.labels), device=self.labels.device))
         part.targets = targets

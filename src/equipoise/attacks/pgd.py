@@ -116,7 +116,7 @@ class PGD:
         images = work.clean
         best: Sequence[Tensor] = ()
         for number in range(self.restarts):
-            best = work.shed(*best)
+            best = work.drop_finished(*best)
             images = self._start(work.threat, work.clean, generator)  # drawn in any case
             if start is not None and number == 0:
                 images = work.threat.project(start.detach()[work.rows], work.clean)
@@ -131,7 +131,7 @@ class PGD:
                 ascent = work.threat.ascent(gradient.nan_to_num())
                 images = ascent.mul_(step).add_(images)
                 images = work.threat.project(images, work.clean)
-                images, *best = work.shed(images, *best)
+                images, *best = work.drop_finished(images, *best)
                 if work.is_over():
                     break
             if not work.is_over() and (self.keep == "best" or self.restarts > 1):

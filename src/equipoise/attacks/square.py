@@ -81,13 +81,13 @@ class Square:
         height, width = clean.shape[2:]
         best: Sequence[Tensor] = ()
         for _ in range(self.restarts):
-            best = work.shed(*best)
+            best = work.drop_finished(*best)
             if work.is_over():
                 break
             images = begin(work, dice)
             value = value_only(work.goal, images)
             for proposal in range(self.queries - 1):
-                images, value, *best = work.shed(images, value, *best)
+                images, value, *best = work.drop_finished(images, value, *best)
                 if work.is_over():
                     break
                 side = self.side(proposal, height, width, least=1 if linf else 3)

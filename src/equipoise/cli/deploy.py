@@ -79,7 +79,7 @@ def card(model: Model, robustbench: Path | None = None) -> None:
     """
     from equipoise.workflows import model_card
 
-    console.print(f"card: {model_card.renew(model)}", highlight=False, soft_wrap=True)
+    console.print(f"card: {model_card.write_card(model)}", highlight=False, soft_wrap=True)
     if robustbench is not None:
         for note in model_card.robustbench(model, robustbench):
             console.print(f"note: {note}", highlight=False, soft_wrap=True)

@@ -71,9 +71,9 @@ class Terminal:
         """Move the current bar."""
         self.bar.step(done, text)
 
-    def say(self, text: str) -> None:
+    def log(self, text: str) -> None:
         """Print a line above the bars."""
-        self.bar.say(text)
+        self.bar.log(text)
 
 
 class _Bar:
@@ -97,7 +97,7 @@ class _Bar:
         if self.task is not None:
             self.terminal.progress.update(self.task, completed=done, text=text)
 
-    def say(self, text: str) -> None:
+    def log(self, text: str) -> None:
         self.terminal.console.print(
             self.prefix + text, markup=False, highlight=False, soft_wrap=True
         )

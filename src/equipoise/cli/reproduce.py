@@ -48,7 +48,7 @@ def reproduce(
         with Terminal(console) as terminal:
             made = make(
                 entries, SCALES[scale], seeds=range(seeds), out=out, data=data,
-                only_finished=only_finished, reporter=terminal.of, say=terminal.say,
+                only_finished=only_finished, reporter=terminal.of, log=terminal.log,
             )  # fmt: skip
     except Interrupted:
         errors.print("stopped; what was made is kept: the same command goes on.")

@@ -18,8 +18,8 @@ from equipoise.data.dataset import DataError
 from equipoise.data.decode import decode
 from equipoise.data.memory_mapped import MappedImages, open_map
 from equipoise.runtime.files import (
-    DAY,
     PART,
+    STALE_SECONDS,
     clear_temporaries,
     make_readable,
     read_json,
@@ -75,7 +75,7 @@ def decode_once(
     if not _whole(path, len(names)):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            clear_temporaries(path.parent, older=DAY)
+            clear_temporaries(path.parent, older=STALE_SECONDS)
             _write(path, names, read, size, grey, where)
         except OSError as error:
             raise DataError(

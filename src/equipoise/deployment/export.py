@@ -32,7 +32,7 @@ from equipoise.runtime.files import write_bytes
 from equipoise.types import Images, Labels
 from equipoise.workflows import model_card
 from equipoise.workflows.datasets import source_of
-from equipoise.workflows.model_source import Subject, at_preference, find_model
+from equipoise.workflows.model_source import LoadedModel, at_preference, find_model
 
 Format = Literal["onnx", "torch-export"]
 SUFFIXES: dict[Format, str] = {"onnx": ".onnx", "torch-export": ".pt2"}
@@ -188,7 +188,7 @@ def export(
     )
 
 
-def image_shape(subject: Subject, size: tuple[int, int] | None = None) -> tuple[int, ...]:
+def image_shape(subject: LoadedModel, size: tuple[int, int] | None = None) -> tuple[int, ...]:
     """Channels, height and width of the images that a model takes.
 
     Args:
@@ -236,7 +236,7 @@ def difference(found: Any, deployed: Deployed, images: Images) -> float:
 
 
 def _examples(
-    deployed: Deployed, subject: Subject, shape: tuple[int, ...], count: int, data: Path | None
+    deployed: Deployed, subject: LoadedModel, shape: tuple[int, ...], count: int, data: Path | None
 ) -> tuple[Images, Labels, str]:
     """Test images of the model's data, or noise, which the model itself labels."""
     with contextlib.suppress(DataError, ValueError):

@@ -154,7 +154,7 @@ class Ranks:
         counts = self.sum(torch.tensor(flags, dtype=torch.long, device=self.fabric.device))
         return [count > 0 for count in counts.tolist()]
 
-    def first(self, work: Callable[[], _Answer]) -> _Answer | None:
+    def on_rank_zero(self, work: Callable[[], _Answer]) -> _Answer | None:
         """Do something on rank 0 alone while the others wait.
 
         Returns:
@@ -176,7 +176,7 @@ class Ranks:
             raise error or RunError(said)
         return answer
 
-    def agreed(self, value: _Answer) -> _Answer:
+    def broadcast(self, value: _Answer) -> _Answer:
         """What rank 0 says."""
         return value if self.world == 1 else self.fabric.broadcast(value)
 
@@ -186,7 +186,7 @@ class Ranks:
         Raises:
             TrainingError: If a rank stands at another step than rank 0.
         """
-        if self.any(step != self.agreed(step))[0]:
+        if self.any(step != self.broadcast(step))[0]:
             raise TrainingError(
                 f"the processes do not see the same checkpoint in {folder}. All machines must "
                 "share the run folder: choose one on a shared file system with --out."

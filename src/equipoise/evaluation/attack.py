@@ -11,7 +11,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from equipoise.attacks import Search, losses
-from equipoise.attacks.goals import Joint, Watched
+from equipoise.attacks.goals import Joint, SuccessTracker
 from equipoise.attacks.threat import Threat
 from equipoise.types import Images, Labels, Logits, PerImage, Predict
 
@@ -21,7 +21,7 @@ Autocast = Callable[[], contextlib.AbstractContextManager[Any]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Found:
+class AttackResult:
     """What one attack did to a batch.
 
     Args:
@@ -59,7 +59,7 @@ class Attack(Protocol):
         threat: Threat,
         generator: torch.Generator,
         autocast: Autocast = contextlib.nullcontext,
-    ) -> Found:
+    ) -> AttackResult:
         """Attack a batch of images that are classified rightly."""
         ...
 
@@ -105,7 +105,7 @@ class SearchAttack:
         threat: Threat,
         generator: torch.Generator,
         autocast: Autocast = contextlib.nullcontext,
-    ) -> Found:
+    ) -> AttackResult:
         """Attack a batch.
 
         Args:
@@ -122,7 +122,7 @@ class SearchAttack:
         """
         predict = self.source or model
         lower = autocast is not contextlib.nullcontext
-        watched = Watched(
+        watched = SuccessTracker(
             _under(autocast, predict),
             labels,
             self._loss(),
@@ -145,7 +145,7 @@ class SearchAttack:
         with torch.no_grad():
             watched.note(carried, model(carried))
         found = _found(watched, images, len(images))
-        return Found(
+        return AttackResult(
             broken=found.broken,
             images=found.images,
             forward_passes=found.forward_passes + climbed,
@@ -177,7 +177,7 @@ class SearchAttack:
 
     def _search(
         self,
-        watched: Watched,
+        watched: SuccessTracker,
         model: Predict,
         images: Images,
         threat: Threat,
@@ -196,7 +196,7 @@ class SearchAttack:
 
 
 @torch.no_grad()
-def _judge(watched: Watched, images: Images, model: Predict) -> None:
+def _judge(watched: SuccessTracker, images: Images, model: Predict) -> None:
     """The point that a search ends at counts too, which a search of FGSM's kind never asks for."""
     rows = (~watched.broken).nonzero().squeeze(1)
     if len(rows):
@@ -221,8 +221,8 @@ def _under(autocast: Autocast, function: Callable[[Images], Any]) -> Callable[[I
     return call
 
 
-def _found(watched: Watched, images: Images, more_forward: int) -> Found:
-    return Found(
+def _found(watched: SuccessTracker, images: Images, more_forward: int) -> AttackResult:
+    return AttackResult(
         broken=watched.broken,
         images=watched.found(images),
         forward_passes=watched.forward_passes + more_forward,

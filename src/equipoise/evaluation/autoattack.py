@@ -14,7 +14,7 @@ from torch import nn
 
 from equipoise.attacks.goals import misclassified
 from equipoise.attacks.threat import Linf, Threat
-from equipoise.evaluation.attack import Attack, Autocast, Found, Kind
+from equipoise.evaluation.attack import Attack, AttackResult, Autocast, Kind
 from equipoise.types import Images, Labels, Logits, Predict
 
 Part = Literal["apgd-ce", "apgd-t", "fab-t", "square"]
@@ -30,7 +30,7 @@ SETTINGS: dict[str, dict[str, int]] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reference(Attack):
+class AutoAttackPart(Attack):
     """One part of AutoAttack.
 
     Args:
@@ -77,7 +77,7 @@ class Reference(Attack):
         threat: Threat,
         generator: torch.Generator,
         autocast: Autocast = contextlib.nullcontext,
-    ) -> Found:
+    ) -> AttackResult:
         """Attack a batch, always in float32; the generator is not used."""
         try:
             from pyautoattack import AutoAttack
@@ -107,7 +107,7 @@ class Reference(Attack):
             found, _ = judge.run_standard_evaluation(images, labels, batch_size=len(images))
         with torch.no_grad():
             broken = misclassified(model(found), labels)
-        return Found(
+        return AttackResult(
             broken=broken,
             images=found.detach(),
             forward_passes=counted.forward_passes,

@@ -19,10 +19,10 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from equipoise.data import Split
-from equipoise.evaluation.attack import Found
+from equipoise.evaluation.attack import AttackResult
 from equipoise.runtime.environment import version
 from equipoise.runtime.errors import RunError
-from equipoise.runtime.files import DAY, clear_temporaries, write_bytes
+from equipoise.runtime.files import STALE_SECONDS, clear_temporaries, write_bytes
 from equipoise.types import Images
 
 UNKNOWN, SURVIVED, BROKEN = 0, 1, 2
@@ -52,7 +52,7 @@ class Store:
         self._costs: dict[str, list[float]] = {}
         if folder is not None and folder.is_dir():
             for place in sorted(path for path in folder.iterdir() if path.is_dir()):
-                clear_temporaries(place, older=DAY)
+                clear_temporaries(place, older=STALE_SECONDS)
                 for path in sorted(place.glob("*.safetensors")):
                     self._read(place.name, path)
 
@@ -60,7 +60,9 @@ class Store:
         """What is known of each image: unknown, survived or broken."""
         return self._table(key)[rows]
 
-    def put(self, key: str, rows: Int[Tensor, " rows"], found: Found, seconds: float) -> None:
+    def put(
+        self, key: str, rows: Int[Tensor, " rows"], found: AttackResult, seconds: float
+    ) -> None:
         """Add a unit, on disk first.
 
         Args:

@@ -116,7 +116,7 @@ def _suite(found: Profile, suite: Suite) -> dict[str, Any]:
     }
 
 
-def insides(
+def model_internals(
     model: torch.nn.Module,
     split: Split,
     *,

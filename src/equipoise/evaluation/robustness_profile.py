@@ -10,16 +10,16 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from equipoise.attacks import Search
-from equipoise.attacks.goals import Watched, misclassified
+from equipoise.attacks.goals import SuccessTracker, misclassified
 from equipoise.attacks.losses import margin
 from equipoise.attacks.threat import Threat
 from equipoise.data import Split
-from equipoise.distributed.shared_generator import share as draws_share
-from equipoise.evaluation.attack import Found, Kind
+from equipoise.distributed.shared_generator import share as shard
+from equipoise.evaluation.attack import AttackResult, Kind
 from equipoise.evaluation.cache import BROKEN, UNKNOWN, Store
 from equipoise.evaluation.suites import Suite
 from equipoise.evaluation.verification import Rescoring, rescore
-from equipoise.evaluation.work_unit import Bench, Precision
+from equipoise.evaluation.work_unit import EvaluationContext, Precision
 from equipoise.evaluation.workers import Workers
 from equipoise.models.attack_mode.context import attack_mode
 from equipoise.records.epsilon import format_epsilon
@@ -32,7 +32,7 @@ Order = Literal["ascending", "descending"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tried:
+class AttackOutcome:
     """What one attack did.
 
     Args:
@@ -75,7 +75,7 @@ class Profile:
 
     epsilons: tuple[float, ...]
     suites: tuple[Suite, ...]
-    tried: tuple[Tried, ...]
+    tried: tuple[AttackOutcome, ...]
     clean: Tensor
     rescored: Rescoring
     order: Order = "ascending"
@@ -123,7 +123,7 @@ class Profile:
         """95 % Wilson interval of each accuracy."""
         return [wilson_interval(int(row.sum()), len(row)) for row in self.correct(suite)]
 
-    def _of(self, suite: str | None) -> list[Tried]:
+    def _of(self, suite: str | None) -> list[AttackOutcome]:
         if suite is None:
             return list(self.tried)
         names = [found.name for found in self.suites]
@@ -196,7 +196,7 @@ def profile(
     store = store if store is not None else Store(len(split))
     with attack_mode(model), torch.autocast(split.device.type, enabled=False):
         clean = ~_wrong(model, split, batch_size)
-    bench = Bench(
+    bench = EvaluationContext(
         model=model, split=split, threat=threat, suites=suites, seed=seed, precision=precision
     )
     total = sum(len(suite.attacks) for suite in suites) * max(1, len(strengths) - 1)
@@ -209,10 +209,10 @@ def profile(
                 for number, attack in enumerate(suite.attacks):
                     text = f"{suite.name} {attack.name} {format_epsilon(strengths[level])}"
 
-                    def say(share: float, text: str = text, done: int = done) -> None:
+                    def log(share: float, text: str = text, done: int = done) -> None:
                         report(text, (done + share) / total)
 
-                    run.attack(place, number, level, say)
+                    run.attack(place, number, level, log)
                     done += 1
     with attack_mode(model), torch.autocast(split.device.type, enabled=False):
         rescored = rescore(model, split, threat, run.found(), other_than=batch_size)
@@ -231,7 +231,7 @@ class _Run:
 
     def __init__(
         self,
-        bench: Bench,
+        bench: EvaluationContext,
         strengths: tuple[float, ...],
         batch_size: int,
         store: Store,
@@ -277,7 +277,7 @@ class _Run:
 
     def _found(
         self, suite: int, attack: int, epsilon: float, parts: Sequence[Tensor]
-    ) -> Iterator[tuple[Tensor, Found, float]]:
+    ) -> Iterator[tuple[Tensor, AttackResult, float]]:
         if self.pool is None:
             for part in parts:
                 yield part, *self.bench.run(suite, attack, epsilon, part)
@@ -286,14 +286,14 @@ class _Run:
             for unit, found, seconds in self.pool.run(units):
                 yield unit[3], found, seconds
 
-    def tried(self) -> tuple[Tried, ...]:
+    def tried(self) -> tuple[AttackOutcome, ...]:
         found = []
         for place, suite in enumerate(self.bench.suites):
             for number, attack in enumerate(suite.attacks):
                 here = (place, number)
                 costs = [self.store.cost(key) for key, _ in self.units.get(here, [])]
                 found.append(
-                    Tried(
+                    AttackOutcome(
                         suite=suite.name,
                         name=attack.name,
                         kind=attack.kind,
@@ -352,15 +352,15 @@ def robust_accuracy(
 
     right = torch.zeros((), dtype=torch.long, device=split.device)
     for batch in torch.arange(len(split), device=split.device).split(batch_size):
-        images, labels = split.batch(draws_share(batch, generator))
+        images, labels = split.batch(shard(batch, generator))
         images = images.contiguous(memory_format=torch.channels_last)
-        watched = Watched(predict, labels, margin)
+        watched = SuccessTracker(predict, labels, margin)
         with torch.no_grad():
             watched.note(images, predict(images))
         if not isinstance(threat.epsilon, float) or threat.epsilon > 0:
             # A goal of its own, to which nothing is broken yet: processes that share the images
             # must draw the same starts. What it breaks it no longer searches.
-            goal = Watched(searched, labels, margin, judge=predict)
+            goal = SuccessTracker(searched, labels, margin, judge=predict)
             found = search(goal, images, threat, generator)
             with torch.no_grad():
                 watched.note(found, predict(found))

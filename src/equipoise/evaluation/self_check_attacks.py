@@ -13,11 +13,11 @@ from torch import Tensor, nn
 
 from equipoise.attacks import PGD, Search, losses
 from equipoise.attacks.active_batch import value_and_gradient
-from equipoise.attacks.goals import Watched, cross_entropy
+from equipoise.attacks.goals import SuccessTracker, cross_entropy
 from equipoise.attacks.threat import L2, Linf, Threat, narrowed
 from equipoise.data import Split
 from equipoise.evaluation.attack import Kind
-from equipoise.evaluation.robustness_profile import NEVER, Tried
+from equipoise.evaluation.robustness_profile import NEVER, AttackOutcome
 from equipoise.records.statistics import wilson_interval
 from equipoise.runtime.seeds import derive_seed
 from equipoise.types import Images, Labels, Logits, PerImage
@@ -118,7 +118,7 @@ def apart(one: Logits, other: Logits) -> float:
     return float((one - other).nan_to_num(0.0).abs().max() / spread)
 
 
-class Probes:
+class SelfCheckContext:
     """The images that are looked at, and which of them each probe breaks at the strongest epsilon.
 
     Every probe starts from the images that are right without an attack, is computed when it is
@@ -151,7 +151,7 @@ class Probes:
         *,
         threat: Callable[[float], Threat],
         epsilons: Sequence[float],
-        tried: Sequence[Tried],
+        tried: Sequence[AttackOutcome],
         seed: int,
         images: int,
         batch_size: int,
@@ -201,7 +201,7 @@ class Probes:
 
         Args:
             kinds: Their strength is given.
-            others: What is compared with; both a ``Tried``'s ``kind``.
+            others: What is compared with; both a ``AttackOutcome``'s ``kind``.
 
         Returns:
             ``(n,)`` for all images of the evaluation: index of the lowest strength at which
@@ -244,7 +244,7 @@ class Probes:
         rows = (self.right if among is None else among).nonzero().squeeze(1)
         generator, broken = self.generator(name), torch.zeros_like(self.right)
         for part in rows.split(self.batch_size) if len(rows) else ():
-            watched = Watched(self.model, self.labels[part], loss)
+            watched = SuccessTracker(self.model, self.labels[part], loss)
             search(watched, self.images[part], narrowed(threat, part), generator)
             broken[part] = watched.broken
         if threat is self.threat:
@@ -346,7 +346,11 @@ def _acts_by_mode(module: nn.Module) -> bool:
 
 
 def _refuse(
-    count: int, epsilons: Sequence[float], tried: Sequence[Tried], images: int, batch_size: int
+    count: int,
+    epsilons: Sequence[float],
+    tried: Sequence[AttackOutcome],
+    images: int,
+    batch_size: int,
 ) -> None:
     ascends = all(low < high for low, high in pairwise(epsilons))
     if not epsilons or epsilons[0] != 0 or not ascends:

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from equipoise.attacks.threat import Threat
 from equipoise.data import Split
-from equipoise.evaluation.robustness_profile import Tried as Tried
-from equipoise.evaluation.self_check_attacks import DRAWS, Probes, apart, graded
+from equipoise.evaluation.robustness_profile import AttackOutcome as AttackOutcome
+from equipoise.evaluation.self_check_attacks import DRAWS, SelfCheckContext, apart, graded
 from equipoise.evaluation.self_check_attacks import Finding as Finding
 from equipoise.evaluation.self_check_attacks import Verdict as Verdict
 from equipoise.models import AdaptiveNetwork
@@ -21,7 +21,7 @@ from equipoise.records.epsilon import format_epsilon
 
 ROUNDING = 1e-5
 """Of a row's spread over the classes: what two orders of float32 sums may differ by."""
-COMPANY = 1e-2
+NEIGHBOUR_TOLERANCE = 1e-2
 """The same for other images in the batch, where TF32 and other kernels may come in."""
 
 
@@ -31,7 +31,7 @@ def self_checks(
     *,
     threat: Callable[[float], Threat],
     epsilons: Sequence[float],
-    tried: Sequence[Tried],
+    tried: Sequence[AttackOutcome],
     seed: int,
     images: int = 128,
     batch_size: int = 256,
@@ -58,7 +58,7 @@ def self_checks(
         an error is a finding with the verdict ``"fail"``.
 
     Raises:
-        ValueError: As ``Probes``.
+        ValueError: As ``SelfCheckContext``.
 
     Source:
         Athalye et al. 2018, Sec. 3.1 (one step, black box, huge epsilon, random points); Carlini
@@ -66,7 +66,7 @@ def self_checks(
         its ``checks.py`` (randomised, probabilities, zero gradients, Square). The thresholds, and
         the checks of logit scale, batch and gate, are ours.
     """
-    probes = Probes(
+    probes = SelfCheckContext(
         model,
         split,
         threat=threat,
@@ -90,7 +90,7 @@ def self_checks(
     return findings
 
 
-def _mode(probes: Probes) -> Finding:
+def _mode(probes: SelfCheckContext) -> Finding:
     """Whether a module is in train mode, where dropout is random and batch norm sees the batch."""
     awake = [name or "the model itself" for name in probes.awake]
     named = ": " + ", ".join(awake[:3]) + ", ..." * (len(awake) > 3) if awake else ""
@@ -128,7 +128,7 @@ def check_range(images: Tensor) -> Finding:
     )
 
 
-def _randomised(probes: Probes) -> Finding:
+def _randomised(probes: SelfCheckContext) -> Finding:
     """Whether the same batch is answered in two ways, clean or with noise on it."""
     generator = probes.generator("randomised")
     noisy = probes.threat.random_start(probes.images, generator)
@@ -149,7 +149,7 @@ def _randomised(probes: Probes) -> Finding:
     )
 
 
-def _batch_dependent(probes: Probes) -> Finding | None:
+def _batch_dependent(probes: SelfCheckContext) -> Finding | None:
     """Whether an image's logits depend on the other images of its batch, or on its place in it."""
     images = probes.images[: probes.batch_size]
     half = len(images) // 2
@@ -164,7 +164,7 @@ def _batch_dependent(probes: Probes) -> Finding | None:
         worst = max(worst, apart(answer[rows], probes.logits[: len(images)][rows]))
     return Finding.of(
         "batch-dependent",
-        "fail" if worst > COMPANY else "pass",
+        "fail" if worst > NEIGHBOUR_TOLERANCE else "pass",
         f"with other images in the batch an image's logits move by up to {worst:.2g} of their "
         "spread over the classes.",
         {"largest_difference": worst},
@@ -174,7 +174,7 @@ def _batch_dependent(probes: Probes) -> Finding | None:
     )
 
 
-def _probabilities(probes: Probes) -> Finding:
+def _probabilities(probes: SelfCheckContext) -> Finding:
     """Whether the model returns probabilities in place of logits, or no numbers at all."""
     low, high = float(probes.logits.min()), float(probes.logits.max())
     off = float((probes.logits.sum(dim=1) - 1).abs().max())
@@ -194,7 +194,7 @@ def _probabilities(probes: Probes) -> Finding:
     )
 
 
-def _gradients(probes: Probes) -> Finding | None:
+def _gradients(probes: SelfCheckContext) -> Finding | None:
     """Whether the loss has a usable gradient at the images that are right."""
     count = int(probes.right.sum())
     if not count:
@@ -218,7 +218,7 @@ def _gradients(probes: Probes) -> Finding | None:
     )
 
 
-def _one_step(probes: Probes) -> Finding:
+def _one_step(probes: SelfCheckContext) -> Finding:
     """Whether one step breaks images that many steps of the same budget do not."""
     hits, count = int((probes.one_step & ~probes.by_cross_entropy).sum()), len(probes)
     return Finding.of(
@@ -233,7 +233,7 @@ def _one_step(probes: Probes) -> Finding:
     )
 
 
-def _logit_scale(probes: Probes) -> Finding:
+def _logit_scale(probes: SelfCheckContext) -> Finding:
     """Whether dividing out the logits' scale makes the cross-entropy attack stronger."""
     hits, count = int((probes.by_scale_free & ~probes.by_cross_entropy).sum()), len(probes)
     scale = float(probes.logits.float().std(dim=1).median())
@@ -249,7 +249,7 @@ def _logit_scale(probes: Probes) -> Finding:
     )
 
 
-def _goals_disagree(probes: Probes) -> Finding:
+def _goals_disagree(probes: SelfCheckContext) -> Finding:
     """Whether attacks on the margin break many more images than those on the cross-entropy."""
     count = len(probes)
     margin, entropy = int(probes.by_margin.sum()), int(probes.by_cross_entropy.sum())
@@ -266,7 +266,7 @@ def _goals_disagree(probes: Probes) -> Finding:
     )
 
 
-def _black_box(probes: Probes) -> Finding:
+def _black_box(probes: SelfCheckContext) -> Finding:
     """Whether attacks without the model's gradient break images that gradient attacks cannot."""
     count, strongest = len(probes), len(probes.epsilons) - 1
     at = probes.ahead(("black box", "transfer"), ("white box",))[:count]
@@ -286,7 +286,7 @@ def _black_box(probes: Probes) -> Finding:
     )
 
 
-def _huge_epsilon(probes: Probes) -> Finding | None:
+def _huge_epsilon(probes: SelfCheckContext) -> Finding | None:
     """Whether images stay right although the attack may turn them into any image."""
     if probes.anywhere is None:
         return None
@@ -303,7 +303,7 @@ def _huge_epsilon(probes: Probes) -> Finding | None:
     )
 
 
-def _more_steps(probes: Probes) -> Finding:
+def _more_steps(probes: SelfCheckContext) -> Finding:
     """Whether five times the steps, twice, break many more images."""
     hits, count = int(probes.only_long.sum()), len(probes)
     return Finding.of(
@@ -318,7 +318,7 @@ def _more_steps(probes: Probes) -> Finding:
     )
 
 
-def _missed(probes: Probes) -> Finding | None:
+def _missed(probes: SelfCheckContext) -> Finding | None:
     """Whether the attacks of these checks break images that the evaluation counts as right."""
     if not probes.tried:
         return None
@@ -336,7 +336,7 @@ def _missed(probes: Probes) -> Finding | None:
     )
 
 
-def _gate(probes: Probes) -> Finding | None:
+def _gate(probes: SelfCheckContext) -> Finding | None:
     """For AFA: whether only attacks on the weight generator, or past it, break the images."""
     if not isinstance(probes.model, AdaptiveNetwork):
         return None
@@ -362,7 +362,7 @@ def _gate(probes: Probes) -> Finding | None:
     )
 
 
-Check = Callable[[Probes], Finding | None]
+Check = Callable[[SelfCheckContext], Finding | None]
 
 LOOKS: dict[str, Check] = {
     "mode": _mode,

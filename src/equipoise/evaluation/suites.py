@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from equipoise.attacks import APGD, PGD, Search, Square, fgsm, losses
 from equipoise.evaluation.attack import Attack, Loss, SearchAttack
-from equipoise.evaluation.autoattack import PARTS, Reference
+from equipoise.evaluation.autoattack import PARTS, AutoAttackPart
 from equipoise.evaluation.cache import weights_hash
 from equipoise.models import AdaptiveNetwork, FeatureStack
 from equipoise.models.conditional_network import FixedPreference
@@ -29,7 +29,7 @@ class Suite:
 
     Args:
         name: The column's name.
-        attacks: Tried in this order.
+        attacks: Run in this order.
         independent: Run each attack on all images, whatever others have broken, so that each has a
             number of its own; otherwise each sees only what all before it left.
     """
@@ -94,7 +94,7 @@ def suites_for(
         elif name == "standard":
             suites.append(Suite(name=name, attacks=_standard(classes)))
         elif name == "autoattack":
-            parts = tuple(Reference(part=part, seed=seed, classes=classes) for part in PARTS)
+            parts = tuple(AutoAttackPart(part=part, seed=seed, classes=classes) for part in PARTS)
             suites.append(Suite(name=name, attacks=parts))
         elif name == "transfer":
             if not surrogates:

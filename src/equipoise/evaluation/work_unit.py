@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from equipoise.attacks.threat import Threat
 from equipoise.data import Split
-from equipoise.evaluation.attack import Autocast, Found
+from equipoise.evaluation.attack import AttackResult, Autocast
 from equipoise.evaluation.cache import unit_key
 from equipoise.evaluation.suites import Suite
 from equipoise.evaluation.verification import EvaluationError
@@ -34,7 +34,7 @@ CODE = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Bench:
+class EvaluationContext:
     """Everything a unit needs; the same unit comes out the same on every bench alike.
 
     Args:
@@ -64,7 +64,7 @@ class Bench:
 
     def run(
         self, suite: int, attack: int, epsilon: float, rows: Int[Tensor, " rows"]
-    ) -> tuple[Found, float]:
+    ) -> tuple[AttackResult, float]:
         """Run a unit.
 
         Args:

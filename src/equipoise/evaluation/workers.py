@@ -12,13 +12,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from equipoise.evaluation.attack import Found
+from equipoise.evaluation.attack import AttackResult
 from equipoise.evaluation.verification import EvaluationError
-from equipoise.evaluation.work_unit import Bench
+from equipoise.evaluation.work_unit import EvaluationContext
 from equipoise.runtime.malloc import keep_freed_memory
 
 Unit = tuple[int, int, float, Tensor]
-"""Suite, attack, strength and rows, as ``Bench.run`` takes them."""
+"""Suite, attack, strength and rows, as ``EvaluationContext.run`` takes them."""
 
 
 class Workers:
@@ -36,7 +36,7 @@ class Workers:
         EvaluationError: If the model or an attack cannot be copied, or a process dies.
     """
 
-    def __init__(self, bench: Bench, count: int, threads: int = 1) -> None:
+    def __init__(self, bench: EvaluationContext, count: int, threads: int = 1) -> None:
         context = multiprocessing.get_context("spawn")
         try:
             content = pickle.dumps(_on(copy.deepcopy(bench), "cpu"))
@@ -72,7 +72,7 @@ class Workers:
             line.close()
         return False
 
-    def run(self, units: Sequence[Unit]) -> Iterator[tuple[Unit, Found, float]]:
+    def run(self, units: Sequence[Unit]) -> Iterator[tuple[Unit, AttackResult, float]]:
         """Run units, wherever a process is free.
 
         Returns:
@@ -114,7 +114,9 @@ def _alive() -> Iterator[None]:
 def _work(line: Connection, number: int, threads: int) -> None:
     torch.set_num_threads(threads)
     keep_freed_memory()
-    bench: Bench = pickle.loads(line.recv_bytes())  # from our own parent process, not from a file
+    bench: EvaluationContext = pickle.loads(
+        line.recv_bytes()
+    )  # from our own parent process, not from a file
     if torch.cuda.is_available():
         bench = _on(bench, f"cuda:{number % torch.cuda.device_count()}")
     with contextlib.suppress(EOFError, KeyboardInterrupt, BrokenPipeError):
@@ -127,7 +129,7 @@ def _work(line: Connection, number: int, threads: int) -> None:
                 line.send(("error", str(error)))
 
 
-def _on(bench: Bench, device: str) -> Bench:
+def _on(bench: EvaluationContext, device: str) -> EvaluationContext:
     bench.model.to(device)
     for suite in bench.suites:
         for attack in suite.attacks:
@@ -137,7 +139,7 @@ def _on(bench: Bench, device: str) -> Bench:
     return replace(bench, split=bench.split.to(device))
 
 
-def _packed(found: Found, seconds: float) -> tuple[Any, ...]:
+def _packed(found: AttackResult, seconds: float) -> tuple[Any, ...]:
     return (
         found.broken.cpu().numpy(),
         found.images.detach().cpu().contiguous().numpy(),
@@ -147,9 +149,9 @@ def _packed(found: Found, seconds: float) -> tuple[Any, ...]:
     )
 
 
-def _unpacked(content: tuple[Any, ...]) -> tuple[Found, float]:
+def _unpacked(content: tuple[Any, ...]) -> tuple[AttackResult, float]:
     broken, images, forward, backward, seconds = content
-    found = Found(
+    found = AttackResult(
         broken=torch.from_numpy(broken),
         images=torch.from_numpy(images),
         forward_passes=forward,

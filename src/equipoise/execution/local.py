@@ -16,7 +16,7 @@ from equipoise.distributed.ranks import Ranks
 from equipoise.methods import Stage
 from equipoise.runtime.errors import TrainingError
 from equipoise.runtime.files import read_json
-from equipoise.runtime.reporter import Reporter, Silent
+from equipoise.runtime.reporter import NullReporter, Reporter
 from equipoise.runtime.seeds import derive_seed
 from equipoise.training import DONE, Loop, fit, is_done, load_weights
 from equipoise.types import Predict
@@ -53,7 +53,7 @@ def execute(
         TrainingError: If a stage cannot be trained.
         Interrupted: If the run was asked to stop; running again goes on.
     """
-    reporter = reporter or Silent()
+    reporter = reporter or NullReporter()
     kept, validation = train.hold_out(loop.validation_images, derive_seed(seed, "validation"))
     outcomes: dict[str, nn.Module] = {}
     ran: list[str] = []
@@ -63,7 +63,7 @@ def execute(
             task: Any = stage.build({name: outcomes[name] for name in stage.needs})
         if not stage.trains:
             task.to(fabric.device)
-        elif Ranks(fabric).agreed(is_done(place)):
+        elif Ranks(fabric).broadcast(is_done(place)):
             load_weights(task, place, "last" if last_epoch and stage is stages[-1] else stage.keep)
             task.to(fabric.device)
         else:
@@ -96,7 +96,7 @@ def keeps_its_last_epoch(stage: Stage, folder: Path) -> bool:
     return bool(summary["best_epoch"] + 1 == summary["epochs"])
 
 
-def rehearse(stage: Stage, train: Split) -> None:
+def check_forward(stage: Stage, train: Split) -> None:
     """Build a stage that needs no other and let it answer two images; nothing is kept.
 
     Args:

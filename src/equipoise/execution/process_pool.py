@@ -129,8 +129,8 @@ class _Relay:
             self.spoke = time.monotonic()
             self.connection.send(("step", (done, text)))
 
-    def say(self, text: str) -> None:
-        self.connection.send(("say", (text,)))
+    def log(self, text: str) -> None:
+        self.connection.send(("log", (text,)))
 
 
 def _worker(

@@ -26,7 +26,7 @@ from equipoise.runtime.reporter import Reporter
 from equipoise.runtime.signals import Interrupted, stop_on_signals
 from equipoise.training import is_done
 
-PATIENCE = 60.0
+LOCK_WAIT_SECONDS = 60.0
 """Seconds that a stage waits for a worker of a driver that was killed to be gone."""
 
 
@@ -172,7 +172,7 @@ def train_stage(recipe: Recipe, folder: Path, name: str, *, reporter: Reporter) 
     """
     dataset = recipe.dataset.load()
     stages = {stage.name: stage for stage in recipe.method.stages(recipe.network.maker(dataset))}
-    with locked(folder / "stages" / name, PATIENCE):
+    with locked(folder / "stages" / name, LOCK_WAIT_SECONDS):
         execute(
             [*_needed(stages, name), stages[name]],
             train=dataset.train,
@@ -222,8 +222,8 @@ class _Relay:
             self.spoke = time.monotonic()
             self.board.put.remote(self.name, "step", (done, text))
 
-    def say(self, text: str) -> None:
-        self.board.put.remote(self.name, "say", (text,))
+    def log(self, text: str) -> None:
+        self.board.put.remote(self.name, "log", (text,))
 
 
 def _piece(

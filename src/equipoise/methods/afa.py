@@ -24,7 +24,7 @@ from equipoise.methods.training_attack import attacked
 from equipoise.models import AdaptiveNetwork, Branched, fuse, with_branches
 from equipoise.models.afa.adaptive_network import Placement, Weights
 from equipoise.models.afa.branches import Separate, soup
-from equipoise.objectives import AnyObjective, unaccompanied
+from equipoise.objectives import AnyObjective, single_network_objective
 from equipoise.records.epsilon import Epsilons, format_epsilon
 from equipoise.types import Images, Labels, Predict
 
@@ -154,7 +154,7 @@ class AFA:
             )
         if self.soup is not None and not 0 <= self.soup <= 1:
             raise ValueError(f"soup must be a share in [0, 1], got {self.soup}.")
-        if not unaccompanied(self.objective, "AFA").attacks:
+        if not single_network_objective(self.objective, "AFA").attacks:
             raise ValueError(
                 f"AFA needs an objective with an attack, got {type(self.objective).__name__}: "
                 "branches 1 and up would never see the images they are for."
@@ -231,9 +231,9 @@ class BranchTask(nn.Module):
         self, images: Images, labels: Labels, generator: torch.Generator, progress: float
     ) -> dict[str, Tensor]:
         """One step's loss over all paths."""
-        objective = unaccompanied(self.method.objective, "AFA")
+        objective = single_network_objective(self.method.objective, "AFA")
         paths = tuple(range(1, self.network.branches))
-        joined = objective.joinable and not self.method.nested
+        joined = objective.per_image_loss and not self.method.nested
         groups = [paths] if joined else [(path,) for path in paths]
         if self.method.split_batch and processes(generator) > 1:
             raise ValueError(

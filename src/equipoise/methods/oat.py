@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from equipoise.attacks import losses
 from equipoise.distributed.shared_generator import among
-from equipoise.distributed.shared_generator import own as draws_own
-from equipoise.distributed.shared_generator import whole as draws_whole
+from equipoise.distributed.shared_generator import own as local_rows
+from equipoise.distributed.shared_generator import whole as global_size
 from equipoise.methods.stage import (
     MakeNetwork,
     Norm,
@@ -24,7 +24,7 @@ from equipoise.methods.training_attack import attacked
 from equipoise.models import Conditional, conditioned
 from equipoise.models.conditional_network import Start
 from equipoise.models.preference_encoding import PREFERENCES, Encoding, check_code
-from equipoise.objectives import PGDAT, AnyObjective, unaccompanied
+from equipoise.objectives import PGDAT, AnyObjective, single_network_objective
 from equipoise.records.epsilon import Epsilon
 from equipoise.types import Images, Labels, PerImage, Predict
 
@@ -91,8 +91,8 @@ class OAT:
             )
         if not self.epsilon > 0:
             raise ValueError(f"OAT needs an epsilon above 0, got {self.epsilon}.")
-        objective = unaccompanied(self.objective, "OAT")
-        if not objective.attacks or not objective.joinable:
+        objective = single_network_objective(self.objective, "OAT")
+        if not objective.attacks or not objective.per_image_loss:
             raise ValueError(
                 "OAT needs an objective with an attack, in which each image stands alone with its "
                 f"preference, got {type(self.objective).__name__}. Take PGDAT, TRADES or MART."
@@ -173,9 +173,9 @@ class ConditionalTask(nn.Module):
         self, images: Images, labels: Labels, generator: torch.Generator, progress: float
     ) -> dict[str, Tensor]:
         """One step: clean forward, attack, adversarial forward."""
-        objective = unaccompanied(self.method.objective, "OAT")
-        whole = self.method.draw(draws_whole(len(images), generator), generator)
-        preference = draws_own(whole, generator).to(images.device)
+        objective = single_network_objective(self.method.objective, "OAT")
+        whole = self.method.draw(global_size(len(images), generator), generator)
+        preference = local_rows(whole, generator).to(images.device)
         natural = losses.cross_entropy(self.network(images, preference=preference), labels)
         loss, rows = (1 - preference) * natural, preference.nonzero().squeeze(1)
         adversarial = loss.new_zeros(())

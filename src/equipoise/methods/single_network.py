@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from equipoise.distributed.shared_generator import own
-from equipoise.distributed.shared_generator import whole as draws_whole
+from equipoise.distributed.shared_generator import whole as global_size
 from equipoise.methods.stage import (
     MakeNetwork,
     Norm,
@@ -18,7 +18,7 @@ from equipoise.methods.stage import (
     check_strengths,
 )
 from equipoise.methods.training_attack import attacked
-from equipoise.objectives import Accompanied, AnyObjective, Objective
+from equipoise.objectives import AnyObjective, Objective, TwoNetworkObjective
 from equipoise.records.epsilon import Epsilon, Epsilons
 from equipoise.types import Images, Labels, Predict
 
@@ -63,7 +63,7 @@ class SingleNetwork:
                 f"stage must be small letters, digits and underscores, as it names a folder, got "
                 f"{self.stage!r}."
             )
-        attacks = isinstance(self.objective, Accompanied) or self.objective.attacks
+        attacks = isinstance(self.objective, TwoNetworkObjective) or self.objective.attacks
         if self.random_budgets and not attacks:
             raise ValueError(
                 f"random_budgets need an objective with an attack, got "
@@ -90,7 +90,7 @@ def network_stage(
     name: str,
     make_network: MakeNetwork,
     *,
-    objective: Objective | Accompanied,
+    objective: Objective | TwoNetworkObjective,
     epsilon: float,
     attack: TrainingAttack,
     schedule: Schedule,
@@ -115,7 +115,7 @@ def network_stage(
 
     def build(needed: Mapping[str, nn.Module]) -> "NetworkTask":
         network, companion, whole = make_network(), None, objective
-        if isinstance(whole, Accompanied):
+        if isinstance(whole, TwoNetworkObjective):
             companion = whole.companion(make_network)
             whole = whole.beside(companion)
         return NetworkTask(network, whole, epsilon, attack, norm, random_budgets, companion)
@@ -193,6 +193,6 @@ class NetworkTask(nn.Module):
         if not self.random_budgets:
             return self.epsilon
         budgets = torch.tensor(self.random_budgets, device=images.device)
-        count = (draws_whole(len(images), generator),)
+        count = (global_size(len(images), generator),)
         draw = torch.randint(len(budgets), count, generator=generator, device=generator.device)
         return budgets[own(draw, generator).to(images.device)]

@@ -1,8 +1,8 @@
 """What training minimises and what its attack climbs: one file an objective, listed here."""
 
 from equipoise.objectives.avm import AVM
-from equipoise.objectives.base import Accompanied, Objective, unaccompanied
-from equipoise.objectives.fat import FAT, Befriended
+from equipoise.objectives.base import Objective, TwoNetworkObjective, single_network_objective
+from equipoise.objectives.fat import FAT, FATBase
 from equipoise.objectives.iat import IAT
 from equipoise.objectives.lbgat import LBGAT
 from equipoise.objectives.mart import MART
@@ -23,10 +23,10 @@ __all__ = [
     "PGDAT",
     "TLA",
     "TRADES",
-    "Accompanied",
     "AnyObjective",
-    "Befriended",
+    "FATBase",
     "Objective",
     "Standard",
-    "unaccompanied",
+    "TwoNetworkObjective",
+    "single_network_objective",
 ]

@@ -43,7 +43,7 @@ class AVM:
 
     attacks = True
     start_noise = None
-    joinable = True
+    per_image_loss = True
 
     def __post_init__(self) -> None:
         for name in ("clean_share", "vertex_share"):

@@ -31,7 +31,7 @@ class Objective(Protocol):
         ...
 
     @property
-    def joinable(self) -> bool:
+    def per_image_loss(self) -> bool:
         """Whether each image's goal and loss stand alone, so that AFA may join the batches of
         several strengths into one. False for what mixes or compares images, and for an attack
         that lets some images go before others."""
@@ -73,7 +73,7 @@ class Objective(Protocol):
 
 
 @runtime_checkable
-class Accompanied(Protocol):
+class TwoNetworkObjective(Protocol):
     """Settings of an objective that trains a companion network beside the network itself.
 
     The companion is part of the task: optimised, checkpointed and in training mode, and left out
@@ -93,7 +93,7 @@ class Accompanied(Protocol):
         ...
 
 
-def unaccompanied(objective: Objective | Accompanied, method: str) -> Objective:
+def single_network_objective(objective: Objective | TwoNetworkObjective, method: str) -> Objective:
     """An objective as it is, for a method that has no place for a companion.
 
     Args:
@@ -106,7 +106,7 @@ def unaccompanied(objective: Objective | Accompanied, method: str) -> Objective:
     Raises:
         ValueError: If it trains a companion.
     """
-    if isinstance(objective, Accompanied):
+    if isinstance(objective, TwoNetworkObjective):
         raise ValueError(
             f"{method} cannot train {type(objective).__name__}, which trains a companion beside "
             "one whole network: here several share their weights, and nothing says which of them "

@@ -11,7 +11,7 @@ from equipoise.objectives.pgd_at import PGDAT
 from equipoise.objectives.trades import TRADES
 from equipoise.types import Images, Labels, PerImage, Predict
 
-Befriended = PGDAT | TRADES | MART
+FATBase = PGDAT | TRADES | MART
 """What FAT is defined over."""
 
 
@@ -36,11 +36,11 @@ class FAT:
         for plain FAT); rows keep their order, where their code puts images that stop first, first.
     """
 
-    over: Befriended = PGDAT()
+    over: FATBase = PGDAT()
     tau: int = 0
 
     attacks = True
-    joinable = False  # its attack lets some images go before others
+    per_image_loss = False  # its attack lets some images go before others
 
     def __post_init__(self) -> None:
         if self.tau < 0:
@@ -53,7 +53,7 @@ class FAT:
 
     def goal(self, predict: Predict, clean: Images, labels: Labels) -> Goal:
         """The goal of that which it is over, done with an image soon after it is misclassified."""
-        return goals.Friendly(predict, clean, labels, climb=self.over.goal, tau=self.tau)
+        return goals.EarlyStoppedGoal(predict, clean, labels, climb=self.over.goal, tau=self.tau)
 
     def losses(
         self,

@@ -24,7 +24,7 @@ class IAT:
 
     attacks = True
     start_noise = None
-    joinable = False  # it mixes images
+    per_image_loss = False  # it mixes images
 
     def goal(self, predict: Predict, clean: Images, labels: Labels) -> Goal:
         """Cross-entropy of the label."""

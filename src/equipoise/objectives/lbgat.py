@@ -65,7 +65,7 @@ class Guided:
 
     attacks = True
     start_noise = 0.001  # as in TRADES
-    joinable = True
+    per_image_loss = True
 
     def goal(self, predict: Predict, clean: Images, labels: Labels) -> Goal:
         """KL divergence from the network's own prediction at the clean images."""

@@ -34,7 +34,7 @@ class MART:
 
     attacks = True
     start_noise = 0.001  # as in TRADES
-    joinable = True
+    per_image_loss = True
 
     def __post_init__(self) -> None:
         if not self.beta >= 0:

@@ -24,7 +24,7 @@ class PGDAT:
 
     attacks = True
     start_noise = None
-    joinable = True
+    per_image_loss = True
 
     def goal(self, predict: Predict, clean: Images, labels: Labels) -> Goal:
         """Cross-entropy of the label."""

@@ -24,7 +24,7 @@ class Standard:
 
     attacks = False
     start_noise = None  # there is no attack
-    joinable = True
+    per_image_loss = True
 
     def goal(self, predict: Predict, clean: Images, labels: Labels) -> Goal:
         """Cross-entropy, for whoever attacks such a network all the same."""

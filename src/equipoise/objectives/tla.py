@@ -47,7 +47,7 @@ class TLA:
 
     attacks = True
     start_noise = None
-    joinable = False  # it compares images
+    per_image_loss = False  # it compares images
 
     def goal(self, predict: Predict, clean: Images, labels: Labels) -> Goal:
         """Cross-entropy of the label."""

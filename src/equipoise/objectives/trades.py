@@ -33,7 +33,7 @@ class TRADES:
 
     attacks = True
     start_noise = 0.001  # the goal is flat at the clean image
-    joinable = True
+    per_image_loss = True
 
     def __post_init__(self) -> None:
         if not self.beta >= 0:

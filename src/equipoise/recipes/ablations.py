@@ -103,7 +103,7 @@ def _afa(name: str, **changes: Any) -> Recipe:
 
 
 def _gate(name: str, **changes: Any) -> Recipe:
-    return _afa(name, gate=replace(digits.LED, **changes))
+    return _afa(name, gate=replace(digits.GUIDED_GATE, **changes))
 
 
 def _changed(base: Recipe, name: str, **changes: Any) -> Recipe:

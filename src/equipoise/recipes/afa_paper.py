@@ -101,7 +101,9 @@ class Setting:
                 ),
             ]
         says = "AFA over PGD-AT, K = 5, with a gate that is led to the attack."
-        made.append(self.afa(f"afa_{self.data}_paper_led", says, PGDAT(), STRENGTHS, cifar10.LED))
+        made.append(
+            self.afa(f"afa_{self.data}_paper_led", says, PGDAT(), STRENGTHS, cifar10.GUIDED_GATE)
+        )
         return tuple(made)
 
     def row(self, name: str, says: str, method: AnyMethod) -> Make:

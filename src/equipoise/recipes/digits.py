@@ -18,7 +18,7 @@ SCHEDULE = Schedule(epochs=30, learning_rate=0.2, shape="one_cycle")
 """0.2 is PGD-AT's best of 0.1, 0.2 and 0.3 (benchmarks/choose_settings.json)."""
 
 
-LED = Gate(pairs=True, lead=0.5, detection=1.0, hidden=32, ceiling=0.05)
+GUIDED_GATE = Gate(pairs=True, lead=0.5, detection=1.0, hidden=32, ceiling=0.05)
 """A gate that is led to the attack; LOG.md says what each setting was measured to be worth."""
 
 
@@ -38,7 +38,7 @@ def pgd_at_digits() -> Recipe:
 
 def afa_digits() -> Recipe:
     """AFA over PGD-AT on digits, K = 3, with a gate that is led to the attack."""
-    return _recipe("afa_digits", _afa(LED))
+    return _recipe("afa_digits", _afa(GUIDED_GATE))
 
 
 def afa_digits_plain() -> Recipe:

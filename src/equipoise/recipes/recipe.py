@@ -14,7 +14,7 @@ from equipoise.evaluation import SuiteName
 from equipoise.methods import AnyMethod
 from equipoise.methods.stage import Norm, check_strengths
 from equipoise.objectives import AnyObjective
-from equipoise.objectives.fat import Befriended
+from equipoise.objectives.fat import FATBase
 from equipoise.recipes.networks import AnyNetwork
 from equipoise.records.epsilon import Epsilons
 from equipoise.training import Loop
@@ -142,7 +142,7 @@ def _converter() -> cattrs.Converter:
     converter.register_unstructure_hook(Path, str)
     converter.register_structure_hook(Path, lambda value, _: Path(value))
     # Inner unions first.
-    for union in (Befriended, AnyObjective, DataSource, AnyNetwork, AnyMethod):
+    for union in (FATBase, AnyObjective, DataSource, AnyNetwork, AnyMethod):
         configure_tagged_union(union, converter, tag_name="kind")
     tagged = converter.get_structure_hook(AnyNetwork)
 

@@ -20,7 +20,7 @@ class Headline(TypedDict):
     clean_and_strongest: float
 
 
-class Tried(TypedDict):
+class AttackOutcome(TypedDict):
     """One attack."""
 
     name: str
@@ -35,7 +35,7 @@ class SuiteTried(TypedDict):
 
     name: str
     accuracy: list[float]
-    attacks: list[Tried]
+    attacks: list[AttackOutcome]
     broken_at: list[int]
     broken_by: list[str | None]
     independent: NotRequired[bool]

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from equipoise.report.compare import NONE, broken_at
-from equipoise.report.table import WIDTH, Record, in_lines, must_agree, seeds_said
+from equipoise.report.table import WIDTH, Record, check_comparable, in_lines, seeds_said
 
 WORST = "worst case"
 HEADS = {
@@ -47,7 +47,7 @@ def attack_rows(
         ValueError: If there is no record, they are not of the same images and strengths, none has
             the suite, or it is independent in some only.
     """
-    must_agree(records, "table of attacks")
+    check_comparable(records, "table of attacks")
     _independent(records, suite)
     scores = [_scores(record, suite) for record in records]
     attacks = list(dict.fromkeys(name for score in scores for name in score))

@@ -11,7 +11,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from equipoise.report.table import Record, must_agree
+from equipoise.report.table import Record, check_comparable
 
 Verdict = Literal["better", "worse", "not told apart"]
 TRADE_OFF = "(clean+strongest)/2"
@@ -101,7 +101,7 @@ def comparison(records: Sequence[Record]) -> list[Comparison]:
         ValueError: If there are not two models, records differ in one of ``MUST_AGREE``, a model
             has two of one seed, or two models share no seed.
     """
-    must_agree(records, "comparison")
+    check_comparable(records, "comparison")
     by_model: dict[str, dict[int | None, Record]] = {}
     for record in records:
         group = by_model.setdefault(record["model"], {})

@@ -30,7 +30,7 @@ def rows(records: Sequence[Record]) -> tuple[list[str], list[list[str]]]:
     Raises:
         ValueError: If there is no record, or strengths or data sets differ.
     """
-    must_agree(records, "table")
+    check_comparable(records, "table")
     first = records[0]
     by_model: dict[str, list[Record]] = defaultdict(list)
     for record in fullest(records):
@@ -93,7 +93,7 @@ def attack_count(record: Record) -> int:
     return sum(len(suite["attacks"]) for suite in record["suites"])
 
 
-def must_agree(records: Sequence[Record], what: str) -> None:
+def check_comparable(records: Sequence[Record], what: str) -> None:
     """Refuse records that cannot stand in one table.
 
     Args:

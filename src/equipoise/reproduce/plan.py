@@ -25,12 +25,12 @@ from equipoise.workflows.resume_checks import RECIPE, differences
 
 SURROGATE = "surrogate_{}"
 """The recipe of the network from which black-box attacks are transferred."""
-LATER = {
+LATER_STAGE_FIELDS = {
     AFA: {"gate", "gate_schedule", "soup"},
     AFS: {"mask", "merger", "merger_schedule", "alpha", "merger_epsilon", "split_batch"},
 }
 """Fields of a method that its earlier stages do not depend on."""
-APART = ("evaluation", "dataset.folder", "dataset.path")
+NOT_TRAINING_FIELDS = ("evaluation", "dataset.folder", "dataset.path")
 """Fields of a recipe that say nothing of how it was trained."""
 SHARED = ("dataset", "network", "loop")
 """Fields of a recipe that all stages depend on, beside the seed."""
@@ -71,7 +71,7 @@ class Model:
         if not self.trained():
             return
         found = differences(self.place, to_json(self.recipe))
-        changed = [name for name in found if not name.startswith(APART)]
+        changed = [name for name in found if not name.startswith(NOT_TRAINING_FIELDS)]
         if changed:
             raise RunError(
                 f"{self.place} was trained by another recipe than today's {self.recipe.name} "
@@ -241,7 +241,7 @@ def _with_epochs(recipe: Recipe, epochs: int) -> Recipe:
 
 def _trunk(model: Model) -> str | None:
     """What the stages before a model's last one depend on; equal for models that share them."""
-    later = LATER.get(type(model.recipe.method))
+    later = LATER_STAGE_FIELDS.get(type(model.recipe.method))
     if later is None or stacks(model):
         return None
     content = to_json(model.recipe)

@@ -47,7 +47,7 @@ from equipoise.reproduce.plan import (
     share_stages,
     stacks,
 )
-from equipoise.runtime.reporter import Reporter, Silent
+from equipoise.runtime.reporter import NullReporter, Reporter
 from equipoise.workflows.evaluate import evaluate
 from equipoise.workflows.train import train
 
@@ -77,7 +77,7 @@ def reproduce(
     workers: int | None = None,
     only_finished: bool = False,
     reporter: Callable[[str], Reporter] | None = None,
-    say: Callable[[str], None] = lambda text: None,
+    log: Callable[[str], None] = lambda text: None,
 ) -> Made:
     """Make tables and figures again.
 
@@ -91,7 +91,7 @@ def reproduce(
         only_finished: Train and judge nothing. Rows that are not made yet stand with their
             published values alone; entries of which nothing is made are left out.
         reporter: Gives the reporter of a piece of work.
-        say: Told what is left to do, and how long it may take, before it begins.
+        log: Told what is left to do, and how long it may take, before it begins.
 
     Returns:
         What was made.
@@ -112,11 +112,11 @@ def reproduce(
     load = _Loader()
     if only_finished:
         models, surrogates = finished(models, surrogates)
-        entries = _drawable(entries, scale, models, say)
+        entries = _drawable(entries, scale, models, log)
     else:
         workers = workers or (1 if torch.cuda.is_available() else os.cpu_count() or 1)
-        _announce(models, surrogates, load, workers, say)
-        _run(models, surrogates, workers, reporter or (lambda name: Silent()))
+        _announce(models, surrogates, load, workers, log)
+        _run(models, surrogates, workers, reporter or (lambda name: NullReporter()))
     results: dict[str, Sequence[Result]] = {**_results(models, surrogates)}
     files: list[Path] = []
     for entry in entries:
@@ -129,7 +129,7 @@ def reproduce(
 
 
 def _drawable(
-    entries: Sequence[Entry], scale: Scale, models: Models, say: Callable[[str], None]
+    entries: Sequence[Entry], scale: Scale, models: Models, log: Callable[[str], None]
 ) -> tuple[Entry, ...]:
     """Entries of which something is made; figures that look into their models need all of them."""
     made, found = {name for name, _ in models}, []
@@ -140,7 +140,7 @@ def _drawable(
             found.append(entry)
         else:
             waited_for = names - made or names
-            say(f"{entry.name} waits for {', '.join(sorted(waited_for))}")
+            log(f"{entry.name} waits for {', '.join(sorted(waited_for))}")
     return tuple(found)
 
 
@@ -149,7 +149,7 @@ def _announce(
     surrogates: Surrogates,
     load: "_Loader",
     workers: int,
-    say: Callable[[str], None],
+    log: Callable[[str], None],
 ) -> None:
     """Say what is left, and how long it may take."""
     sharing, total = leaders(models), 0.0
@@ -171,9 +171,9 @@ def _announce(
         seconds = passes * rates[kind]
         total += seconds
         work = ["train"] * to_train + ["evaluate"] * to_judge + ["transfer"] * to_transfer
-        say(f"{name}, seed {seed}: {', '.join(work)}, up to {_minutes(seconds)}")
+        log(f"{name}, seed {seed}: {', '.join(work)}, up to {_minutes(seconds)}")
     if total:
-        say(f"all of it: up to {_minutes(total / workers)} with {workers} at a time")
+        log(f"all of it: up to {_minutes(total / workers)} with {workers} at a time")
 
 
 def _minutes(seconds: float) -> str:

@@ -32,7 +32,7 @@ from equipoise.runtime.errors import RunError
 
 PART = ".part"
 LOCK = ".lock"
-DAY = 86400.0
+STALE_SECONDS = 86400.0
 """Seconds without a write after which a half-written file is taken for one of a killed process."""
 
 
@@ -144,7 +144,7 @@ def clear_temporaries(folder: Path, older: float = 0.0) -> None:
     Args:
         folder: The folder.
         older: Seconds since the write began; a younger file is left alone. For a folder that other
-            processes may be writing to, as ``DAY`` says.
+            processes may be writing to, as ``STALE_SECONDS`` says.
     """
     for path in folder.glob(f".*{PART}"):
         with contextlib.suppress(OSError):

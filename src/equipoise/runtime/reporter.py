@@ -16,12 +16,12 @@ class Reporter(Protocol):
         """So many steps are done."""
         ...
 
-    def say(self, text: str) -> None:
+    def log(self, text: str) -> None:
         """Something worth a line."""
         ...
 
 
-class Silent:
+class NullReporter:
     """A reporter that says nothing."""
 
     def begin(self, stage: str, steps: int, done: int) -> None:
@@ -30,5 +30,5 @@ class Silent:
     def step(self, done: int, text: str) -> None:
         """Nothing."""
 
-    def say(self, text: str) -> None:
+    def log(self, text: str) -> None:
         """Nothing."""

@@ -1,9 +1,5 @@
 """The one training loop: ``fit`` runs a stage, whatever method it belongs to, and its switches."""
 
-from equipoise.distributed.ranks import Ranks, Strategy, launched
-from equipoise.runtime.errors import TrainingError
-from equipoise.runtime.reporter import Reporter, Silent
-from equipoise.runtime.signals import Interrupted
 from equipoise.training.batches import ExtraImages
 from equipoise.training.config import Loop
 from equipoise.training.loop import fit
@@ -18,17 +14,10 @@ __all__ = [
     "LAST",
     "Average",
     "ExtraImages",
-    "Interrupted",
     "Loop",
-    "Ranks",
-    "Reporter",
-    "Silent",
-    "Strategy",
-    "TrainingError",
     "Watch",
     "fit",
     "is_done",
-    "launched",
     "load_weights",
     "perturbed",
 ]

@@ -22,7 +22,7 @@ from equipoise.methods.stage import Stage, Task
 from equipoise.runtime.errors import TrainingError
 from equipoise.runtime.files import clear_temporaries, write_json
 from equipoise.runtime.malloc import keep_freed_memory
-from equipoise.runtime.reporter import Reporter, Silent
+from equipoise.runtime.reporter import NullReporter, Reporter
 from equipoise.runtime.signals import Interrupted, stop_on_signals
 from equipoise.training import checkpoint
 from equipoise.training.batches import Batches
@@ -36,8 +36,7 @@ from equipoise.training.weight_averaging import Average
 from equipoise.training.weight_perturbation import perturbed
 from equipoise.types import Images, Labels
 
-STATISTICS_BATCHES = 100
-"""Batches over which norm statistics are measured; 12,800 images at the default batch size."""
+STATISTICS_BATCHES = 100  # over which norm statistics are measured
 
 
 @dataclass
@@ -112,7 +111,10 @@ class _Fit:
     ) -> None:
         self.stage, self.loop, self.folder, self.fabric = stage, loop, folder, fabric
         self.ranks = Ranks(fabric)
-        self.seed, self.reporter = seed, (reporter if self.ranks.rank == 0 else None) or Silent()
+        self.seed, self.reporter = (
+            seed,
+            (reporter if self.ranks.rank == 0 else None) or NullReporter(),
+        )
         self.train, self.validation = train.to(fabric.device), validation.to(fabric.device)
         self.task: Any = cast(Any, task)  # an nn.Module too, which the protocol cannot say
         if loop.channels_last:
@@ -133,7 +135,7 @@ class _Fit:
 
     def run(self) -> dict[str, Any]:
         seed_everything(self.seed)
-        self.ranks.first(lambda: clear_temporaries(self.folder))
+        self.ranks.on_rank_zero(lambda: clear_temporaries(self.folder))
         self.resume()
         self.ranks.check_same(self._steps_done(), self.folder)
         total = self.batches * self.stage.schedule.epochs
@@ -144,7 +146,7 @@ class _Fit:
             stack.enter_context(stop_on_signals(self.stop))
             stack.enter_context(self.ranks.synchronised(self.task, self.loop.sync_batch_norm))
             opened = metrics_log(self.folder, self.at.epoch)
-            self.log = self.ranks.first(lambda: stack.enter_context(opened))
+            self.log = self.ranks.on_rank_zero(lambda: stack.enter_context(opened))
             while self.at.epoch < self.stage.schedule.epochs:
                 if self.at.batch == 0:
                     self._new_order()
@@ -227,7 +229,7 @@ class _Fit:
 
         if self.ranks.world > 1:  # one rank cannot take its step in parts while others wait
             return backward(images, labels, 1.0, True)
-        how = self.generator, self.reporter.say, getattr(self.task, "least_images", 0)
+        how = self.generator, self.reporter.log, getattr(self.task, "least_images", 0)
         terms, self.at.parts = in_parts(images, labels, self.at.parts, backward, *how)
         return terms
 
@@ -271,7 +273,7 @@ class _Fit:
                 self._judge(entry)
         self.at.seconds = time.monotonic() - self._started
         entry["seconds"] = round(self.at.seconds, 2)
-        self.ranks.first(lambda: self.log and self.log(entry))
+        self.ranks.on_rank_zero(lambda: self.log and self.log(entry))
 
     def _judge(self, entry: dict[str, Any]) -> None:
         """Validate the weights in place and keep them if they are the best."""
@@ -295,7 +297,7 @@ class _Fit:
         last = self.at.epoch == self.stage.schedule.epochs
         entry["alarms"] = watch.look(entry["epoch"], seen, best_epoch=self.at.best_epoch, last=last)
         for sentence in entry["alarms"]:
-            self.reporter.say(sentence)
+            self.reporter.log(sentence)
 
     def _training_calls(self) -> None:
         """The steps of a shuffled epoch, or its first hundred, without training anything."""
@@ -307,18 +309,16 @@ class _Fit:
             # Not under no_grad: an objective may take gradients of its own. Not the wrapped task:
             # a data-parallel one waits for a backward pass after each forward pass.
             before_last = (self._steps_done() - 1) / (self.batches * self.stage.schedule.epochs)
-            parts = zip(
-                *(each.tensor_split(self.at.parts) for each in (images, labels)), strict=True
-            )
+            halves = images.tensor_split(self.at.parts), labels.tensor_split(self.at.parts)
             with self.fabric.autocast():
-                for some, their in parts:
-                    self.task(some, their, generator, before_last)
+                for part in zip(*halves, strict=True):
+                    self.task(*part, generator, before_last)
         checkpoint.set_random_state(drawn)
 
     def save(self) -> None:
         """Write a checkpoint, which any number of processes can go on from."""
         self.at.seconds = time.monotonic() - self._started
-        self.ranks.first(self._save)
+        self.ranks.on_rank_zero(self._save)
 
     def _save(self) -> None:
         tensors = {f"module.{k}": v for k, v in self.task.state_dict().items()}
@@ -340,13 +340,12 @@ class _Fit:
             "sums": self.sums,
         }
         state = asdict(self.at) | {"stage": self.stage.name, "seed": self.seed}
-        for name in ("best_score", "score"):
-            state[name] = None if math.isinf(state[name]) else state[name]
+        state |= {n: None for n in ("best_score", "score") if math.isinf(state[n])}
         checkpoint.save_checkpoint(self.folder, tensors, state)
 
     def resume(self) -> None:
         """Go on from the newest whole checkpoint, if there is one."""
-        found = checkpoint.load_checkpoint(self.folder, self.reporter.say)
+        found = checkpoint.load_checkpoint(self.folder, self.reporter.log)
         if found is None:
             return
         tensors, state = found
@@ -355,8 +354,7 @@ class _Fit:
                 f"the checkpoint in {self.folder} belongs to another stage or seed; choose another "
                 "folder with --out, or delete it."
             )
-        for name in ("best_score", "score"):
-            state[name] = -math.inf if state[name] is None else state[name]
+        state |= {n: -math.inf for n in ("best_score", "score") if state[n] is None}
         self.at = _Position(**state)
         parts = {
             head: {k.split(".", 1)[1]: v for k, v in tensors.items() if k.startswith(head + ".")}
@@ -382,7 +380,9 @@ class _Fit:
         self.sums = tensors["sums"].to(self.fabric.device)
 
     def _write(self, name: str) -> None:
-        self.ranks.first(lambda: write_weights(self.task, self.folder, name, self.stage.name))
+        self.ranks.on_rank_zero(
+            lambda: write_weights(self.task, self.folder, name, self.stage.name)
+        )
 
     def _finish(self) -> dict[str, Any]:
         with self.average.in_place():
@@ -396,5 +396,5 @@ class _Fit:
             "seconds": round(self.at.seconds, 2),
         }
         load_weights(self.task, self.folder, self.stage.keep)
-        self.ranks.first(lambda: write_json(self.folder / DONE, summary))
+        self.ranks.on_rank_zero(lambda: write_json(self.folder / DONE, summary))
         return summary

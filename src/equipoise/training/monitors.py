@@ -16,15 +16,15 @@ from equipoise.records.epsilon import format_epsilon
 from equipoise.training.stage_files import BEST
 from equipoise.types import Predict
 
-FALLEN = 0.5
+FALL_RATIO = 0.5
 """PGD accuracy of this share of its best is a collapse; robust overfitting costs a tenth."""
-LOST = 0.1
+FALL_POINTS = 0.1
 """But no smaller loss than this: validation splits are small."""
-STAYED = 0.9
+FGSM_KEPT_RATIO = 0.9
 """FGSM accuracy of this share of what it was then has stayed."""
-CROWDED = 0.9
+ONE_CLASS_SHARE = 0.9
 """A class with this share of the predictions ..."""
-CROWDING = 1.5
+ONE_CLASS_RATIO = 1.5
 """... and this many times its share of the labels has swallowed the others."""
 
 
@@ -143,7 +143,7 @@ class Watch:
         found: dict[str, str] = {}
         for epsilon, now in seen.items():
             strength = format_epsilon(epsilon)
-            collapsed = now.share >= CROWDED and now.share >= CROWDING * now.truth
+            collapsed = now.share >= ONE_CLASS_SHARE and now.share >= ONE_CLASS_RATIO * now.truth
             if collapsed and (last or crowded.get(strength, False)):
                 found["one class"] = (
                     f"Alarm in stage {self.stage}, epoch {epoch}: {now.share:.2f} of the "
@@ -171,5 +171,5 @@ class Watch:
 
 
 def _overfitted(before: Mapping[str, Any], now: Symptoms) -> bool:
-    fallen = now.pgd <= FALLEN * before["pgd"] and now.pgd <= before["pgd"] - LOST
-    return bool(fallen and now.fgsm >= STAYED * before["fgsm"])
+    fallen = now.pgd <= FALL_RATIO * before["pgd"] and now.pgd <= before["pgd"] - FALL_POINTS
+    return bool(fallen and now.fgsm >= FGSM_KEPT_RATIO * before["fgsm"])

@@ -17,7 +17,7 @@ from equipoise.training.config import Loop
 from equipoise.training.micro_batches import is_out_of_memory
 from equipoise.training.monitors import Symptoms, symptoms
 
-AT_ONCE = 256
+VALIDATION_BATCH = 256
 """Images attacked at the same time, if memory allows."""
 _Measured = TypeVar("_Measured")
 
@@ -40,7 +40,7 @@ class Validation:
     def __init__(self, stage: Stage, split: Split, loop: Loop, ranks: Ranks, seed: int) -> None:
         self.stage, self.split, self.ranks, self.seed = stage, split, ranks, seed
         self.search = PGD(steps=loop.validation_steps, relative_step=0.25, keep="best")
-        self.at_once = AT_ONCE
+        self.at_once = VALIDATION_BATCH
 
     def __call__(self, task: Any) -> dict[float, float]:
         """Accuracy at each strength, the same on every rank.

@@ -10,7 +10,7 @@ from equipoise.distributed.ranks import launched as launched
 from equipoise.execution.process_pool import side_by_side
 from equipoise.recipes import RECIPES, Recipe
 from equipoise.records.files import read_record
-from equipoise.runtime.reporter import Reporter, Silent
+from equipoise.runtime.reporter import NullReporter, Reporter
 from equipoise.workflows.datasets import named_source as named_source
 from equipoise.workflows.datasets import with_folder as with_folder
 from equipoise.workflows.evaluate import evaluate as evaluate
@@ -44,7 +44,7 @@ def demo(
         },
         workers=workers or os.cpu_count() or 1,
         threads=1,
-        reporter=reporter or (lambda name: Silent()),
+        reporter=reporter or (lambda name: NullReporter()),
     )
     return [found[name] for name in DEMO]
 

@@ -21,12 +21,12 @@ from equipoise.methods.stage import MakeNetwork
 from equipoise.models import FeatureExtractor, count_parameters, multiply_adds
 from equipoise.recipes import Recipe
 from equipoise.runtime.environment import environment
-from equipoise.runtime.reporter import Reporter, Silent
+from equipoise.runtime.reporter import NullReporter, Reporter
 from equipoise.runtime.seeds import derive_seed
 from equipoise.training import Loop
 from equipoise.training.batches import Batches
 from equipoise.training.loop import _Fit
-from equipoise.training.validation import AT_ONCE, Validation
+from equipoise.training.validation import VALIDATION_BATCH, Validation
 from equipoise.workflows.datasets import named_source as named_source
 from equipoise.workflows.datasets import with_folder as with_folder
 from equipoise.workflows.evaluate import evaluate as evaluate
@@ -167,7 +167,7 @@ def stage_costs(
         DataError: If the loop's extra images cannot be used.
         TrainingError: If the loss is no finite number.
     """
-    reporter, passes = reporter or Silent(), Passes()
+    reporter, passes = reporter or NullReporter(), Passes()
     held_out = derive_seed(seed, "validation")
     train, validation = dataset.train.hold_out(loop.validation_images, held_out)
     shape = tuple(dataset.train.images.shape[1:])
@@ -258,11 +258,11 @@ class _Measurement:
                 if fit.loop.alarms:
                     validate.symptoms(fit.task, scores)
                 took = self._now() - began
-            memory.append((min(count, AT_ONCE), peak.bytes))
-            needed = max(peak.bytes - self.before, 1) / min(count, AT_ONCE)
+            memory.append((min(count, VALIDATION_BATCH), peak.bytes))
+            needed = max(peak.bytes - self.before, 1) / min(count, VALIDATION_BATCH)
             more = int(count * seconds / 2 / max(took, 1e-6))
             at_once = int(self.free * MEMORY_SHARE / needed)
-            more = more if at_once >= AT_ONCE else min(more, at_once)
+            more = more if at_once >= VALIDATION_BATCH else min(more, at_once)
             if count == len(whole) or more < 2 * count:
                 return took * len(whole) / count, memory
             count = min(len(whole), more)
@@ -291,7 +291,7 @@ def _cost(measurement: _Measurement, probe: dict[str, Any], seconds: float) -> d
     step_seconds = step["seconds"] * wanted / step["batch"]
     validations = math.ceil(epochs / fit.loop.validate_every)
     memory = _at(wanted, [(each["batch"], each["memory"]) for each in (probe, step)])
-    at_once = min(AT_ONCE, len(fit.validation))
+    at_once = min(VALIDATION_BATCH, len(fit.validation))
     forward, backward = (round(each * wanted * count) for each in step["passes"])
     return {
         "epochs": epochs,

@@ -15,8 +15,8 @@ from equipoise.evaluation import (
     Profile,
     Store,
     images_hash,
-    insides,
     known_place,
+    model_internals,
     profile,
     record_of,
     suites_for,
@@ -29,7 +29,7 @@ from equipoise.models.io.trust import Trusted
 from equipoise.recipes import Evaluation, from_json, to_json
 from equipoise.runtime.errors import RunError
 from equipoise.runtime.files import read_json, write_json
-from equipoise.runtime.reporter import Reporter, Silent
+from equipoise.runtime.reporter import NullReporter, Reporter
 from equipoise.runtime.seeds import derive_seed
 from equipoise.workflows import model_card
 from equipoise.workflows.datasets import part_of, source_of
@@ -89,7 +89,7 @@ def evaluate(
         ValueError: If model, data and suites do not fit.
         EvaluationError: If what was found does not hold when it is judged again.
     """
-    reporter = reporter or Silent()
+    reporter = reporter or NullReporter()
     for what, number in (("batch_size", batch_size), ("workers", workers)):
         if number < 1:
             raise ValueError(f"{what} must be 1 or more, got {number}.")
@@ -138,7 +138,7 @@ def evaluate(
         "training_seed": card.get("seed"),
         "training_commit": card.get("commit"),
         **({} if subject.weights is None else {"weights_sha256": subject.weights}),
-        **insides(network, split, threat=threat, epsilons=found.epsilons, seed=seed),
+        **model_internals(network, split, threat=threat, epsilons=found.epsilons, seed=seed),
     }
     if checks and getattr(network, "gives_gradients", True):
         extra["self_checks"] = _checked(
@@ -170,7 +170,7 @@ def evaluate(
         record |= _earlier_checks(path, record)
     write_json(path, record)
     if subject.folder is not None and model_card.home_of(subject.folder) == place:
-        model_card.renew(subject.folder)
+        model_card.write_card(subject.folder)
     return record, path
 
 

@@ -77,7 +77,7 @@ def record_at(place: Path, preference: float | None = None) -> dict[str, Any] | 
     return min(found, key=distance, default=None)
 
 
-def renew(model: Path | str) -> Path:
+def write_card(model: Path | str) -> Path:
     """Write a model folder's README.md anew, from its configuration and records.
 
     Returns:

@@ -16,7 +16,7 @@ from equipoise.workflows import model_card
 
 
 @dataclass(frozen=True, kw_only=True)
-class Subject:
+class LoadedModel:
     """A model and what is known of it.
 
     Args:
@@ -36,7 +36,7 @@ class Subject:
     weights: str | None = None
 
 
-def find_model(model: str, logits: str | None = None, trust: Sequence[Trusted] = ()) -> Subject:
+def find_model(model: str, logits: str | None = None, trust: Sequence[Trusted] = ()) -> LoadedModel:
     """Load a model, wherever it comes from.
 
     Args:
@@ -53,7 +53,7 @@ def find_model(model: str, logits: str | None = None, trust: Sequence[Trusted] =
     if is_foreign(model):
         name = Path(model).name if Path(model).is_file() else model.replace(":", ".")
         network: nn.Module = LogitsOf(load_foreign(model, trust), logits).eval()
-        return Subject(network=network, card={}, name=name, home=Path("runs") / name)
+        return LoadedModel(network=network, card={}, name=name, home=Path("runs") / name)
     folder = locate(model)
     card = read_config(folder)["card"]
     network = load(folder, trust=trust)
@@ -63,7 +63,9 @@ def find_model(model: str, logits: str | None = None, trust: Sequence[Trusted] =
     name = card.get("name", folder.name)
     # What is fetched from the hub lies in its cache, which is no place for records.
     home = Path("runs") / name if model.startswith(HUB) else model_card.home_of(folder)
-    return Subject(network=network, card=card, name=name, home=home, folder=folder, weights=weights)
+    return LoadedModel(
+        network=network, card=card, name=name, home=home, folder=folder, weights=weights
+    )
 
 
 def at_preference(network: nn.Module, name: str, preference: float | None) -> tuple[nn.Module, str]:

@@ -11,7 +11,7 @@ from torch import nn
 from equipoise.data import DataSet
 from equipoise.distributed.ranks import Ranks
 from equipoise.distributed.ranks import launched as launched
-from equipoise.execution.local import check_answer, execute, keeps_its_last_epoch, rehearse
+from equipoise.execution.local import check_answer, check_forward, execute, keeps_its_last_epoch
 from equipoise.methods import AFS, Stage
 from equipoise.methods.afs import extractor
 from equipoise.models import FeatureExtractor, save
@@ -21,7 +21,7 @@ from equipoise.recipes import RECIPES, Recipe, from_json, to_json
 from equipoise.runtime.environment import commit, environment
 from equipoise.runtime.errors import RunError
 from equipoise.runtime.files import read_json, write_json
-from equipoise.runtime.reporter import Reporter, Silent
+from equipoise.runtime.reporter import NullReporter, Reporter
 from equipoise.workflows import model_card
 from equipoise.workflows.datasets import named_source as named_source
 from equipoise.workflows.datasets import with_folder as with_folder
@@ -116,19 +116,19 @@ def _train(
     ranks = Ranks(fabric)
     with contextlib.ExitStack() as stack:
         content = to_json(recipe)
-        ranks.first(lambda: stack.enter_context(claimed(folder, content, resume)))
+        ranks.on_rank_zero(lambda: stack.enter_context(claimed(folder, content, resume)))
         # One after the other: the first may leave a file that the others read.
-        dataset = dataset or ranks.first(recipe.dataset.load) or recipe.dataset.load()
+        dataset = dataset or ranks.on_rank_zero(recipe.dataset.load) or recipe.dataset.load()
         # Before hours of work.
         check_card({"name": recipe.name, "classes": list(dataset.class_names)})
         if reporter is not None and ranks.rank == 0:
-            reporter.say(dataset.summary())
+            reporter.log(dataset.summary())
         stages = recipe.method.stages(recipe.network.maker(dataset))
-        _check_fit(recipe, stages, dataset, reporter or Silent())
+        _check_fit(recipe, stages, dataset, reporter or NullReporter())
         about = environment() | {"processes": ranks.world, "data_digest": dataset.digest()}
         check_same_data(folder, about["data_digest"])
-        ranks.first(lambda: write_json(folder / RECIPE, content))
-        ranks.first(lambda: write_json(folder / ENVIRONMENT, about))
+        ranks.on_rank_zero(lambda: write_json(folder / RECIPE, content))
+        ranks.on_rank_zero(lambda: write_json(folder / ENVIRONMENT, about))
         if elsewhere is not None:
             elsewhere(recipe, folder)
         found = partial(
@@ -145,8 +145,8 @@ def _train(
         save_it = partial(_save, recipe, dataset, changed=bool(ran or elsewhere))
         if not keeps_its_last_epoch(stages[-1], folder):
             last, _ = found(last_epoch=True)
-            ranks.first(lambda: save_it(last, folder / "last", f"{recipe.name}_last"))
-        ranks.first(lambda: save_it(model, folder / "model", recipe.name))
+            ranks.on_rank_zero(lambda: save_it(last, folder / "last", f"{recipe.name}_last"))
+        ranks.on_rank_zero(lambda: save_it(model, folder / "model", recipe.name))
     return model.eval()
 
 
@@ -168,7 +168,7 @@ def _save(
             "commit": commit(),
         }
         save(model, place, card)
-        model_card.renew(place)
+        model_card.write_card(place)
 
 
 def _check_fit(
@@ -179,12 +179,12 @@ def _check_fit(
         check_answer(FeatureExtractor(extractor(name)).logits, dataset.train, name)
         card = _card(name) if Path(name).is_dir() else {}
         if card.get("data", dataset.name) != dataset.name:
-            reporter.say(f"{name} was trained on {card['data']}, not on {dataset.name}.")
+            reporter.log(f"{name} was trained on {card['data']}, not on {dataset.name}.")
         held_out = {"seed": recipe.seed, "validation_images": recipe.loop.validation_images}
         if not held_out.items() <= (card or held_out).items():
-            reporter.say(
+            reporter.log(
                 f"{name} was trained on some of the images that now validate the merger, since its "
                 "own validation images were others. Test images are not touched by this."
             )
-    rehearse(stages[0], dataset.train)
+    check_forward(stages[0], dataset.train)
     dataset.train.check_held_out(recipe.loop.validation_images)

@@ -241,13 +241,13 @@ def appended(name: str, module: nn.Module, make=BACKBONES["wrn_10"]) -> nn.Modul
 class Anatomist(nn.Linear):
     """Has the name for something of its own."""
 
-    anatomy = "chest"
+    structure = "chest"
 
 
 class Surgeon(nn.Linear):
     """The same, as a method."""
 
-    def anatomy(self):
+    def structure(self):
         return ["chest"]
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from equipoise.models.afa.branches import Branch, RoutedNorm
 from equipoise.models.attack_mode.folded_forward import Block, Conv, Entry, Folded, Plan
-from equipoise.models.attack_mode.structure import Anatomy, BlockAnatomy, ConvAndNorm, anatomy_of
+from equipoise.models.attack_mode.structure import BlockAnatomy, ConvAndNorm, Structure, anatomy_of
 from equipoise.models.batch_norms import scale_and_shift
 
 _Affine = tuple[Tensor, Tensor]
@@ -31,11 +31,11 @@ def folded_forward(network: nn.Module) -> Callable[[Tensor], Tensor] | None:
     Returns:
         The pass, or ``None`` where the network cannot be folded, see ``anatomy_of``.
     """
-    anatomy = anatomy_of(network)
-    if anatomy is None:
+    structure = anatomy_of(network)
+    if structure is None:
         return None
     whole: Any = network
-    first: Any = anatomy.stem[0]
+    first: Any = structure.stem[0]
     original = type(network).forward
     routes = [child.route for child in network.modules() if isinstance(child, RoutedNorm)]
     plans: dict[tuple[int, torch.dtype], Plan] = {}
@@ -43,7 +43,7 @@ def folded_forward(network: nn.Module) -> Callable[[Tensor], Tensor] | None:
     def plan(branch: int, dtype: torch.dtype) -> Plan:
         if (branch, dtype) not in plans:
             with torch.no_grad():
-                plans[branch, dtype] = _plan(anatomy, branch, dtype)
+                plans[branch, dtype] = _plan(structure, branch, dtype)
         return plans[branch, dtype]
 
     def forward(images: Tensor) -> Tensor:
@@ -78,12 +78,12 @@ def _fit(images: Tensor, first: Any, groups: int) -> bool:
     )
 
 
-def _plan(anatomy: Anatomy, branch: int, dtype: torch.dtype) -> Plan:
+def _plan(structure: Structure, branch: int, dtype: torch.dtype) -> Plan:
     """Fold every norm that can be."""
-    blocks = anatomy.blocks
+    blocks = structure.blocks
     # What puts out features: the stem, then each block. Who alone reads them, and may go into it.
-    readers = [block.entry if _alone(block) else None for block in blocks] + [anatomy.norm]
-    takes = [anatomy.stem[1] is None] + [
+    readers = [block.entry if _alone(block) else None for block in blocks] + [structure.norm]
+    takes = [structure.stem[1] is None] + [
         block.shortcut is not None and not block.exit for block in blocks
     ]
     after = [reader if take else None for reader, take in zip(readers, takes, strict=True)]
@@ -109,8 +109,8 @@ def _plan(anatomy: Anatomy, branch: int, dtype: torch.dtype) -> Plan:
         )
 
     return Plan(
-        stem=conv(anatomy.stem, after[0]),
-        active=anatomy.stem[1] is not None or after[0] is not None,
+        stem=conv(structure.stem, after[0]),
+        active=structure.stem[1] is not None or after[0] is not None,
         blocks=tuple(
             Block(
                 entry=entry(block.entry, after[place]),
@@ -124,7 +124,7 @@ def _plan(anatomy: Anatomy, branch: int, dtype: torch.dtype) -> Plan:
             )
             for place, block in enumerate(blocks)
         ),
-        exit=entry(anatomy.norm, after[-1]),
+        exit=entry(structure.norm, after[-1]),
     )
 
 

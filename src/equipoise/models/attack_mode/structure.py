@@ -36,7 +36,7 @@ class BlockAnatomy:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Anatomy:
+class Structure:
     """A network between its normalised images and its pooled features, in the order of the pass.
 
     Args:
@@ -63,27 +63,27 @@ class Anatomy:
 
 _NORMS = (nn.BatchNorm2d, SyncedBatchNorm2d, nn.SyncBatchNorm)
 _KINDS: tuple[tuple[Any, ...], ...] = ((nn.Conv2d,), (*_NORMS, RoutedNorm), (nn.ReLU,))
-"""What an anatomy's convolutions, norms and activations must be, and no subclass."""
+"""What a structure's convolutions, norms and activations must be, and no subclass."""
 _HOLDERS: tuple[Any, ...] = (nn.Sequential, nn.ModuleList, nn.Identity)
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
-def anatomy_of(network: nn.Module) -> Anatomy | None:
+def anatomy_of(network: nn.Module) -> Structure | None:
     """What a network consists of, if it is nothing else.
 
     Args:
-        network: Anything; our backbones have a method ``anatomy``, which returns ``None`` for those
-            of their forms that have none.
+        network: Any network; our backbones have a method ``structure``, which returns ``None``
+            where nothing is folded.
 
     Returns:
-        The anatomy; ``None`` where there is none: a network of another class, or of a subclass;
+        The structure; ``None`` where there is none: a network of another class, or of a subclass;
         with modules exchanged, added, patched or hooked; with norms without running statistics.
     """
-    describe = vars(type(network)).get("anatomy")  # a subclass may compute something else
-    anatomy = describe(network) if callable(describe) else None
-    if not isinstance(anatomy, Anatomy) or "forward" in vars(network):
+    describe = vars(type(network)).get("structure")  # a subclass may compute something else
+    structure = describe(network) if callable(describe) else None
+    if not isinstance(structure, Structure) or "forward" in vars(network):
         return None
-    found = anatomy.modules()
+    found = structure.modules()
     for kinds, modules in zip(_KINDS, found, strict=True):
         if not all(type(module) in kinds for module in modules):
             return None
@@ -95,7 +95,7 @@ def anatomy_of(network: nn.Module) -> Anatomy | None:
     holders = [child for child in others if child not in listed]
     if not all(type(each) in _HOLDERS or type(each).__module__ == home for each in holders):
         return None
-    return anatomy if all(_is_plain(child) for child in others) else None
+    return structure if all(_is_plain(child) for child in others) else None
 
 
 def _is_plain(module: Any) -> bool:

@@ -6,7 +6,7 @@ from typing import Any, Literal, get_args
 from torch import Tensor, nn
 from torch.nn import functional
 
-from equipoise.models.attack_mode.structure import Anatomy, BlockAnatomy, blocks_of
+from equipoise.models.attack_mode.structure import BlockAnatomy, Structure, blocks_of
 from equipoise.models.backbones.common import (
     ACTIVATIONS,
     Activation,
@@ -60,7 +60,7 @@ class _Block(nn.Module):
         return self.activations[-1](hidden + shortcut)
 
     def parts(self) -> BlockAnatomy:
-        """What ``anatomy`` says of a block."""
+        """What ``structure`` says of a block."""
         shortcut: Any = self.shortcut
         pairs: Any = zip(self.convs, self.norms, strict=True)
         return BlockAnatomy(
@@ -154,7 +154,7 @@ class ResNet(nn.Module):
         pooled = functional.adaptive_avg_pool2d(self.stages(stem), 1).flatten(1)
         return self.linear(pooled)
 
-    def anatomy(self) -> Anatomy | None:
+    def structure(self) -> Structure | None:
         """What folding batch norms needs to know; ``None`` where nothing is folded."""
         if self.config["activation"] != "relu" or self.config["stem"] != "small":
             return None
@@ -163,7 +163,7 @@ class ResNet(nn.Module):
             return None
         if not all(block.shortcut is None or _is_pair(block.shortcut) for block in blocks):
             return None
-        return Anatomy(
+        return Structure(
             stem=(self.conv, self.norm),
             blocks=tuple(block.parts() for block in blocks),
             activations=(self.activation,),
@@ -202,7 +202,7 @@ class _PreActBlock(nn.Module):
         return hidden + self.shortcut(active if self.reads == "activated" else features)
 
     def parts(self) -> BlockAnatomy:
-        """What ``anatomy`` says of a block."""
+        """What ``structure`` says of a block."""
         return BlockAnatomy(
             entry=self.norm1,
             convs=((self.conv1, self.norm2), (self.conv2, None)),
@@ -293,14 +293,14 @@ class PreActResNet(nn.Module):
         pooled = functional.adaptive_avg_pool2d(features, 1).flatten(1)
         return self.linear(pooled)
 
-    def anatomy(self) -> Anatomy | None:
+    def structure(self) -> Structure | None:
         """What folding batch norms needs to know; ``None`` where nothing is folded."""
         if self.config["activation"] != "relu":
             return None
         blocks, last = blocks_of(self.stages, _PreActBlock), bool(self.config["final_norm"])
         if blocks is None:
             return None
-        return Anatomy(
+        return Structure(
             stem=(self.conv, None),
             blocks=tuple(block.parts() for block in blocks),
             norm=self.norm if last else None,

@@ -6,7 +6,7 @@ from typing import Any, Literal, get_args
 from torch import Tensor, nn
 from torch.nn import functional
 
-from equipoise.models.attack_mode.structure import Anatomy, BlockAnatomy, blocks_of
+from equipoise.models.attack_mode.structure import BlockAnatomy, Structure, blocks_of
 from equipoise.models.backbones.common import (
     ACTIVATIONS,
     Activation,
@@ -57,7 +57,7 @@ class _Block(nn.Module):
         return shortcut + self.conv2(hidden)
 
     def parts(self) -> BlockAnatomy:
-        """What ``anatomy`` says of a block."""
+        """What ``structure`` says of a block."""
         return BlockAnatomy(
             entry=self.norm1,
             convs=((self.conv1, self.norm2), (self.conv2, None)),
@@ -152,14 +152,14 @@ class WideResNet(nn.Module):
         pooled = functional.adaptive_avg_pool2d(features, 1).flatten(1)
         return self.linear(pooled)
 
-    def anatomy(self) -> Anatomy | None:
+    def structure(self) -> Structure | None:
         """What folding batch norms needs to know; ``None`` where nothing is folded."""
         if self.config["activation"] != "relu" or self.config["padding"] != "both_sides":
             return None
         blocks = blocks_of(self.stages, _Block)
         if blocks is None:
             return None
-        return Anatomy(
+        return Structure(
             stem=(self.conv, None),
             blocks=tuple(block.parts() for block in blocks),
             norm=self.norm,

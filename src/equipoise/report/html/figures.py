@@ -37,7 +37,7 @@ def curves(models: Sequence[Model]) -> Figure:
                 epsilons,
                 [_percent(each.mean) for each in values],
                 [
-                    f"<b>{escape(model.name)}</b><br>ε = {written}: {said(each)}"
+                    f"<b>{escape(model.name)}</b><br>ε = {written}: {format_value(each)}"
                     for written, each in zip(record["epsilons_written"], values, strict=True)
                 ],
             ),
@@ -52,7 +52,7 @@ def scatter(models: Sequence[Model], published: Sequence[Mapping[str, Any]]) -> 
     traces = []
     for model in models:
         clean, robust = model.accuracies[0], model.accuracies[-1]
-        text = f"<b>{escape(model.name)}</b><br>clean: {said(clean)}<br>ε = {strongest}: "
+        text = f"<b>{escape(model.name)}</b><br>clean: {format_value(clean)}<br>ε = {strongest}: "
         traces.append(
             go.Scatter(
                 x=[_percent(clean.mean)],
@@ -62,7 +62,7 @@ def scatter(models: Sequence[Model], published: Sequence[Mapping[str, Any]]) -> 
                 marker={"color": model.colour, "symbol": model.symbol, "size": 12},
                 mode="markers",
                 meta=model.number,
-                hovertext=[text + said(robust)],
+                hovertext=[text + format_value(robust)],
                 hoverinfo="text",
             )
         )
@@ -103,7 +103,7 @@ def weights(models: Sequence[Model]) -> Figure | None:
     """
     traces = []
     for model in models:
-        found = model.insides("fusing_weight")
+        found = model.model_internals("fusing_weight")
         for way, (words, dash) in _WAYS.items() if found else ():
             points = list(zip(*(record[way] for record in found), strict=True))
             means = [mean(each["mean"] for each in seeds) for seeds in points]
@@ -138,7 +138,7 @@ def weights_per_image(models: Sequence[Model]) -> Figure | None:
     """
     traces = []
     for model in models:
-        for found in model.insides("fusing_weight")[:1]:
+        for found in model.model_internals("fusing_weight")[:1]:
             by_strength = [point.get("per_image", []) for point in found["through_generator"]]
             images = list(zip(*by_strength, strict=True))
             if images:
@@ -176,7 +176,7 @@ def importance(models: Sequence[Model], members: Mapping[int, Sequence[str]]) ->
     """
     traces = []
     for model in models:
-        found = model.insides("importance")
+        found = model.model_internals("importance")
         if not found:
             continue
         shares = [mean(each) for each in zip(*found, strict=True)]
@@ -239,7 +239,7 @@ def training(curves_by_stage: Mapping[str, Sequence[Mapping[str, Any]]]) -> tupl
     )
 
 
-def said(found: Value) -> str:
+def format_value(found: Value) -> str:
     """A value in words: percent, interval, deviation over seeds."""
     text = f"{100 * found.mean:.1f} %"
     if found.interval is not None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from equipoise.records.statistics import wilson_interval
 from equipoise.report.self_checks import VERDICTS, checks_of
-from equipoise.report.table import Record, fullest, must_agree
+from equipoise.report.table import Record, check_comparable, fullest
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F")
 """Okabe and Ito's, which the colour-blind tell apart; grey for their black, no yellow."""
@@ -118,7 +118,7 @@ class Model:
             for name in names
         }
 
-    def insides(self, name: str) -> list[Any]:
+    def model_internals(self, name: str) -> list[Any]:
         """A field that records of its kind of model hold, such as ``"importance"``; of each record
         that has it."""
         return [record[name] for record in self.records if name in record]
@@ -142,7 +142,7 @@ def models_of(found: Sequence[tuple[Path, Record]]) -> list[Model]:
     Raises:
         ValueError: If there is no record, or they do not compare.
     """
-    must_agree([record for _, record in found], "report")
+    check_comparable([record for _, record in found], "report")
     kept = {id(record) for record in fullest([record for _, record in found])}
     names = dict.fromkeys(record["model"] for _, record in found)
     models = []

@@ -151,7 +151,7 @@ def _members(models: Sequence[Model]) -> dict[int, list[str]]:
     found = {}
     for model in models:
         method = (recipe_of(model.paths[0]) or {}).get("method", {})
-        shares = model.insides("importance")
+        shares = model.model_internals("importance")
         if shares and "budgets" in method:
             names = members_of(method)
             if len(names) == len(shares[0]):

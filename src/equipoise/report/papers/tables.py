@@ -13,7 +13,7 @@ from equipoise.report.papers.measurements import Number, Result, Results, measur
 from equipoise.report.papers.published import published_row, published_table
 from equipoise.report.papers.scales import Scale, recipe_of
 from equipoise.report.run_files import budgets_of
-from equipoise.report.table import must_agree
+from equipoise.report.table import check_comparable
 
 NONE = "–"
 PUBLISHED = "published"
@@ -57,7 +57,7 @@ def lines(entry: Entry, scale: Scale, results: Results) -> list[Line]:
     for part in table.parts:
         records = [r.record for row in part.rows for r in _results(row, part, scale, results)]
         if records:
-            must_agree(records, entry.name)
+            check_comparable(records, entry.name)
         for row in part.rows:
             found += list(_published(row, part, table.columns))
             mine = _results(row, part, scale, results)
