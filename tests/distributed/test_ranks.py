@@ -19,10 +19,17 @@ import torch
 from equipoise.attacks.threat import L2, Linf
 from equipoise.cli.main import main
 from equipoise.distributed.ranks import launched
-from equipoise.distributed.shared_generator import SharedGenerator, among, share
-from equipoise.distributed.shared_generator import own as local_rows
-from equipoise.distributed.shared_generator import processes as processes
-from equipoise.distributed.shared_generator import whole as global_size
+from equipoise.distributed.shared_generator import (
+    SharedGenerator,
+    global_size,
+    local_mean,
+    local_rows,
+    processes,
+    rand,
+    randint,
+    shard,
+    subset,
+)
 from equipoise.recipes import to_json
 from equipoise.runtime import signals
 from equipoise.runtime.errors import RunError, TrainingError
@@ -36,7 +43,7 @@ WORKER = Path(ranks_worker.__file__)
 def shared(rank: int, rows: int = 6, world: int = 2) -> SharedGenerator:
     generator = SharedGenerator.of(torch.device("cpu"), rank, world)
     generator.manual_seed(0)
-    share(torch.arange(rows), generator)
+    shard(torch.arange(rows), generator)
     return generator
 
 
@@ -69,20 +76,44 @@ def test_some_rows_of_a_batch_draw_as_they_do_in_one_process_even_where_none_is_
     states = []
     for rank, rows in ((0, 2), (1, 0)):
         generator = shared(rank)
-        with among(chosen, generator):
+        with subset(chosen, generator) as count:
+            assert count == rows
             part = Linf(0.1).random_start(images[rank::2][chosen[rank::2]], generator)
         assert torch.equal(part, whole[:rows])
-        assert (generator.total, len(generator.places)) == (6, 3)
+        assert (generator.global_rows, len(generator.positions)) == (6, 3)
         states.append(generator.get_state())
     assert torch.equal(*states)
 
 
 def test_a_plain_generator_has_the_whole_batch(images, generator):
     rows = torch.arange(6)
-    assert share(rows, generator) is rows
+    assert shard(rows, generator) is rows
     assert local_rows(images, generator) is images
     assert global_size(6, generator) == 6
     assert processes(generator) == 1
+    assert torch.equal(local_mean(images[:, 0, 0, 0], generator), images[:, 0, 0, 0].mean())
+
+
+def test_each_process_draws_its_rows_of_what_one_process_draws():
+    one = torch.Generator().manual_seed(0)
+    uniform, integers = rand(6, one), randint(5, 12, one)
+    for rank in range(2):
+        generator = shared(rank)
+        assert torch.equal(rand(3, generator), uniform[rank::2])
+        assert torch.equal(randint(5, 6, generator), integers.view(2, 6)[:, rank::2].flatten())
+
+
+def test_local_means_average_to_the_mean_of_the_whole_batch():
+    values = torch.arange(6.0)
+    chosen = torch.tensor([True, False, True, False, False, True])
+    parts, subset_parts = [], []
+    for rank in range(2):
+        generator = shared(rank)
+        parts.append(local_mean(values[rank::2], generator))
+        with subset(chosen, generator):
+            subset_parts.append(local_mean(values[rank::2][chosen[rank::2]], generator))
+    assert torch.stack(parts).mean() == values.mean()
+    torch.testing.assert_close(torch.stack(subset_parts).mean(), values[chosen].mean())
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from torch import Tensor
 from equipoise.attacks.active_batch import Work, better, value_and_gradient, value_only
 from equipoise.attacks.goals import Goal
 from equipoise.attacks.threat import Threat, per_image
-from equipoise.distributed.shared_generator import empty, own
+from equipoise.distributed.shared_generator import randn_like
 from equipoise.types import Images
 
 
@@ -140,8 +140,7 @@ class PGD:
 
     def _start(self, threat: Threat, clean: Images, generator: torch.Generator) -> Images:
         if self.start_noise is not None:
-            noise = empty(clean, generator).normal_(generator=generator)
-            noise = own(noise, generator)
+            noise = randn_like(clean, generator)
             return threat.project(clean + self.start_noise * noise, clean)
         return threat.random_start(clean, generator) if self.random_start else clean.clone()
 

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from equipoise.distributed.shared_generator import empty, own
+from equipoise.distributed.shared_generator import randn_like, uniform_like
 from equipoise.records.epsilon import check_epsilon
 from equipoise.types import Images
 
@@ -74,8 +74,7 @@ class Linf:
 
     def random_start(self, clean: Images, generator: torch.Generator) -> Images:
         """Uniform noise in ``(-epsilon, epsilon)`` on every pixel, then the pixel box."""
-        noise = empty(clean, generator).uniform_(-1.0, 1.0, generator=generator)
-        noise = own(noise, generator)
+        noise = uniform_like(clean, -1.0, 1.0, generator)
         return self.project(clean + noise * per_image(self.epsilon, clean), clean)
 
     def ascent(self, gradient: Images) -> Images:
@@ -118,9 +117,8 @@ class L2:
 
     def random_start(self, clean: Images, generator: torch.Generator) -> Images:
         """A uniform direction and a radius that make the point uniform in the ball."""
-        direction = empty(clean, generator).normal_(generator=generator)
-        fraction = empty(clean[:, :1, :1, :1], generator).uniform_(generator=generator)
-        direction, fraction = own(direction, generator), own(fraction, generator)
+        direction = randn_like(clean, generator)
+        fraction = uniform_like(clean[:, :1, :1, :1], 0.0, 1.0, generator)
         radius = per_image(self.epsilon, clean) * fraction ** (1.0 / clean.shape[1:].numel())
         return self.project(clean + self.ascent(direction) * radius, clean)
 

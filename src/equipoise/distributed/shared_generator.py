@@ -1,116 +1,152 @@
-"""Random numbers for a batch that several processes share: the numbers one process would draw.
+"""Random draws for a batch that several processes share: bit-identical to those of one process.
 
-Every process holds a generator in the same state, draws for the *whole* batch and takes the rows of
-its own images. So a step does not depend on how many processes share it. With a plain
-``torch.Generator`` the whole batch is here, and nothing below changes anything.
+Every process holds a ``SharedGenerator`` in the same state. The functions here draw for the *whole*
+batch and return the rows of this process's images, so that a step does not depend on the number of
+processes. With a plain ``torch.Generator`` the process holds the whole batch.
 """
 
 import contextlib
 from collections.abc import Iterator
 
 import torch
-from jaxtyping import Bool, Int, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 
 class SharedGenerator(torch.Generator):
-    """The generator of one of several processes, in the same state on each of them.
+    """The generator of one of several processes; its state is the same in all of them.
 
     Attributes:
-        rank: Number of this process.
-        world: How many there are.
-        total: Rows of the whole batch.
-        places: ``(rows,)``: which of them are here.
+        rank: Index of this process.
+        world: Number of processes.
+        global_rows: Number of rows in the whole batch.
+        positions: ``(rows,)``, positions of this process's rows in the whole batch.
     """
 
     rank: int
     world: int
-    total: int
-    places: Tensor
+    global_rows: int
+    positions: Int[Tensor, " rows"]
 
     @classmethod
     def of(cls, device: torch.device, rank: int, world: int) -> "SharedGenerator":
-        """A generator on a device, for one process of so many."""
-        made = cls(device)
-        made.rank, made.world = rank, world
-        return made
+        """Create the generator of process ``rank`` out of ``world``."""
+        generator = cls(device)
+        generator.rank, generator.world = rank, world
+        return generator
 
 
-def share(rows: Int[Tensor, " whole"], generator: torch.Generator) -> Int[Tensor, " rows"]:
-    """Those of a batch's rows that are this process's; what is drawn next is drawn for them.
+def rand(rows: int, generator: torch.Generator) -> Float[Tensor, " rows"]:
+    """Draw one number in [0, 1) for each of this process's rows, on the generator's device."""
+    count = global_size(rows, generator)
+    return local_rows(torch.rand(count, generator=generator, device=generator.device), generator)
 
-    Every ``world``-th row is: groups of a batch fall to all processes alike.
+
+def randint(high: int, rows: int, generator: torch.Generator) -> Int[Tensor, " rows"]:
+    """Draw one integer in [0, high) for each of this process's rows, on the generator's device."""
+    size = (global_size(rows, generator),)
+    draw = torch.randint(high, size, generator=generator, device=generator.device)
+    return local_rows(draw, generator)
+
+
+def uniform_like(
+    images: Shaped[Tensor, "rows ..."], low: float, high: float, generator: torch.Generator
+) -> Shaped[Tensor, "rows ..."]:
+    """Draw uniform noise in [low, high) with the shape and memory layout of ``images``."""
+    noise = _empty_like(images, generator).uniform_(low, high, generator=generator)
+    return local_rows(noise, generator)
+
+
+def randn_like(
+    images: Shaped[Tensor, "rows ..."], generator: torch.Generator
+) -> Shaped[Tensor, "rows ..."]:
+    """Draw standard normal noise with the shape and memory layout of ``images``."""
+    return local_rows(_empty_like(images, generator).normal_(generator=generator), generator)
+
+
+def shard(rows: Int[Tensor, " global"], generator: torch.Generator) -> Int[Tensor, " rows"]:
+    """Select this process's rows of a batch; later draws are for these rows.
+
+    Process ``rank`` takes every ``world``-th row, so that each group of a batch is shared evenly.
     """
     if not isinstance(generator, SharedGenerator):
         return rows
-    generator.total = len(rows)
-    generator.places = torch.arange(
+    generator.global_rows = len(rows)
+    generator.positions = torch.arange(
         generator.rank, len(rows), generator.world, device=generator.device
     )
-    return rows[generator.places.to(rows.device)]
+    return rows[generator.positions.to(rows.device)]
 
 
 def processes(generator: torch.Generator) -> int:
-    """How many processes share a batch."""
+    """Return the number of processes that share a batch."""
     return generator.world if isinstance(generator, SharedGenerator) else 1
 
 
-def whole(rows: int, generator: torch.Generator) -> int:
-    """How many rows all processes have where this one has ``rows``.
+def global_size(rows: int, generator: torch.Generator) -> int:
+    """Return the number of rows in all processes when this process has ``rows``.
 
-    They may be several copies of this process's images one after the other, as AFA makes them.
+    ``rows`` may be a multiple of this process's images: AFA repeats them once per branch.
     """
     if not isinstance(generator, SharedGenerator):
         return rows
-    return max(1, rows // max(1, len(generator.places))) * generator.total
+    return max(1, rows // max(1, len(generator.positions))) * generator.global_rows
 
 
-def own(
-    values: Shaped[Tensor, "whole ..."], generator: torch.Generator
+def local_rows(
+    values: Shaped[Tensor, "global ..."], generator: torch.Generator
 ) -> Shaped[Tensor, "rows ..."]:
-    """This process's rows of what was drawn for all of them."""
+    """Select this process's rows of values that were drawn for the whole batch."""
     if not isinstance(generator, SharedGenerator):
         return values
-    groups = values.unflatten(0, (-1, generator.total))
-    return groups[:, generator.places.to(values.device)].flatten(0, 1)
+    groups = values.unflatten(0, (-1, generator.global_rows))
+    return groups[:, generator.positions.to(values.device)].flatten(0, 1)
 
 
-def empty(
-    images: Shaped[Tensor, "rows ..."], generator: torch.Generator
-) -> Shaped[Tensor, "whole ..."]:
-    """Room for one row of numbers for each image of all processes, in these images' layout.
+def local_mean(values: Float[Tensor, " rows"], generator: torch.Generator) -> Float[Tensor, ""]:
+    """Return this process's part of the mean over the rows of all processes.
 
-    Fill it and take ``own``.
+    The parts average to that mean. A process without rows contributes 0.
     """
+    if not isinstance(generator, SharedGenerator):
+        return values.mean()
+    share = len(values) * generator.world / generator.global_rows
+    return values.mean() * share if len(values) else values.sum()
+
+
+@contextlib.contextmanager
+def subset(chosen: Bool[Tensor, " global"], generator: torch.Generator) -> Iterator[int]:
+    """Restrict draws and means to some rows of the whole batch.
+
+    Args:
+        chosen: Mask over the whole batch, the same in all processes.
+        generator: Generator of this process.
+
+    Returns:
+        A context manager that yields how many of the chosen rows this process has.
+    """
+    if not isinstance(generator, SharedGenerator):
+        yield int(chosen.sum())
+        return
+    before = generator.global_rows, generator.positions
+    chosen = chosen.to(generator.positions.device)
+    generator.global_rows = int(chosen.sum())
+    generator.positions = (chosen.cumsum(0) - 1)[before[1]][chosen[before[1]]]
+    try:
+        yield len(generator.positions)
+    finally:
+        generator.global_rows, generator.positions = before
+
+
+def _empty_like(
+    images: Shaped[Tensor, "rows ..."], generator: torch.Generator
+) -> Shaped[Tensor, "global ..."]:
+    """Allocate one row for each image of all processes, in the memory layout of ``images``."""
     if not isinstance(generator, SharedGenerator):
         return torch.empty_like(images)
     like = torch.empty_like(images[:1] if len(images) else images.new_empty(1, *images.shape[1:]))
-    rows = whole(len(images), generator)
+    rows = global_size(len(images), generator)
     strides = (like[0].numel(), *like.stride()[1:])
     return torch.empty_strided(
         (rows, *like.shape[1:]), strides, dtype=images.dtype, device=images.device
     )
-
-
-@contextlib.contextmanager
-def among(chosen: Bool[Tensor, " whole"], generator: torch.Generator) -> Iterator[None]:
-    """Inside, draws are for some rows of the batch alone.
-
-    Args:
-        chosen: Which of the whole batch's rows.
-        generator: Whose draws.
-
-    Returns:
-        A context manager.
-    """
-    if not isinstance(generator, SharedGenerator):
-        yield
-        return
-    before = generator.total, generator.places
-    chosen = chosen.to(generator.places.device)
-    generator.total = int(chosen.sum())
-    generator.places = (chosen.cumsum(0) - 1)[before[1]][chosen[before[1]]]
-    try:
-        yield
-    finally:
-        generator.total, generator.places = before

@@ -14,7 +14,7 @@ from equipoise.attacks.goals import SuccessTracker, misclassified
 from equipoise.attacks.losses import margin
 from equipoise.attacks.threat import Threat
 from equipoise.data import Split
-from equipoise.distributed.shared_generator import share as shard
+from equipoise.distributed.shared_generator import shard
 from equipoise.evaluation.attack import AttackResult, Kind
 from equipoise.evaluation.cache import BROKEN, UNKNOWN, Store
 from equipoise.evaluation.suites import Suite

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from equipoise.attacks import goals, losses
 from equipoise.attacks.goals import Goal
-from equipoise.distributed.shared_generator import own, processes, whole
+from equipoise.distributed.shared_generator import processes, rand, randint
 from equipoise.methods.stage import (
     MakeNetwork,
     Norm,
@@ -320,9 +320,7 @@ class GateTask(nn.Module):
         strengths = torch.tensor(
             gate.strengths or self.method.strengths[1 if gate.pairs else 0 :], device=images.device
         )
-        count = (whole(len(images), generator),)
-        draw = torch.randint(len(strengths), count, generator=generator, device=generator.device)
-        epsilon = strengths[own(draw, generator).to(images.device)]
+        epsilon = strengths[randint(len(strengths), len(images), generator).to(images.device)]
         adversarial = attacked(
             self.network,
             self._goal(labels, epsilon, generator, progress),
@@ -368,9 +366,7 @@ class GateTask(nn.Module):
             return goals.cross_entropy(partial(self.network, weight=0.0), labels)
         if not gate.evasion:
             return goals.cross_entropy(self.network, labels)
-        count = whole(len(labels), generator)
-        draw = torch.rand(count, generator=generator, device=generator.device)
-        evades = (own(draw, generator).to(labels.device) < gate.evasion).float()
+        evades = (rand(len(labels), generator).to(labels.device) < gate.evasion).float()
 
         def goal(images: Images) -> Tensor:
             logits, opening = self.network.logits_and_gate(images)

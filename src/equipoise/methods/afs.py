@@ -12,7 +12,7 @@ import tyro
 from torch import Tensor, nn
 
 from equipoise.attacks import goals, losses
-from equipoise.distributed.shared_generator import among, own, processes, whole
+from equipoise.distributed.shared_generator import global_size, local_mean, subset
 from equipoise.methods.single_network import network_stage
 from equipoise.methods.stage import (
     MakeNetwork,
@@ -28,7 +28,7 @@ from equipoise.models.io.external import imported_network, is_foreign
 from equipoise.models.last_linear import last_linear
 from equipoise.objectives import AnyObjective
 from equipoise.records.epsilon import Epsilon, Epsilons, format_epsilon
-from equipoise.types import Images, Labels, Predict
+from equipoise.types import Images, Labels, PerImage, Predict
 
 _MASKS = ({"1"}, {"0", "1"})
 
@@ -208,34 +208,11 @@ class MergerTask(nn.Module):
     def forward(
         self, images: Images, labels: Labels, generator: torch.Generator, progress: float
     ) -> dict[str, Tensor]:
-        """One step: alpha times the clean loss plus 1 - alpha times the adversarial one."""
-        alpha = self.method.alpha
-        weight = alpha
-        places = torch.arange(whole(len(labels), generator))  # in the batch of all processes
-        natural, attackable = places >= 0, places >= 0
-        if self.method.split_batch:
-            natural = places < int(len(places) * alpha)
-            attackable = ~natural
-            weight = float(natural.sum()) / len(places)  # one mean over the batch
-        clean = adversarial = self.stack.merger.bias.sum() * 0
-        if alpha > 0 and bool(natural.any()):
-            rows = slice(0, int(own(natural, generator).sum()))
-            clean = self._loss(images[rows], labels[rows], natural, generator)
-        if alpha < 1 and bool(attackable.any()):
-            rows = slice(len(labels) - int(own(attackable, generator).sum()), None)
-            victims, truth = images[rows], labels[rows]
-            with among(attackable, generator):
-                found = attacked(
-                    self.stack,
-                    goals.cross_entropy(self.stack, truth),
-                    victims,
-                    self.method.merger_epsilon,
-                    self.method.attack,
-                    self.method.norm,
-                    generator,
-                )
-            adversarial = self._loss(found, truth, attackable, generator)
-        loss = weight * clean + (1 - weight) * adversarial
+        """One step: alpha times the clean loss plus 1 - alpha times the adversarial loss."""
+        clean_rows, attacked_rows, alpha = self._rows(labels, generator)
+        clean = self._clean_loss(images, labels, clean_rows, generator)
+        adversarial = self._adversarial_loss(images, labels, attacked_rows, generator)
+        loss = alpha * clean + (1 - alpha) * adversarial  # Eq. (5)
         return {"loss": loss, "loss_clean": clean, "loss_adversarial": adversarial}
 
     def outcome(self) -> nn.Module:
@@ -246,13 +223,49 @@ class MergerTask(nn.Module):
         """The stack, whatever the strength."""
         return self.stack
 
-    def _loss(
-        self, images: Images, labels: Labels, chosen: Tensor, generator: torch.Generator
+    def _rows(self, labels: Labels, generator: torch.Generator) -> tuple[Tensor, Tensor, float]:
+        """Masks of the whole batch for the two terms, and the weight of the clean one.
+
+        Eq. (5) has both terms on every image; with ``split_batch`` each image has one of them.
+        """
+        alpha, count = self.method.alpha, global_size(len(labels), generator)
+        if not self.method.split_batch:
+            every = torch.ones(count, dtype=torch.bool)
+            return every & (alpha > 0), every & (alpha < 1), alpha
+        clean = torch.arange(count) < int(count * alpha)
+        return clean, ~clean, float(clean.sum()) / count
+
+    def _clean_loss(
+        self, images: Images, labels: Labels, rows: Tensor, generator: torch.Generator
     ) -> Tensor:
-        """Mean over the chosen rows of all processes, of which ``images`` are those here."""
+        if not bool(rows.any()):
+            return self._zero()
+        with subset(rows, generator) as count:  # clean images come first
+            return local_mean(self._cross_entropy(images[:count], labels[:count]), generator)
+
+    def _adversarial_loss(
+        self, images: Images, labels: Labels, rows: Tensor, generator: torch.Generator
+    ) -> Tensor:
+        if not bool(rows.any()):
+            return self._zero()
+        with subset(rows, generator) as count:  # attacked images come last
+            first = len(labels) - count
+            images, labels = images[first:], labels[first:]
+            adversarial = attacked(
+                self.stack,
+                goals.cross_entropy(self.stack, labels),
+                images,
+                self.method.merger_epsilon,
+                self.method.attack,
+                self.method.norm,
+                generator,
+            )
+            return local_mean(self._cross_entropy(adversarial, labels), generator)
+
+    def _cross_entropy(self, images: Images, labels: Labels) -> PerImage:
         with torch.no_grad():
             features = self.stack.features(images)
-        found = losses.cross_entropy(self.stack.merger(features), labels)
-        # Means of processes are averaged; 1 where this process has its even share of the rows.
-        share = len(labels) * processes(generator) / int(chosen.sum())
-        return found.mean() * share if len(labels) else found.sum()
+        return losses.cross_entropy(self.stack.merger(features), labels)
+
+    def _zero(self) -> Tensor:
+        return self.stack.merger.bias.sum() * 0  # with a graph: a step needs gradients

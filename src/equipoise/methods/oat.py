@@ -9,9 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from equipoise.attacks import losses
-from equipoise.distributed.shared_generator import among
-from equipoise.distributed.shared_generator import own as local_rows
-from equipoise.distributed.shared_generator import whole as global_size
+from equipoise.distributed.shared_generator import global_size, local_rows, subset
 from equipoise.methods.stage import (
     MakeNetwork,
     Norm,
@@ -174,15 +172,15 @@ class ConditionalTask(nn.Module):
     ) -> dict[str, Tensor]:
         """One step: clean forward, attack, adversarial forward."""
         objective = single_network_objective(self.method.objective, "OAT")
-        whole = self.method.draw(global_size(len(images), generator), generator)
-        preference = local_rows(whole, generator).to(images.device)
+        preferences = self.method.draw(global_size(len(images), generator), generator)
+        preference = local_rows(preferences, generator).to(images.device)
         natural = losses.cross_entropy(self.network(images, preference=preference), labels)
         loss, rows = (1 - preference) * natural, preference.nonzero().squeeze(1)
         adversarial = loss.new_zeros(())
-        if bool(whole.any()):  # not the rows here: all processes of a group draw alike
+        if bool(preferences.any()):  # all processes attack, or none: they draw the same numbers
             own, clean, truth = preference[rows], images[rows], labels[rows]
             predict: Predict = partial(self.network, preference=own)
-            with among(whole > 0, generator):
+            with subset(preferences > 0, generator):
                 found = attacked(
                     self.network,
                     objective.goal(predict, clean, truth),

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from equipoise.distributed.shared_generator import own
-from equipoise.distributed.shared_generator import whole as global_size
+from equipoise.distributed.shared_generator import randint
 from equipoise.methods.stage import (
     MakeNetwork,
     Norm,
@@ -193,6 +192,4 @@ class NetworkTask(nn.Module):
         if not self.random_budgets:
             return self.epsilon
         budgets = torch.tensor(self.random_budgets, device=images.device)
-        count = (global_size(len(images), generator),)
-        draw = torch.randint(len(budgets), count, generator=generator, device=generator.device)
-        return budgets[own(draw, generator).to(images.device)]
+        return budgets[randint(len(budgets), len(images), generator).to(images.device)]

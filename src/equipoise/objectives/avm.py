@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from equipoise.attacks import goals, losses
 from equipoise.attacks.goals import Goal
-from equipoise.distributed.shared_generator import own, whole
+from equipoise.distributed.shared_generator import rand
 from equipoise.types import Images, Labels, PerImage, Predict
 
 
@@ -66,9 +66,7 @@ class AVM:
         generator: torch.Generator,
     ) -> dict[str, PerImage]:
         """Soft cross-entropy at the mixed images."""
-        count = whole(len(clean), generator)
-        draw = torch.rand(count, 1, generator=generator, device=generator.device)
-        weight = own(draw, generator).to(clean.device)
+        weight = rand(len(clean), generator).to(clean.device)[:, None]
         vertex = (clean + self.stretch * (adversarial - clean)).clamp(0.0, 1.0)
         # Not torch.lerp: under bf16 autocast it refuses a float32 weight.
         share = weight[:, :, None, None]

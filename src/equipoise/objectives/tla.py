@@ -8,7 +8,7 @@ from torch import Tensor
 
 from equipoise.attacks import goals, losses
 from equipoise.attacks.goals import Goal
-from equipoise.distributed.shared_generator import empty, own
+from equipoise.distributed.shared_generator import uniform_like
 from equipoise.models.last_linear import features_and_logits
 from equipoise.records.epsilon import Distance
 from equipoise.types import Images, Labels, PerImage, Predict
@@ -67,9 +67,7 @@ class TLA:
         Raises:
             ValueError: If no network with a linear layer stands behind the predicts.
         """
-        noise = empty(clean, generator)
-        noise.uniform_(-self.noise, self.noise, generator=generator)
-        noise = own(noise, generator)
+        noise = uniform_like(clean, -self.noise, self.noise, generator)
         anchor, logits = features_and_logits(predict_adversarial, adversarial)
         noisy, _ = features_and_logits(predict_clean, (clean + noise).clamp(0.0, 1.0))
         natural, _ = features_and_logits(predict_clean, clean)

@@ -17,7 +17,7 @@ from lightning_fabric import Fabric
 
 from equipoise.data import Split
 from equipoise.distributed.ranks import Ranks, check_shares, keep_inputs, seed_everything
-from equipoise.distributed.shared_generator import share
+from equipoise.distributed.shared_generator import shard
 from equipoise.methods.stage import Stage, Task
 from equipoise.runtime.errors import TrainingError
 from equipoise.runtime.files import clear_temporaries, write_json
@@ -239,8 +239,8 @@ class _Fit:
         """This rank's images of a batch; all of them are made here, so that all draws are alike."""
         images, labels = self.source.batch(order, number, generator)
         rows = torch.arange(len(labels), device=labels.device)
-        own = share(rows, generator)
-        return (images, labels) if own is rows else (images[own], labels[own])
+        local = shard(rows, generator)
+        return (images, labels) if local is rows else (images[local], labels[local])
 
     def _perturbed(
         self, images: torch.Tensor, labels: torch.Tensor, progress: float
