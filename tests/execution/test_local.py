@@ -25,7 +25,7 @@ from equipoise.methods.single_network import NetworkTask, network_stage
 from equipoise.methods.stage import Untrained
 from equipoise.objectives import PGDAT, Standard
 from equipoise.runtime.signals import Interrupted
-from equipoise.training import Loop
+from equipoise.training import TrainingConfig
 
 
 def make() -> nn.Module:
@@ -169,7 +169,7 @@ def test_all_stages_hold_out_the_same_validation_images(tmp_path):
 
 def test_holding_out_more_than_there_is_names_the_setting(tmp_path):
     with pytest.raises(DataError, match=r"--loop\.validation-images"):
-        run([stage("one")], tmp_path, loop=Loop(validation_images=80))
+        run([stage("one")], tmp_path, loop=TrainingConfig(validation_images=80))
 
 
 def test_a_stop_in_the_last_step_of_a_stage_does_not_start_the_next_one(tmp_path):

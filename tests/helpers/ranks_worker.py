@@ -18,7 +18,7 @@ from equipoise.distributed.ranks import launched
 from equipoise.methods import AFA, AFS, OAT, Gate, Schedule, SingleNetwork, Stage
 from equipoise.models import Branched, WideResNet, with_branches
 from equipoise.objectives import AVM, MART, PGDAT, TRADES
-from equipoise.training import Loop, checkpoint, fit
+from equipoise.training import TrainingConfig, checkpoint, fit
 
 PLAIN = Gate()
 SHORT = Schedule(epochs=2, learning_rate=0.05)
@@ -96,7 +96,7 @@ EXTRACTORS = {
     "extractor1_0.1": tiny.wide_resnet(seed=2).eval(),
 }
 GUIDED_GATE = Gate(pairs=True, lead=0.5, detection=1.0, evasion=0.5)
-Case = tuple[Callable[[], Stage], Mapping[str, nn.Module], Loop]
+Case = tuple[Callable[[], Stage], Mapping[str, nn.Module], TrainingConfig]
 CASES: dict[str, Case] = {
     "pgd_at": (lambda: single(PGDAT()), {}, LOOP),
     "branches": (lambda: afa()[0], {}, LOOP),

@@ -17,11 +17,13 @@ from equipoise.methods.stage import TrainingAttack
 from equipoise.models import WideResNet
 from equipoise.recipes import RECIPES, Evaluation, Recipe
 from equipoise.runtime.reporter import NullReporter
-from equipoise.training import Loop, fit
+from equipoise.training import TrainingConfig, fit
 
 ATTACK = TrainingAttack(steps=2, relative_step=0.5)
 SCHEDULE = Schedule(epochs=2, learning_rate=0.1)
-LOOP = Loop(batch_size=16, validation_images=16, validation_steps=1, checkpoint_seconds=0.0)
+LOOP = TrainingConfig(
+    batch_size=16, validation_images=16, validation_steps=1, checkpoint_seconds=0.0
+)
 
 
 def split(count: int = 32, classes: int = 10, seed: int = 0) -> Split:

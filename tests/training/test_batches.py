@@ -11,7 +11,7 @@ from equipoise.data import Augmentation, DataError
 from equipoise.methods.single_network import NetworkTask, network_stage
 from equipoise.objectives import Standard
 from equipoise.recipes import from_json, to_json
-from equipoise.training import ExtraImages, Loop
+from equipoise.training import ExtraImages, TrainingConfig
 from equipoise.training.batches import Batches
 
 
@@ -211,7 +211,7 @@ def test_batches_of_one_have_no_room(path):
 @pytest.mark.parametrize("share", [0.0, 1.0, -0.5, float("nan")])
 def test_a_share_that_leaves_nothing_of_either_is_refused(share):
     with pytest.raises(ValueError, match="extra_share must be between 0 and 1, got"):
-        Loop(extra_share=share)
+        TrainingConfig(extra_share=share)
 
 
 def test_a_recipe_with_extra_images_goes_through_json_and_back(path):

@@ -27,7 +27,7 @@ from equipoise.methods.single_network import NetworkTask, network_stage
 from equipoise.objectives import PGDAT, Standard
 from equipoise.runtime.errors import TrainingError
 from equipoise.runtime.signals import Interrupted
-from equipoise.training import BEST, LAST, Loop, checkpoint
+from equipoise.training import BEST, LAST, TrainingConfig, checkpoint
 from equipoise.training.metrics import METRICS, metrics_log
 
 STEPS = 4  # an epoch: 64 images in batches of 16
@@ -167,7 +167,9 @@ def test_the_same_seed_gives_the_same_bits_and_another_one_does_not(tmp_path):
 def test_how_often_one_validates_does_not_change_what_is_trained(tmp_path):
     of = stage(objective=PGDAT(), epsilon=0.05, keep="last")
     often = run(tmp_path / "often", of)[0]
-    rarely = run(tmp_path / "rarely", of, loop=Loop(**(vars(LOOP) | {"validate_every": 9})))[0]
+    rarely = run(
+        tmp_path / "rarely", of, loop=TrainingConfig(**(vars(LOOP) | {"validate_every": 9}))
+    )[0]
     assert same(weights(often), weights(rarely))
     assert ["score" in entry for entry in metrics(tmp_path / "rarely")] == [False, False, True]
 
@@ -198,7 +200,7 @@ def test_every_epoch_sees_every_image_once_in_another_order(tmp_path):
 def test_gradients_are_clipped_to_the_norm(tmp_path):
     def moved(name, **settings):
         of = stage(epochs=1, learning_rate=1.0, momentum=0.0, weight_decay=0.0, **settings)
-        whole = Loop(**(vars(LOOP) | {"batch_size": 64}))  # one step
+        whole = TrainingConfig(**(vars(LOOP) | {"batch_size": 64}))  # one step
         before = weights(linear(2))
         after = weights(run(tmp_path / name, of, loop=whole)[0].outcome())
         return math.sqrt(sum(float((after[k] - before[k]).square().sum()) for k in before))
@@ -332,7 +334,9 @@ def test_sigint_saves_and_stops_and_the_run_goes_on_to_the_same_bits(tmp_path):
     whole, _ = run(tmp_path / "whole", of)
     before = signal.getsignal(signal.SIGINT)
     interrupt = partial(os.kill, os.getpid(), signal.SIGINT)
-    loop = Loop(**(vars(LOOP) | {"checkpoint_seconds": 1e9}))  # only what the signal saves
+    loop = TrainingConfig(
+        **(vars(LOOP) | {"checkpoint_seconds": 1e9})
+    )  # only what the signal saves
     with pytest.raises(Interrupted):
         run(tmp_path / "cut", of, reporter=AfterSteps(5, interrupt), loop=loop)
     assert signal.getsignal(signal.SIGINT) is before
@@ -409,7 +413,7 @@ def test_more_threads_than_the_main_one_can_train(tmp_path):
 
 
 def test_a_batch_larger_than_the_data_is_one_batch_of_all(tmp_path):
-    loop = Loop(**(vars(LOOP) | {"batch_size": 1000}))
+    loop = TrainingConfig(**(vars(LOOP) | {"batch_size": 1000}))
     counter = Scripted()
     fit_stage(stage(epochs=2, keep="last"), counter, tmp_path, loop=loop, fabric=fabric())
     assert int(counter.step) == 2
@@ -418,4 +422,4 @@ def test_a_batch_larger_than_the_data_is_one_batch_of_all(tmp_path):
 @pytest.mark.parametrize("field", ["batch_size", "validate_every"])
 def test_counts_of_the_loop_below_one_are_refused(field):
     with pytest.raises(ValueError, match=rf"{field} must be 1 or more, got 0"):
-        Loop(**{field: 0})
+        TrainingConfig(**{field: 0})

@@ -12,7 +12,7 @@ from equipoise.methods import AFS, Schedule, Stage
 from equipoise.methods.single_network import network_stage
 from equipoise.objectives import PGDAT, Standard
 from equipoise.runtime.errors import TrainingError
-from equipoise.training import Loop, checkpoint
+from equipoise.training import TrainingConfig, checkpoint
 from equipoise.training.micro_batches import in_parts, is_out_of_memory
 
 MORE_THAN_THERE_IS = 2**47
@@ -92,7 +92,7 @@ def test_adversarial_training_in_parts_learns_too(tmp_path):
 
 @pytest.mark.parametrize("averaging", ["swa", "ema"])
 def test_weight_perturbation_and_averages_work_in_parts(tmp_path, averaging):
-    loop = Loop(**(vars(LOOP) | {"awp_gamma": 0.005, "averaging": averaging}))
+    loop = TrainingConfig(**(vars(LOOP) | {"awp_gamma": 0.005, "averaging": averaging}))
     task, said = run(tmp_path, stage(8), loop=loop)
     assert len(said) == 1
     assert all(value.isfinite().all() for value in weights(task).values())

@@ -17,7 +17,7 @@ from equipoise.execution.local import execute
 from equipoise.methods import AFA, AFS, Schedule
 from equipoise.methods.single_network import NetworkTask, network_stage
 from equipoise.objectives import PGDAT
-from equipoise.training import BEST, LAST, Loop, checkpoint
+from equipoise.training import BEST, LAST, TrainingConfig, checkpoint
 from equipoise.training.metrics import METRICS
 
 STEPS = 4  # an epoch
@@ -89,7 +89,7 @@ def single(make, schedule, **changes):
 )
 @pytest.mark.parametrize("name", ["network", "afa", "afs"])
 def test_with_every_switch_off_the_bits_are_those_from_before_there_were_any(tmp_path, name):
-    loop = Loop(
+    loop = TrainingConfig(
         batch_size=16,
         validation_images=16,
         validation_steps=1,
@@ -183,7 +183,7 @@ SWITCHES = {
 }
 
 
-def loop(name: str, extra) -> Loop:
+def loop(name: str, extra) -> TrainingConfig:
     with_extra = {"extra": extra} if name in ("extra", "all") else {}
     return replace(LOOP, augmentation=Augmentation(shift=1), **SWITCHES[name], **with_extra)
 

@@ -11,7 +11,7 @@ from equipoise.methods import AFA, AFS, Schedule, Stage
 from equipoise.methods.single_network import NetworkTask, network_stage
 from equipoise.objectives import PGDAT, Standard
 from equipoise.runtime.errors import TrainingError
-from equipoise.training import BEST, LAST, Average, Loop, checkpoint
+from equipoise.training import BEST, LAST, Average, TrainingConfig, checkpoint
 from equipoise.training.metrics import METRICS
 from equipoise.training.weight_averaging import measure_statistics
 
@@ -20,7 +20,7 @@ EPOCHS = 4
 SCHEDULE = Schedule(epochs=EPOCHS, learning_rate=0.1)
 
 
-def loop(averaging: str, **changes) -> Loop:
+def loop(averaging: str, **changes) -> TrainingConfig:
     return replace(LOOP, averaging=averaging, **changes)
 
 
@@ -273,14 +273,14 @@ def test_a_checkpoint_with_other_averaging_is_refused(tmp_path, before, after):
 @pytest.mark.usefixtures("no_shape_checks")
 def test_an_unknown_average_is_refused():
     with pytest.raises(ValueError, match="averaging must be none, ema or swa, got 'mean'"):
-        Loop(averaging="mean")
+        TrainingConfig(averaging="mean")
 
 
 @pytest.mark.parametrize("name", ["averaging_decay", "averaging_start", "awp_start"])
 @pytest.mark.parametrize("share", [-0.1, 1.0, float("nan")])
 def test_shares_out_of_range_are_refused(name, share):
     with pytest.raises(ValueError, match=rf"{name} must be in \[0, 1\), got"):
-        Loop(**{name: share})
+        TrainingConfig(**{name: share})
 
 
 def masked() -> nn.Module:

@@ -19,7 +19,7 @@ from equipoise.methods.afa import BranchTask
 from equipoise.methods.single_network import NetworkTask, network_stage
 from equipoise.models import with_branches
 from equipoise.objectives import PGDAT
-from equipoise.training import Loop, perturbed
+from equipoise.training import TrainingConfig, perturbed
 
 
 def task(network=None) -> NetworkTask:
@@ -189,7 +189,7 @@ def test_perturbed_training_learns_and_ends_in_other_weights(tmp_path):
 @pytest.mark.parametrize("gamma", [-0.01, float("nan"), float("inf")])
 def test_a_gamma_below_zero_or_no_number_is_refused(gamma):
     with pytest.raises(ValueError, match="awp_gamma must be 0 or more, got"):
-        Loop(awp_gamma=gamma)
+        TrainingConfig(awp_gamma=gamma)
 
 
 @pytest.mark.parametrize("separate", ["both", "statistics", "affine"])

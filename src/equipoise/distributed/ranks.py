@@ -39,7 +39,7 @@ def launched(
     others of its machine, which run the same command.
 
     Args:
-        precision: Of the networks' operations, as ``Loop.precision``.
+        precision: Of the networks' operations, as ``TrainingConfig.precision``.
         batch_size: Images a step, of all processes together.
         devices: Processes a machine, one device each.
         nodes: Machines.

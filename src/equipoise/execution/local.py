@@ -18,7 +18,7 @@ from equipoise.runtime.errors import TrainingError
 from equipoise.runtime.files import read_json
 from equipoise.runtime.reporter import NullReporter, Reporter
 from equipoise.runtime.seeds import derive_seed
-from equipoise.training import DONE, Loop, fit, is_done, load_weights
+from equipoise.training import DONE, TrainingConfig, fit, is_done, load_weights
 from equipoise.types import Predict
 
 
@@ -26,7 +26,7 @@ def execute(
     stages: Sequence[Stage],
     *,
     train: Split,
-    loop: Loop,
+    loop: TrainingConfig,
     folder: Path,
     seed: int,
     fabric: Fabric,

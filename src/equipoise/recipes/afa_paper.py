@@ -14,7 +14,7 @@ from equipoise.objectives import IAT, MART, PGDAT, TRADES, AnyObjective, Standar
 from equipoise.recipes import cifar10
 from equipoise.recipes.networks import AnyNetwork, ResNetShape, WideResNetShape
 from equipoise.recipes.recipe import Evaluation, Recipe, row
-from equipoise.training import Loop
+from equipoise.training import TrainingConfig
 
 STRENGTHS = (0.0, 1 / 255, 2 / 255, 4 / 255, 8 / 255)
 OBJECTIVES: dict[str, tuple[str, AnyObjective]] = {
@@ -114,7 +114,9 @@ class Setting:
             network=self.network,
             method=method,
             # Reflected borders: a generator learns a border that an attack colours (LOG.md).
-            loop=Loop(augmentation=Augmentation(shift=4, padding="reflect", flip=self.flip)),
+            loop=TrainingConfig(
+                augmentation=Augmentation(shift=4, padding="reflect", flip=self.flip)
+            ),
             evaluation=Evaluation(epsilons=STRENGTHS, suites=("quick", "paper", "adaptive")),
         )
         return row(recipe, says)

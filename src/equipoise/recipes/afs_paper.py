@@ -13,7 +13,7 @@ from equipoise.methods.stage import TrainingAttack
 from equipoise.objectives import AVM, FAT, LBGAT, PGDAT, TLA, TRADES, AnyObjective, Standard
 from equipoise.recipes.networks import WideResNetShape
 from equipoise.recipes.recipe import Evaluation, Recipe, row
-from equipoise.training import Loop
+from equipoise.training import TrainingConfig
 
 PGD_AT, CIFAR10 = PGDAT(), Cifar10()
 TOP = 8 / 255
@@ -114,7 +114,7 @@ def _row(
         dataset=dataset,
         network=WideResNetShape(depth=28, width=width),
         method=method,
-        loop=Loop(augmentation=Augmentation(shift=4, flip=True)),
+        loop=TrainingConfig(augmentation=Augmentation(shift=4, flip=True)),
         evaluation=evaluation,
     )
     return row(recipe, says)

@@ -12,7 +12,7 @@ from equipoise.methods.stage import TrainingAttack
 from equipoise.objectives import PGDAT, Standard
 from equipoise.recipes.networks import WideResNetShape
 from equipoise.recipes.recipe import Evaluation, Recipe
-from equipoise.training import Loop
+from equipoise.training import TrainingConfig
 
 STRENGTHS = (0.0, 1 / 255, 2 / 255, 4 / 255, 8 / 255)
 
@@ -89,7 +89,7 @@ def _recipe(name: str, method: SingleNetwork | AFA | AFS) -> Recipe:
         dataset=Cifar10(),
         network=WideResNetShape(depth=10, width=2),
         method=method,
-        loop=Loop(
+        loop=TrainingConfig(
             batch_size=128,
             validation_images=1000,
             augmentation=Augmentation(shift=4, padding="reflect", flip=True),

@@ -8,7 +8,7 @@ from equipoise.methods.stage import TrainingAttack
 from equipoise.objectives import PGDAT, Standard
 from equipoise.recipes.networks import WideResNetShape
 from equipoise.recipes.recipe import Evaluation, Recipe
-from equipoise.training import Loop
+from equipoise.training import TrainingConfig
 
 STRENGTHS = (0.0, 0.05, 0.1, 0.15, 0.2)
 """Bright strokes on black, 8x8: strengths that matter are larger than on photographs."""
@@ -77,7 +77,7 @@ def _recipe(name: str, method: SingleNetwork | AFA | AFS) -> Recipe:
         dataset=Digits(),
         network=WideResNetShape(depth=10, width=1),
         method=method,
-        loop=Loop(
+        loop=TrainingConfig(
             batch_size=64,
             validation_images=200,
             validate_every=2,

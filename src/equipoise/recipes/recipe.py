@@ -17,7 +17,7 @@ from equipoise.objectives import AnyObjective
 from equipoise.objectives.fat import FATBase
 from equipoise.recipes.networks import AnyNetwork
 from equipoise.records.epsilon import Epsilons
-from equipoise.training import Loop
+from equipoise.training import TrainingConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +77,7 @@ class Recipe:
     dataset: DataSource
     network: AnyNetwork
     method: AnyMethod
-    loop: Loop
+    loop: TrainingConfig
     evaluation: Evaluation
     seed: int = 0
 

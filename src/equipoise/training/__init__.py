@@ -1,7 +1,7 @@
 """The one training loop: ``fit`` runs a stage, whatever method it belongs to, and its switches."""
 
 from equipoise.training.batches import ExtraImages
-from equipoise.training.config import Loop
+from equipoise.training.config import TrainingConfig
 from equipoise.training.loop import fit
 from equipoise.training.monitors import Watch
 from equipoise.training.stage_files import BEST, DONE, LAST, is_done, load_weights
@@ -14,7 +14,7 @@ __all__ = [
     "LAST",
     "Average",
     "ExtraImages",
-    "Loop",
+    "TrainingConfig",
     "Watch",
     "fit",
     "is_done",

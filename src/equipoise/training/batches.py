@@ -11,7 +11,7 @@ from torch import Tensor
 
 from equipoise.data import DataError, Split
 from equipoise.data.npz import read_arrays, whole_labels
-from equipoise.training.config import Loop
+from equipoise.training.config import TrainingConfig
 from equipoise.types import Images, Labels
 
 
@@ -94,7 +94,7 @@ class Batches:
         images with replacement and shuffles the rows of a batch, too.
     """
 
-    def __init__(self, train: Split, loop: Loop) -> None:
+    def __init__(self, train: Split, loop: TrainingConfig) -> None:
         self.train, self.loop = train, loop
         self.extra = None if loop.extra is None else ExtraImages.read(loop.extra, train)
         size = min(loop.batch_size, len(train))

@@ -12,7 +12,7 @@ _STARTS: dict[str, float] = {"none": 0.0, "ema": 0.025, "swa": 0.75}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Loop:
+class TrainingConfig:
     """How stages are run, whatever they train.
 
     Args:

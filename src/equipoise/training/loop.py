@@ -26,7 +26,7 @@ from equipoise.runtime.reporter import NullReporter, Reporter
 from equipoise.runtime.signals import Interrupted, stop_on_signals
 from equipoise.training import checkpoint
 from equipoise.training.batches import Batches
-from equipoise.training.config import Loop
+from equipoise.training.config import TrainingConfig
 from equipoise.training.metrics import metrics_log
 from equipoise.training.micro_batches import Terms, in_parts
 from equipoise.training.monitors import Watch
@@ -60,7 +60,7 @@ def fit(
     *,
     train: Split,
     validation: Split,
-    loop: Loop,
+    loop: TrainingConfig,
     folder: Path,
     fabric: Fabric,
     seed: int,
@@ -103,7 +103,7 @@ class _Fit:
         task: Task,
         train: Split,
         validation: Split,
-        loop: Loop,
+        loop: TrainingConfig,
         folder: Path,
         fabric: Fabric,
         seed: int,

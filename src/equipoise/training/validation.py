@@ -13,7 +13,7 @@ from equipoise.evaluation import robust_accuracy
 from equipoise.methods.stage import THREATS, Stage
 from equipoise.models.attack_mode.context import attack_mode
 from equipoise.runtime.errors import TrainingError
-from equipoise.training.config import Loop
+from equipoise.training.config import TrainingConfig
 from equipoise.training.micro_batches import is_out_of_memory
 from equipoise.training.monitors import Symptoms, symptoms
 
@@ -37,7 +37,9 @@ class Validation:
         seed: Of the stage.
     """
 
-    def __init__(self, stage: Stage, split: Split, loop: Loop, ranks: Ranks, seed: int) -> None:
+    def __init__(
+        self, stage: Stage, split: Split, loop: TrainingConfig, ranks: Ranks, seed: int
+    ) -> None:
         self.stage, self.split, self.ranks, self.seed = stage, split, ranks, seed
         self.search = PGD(steps=loop.validation_steps, relative_step=0.25, keep="best")
         self.at_once = VALIDATION_BATCH

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import get_ema_multi_avg_fn, get_swa_multi_avg_fn
 
-from equipoise.training.config import Loop
+from equipoise.training.config import TrainingConfig
 
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
@@ -36,7 +36,7 @@ class Average:
         ``AveragedModel`` copies the module, which a module with hooks need not survive.
     """
 
-    def __init__(self, module: nn.Module, loop: Loop) -> None:
+    def __init__(self, module: nn.Module, loop: TrainingConfig) -> None:
         self.module, self.loop = module, loop
         self.count = 0
         self.tensors: dict[str, Tensor] = {}

@@ -23,7 +23,7 @@ from equipoise.recipes import Recipe
 from equipoise.runtime.environment import environment
 from equipoise.runtime.reporter import NullReporter, Reporter
 from equipoise.runtime.seeds import derive_seed
-from equipoise.training import Loop
+from equipoise.training import TrainingConfig
 from equipoise.training.batches import Batches
 from equipoise.training.loop import _Fit
 from equipoise.training.validation import VALIDATION_BATCH, Validation
@@ -136,7 +136,7 @@ def stage_costs(
     make_network: MakeNetwork,
     *,
     dataset: DataSet,
-    loop: Loop,
+    loop: TrainingConfig,
     seed: int,
     fabric: Fabric,
     seconds: float = 10.0,
