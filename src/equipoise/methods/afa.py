@@ -24,7 +24,7 @@ from equipoise.methods.training_attack import attacked
 from equipoise.models import AdaptiveNetwork, Branched, fuse, with_branches
 from equipoise.models.afa.adaptive_network import Placement, Weights
 from equipoise.models.afa.branches import Separate, soup
-from equipoise.objectives import AnyObjective, single_network_objective
+from equipoise.objectives import AnyObjective, Batch, single_network_objective
 from equipoise.records.epsilon import Epsilons, format_epsilon
 from equipoise.types import Images, Labels, Predict
 
@@ -242,7 +242,7 @@ class BranchTask(nn.Module):
             )
         through_clean: Predict = partial(self.network, branch=0)
         dealt = self._dealt(images, labels)
-        prepared, start = [], None
+        batches, start = [], None
         for group in groups:
             through: Predict = partial(self.network, branch=group)
             # Rows in plain order: noise is drawn in the order of memory.
@@ -263,12 +263,20 @@ class BranchTask(nn.Module):
                 progress=progress,
             )
             start = adversarial if self.method.nested else None
-            prepared.append((group, through, clean, adversarial, truth))
+            batch = Batch(
+                clean=clean,
+                adversarial=adversarial,
+                labels=truth,
+                predict_clean=through_clean,
+                predict_adversarial=through,
+                generator=generator,
+            )
+            batches.append((len(group), batch))
         natural = losses.cross_entropy(through_clean(dealt[0][0]), dealt[0][1])
         means = [natural.mean()]
-        for group, through, clean, adversarial, truth in prepared:
-            terms = objective.losses(through_clean, through, clean, adversarial, truth, generator)
-            means += [part.mean() for part in terms["loss"].chunk(len(group))]
+        for paths_in_batch, batch in batches:
+            terms = objective.losses(batch)
+            means += [part.mean() for part in terms["loss"].chunk(paths_in_batch)]
         by_path = torch.stack(means)
         loss = by_path.mean() if self.method.reduction == "mean" else by_path.sum()
         return {"loss": loss} | {f"loss_{k}": value for k, value in enumerate(by_path)}

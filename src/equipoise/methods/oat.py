@@ -24,7 +24,7 @@ from equipoise.methods.training_attack import attacked
 from equipoise.models import Conditional, conditioned
 from equipoise.models.conditional_network import Start
 from equipoise.models.preference_encoding import PREFERENCES, Encoding, check_code
-from equipoise.objectives import PGDAT, AnyObjective, single_network_objective
+from equipoise.objectives import PGDAT, AnyObjective, Batch, single_network_objective
 from equipoise.records.epsilon import Epsilon
 from equipoise.types import Images, Labels, PerImage, Predict
 
@@ -194,7 +194,15 @@ class ConditionalTask(nn.Module):
                     start_noise=objective.start_noise,
                     progress=progress,
                 )
-                terms = objective.losses(predict, predict, clean, found, truth, generator)
+                batch = Batch(
+                    clean=clean,
+                    adversarial=found,
+                    labels=truth,
+                    predict_clean=predict,
+                    predict_adversarial=predict,
+                    generator=generator,
+                )
+                terms = objective.losses(batch)
             loss = loss.index_add(0, rows, own * terms["loss"])
             adversarial = terms["loss"].sum() / max(1, len(rows))
         return {
