@@ -20,6 +20,7 @@ from equipoise.methods import Schedule
 from equipoise.methods.single_network import network_stage
 from equipoise.methods.stage import TrainingAttack
 from equipoise.models import WideResNet
+from equipoise.objectives import Batch
 from equipoise.training import Loop
 from equipoise.types import Images, Labels, PerImage, Predict
 
@@ -37,19 +38,13 @@ class LogitPairing:
     def goal(self, predict: Predict, clean: Images, labels: Labels) -> Goal:
         return goals.cross_entropy(predict, labels)
 
-    def losses(
-        self,
-        predict_clean: Predict,
-        predict_adversarial: Predict,
-        clean: Images,
-        adversarial: Images,
-        labels: Labels,
-        generator: torch.Generator,
-    ) -> dict[str, PerImage]:
-        natural, attacked = predict_clean(clean), predict_adversarial(adversarial)
-        entropy = losses.cross_entropy(natural, labels) + losses.cross_entropy(attacked, labels)
-        distance = (natural - attacked).float().square().mean(dim=1)
-        return {"loss": entropy / 2 + self.weight * distance, "loss_pairing": distance}
+    def losses(self, batch: Batch) -> dict[str, PerImage]:
+        clean_logits = batch.predict_clean(batch.clean)
+        adversarial_logits = batch.predict_adversarial(batch.adversarial)
+        natural = losses.cross_entropy(clean_logits, batch.labels)
+        robust = losses.cross_entropy(adversarial_logits, batch.labels)
+        distance = (clean_logits - adversarial_logits).float().square().mean(dim=1)
+        return {"loss": (natural + robust) / 2 + self.weight * distance, "loss_pairing": distance}
 
 
 def main(folder: Path = Path("runs/own_objective")) -> None:

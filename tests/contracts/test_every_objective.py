@@ -5,6 +5,7 @@ from functools import partial
 
 import pytest
 import torch
+from by_hand import batch as batch_of
 from torch import nn
 
 from equipoise.objectives import (
@@ -82,9 +83,8 @@ def setup(generator):
 
 
 def losses_of(objective, predict_clean, predict_adversarial, clean, adversarial, labels):
-    generator = torch.Generator().manual_seed(7)
     return objective.losses(
-        predict_clean, predict_adversarial, clean, adversarial, labels, generator
+        batch_of(clean, adversarial, labels, predict_clean, predict_adversarial, seed=7)
     )
 
 
@@ -97,8 +97,8 @@ def test_it_is_an_objective_alone_or_beside_its_companion(objective):
 @every_objective
 @batches_and_classes
 def test_losses_are_one_finite_number_an_image(objective, batch, classes, setup):
-    objective, network, *batch_of = setup(objective, batch, classes)
-    terms = losses_of(objective, network, network, *batch_of)
+    objective, network, *data = setup(objective, batch, classes)
+    terms = losses_of(objective, network, network, *data)
     assert "loss" in terms
     for value in terms.values():
         assert value.shape == (batch,)
@@ -108,8 +108,8 @@ def test_losses_are_one_finite_number_an_image(objective, batch, classes, setup)
 @every_objective
 @batches_and_classes
 def test_gradient_reaches_every_parameter(objective, batch, classes, setup):
-    objective, network, *batch_of = setup(objective, batch, classes)
-    terms = losses_of(objective, network, network, *batch_of)
+    objective, network, *data = setup(objective, batch, classes)
+    terms = losses_of(objective, network, network, *data)
     terms["loss"].mean().backward()
     for parameter in network.parameters():
         assert parameter.grad.abs().max() > 0
@@ -117,10 +117,10 @@ def test_gradient_reaches_every_parameter(objective, batch, classes, setup):
 
 @every_objective
 def test_a_step_downhill_lowers_the_loss(objective, setup):
-    objective, network, *batch_of = setup(objective)
+    objective, network, *data = setup(objective)
 
     def loss():
-        return losses_of(objective, network, network, *batch_of)["loss"].mean()
+        return losses_of(objective, network, network, *data)["loss"].mean()
 
     before = loss()
     before.backward()
@@ -167,16 +167,16 @@ def test_its_goal_predicts_nothing_before_the_search_runs(objective, setup):
 
 @every_objective
 def test_same_generator_gives_the_same_losses(objective, setup):
-    objective, network, *batch_of = setup(objective)
-    first, second = (losses_of(objective, network, network, *batch_of) for _ in range(2))
+    objective, network, *data = setup(objective)
+    first, second = (losses_of(objective, network, network, *data) for _ in range(2))
     torch.testing.assert_close(first, second, rtol=0, atol=0)
 
 
 @every_objective
 def test_the_global_generator_is_left_alone(objective, setup):
-    objective, network, *batch_of = setup(objective)
+    objective, network, *data = setup(objective)
     before = torch.random.get_rng_state()
-    losses_of(objective, network, network, *batch_of)
+    losses_of(objective, network, network, *data)
     assert torch.equal(before, torch.random.get_rng_state())
 
 
@@ -214,10 +214,10 @@ def test_clean_and_adversarial_images_go_through_their_own_function(objective, s
 @every_objective
 def test_a_partial_of_a_network_will_do(objective, setup):
     """AFA gives partials, which name a branch."""
-    objective, network, *batch_of = setup(objective)
+    objective, network, *data = setup(objective)
     wrapped = partial(Scaled(network), branch=0)
-    found = losses_of(objective, wrapped, wrapped, *batch_of)
-    torch.testing.assert_close(found, losses_of(objective, network, network, *batch_of))
+    found = losses_of(objective, wrapped, wrapped, *data)
+    torch.testing.assert_close(found, losses_of(objective, network, network, *data))
 
 
 @every_objective
@@ -251,9 +251,9 @@ def test_it_goes_through_json_and_back(objective):
 
 @every_objective
 def test_it_trains_under_bf16_autocast(objective, setup):
-    objective, network, *batch_of = setup(objective)
+    objective, network, *data = setup(objective)
     with torch.autocast("cpu", torch.bfloat16):
-        terms = losses_of(objective, network, network, *batch_of)
+        terms = losses_of(objective, network, network, *data)
     assert terms["loss"].dtype == torch.float32
     terms["loss"].mean().backward()
     assert all(parameter.grad.isfinite().all() for parameter in network.parameters())

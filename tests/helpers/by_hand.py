@@ -6,6 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from equipoise.objectives import Batch
+from equipoise.types import Predict
+
 LABELS = np.array([2, 0, 1, 3])
 CLEAN = np.array(
     [[1.0, -0.5, 2.0, 0.3], [3.0, 1.0, -1.0, 0.0], [0.2, 0.1, 0.4, 0.3], [-2.0, 0.5, 4.0, 1.5]]
@@ -66,18 +69,31 @@ def agree(
         np.testing.assert_allclose(gradient.numpy(), slope(function, array), rtol=1e-3, atol=2e-6)
 
 
+def batch(
+    clean: Tensor,
+    adversarial: Tensor,
+    labels: Tensor,
+    predict_clean: Predict,
+    predict_adversarial: Predict | None = None,
+    *,
+    seed: int = 0,
+) -> Batch:
+    """A batch with one network or two, and a fresh generator."""
+    return Batch(
+        clean=clean,
+        adversarial=adversarial,
+        labels=labels,
+        predict_clean=predict_clean,
+        predict_adversarial=predict_adversarial or predict_clean,
+        generator=torch.Generator().manual_seed(seed),
+    )
+
+
 def losses_of_answers(
     objective, clean: np.ndarray, adversarial: np.ndarray, labels: np.ndarray = LABELS
 ) -> tuple[dict[str, Tensor], list[Tensor]]:
     """The terms of an objective at given logits, and the tensors that hold these."""
     natural, attacked = Answers(clean), Answers(adversarial)
     images = torch.zeros(len(labels), 1, 2, 2)
-    terms = objective.losses(
-        natural,
-        attacked,
-        images,
-        images + 0.1,
-        torch.tensor(labels),
-        torch.Generator().manual_seed(0),
-    )
+    terms = objective.losses(batch(images, images + 0.1, torch.tensor(labels), natural, attacked))
     return terms, [natural.logits, attacked.logits]

@@ -95,7 +95,7 @@ EXTRACTORS = {
     "extractor0_0": tiny.wide_resnet(seed=1).eval(),
     "extractor1_0.1": tiny.wide_resnet(seed=2).eval(),
 }
-GUIDED_GATE = Gate(pairs=True, lead=0.5, detection=1.0, evasion=0.5)
+GUIDED_GATE = Gate(pairs=True, lead=0.5, detection=1.0)
 Case = tuple[Callable[[], Stage], Mapping[str, nn.Module], TrainingConfig]
 CASES: dict[str, Case] = {
     "pgd_at": (lambda: single(PGDAT()), {}, LOOP),

@@ -84,12 +84,12 @@ def calls(of: nn.Module, branch: int) -> set[int]:
 
 
 def test_the_plan_is_one_stage_validated_clean_and_attacked():
-    (stage,) = method(encoding="none", default=0.5).stages(wide_resnet)
+    (stage,) = method(encoding="none").stages(wide_resnet)
     assert (stage.name, stage.validation, stage.needs) == ("conditional", (0.0, EPSILON), ())
     network = stage.build({}).outcome()
     assert isinstance(network, Conditional)
     assert network.preferences == (0.0, 0.1, 0.2, 0.3, 0.4, 1.0)
-    assert (network.encoding, network.default) == ("none", 0.5)
+    assert (network.encoding, network.default) == ("none", 1.0)
 
 
 def test_validation_asks_preference_zero_clean_and_preference_one_attacked():
@@ -308,7 +308,7 @@ def test_a_killed_run_on_digits_resumes_to_the_same_bits(tmp_path, monkeypatch):
 def test_it_goes_through_json_and_back():
     from equipoise.methods import AnyMethod
 
-    whole = method(encoding="dct", default=0.2, dual=False)
+    whole = method(encoding="dct", dual=False)
     content = json.loads(json.dumps(to_json(whole), allow_nan=False))
     assert content["kind"] == "OAT"
     assert from_json(content, AnyMethod) == whole
@@ -339,7 +339,6 @@ def test_the_defaults_are_the_originals():
         ({"objective": FAT()}, "in which each image stands alone with its preference, got FAT"),
         ({"objective": LBGAT()}, "OAT cannot train LBGAT, which trains a companion"),
         ({"size": 3}, "size must be at least the number of preferences, 6, got 3"),
-        ({"default": 0.5}, "default must be one of the preferences"),
     ],
     ids=str,
 )

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from by_hand import Answers, agree, log_softmax
+from by_hand import Answers, agree, batch, log_softmax
 
 from equipoise.objectives import AVM
 from equipoise.objectives.avm import smoothed
@@ -36,7 +36,7 @@ def run(classes: int, seed: int = 0, **settings):
     adversarial = clean + 0.1
     labels = torch.arange(6) % classes
     objective = AVM(**settings)
-    terms = objective.losses(network, network, clean, adversarial, labels, generator)
+    terms = objective.losses(batch(clean, adversarial, labels, network, seed=seed))
     return objective, terms, network, logits, labels
 
 
@@ -73,8 +73,7 @@ def test_the_vertex_stays_inside_the_pixel_box():
     network = Recorded(np.zeros((1, 10)))
     clean, adversarial = torch.full((1, 1, 2, 2), 0.9), torch.full((1, 1, 2, 2), 1.0)
     for seed in range(20):
-        generator = torch.Generator().manual_seed(seed)
-        AVM().losses(network, network, clean, adversarial, torch.tensor([0]), generator)
+        AVM().losses(batch(clean, adversarial, torch.tensor([0]), network, seed=seed))
         assert bool((network.seen <= 1.0).all())
         assert bool((network.seen >= 0.9).all())
 

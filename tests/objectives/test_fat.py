@@ -1,5 +1,6 @@
 import pytest
 import torch
+from by_hand import batch
 
 from equipoise.attacks import PGD
 from equipoise.attacks.threat import Linf
@@ -103,7 +104,7 @@ def test_its_start_and_losses_are_those_of_what_it_is_over():
     clean, labels = ramp()
     for over in (PGDAT(), TRADES(), MART()):
         ours, theirs = (
-            each.losses(brightness, brightness, clean, clean + 0.1, labels, torch.Generator())
+            each.losses(batch(clean, clean + 0.1, labels, brightness))
             for each in (FAT(over=over), over)
         )
         torch.testing.assert_close(ours, theirs, rtol=0, atol=0)

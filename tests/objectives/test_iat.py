@@ -1,6 +1,6 @@
 import numpy as np
 import torch
-from by_hand import agree, cross_entropy
+from by_hand import agree, batch, cross_entropy
 from torch import nn
 
 from equipoise.objectives import IAT
@@ -36,8 +36,7 @@ LABELS = torch.arange(BATCH) % CLASSES
 
 def mixtures(seed: int):
     natural, attacked = Recorded(1), Recorded(2)
-    generator = torch.Generator().manual_seed(seed)
-    terms = IAT().losses(natural, attacked, CLEAN, ADVERSARIAL, LABELS, generator)
+    terms = IAT().losses(batch(CLEAN, ADVERSARIAL, LABELS, natural, attacked, seed=seed))
     return terms, natural, attacked
 
 

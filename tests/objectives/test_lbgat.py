@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from by_hand import ADVERSARIAL, CLEAN, LABELS, Answers, agree, cross_entropy, divergence
+from by_hand import ADVERSARIAL, CLEAN, LABELS, Answers, agree, batch, cross_entropy, divergence
 from tiny import ATTACK, SCHEDULE, fit_stage, images_and_labels, weights, wide_resnet
 from torch import nn
 
@@ -38,9 +38,9 @@ def test_loss_and_gradients_are_those_of_the_formula(beta):
     networks = [Answers(each) for each in arrays]
     objective = LBGAT(beta=beta).beside(networks[2])
     images = torch.zeros(4, 1, 2, 2)
-    loss = objective.losses(
-        networks[0], networks[1], images, images, torch.tensor(LABELS), torch.Generator()
-    )["loss"]
+    loss = objective.losses(batch(images, images, torch.tensor(LABELS), networks[0], networks[1]))[
+        "loss"
+    ]
 
     def by_hand():
         distance = ((adversarial - guide) ** 2).mean(axis=1)
@@ -63,11 +63,8 @@ def test_the_distance_moves_the_teacher_too():
     """It is not detached: without cross-entropy the teacher still follows the network."""
     teacher, network = Answers(GUIDE), Answers(ADVERSARIAL)
     images = torch.zeros(4, 1, 2, 2)
-    terms = (
-        LBGAT()
-        .beside(teacher)
-        .losses(network, network, images, images, torch.tensor(LABELS), torch.Generator())
-    )
+    objective = LBGAT().beside(teacher)
+    terms = objective.losses(batch(images, images, torch.tensor(LABELS), network))
     (gradient,) = torch.autograd.grad(terms["loss_distance"].sum(), teacher.logits)
     wanted = torch.tensor(GUIDE - ADVERSARIAL, dtype=torch.float32) * 2 / 4
     torch.testing.assert_close(gradient, wanted)

@@ -3,7 +3,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from by_hand import agree, cross_entropy
+from by_hand import agree, batch, cross_entropy
 from torch import nn
 
 from equipoise.models.last_linear import features_and_logits
@@ -48,8 +48,7 @@ def hardest(anchor, pool, labels):
 
 
 def losses_of(objective, network, clean, adversarial, labels=LABELS):
-    generator = torch.Generator().manual_seed(0)
-    return objective.losses(network, network, clean, adversarial, labels, generator)
+    return objective.losses(batch(clean, adversarial, labels, network))
 
 
 @pytest.mark.parametrize("middle", [0.0, 0.6])

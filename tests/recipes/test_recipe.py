@@ -75,6 +75,32 @@ def test_a_value_that_breaks_a_rule_is_refused_by_the_rule():
         from_json(content)
 
 
+REMOVED_FIELDS = [
+    ("afa_digits", ("method",), "nested", False, True),
+    ("afa_digits", ("method", "gate"), "evasion", 0.0, 0.5),
+    ("afa_digits", ("method", "gate"), "strengths", None, [0.1]),
+    ("oat_digits", ("method",), "encoding_seed", 0, 1),
+    ("oat_digits", ("method",), "default", None, 0.5),
+    ("afa_digits", ("loop", "augmentation"), "operations", 0, 2),
+    ("afa_digits", ("loop", "augmentation"), "magnitude", 0.5, 0.9),
+]
+
+
+@pytest.mark.parametrize(("name", "path", "field", "default", "other"), REMOVED_FIELDS)
+def test_a_removed_field_is_read_at_its_old_default_and_refused_otherwise(
+    name, path, field, default, other
+):
+    content = stored(name)
+    part = content
+    for key in path:
+        part = part[key]
+    part[field] = default
+    assert from_json(content) == RECIPES[name]()
+    part[field] = other
+    with pytest.raises(ValueError, match=rf"had a field {field} in an earlier version.*got"):
+        from_json(content)
+
+
 @pytest.mark.parametrize("content", [[], "recipe", None, 3])
 def test_what_is_no_object_is_refused(content):
     with pytest.raises(ValueError, match="not a recipe of this version"):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from equipoise.attacks import goals, losses
 from equipoise.attacks.goals import Goal
-from equipoise.distributed.shared_generator import processes, rand, randint
+from equipoise.distributed.shared_generator import processes, randint
 from equipoise.methods.stage import (
     MakeNetwork,
     Norm,
@@ -24,8 +24,8 @@ from equipoise.methods.training_attack import attacked
 from equipoise.models import AdaptiveNetwork, Branched, fuse, with_branches
 from equipoise.models.afa.adaptive_network import Placement, Weights
 from equipoise.models.afa.branches import Separate, soup
-from equipoise.objectives import AnyObjective, single_network_objective
-from equipoise.records.epsilon import Epsilons, format_epsilon
+from equipoise.objectives import AnyObjective, Batch, single_network_objective
+from equipoise.records.epsilon import Epsilons
 from equipoise.types import Images, Labels, Predict
 
 
@@ -48,10 +48,6 @@ class Gate:
         detection: Weight of a binary cross-entropy of W0 beside the classification loss, whose
             target is 1 for clean images and 0 for images attacked at the highest strength, linear
             between.
-        evasion: Share of attacked images whose attack also pushes W0 towards 1, as if the image
-            were clean, so that the generator meets attacks aimed at itself.
-        strengths: Strengths drawn for attacked images; the method's by default, 0 among them
-            unless ``pairs`` adds the clean images anyway.
 
     Raises:
         ValueError: If a number is out of range.
@@ -68,15 +64,12 @@ class Gate:
     pairs: bool = False
     lead: float = 0.0
     detection: float = 0.0
-    evasion: float = 0.0
-    strengths: Epsilons | None = None
 
     def __post_init__(self) -> None:
         if not 0 < self.ceiling <= 1:
             raise ValueError(f"ceiling must be in (0, 1], got {self.ceiling}.")
-        for name, share in (("lead", self.lead), ("evasion", self.evasion)):
-            if not 0 <= share <= 1:
-                raise ValueError(f"{name} must be a share in [0, 1], got {share}.")
+        if not 0 <= self.lead <= 1:
+            raise ValueError(f"lead must be a share in [0, 1], got {self.lead}.")
         if not self.detection >= 0:
             raise ValueError(f"detection must be 0 or more, got {self.detection}.")
         if self.hidden < 1:
@@ -98,8 +91,6 @@ class AFA:
             of them a step, rather than attack every image on every branch. Branch 0, whose images
             cost no attack, gets them all. A step then costs little more than PGD-AT's does if
             attacks have many steps, and each attacked branch sees a share of the images an epoch.
-        nested: In stage I, begin the attack on each branch where that on the weaker one before it
-            ended, one strength after the other: fewer steps then do (LOG.md).
         soup: In place of stage II: mix the norms of the outermost branches once and for all, with
             this share of the clean one, [0, 1], into a plain network without a generator.
         gate: How stage II trains.
@@ -110,8 +101,7 @@ class AFA:
 
     Raises:
         ValueError: If the norm has no such strength, there are fewer than two, they do not ascend
-            from 0, the gate's exceed them, the batch is to be split and attacks nested, or the
-            objective runs no attack or trains a companion network.
+            from 0, or the objective runs no attack or trains a companion network.
 
     Source:
         AFA Sec. 4, Eq. (1)-(3), Algorithm 1.
@@ -123,7 +113,6 @@ class AFA:
     schedule: Schedule
     separate: Separate = "both"
     split_batch: bool = False
-    nested: bool = False
     soup: float | None = None
     gate: Gate = Gate()
     gate_schedule: Schedule
@@ -131,26 +120,12 @@ class AFA:
     norm: Norm = "Linf"
 
     def __post_init__(self) -> None:
-        check_strengths(
-            self.norm, *self.strengths, *(self.gate.strengths or ()), self.attack.step_size
-        )
+        check_strengths(self.norm, *self.strengths, self.attack.step_size)
         ascending = all(a < b for a, b in zip(self.strengths, self.strengths[1:], strict=False))
         if len(self.strengths) < 2 or self.strengths[0] != 0 or not ascending:
             raise ValueError(
                 "strengths must be two or more and ascend from 0, such as (0, 4/255, 8/255), "
                 f"got {self.strengths}."
-            )
-        beyond = [each for each in self.gate.strengths or () if each > self.strengths[-1]]
-        if beyond:
-            raise ValueError(
-                f"the gate's strengths must not exceed the branches' highest, "
-                f"{format_epsilon(self.strengths[-1])}, got {format_epsilon(max(beyond))}: "
-                "no branch was trained for it."
-            )
-        if self.split_batch and self.nested:
-            raise ValueError(
-                "nested attacks grow on the same images, which split_batch deals out to different "
-                "branches; leave one of them off."
             )
         if self.soup is not None and not 0 <= self.soup <= 1:
             raise ValueError(f"soup must be a share in [0, 1], got {self.soup}.")
@@ -201,8 +176,7 @@ class BranchTask(nn.Module):
     All strengths are attacked as one batch, in one grouped forward a step, unless the objective
     forbids it: then one strength after the other, so that only images of one strength are mixed.
     With ``split_batch`` the attacked branches get equal parts of the batch, and branch 0 gets all
-    of it. With ``nested`` the strengths are attacked in ascending order, each from where the one
-    before it ended.
+    of it.
 
     Args:
         network: A branched network with one branch a strength.
@@ -233,8 +207,7 @@ class BranchTask(nn.Module):
         """One step's loss over all paths."""
         objective = single_network_objective(self.method.objective, "AFA")
         paths = tuple(range(1, self.network.branches))
-        joined = objective.per_image_loss and not self.method.nested
-        groups = [paths] if joined else [(path,) for path in paths]
+        groups = [paths] if objective.per_image_loss else [(path,) for path in paths]
         if self.method.split_batch and processes(generator) > 1:
             raise ValueError(
                 "split_batch deals out the batch of one process; with several, leave it off or "
@@ -242,7 +215,7 @@ class BranchTask(nn.Module):
             )
         through_clean: Predict = partial(self.network, branch=0)
         dealt = self._dealt(images, labels)
-        prepared, start = [], None
+        batches = []
         for group in groups:
             through: Predict = partial(self.network, branch=group)
             # Rows in plain order: noise is drawn in the order of memory.
@@ -259,16 +232,22 @@ class BranchTask(nn.Module):
                 self.method.norm,
                 generator,
                 start_noise=objective.start_noise,
-                start=start,
                 progress=progress,
             )
-            start = adversarial if self.method.nested else None
-            prepared.append((group, through, clean, adversarial, truth))
+            batch = Batch(
+                clean=clean,
+                adversarial=adversarial,
+                labels=truth,
+                predict_clean=through_clean,
+                predict_adversarial=through,
+                generator=generator,
+            )
+            batches.append((len(group), batch))
         natural = losses.cross_entropy(through_clean(dealt[0][0]), dealt[0][1])
         means = [natural.mean()]
-        for group, through, clean, adversarial, truth in prepared:
-            terms = objective.losses(through_clean, through, clean, adversarial, truth, generator)
-            means += [part.mean() for part in terms["loss"].chunk(len(group))]
+        for paths_in_batch, batch in batches:
+            terms = objective.losses(batch)
+            means += [part.mean() for part in terms["loss"].chunk(paths_in_batch)]
         by_path = torch.stack(means)
         loss = by_path.mean() if self.method.reduction == "mean" else by_path.sum()
         return {"loss": loss} | {f"loss_{k}": value for k, value in enumerate(by_path)}
@@ -318,12 +297,12 @@ class GateTask(nn.Module):
         """One step: classification loss, plus detection where it is switched on."""
         gate, top = self.method.gate, self.method.strengths[-1]
         strengths = torch.tensor(
-            gate.strengths or self.method.strengths[1 if gate.pairs else 0 :], device=images.device
+            self.method.strengths[1 if gate.pairs else 0 :], device=images.device
         )
         epsilon = strengths[randint(len(strengths), len(images), generator).to(images.device)]
         adversarial = attacked(
             self.network,
-            self._goal(labels, epsilon, generator, progress),
+            self._goal(labels, progress),
             images,
             epsilon,
             self.method.attack,
@@ -358,22 +337,10 @@ class GateTask(nn.Module):
         """The adaptive network, which estimates the strength itself."""
         return self.network
 
-    def _goal(
-        self, labels: Labels, epsilon: Tensor, generator: torch.Generator, progress: float
-    ) -> Goal:
-        gate = self.method.gate
-        if progress < gate.lead:
+    def _goal(self, labels: Labels, progress: float) -> Goal:
+        if progress < self.method.gate.lead:
             return goals.cross_entropy(partial(self.network, weight=0.0), labels)
-        if not gate.evasion:
-            return goals.cross_entropy(self.network, labels)
-        evades = (rand(len(labels), generator).to(labels.device) < gate.evasion).float()
-
-        def goal(images: Images) -> Tensor:
-            logits, opening = self.network.logits_and_gate(images)
-            evasion = losses.gate_cross_entropy(opening, 0.0)
-            return losses.cross_entropy(logits, labels) + evades * evasion
-
-        return goal
+        return goals.cross_entropy(self.network, labels)
 
 
 def _mean(values: Tensor, rows: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ from equipoise.methods.training_attack import attacked
 from equipoise.models import Conditional, conditioned
 from equipoise.models.conditional_network import Start
 from equipoise.models.preference_encoding import PREFERENCES, Encoding, check_code
-from equipoise.objectives import PGDAT, AnyObjective, single_network_objective
+from equipoise.objectives import PGDAT, AnyObjective, Batch, single_network_objective
 from equipoise.records.epsilon import Epsilon
 from equipoise.types import Images, Labels, PerImage, Predict
 
@@ -43,14 +43,12 @@ class OAT:
         encoding: How lambda enters the network; with all but ``"none"`` only ``preferences`` can
             be asked for later.
         size: Length of an encoded lambda.
-        encoding_seed: Of the random encoding.
         dual: Separate batch norms for images with lambda 0 and all others.
         start: Initialisation of FiLM; the paper's is ``"fresh"``.
-        default: Lambda of a saved model that is called without one; the largest by default.
         norm: Geometry of the threat.
 
     Raises:
-        ValueError: If preferences, encoding or default do not fit, none of the preferences is
+        ValueError: If preferences and encoding do not fit, none of the preferences is
             above 0, ``zero_share`` is not in [0, 1) or above 0 exactly where 0 is a preference,
             epsilon is not above 0 or none of the norm's, or the objective runs no attack, trains a
             companion network, or mixes images, whose preferences differ.
@@ -71,15 +69,13 @@ class OAT:
     schedule: Schedule
     encoding: Encoding = "random"
     size: int = 128
-    encoding_seed: int = 0
     dual: bool = True
     start: Start = "fresh"
-    default: float | None = None
     norm: Norm = "Linf"
 
     def __post_init__(self) -> None:
         check_strengths(self.norm, self.epsilon, self.attack.step_size)
-        check_code(self.preferences, self.encoding, self.size, self.default)
+        check_code(self.preferences, self.encoding, self.size)
         if self.preferences[-1] == 0:
             raise ValueError(f"preferences must have one above 0, got {self.preferences}.")
         if not 0 <= self.zero_share < 1 or (self.zero_share > 0) != (self.preferences[0] == 0):
@@ -106,9 +102,7 @@ class OAT:
                 encoding=self.encoding,
                 size=self.size,
                 dual=self.dual,
-                default=self.default,
                 start=self.start,
-                seed=self.encoding_seed,
             )
             return ConditionalTask(network, self)
 
@@ -192,7 +186,15 @@ class ConditionalTask(nn.Module):
                     start_noise=objective.start_noise,
                     progress=progress,
                 )
-                terms = objective.losses(predict, predict, clean, found, truth, generator)
+                batch = Batch(
+                    clean=clean,
+                    adversarial=found,
+                    labels=truth,
+                    predict_clean=predict,
+                    predict_adversarial=predict,
+                    generator=generator,
+                )
+                terms = objective.losses(batch)
             loss = loss.index_add(0, rows, own * terms["loss"])
             adversarial = terms["loss"].sum() / max(1, len(rows))
         return {

@@ -17,7 +17,7 @@ from equipoise.methods.stage import (
     check_strengths,
 )
 from equipoise.methods.training_attack import attacked
-from equipoise.objectives import AnyObjective, Objective, TwoNetworkObjective
+from equipoise.objectives import AnyObjective, Batch, Objective, TwoNetworkObjective
 from equipoise.records.epsilon import Epsilon, Epsilons
 from equipoise.types import Images, Labels, Predict
 
@@ -175,9 +175,15 @@ class NetworkTask(nn.Module):
                 start_noise=self.objective.start_noise,
                 progress=progress,
             )
-        terms = self.objective.losses(
-            self.network, self.network, images, adversarial, labels, generator
+        batch = Batch(
+            clean=images,
+            adversarial=adversarial,
+            labels=labels,
+            predict_clean=self.network,
+            predict_adversarial=self.network,
+            generator=generator,
         )
+        terms = self.objective.losses(batch)
         return {name: term.mean() for name, term in terms.items()}
 
     def outcome(self) -> nn.Module:

@@ -20,7 +20,6 @@ def attacked(
     generator: torch.Generator,
     *,
     start_noise: float | None = None,
-    start: Images | None = None,
     progress: float = 1.0,
 ) -> Images:
     """Attack a batch for one training step.
@@ -35,7 +34,6 @@ def attacked(
         generator: The only source of randomness.
         start_noise: What the objective says of the attack's start: the deviation of Gaussian noise
             around the clean images, or ``None``, and the attack's own settings hold.
-        start: Images to begin at, whatever the objective and the settings say.
         progress: Share of the stage's steps already done, for an attack that warms up; with 1 it
             has its full strength.
 
@@ -46,4 +44,4 @@ def attacked(
     if progress < attack.warm_up:
         epsilon = epsilon * (progress / attack.warm_up)
     with attack_mode(module, attack.mode, fold=True):
-        return search(goal, clean, THREATS[norm](epsilon), generator, start)
+        return search(goal, clean, THREATS[norm](epsilon), generator)

@@ -1,7 +1,12 @@
 """What training minimises and what its attack climbs: one file an objective, listed here."""
 
 from equipoise.objectives.avm import AVM
-from equipoise.objectives.base import Objective, TwoNetworkObjective, single_network_objective
+from equipoise.objectives.base import (
+    Batch,
+    Objective,
+    TwoNetworkObjective,
+    single_network_objective,
+)
 from equipoise.objectives.fat import FAT, FATBase
 from equipoise.objectives.iat import IAT
 from equipoise.objectives.lbgat import LBGAT
@@ -24,6 +29,7 @@ __all__ = [
     "TLA",
     "TRADES",
     "AnyObjective",
+    "Batch",
     "FATBase",
     "Objective",
     "Standard",

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
@@ -10,6 +9,7 @@ from torch.nn import functional
 from equipoise.attacks import goals, losses
 from equipoise.attacks.goals import Goal
 from equipoise.distributed.shared_generator import rand
+from equipoise.objectives.base import Batch
 from equipoise.types import Images, Labels, PerImage, Predict
 
 
@@ -56,25 +56,18 @@ class AVM:
         """Cross-entropy of the label."""
         return goals.cross_entropy(predict, labels)
 
-    def losses(
-        self,
-        predict_clean: Predict,
-        predict_adversarial: Predict,
-        clean: Images,
-        adversarial: Images,
-        labels: Labels,
-        generator: torch.Generator,
-    ) -> dict[str, PerImage]:
+    def losses(self, batch: Batch) -> dict[str, PerImage]:
         """Soft cross-entropy at the mixed images."""
-        weight = rand(len(clean), generator).to(clean.device)[:, None]
-        vertex = (clean + self.stretch * (adversarial - clean)).clamp(0.0, 1.0)
+        clean = batch.clean
+        weight = rand(len(clean), batch.generator).to(clean.device)[:, None]
+        vertex = (clean + self.stretch * (batch.adversarial - clean)).clamp(0.0, 1.0)
         # Not torch.lerp: under bf16 autocast it refuses a float32 weight.
         share = weight[:, :, None, None]
         mixed = share * clean + (1 - share) * vertex
-        logits = predict_adversarial(mixed)
+        logits = batch.predict_adversarial(mixed)
         classes = logits.shape[1]
-        hard = smoothed(labels, classes, self.clean_share)
-        soft = smoothed(labels, classes, self.vertex_share)
+        hard = smoothed(batch.labels, classes, self.clean_share)
+        soft = smoothed(batch.labels, classes, self.vertex_share)
         targets = weight * hard + (1 - weight) * soft
         return {"loss": losses.soft_cross_entropy(logits, targets)}
 

@@ -1,6 +1,7 @@
 """The contract of an objective, and of one that trains a second network beside the first."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -8,6 +9,29 @@ from torch import nn
 
 from equipoise.attacks.goals import Goal
 from equipoise.types import Images, Labels, PerImage, Predict
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """One training batch, as an objective sees it.
+
+    Args:
+        clean: Clean images in [0, 1].
+        adversarial: Adversarial images, row by row the counterparts of ``clean``; equal to it for
+            an objective whose ``attacks`` is false.
+        labels: Class indices.
+        predict_clean: Images to logits in training mode, for clean images and images derived from
+            clean images alone.
+        predict_adversarial: The same for adversarial images and images derived from them.
+        generator: The only source of randomness.
+    """
+
+    clean: Images
+    adversarial: Images
+    labels: Labels
+    predict_clean: Predict
+    predict_adversarial: Predict
+    generator: torch.Generator
 
 
 @runtime_checkable
@@ -48,27 +72,8 @@ class Objective(Protocol):
         """
         ...
 
-    def losses(
-        self,
-        predict_clean: Predict,
-        predict_adversarial: Predict,
-        clean: Images,
-        adversarial: Images,
-        labels: Labels,
-        generator: torch.Generator,
-    ) -> dict[str, PerImage]:
-        """Per-image terms, not reduced; ``"loss"`` is what training minimises.
-
-        Args:
-            predict_clean: Images to logits, in training mode, for clean images and what is made of
-                them alone.
-            predict_adversarial: The same for adversarial images and what is made of them.
-            clean: Clean images.
-            adversarial: Adversarial images, row by row belonging to ``clean``; equal to it where
-                ``attacks`` is false.
-            labels: Class indices.
-            generator: The only source of randomness.
-        """
+    def losses(self, batch: Batch) -> dict[str, PerImage]:
+        """Per-image terms, not reduced; ``"loss"`` is what training minimises."""
         ...
 
 

@@ -2,10 +2,9 @@
 
 from dataclasses import dataclass
 
-import torch
-
 from equipoise.attacks import goals
 from equipoise.attacks.goals import Goal
+from equipoise.objectives.base import Batch
 from equipoise.objectives.mart import MART
 from equipoise.objectives.pgd_at import PGDAT
 from equipoise.objectives.trades import TRADES
@@ -55,16 +54,6 @@ class FAT:
         """The goal of that which it is over, done with an image soon after it is misclassified."""
         return goals.EarlyStoppedGoal(predict, clean, labels, climb=self.over.goal, tau=self.tau)
 
-    def losses(
-        self,
-        predict_clean: Predict,
-        predict_adversarial: Predict,
-        clean: Images,
-        adversarial: Images,
-        labels: Labels,
-        generator: torch.Generator,
-    ) -> dict[str, PerImage]:
+    def losses(self, batch: Batch) -> dict[str, PerImage]:
         """The losses of that which it is over."""
-        return self.over.losses(
-            predict_clean, predict_adversarial, clean, adversarial, labels, generator
-        )
+        return self.over.losses(batch)

@@ -6,6 +6,7 @@ import torch
 
 from equipoise.attacks import goals, losses
 from equipoise.attacks.goals import Goal
+from equipoise.objectives.base import Batch
 from equipoise.types import Images, Labels, PerImage, Predict
 
 
@@ -30,18 +31,12 @@ class IAT:
         """Cross-entropy of the label."""
         return goals.cross_entropy(predict, labels)
 
-    def losses(
-        self,
-        predict_clean: Predict,
-        predict_adversarial: Predict,
-        clean: Images,
-        adversarial: Images,
-        labels: Labels,
-        generator: torch.Generator,
-    ) -> dict[str, PerImage]:
+    def losses(self, batch: Batch) -> dict[str, PerImage]:
         """Half the mixup loss of clean images plus half that of adversarial ones."""
-        natural = _mixup(predict_clean, clean, labels, generator)
-        attacked = _mixup(predict_adversarial, adversarial, labels, generator)
+        natural = _mixup(batch.predict_clean, batch.clean, batch.labels, batch.generator)
+        attacked = _mixup(
+            batch.predict_adversarial, batch.adversarial, batch.labels, batch.generator
+        )
         loss = (natural + attacked) / 2
         return {"loss": loss, "loss_clean": natural, "loss_adversarial": attacked}
 

@@ -3,12 +3,11 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
 from torch import nn
 
 from equipoise.attacks import goals, losses
 from equipoise.attacks.goals import Goal
-from equipoise.objectives.base import Objective
+from equipoise.objectives.base import Batch, Objective
 from equipoise.types import Images, Labels, PerImage, Predict
 
 
@@ -71,21 +70,14 @@ class Guided:
         """KL divergence from the network's own prediction at the clean images."""
         return goals.kl_divergence(predict, clean)
 
-    def losses(
-        self,
-        predict_clean: Predict,
-        predict_adversarial: Predict,
-        clean: Images,
-        adversarial: Images,
-        labels: Labels,
-        generator: torch.Generator,
-    ) -> dict[str, PerImage]:
+    def losses(self, batch: Batch) -> dict[str, PerImage]:
         """The teacher's cross-entropy, the distance of logits, and beta times the divergence."""
-        logits, natural = predict_adversarial(adversarial), predict_clean(clean)
-        guide = self.teacher(clean)
-        teacher = losses.cross_entropy(guide, labels)
-        distance = (logits.float() - guide.float()).square().mean(dim=1)
+        adversarial_logits = batch.predict_adversarial(batch.adversarial)
+        clean_logits = batch.predict_clean(batch.clean)
+        teacher_logits = self.teacher(batch.clean)
+        teacher = losses.cross_entropy(teacher_logits, batch.labels)
+        distance = (adversarial_logits.float() - teacher_logits.float()).square().mean(dim=1)
         loss = teacher + distance
         if self.beta:
-            loss = loss + self.beta * losses.kl_divergence(logits, natural)
+            loss = loss + self.beta * losses.kl_divergence(adversarial_logits, clean_logits)
         return {"loss": loss, "loss_teacher": teacher, "loss_distance": distance}

@@ -2,10 +2,9 @@
 
 from dataclasses import dataclass
 
-import torch
-
 from equipoise.attacks import goals, losses
 from equipoise.attacks.goals import Goal
+from equipoise.objectives.base import Batch
 from equipoise.types import Images, Labels, PerImage, Predict
 
 
@@ -44,19 +43,13 @@ class MART:
         """Cross-entropy of the label."""
         return goals.cross_entropy(predict, labels)
 
-    def losses(
-        self,
-        predict_clean: Predict,
-        predict_adversarial: Predict,
-        clean: Images,
-        adversarial: Images,
-        labels: Labels,
-        generator: torch.Generator,
-    ) -> dict[str, PerImage]:
+    def losses(self, batch: Batch) -> dict[str, PerImage]:
         """Boosted cross-entropy plus beta times the weighted divergence."""
-        natural, logits = predict_clean(clean), predict_adversarial(adversarial)
-        boosted = losses.boosted_cross_entropy(logits, labels)
-        sure = natural.float().softmax(dim=1).gather(1, labels[:, None]).squeeze(1)
-        robust = losses.kl_divergence(logits, natural) * (1.0000001 - sure)
+        clean_logits = batch.predict_clean(batch.clean)
+        adversarial_logits = batch.predict_adversarial(batch.adversarial)
+        boosted = losses.boosted_cross_entropy(adversarial_logits, batch.labels)
+        probability = clean_logits.float().softmax(dim=1).gather(1, batch.labels[:, None])
+        divergence = losses.kl_divergence(adversarial_logits, clean_logits)
+        robust = divergence * (1.0000001 - probability.squeeze(1))
         loss = boosted + self.beta * robust
         return {"loss": loss, "loss_adversarial": boosted, "loss_robust": robust}

@@ -2,10 +2,9 @@
 
 from dataclasses import dataclass
 
-import torch
-
 from equipoise.attacks import goals, losses
 from equipoise.attacks.goals import Goal
+from equipoise.objectives.base import Batch
 from equipoise.types import Images, Labels, PerImage, Predict
 
 
@@ -30,15 +29,7 @@ class Standard:
         """Cross-entropy, for whoever attacks such a network all the same."""
         return goals.cross_entropy(predict, labels)
 
-    def losses(
-        self,
-        predict_clean: Predict,
-        predict_adversarial: Predict,
-        clean: Images,
-        adversarial: Images,
-        labels: Labels,
-        generator: torch.Generator,
-    ) -> dict[str, PerImage]:
+    def losses(self, batch: Batch) -> dict[str, PerImage]:
         """Cross-entropy of the clean images."""
-        logits = predict_clean(clean)
-        return {"loss": losses.cross_entropy(logits, labels, self.label_smoothing)}
+        logits = batch.predict_clean(batch.clean)
+        return {"loss": losses.cross_entropy(logits, batch.labels, self.label_smoothing)}

@@ -10,6 +10,7 @@ from equipoise.attacks import goals, losses
 from equipoise.attacks.goals import Goal
 from equipoise.distributed.shared_generator import uniform_like
 from equipoise.models.last_linear import features_and_logits
+from equipoise.objectives.base import Batch
 from equipoise.records.epsilon import Distance
 from equipoise.types import Images, Labels, PerImage, Predict
 
@@ -53,24 +54,17 @@ class TLA:
         """Cross-entropy of the label."""
         return goals.cross_entropy(predict, labels)
 
-    def losses(
-        self,
-        predict_clean: Predict,
-        predict_adversarial: Predict,
-        clean: Images,
-        adversarial: Images,
-        labels: Labels,
-        generator: torch.Generator,
-    ) -> dict[str, PerImage]:
+    def losses(self, batch: Batch) -> dict[str, PerImage]:
         """Cross-entropy plus the two triplet terms.
 
         Raises:
             ValueError: If no network with a linear layer stands behind the predicts.
         """
-        noise = uniform_like(clean, -self.noise, self.noise, generator)
-        anchor, logits = features_and_logits(predict_adversarial, adversarial)
-        noisy, _ = features_and_logits(predict_clean, (clean + noise).clamp(0.0, 1.0))
-        natural, _ = features_and_logits(predict_clean, clean)
+        clean, labels = batch.clean, batch.labels
+        noise = uniform_like(clean, -self.noise, self.noise, batch.generator)
+        anchor, logits = features_and_logits(batch.predict_adversarial, batch.adversarial)
+        noisy, _ = features_and_logits(batch.predict_clean, (clean + noise).clamp(0.0, 1.0))
+        natural, _ = features_and_logits(batch.predict_clean, clean)
         anchor, noisy, natural = anchor.float(), noisy.float(), natural.float()
         same = labels[:, None] == labels[None]
         negative = natural[_hardest(anchor, natural, same)]

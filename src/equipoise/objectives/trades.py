@@ -2,10 +2,9 @@
 
 from dataclasses import dataclass
 
-import torch
-
 from equipoise.attacks import goals, losses
 from equipoise.attacks.goals import Goal
+from equipoise.objectives.base import Batch
 from equipoise.types import Images, Labels, PerImage, Predict
 
 
@@ -43,18 +42,11 @@ class TRADES:
         """KL divergence from the prediction at the clean images."""
         return goals.kl_divergence(predict, clean)
 
-    def losses(
-        self,
-        predict_clean: Predict,
-        predict_adversarial: Predict,
-        clean: Images,
-        adversarial: Images,
-        labels: Labels,
-        generator: torch.Generator,
-    ) -> dict[str, PerImage]:
+    def losses(self, batch: Batch) -> dict[str, PerImage]:
         """Cross-entropy of the clean images plus beta times the divergence."""
-        logits = predict_clean(clean)
-        natural = losses.cross_entropy(logits, labels)
-        robust = losses.kl_divergence(predict_adversarial(adversarial), logits)
+        clean_logits = batch.predict_clean(batch.clean)
+        adversarial_logits = batch.predict_adversarial(batch.adversarial)
+        natural = losses.cross_entropy(clean_logits, batch.labels)
+        robust = losses.kl_divergence(adversarial_logits, clean_logits)
         loss = natural + self.beta * robust
         return {"loss": loss, "loss_clean": natural, "loss_robust": robust}

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import cattrs
+from cattrs.gen import make_dict_structure_fn
 from cattrs.strategies import configure_tagged_union
 
-from equipoise.data import DataSource
+from equipoise.data import Augmentation, DataSource
 from equipoise.evaluation import SuiteName
-from equipoise.methods import AnyMethod
+from equipoise.methods import AFA, OAT, AnyMethod, Gate
 from equipoise.methods.stage import Norm, check_strengths
 from equipoise.objectives import AnyObjective
 from equipoise.objectives.fat import FATBase
@@ -136,9 +137,35 @@ def _reason(error: BaseException, kind: Any) -> str:
     return cattrs.v.format_exception(error, kind)
 
 
+REMOVED: dict[type, dict[str, Any]] = {
+    AFA: {"nested": False},
+    Gate: {"evasion": 0.0, "strengths": None},
+    OAT: {"encoding_seed": 0, "default": None},
+    Augmentation: {"operations": 0, "magnitude": 0.5},
+}
+"""Fields of earlier versions and the default that they had, with which old recipes still load."""
+
+
+def _without_removed(kind: type, converter: cattrs.Converter) -> Callable[[Any, Any], Any]:
+    structure = make_dict_structure_fn(kind, converter, _cattrs_forbid_extra_keys=True)
+    removed = REMOVED[kind]
+
+    def checked(content: Any, of: Any) -> Any:
+        for name in removed.keys() & content.keys():
+            if content[name] != removed[name]:
+                raise ValueError(
+                    f"{kind.__name__} had a field {name} in an earlier version; only its default, "
+                    f"{removed[name]}, can still be read, got {content[name]}"
+                )
+        return structure({k: v for k, v in content.items() if k not in removed}, of)
+
+    return checked
+
+
 @functools.cache
 def _converter() -> cattrs.Converter:
     converter = cattrs.Converter(forbid_extra_keys=True)
+    converter.register_structure_hook_factory(REMOVED.__contains__)(_without_removed)
     converter.register_unstructure_hook(Path, str)
     converter.register_structure_hook(Path, lambda value, _: Path(value))
     # Inner unions first.
