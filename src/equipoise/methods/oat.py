@@ -21,7 +21,7 @@ from equipoise.methods.stage import (
     check_strengths,
 )
 from equipoise.methods.training_attack import attacked
-from equipoise.models import Conditional, conditioned
+from equipoise.models import ConditionalNetwork, with_conditioning
 from equipoise.models.conditional_network import Start
 from equipoise.models.preference_encoding import PREFERENCES, Encoding, check_code
 from equipoise.objectives import PGDAT, AnyObjective, single_network_objective
@@ -102,7 +102,7 @@ class OAT:
         """The plan: a single stage named ``conditional``."""
 
         def build(needed: Mapping[str, nn.Module]) -> "ConditionalTask":
-            network = conditioned(
+            network = with_conditioning(
                 make_network(),
                 preferences=self.preferences,
                 encoding=self.encoding,
@@ -162,7 +162,7 @@ class ConditionalTask(nn.Module):
         image with lambda 1 has no weight in the loss but moves BN_a's statistics, as there.
     """
 
-    def __init__(self, network: Conditional, method: OAT) -> None:
+    def __init__(self, network: ConditionalNetwork, method: OAT) -> None:
         super().__init__()
         self.network = network
         self.method = method
