@@ -16,7 +16,7 @@ import torch
 from equipoise import load
 from equipoise.evaluation import profile, suites_for
 from equipoise.methods.stage import THREATS
-from equipoise.models import Conditional
+from equipoise.models import ConditionalNetwork
 from equipoise.models.io.model_folder import read_config
 from equipoise.recipes import Evaluation, from_json
 from equipoise.runtime.environment import environment
@@ -46,7 +46,7 @@ def one_model(
     split = source_of(card, data).load().test.take(slice(0, images))
     model, epsilon = load(place), max(judge.epsilons)
     name = card["name"]
-    if isinstance(model, Conditional):
+    if isinstance(model, ConditionalNetwork):
         preference = model.default if preference is None else preference
         model, name = model.at(preference), f"{name}@{preference:g}"
     for parameter in model.parameters():

@@ -12,7 +12,7 @@ from timing import comparison, settings, take_turns
 from timing import write_record as write
 from torch import Tensor, nn
 
-from equipoise.models import FeatureStack, fuse, with_branches
+from equipoise.models import FeatureStack, fuse_branches, with_branches
 
 
 def answering(model: nn.Module, images: Tensor, precision: str) -> Callable[[], Tensor]:
@@ -35,7 +35,7 @@ def one(depth: int, width: int, count: int, precision: str, rounds: int) -> dict
     plain, name = network(depth, width), f"WRN-{depth}-{width}"
     models = {
         "plain": plain,
-        "AFA": fuse(with_branches(plain, 2), placement="input"),
+        "AFA": fuse_branches(with_branches(plain, 2), placement="input"),
         "AFS of 3": FeatureStack([plain] * 3, 10),
     }
     turns = take_turns(

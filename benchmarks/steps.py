@@ -14,7 +14,7 @@ from equipoise.methods import AFA, Schedule
 from equipoise.methods.afa import BranchTask
 from equipoise.methods.single_network import NetworkTask
 from equipoise.methods.stage import TrainingAttack
-from equipoise.models import Branched, WideResNet, with_branches
+from equipoise.models import BranchedNetwork, WideResNet, with_branches
 from equipoise.objectives import PGDAT
 from equipoise.runtime.malloc import keep_freed_memory
 
@@ -173,7 +173,9 @@ def peer_step(
     return step
 
 
-def algorithm_1(net: Branched, images: Tensor, labels: Tensor, steps: int, *, lean: bool) -> Step:
+def algorithm_1(
+    net: BranchedNetwork, images: Tensor, labels: Tensor, steps: int, *, lean: bool
+) -> Step:
     """AFA's stage I as its Algorithm 1 is printed: one path after the other."""
     optimiser, generator = sgd(net), torch.Generator().manual_seed(2)
     strengths = STRENGTHS[net.branches]

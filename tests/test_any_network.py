@@ -15,17 +15,17 @@ from equipoise.data import DataSet, Split
 from equipoise.methods import AFA, AFS, OAT
 from equipoise.models import (
     AdaptiveNetwork,
-    Branched,
+    BranchedNetwork,
     FeatureExtractor,
     FeatureStack,
     MultiBatchNorm2d,
-    conditioned,
-    fuse,
+    fuse_branches,
     with_branches,
+    with_conditioning,
 )
-from equipoise.models.io.external import LogitsOf, imported_network
+from equipoise.models.io.external import LogitsOf, import_network
 from equipoise.models.io.trust import trusting
-from equipoise.models.last_linear import last_linear
+from equipoise.models.last_linear import find_last_linear
 from equipoise.objectives import PGDAT
 from equipoise.recipes import RECIPES, ImportedNetwork, WideResNetShape, from_json, to_json
 from equipoise.runtime.errors import RunError
@@ -143,7 +143,7 @@ def test_afa_refuses_a_network_without_batch_norms_and_says_what_it_has(name, in
         stages[0].build({})
 
 
-@pytest.mark.parametrize("asks", [partial(with_branches, branches=2), conditioned])
+@pytest.mark.parametrize("asks", [partial(with_branches, branches=2), with_conditioning])
 @pytest.mark.parametrize(
     ("make", "where"),
     [
@@ -172,7 +172,7 @@ def test_a_synchronised_batch_norm_works_as_a_batch_norm(photographs, tmp_path):
     for each in (plain, synchronised):
         branched = with_branches(each, branches=2).train()
         branched(images, branch=(0, 1))
-        fused = fuse(branched, placement="stem").eval()
+        fused = fuse_branches(branched, placement="stem").eval()
         found.append((branched.eval()(images, branch=1), fused(images, weight=0.3)))
     torch.testing.assert_close(found[0], found[1])
     kinds = {
@@ -181,7 +181,7 @@ def test_a_synchronised_batch_norm_works_as_a_batch_norm(photographs, tmp_path):
     assert kinds == {nn.SyncBatchNorm}
     model = one_step_of_each_stage(AFA_METHOD, network("synchronised"), photographs)
     check_saved(model, photographs, tmp_path)
-    conditional = conditioned(synchronised, size=8)
+    conditional = with_conditioning(synchronised, size=8)
     assert any(isinstance(module, MultiBatchNorm2d) for module in conditional.modules())
     oat = OAT(epsilon=0.1, attack=tiny.ATTACK, schedule=tiny.SCHEDULE)
     one_step_of_each_stage(oat, network("synchronised"), photographs)
@@ -217,9 +217,9 @@ def test_a_network_that_reads_numbers_while_it_is_built_loads_in_any_composition
     branched = with_branches(made, 2)
     for model in (
         made,
-        fuse(branched, placement="input"),
+        fuse_branches(branched, placement="input"),
         FeatureStack([made, made], 4),
-        conditioned(made, preferences=(0.0, 1.0), size=4),
+        with_conditioning(made, preferences=(0.0, 1.0), size=4),
     ):
         save(model.eval(), tmp_path)
         view = [m.at(1.0) if hasattr(m, "at") else m for m in (load(tmp_path, trust=TRUST), model)]
@@ -266,12 +266,12 @@ def test_the_last_linear_layer_may_be_named(images):
         ValueError, match=r"HeadFirst does not end .* one of body, head, with --net"
     ):
         FeatureExtractor(wrong.eval())(images)
-    assert last_linear(wrong) is wrong.body
+    assert find_last_linear(wrong) is wrong.body
     for right in (
         somebodys.head_first(named=True),
-        imported_network("somebodys:head_first", {}, last_linear="head"),
+        import_network("somebodys:head_first", {}, last_linear="head"),
     ):
-        head = last_linear(right)
+        head = find_last_linear(right)
         assert head.out_features == 10
         features = FeatureExtractor(right)(images)
         torch.testing.assert_close(head(features), right(images))
@@ -281,21 +281,21 @@ def test_a_stacks_last_linear_layer_is_its_merger_whatever_its_members_name():
     named = somebodys.head_first(named=True)
     stack = FeatureStack([named, somebodys.ten()], classes=10)
     assert stack.sizes() == [5, 7]
-    assert last_linear(stack) is stack.merger
+    assert find_last_linear(stack) is stack.merger
 
 
 @pytest.mark.parametrize("name", ["neck", "network.head", ""])
 def test_a_last_linear_layer_that_is_none_is_refused(name):
     message = r"must name a linear layer of HeadFirst \(body, head\), got"
     with pytest.raises(ValueError, match=message):
-        imported_network("somebodys:head_first", {}, last_linear=name)
+        import_network("somebodys:head_first", {}, last_linear=name)
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 def test_an_adaptive_network_over_somebodys_is_exported(photographs):
     shape = network("resnet", logits="logits")
-    model = fuse(with_branches(shape.maker(photographs)(), 2), placement="stem").eval()
+    model = fuse_branches(with_branches(shape.maker(photographs)(), 2), placement="stem").eval()
     images = photographs.test.batch(slice(None))[0]
     program = torch.export.export(
         model, (images[:2],), dynamic_shapes=({0: torch.export.Dim("batch")},)
@@ -355,7 +355,7 @@ class TestUntrusted:
 
     def test_an_evaluation_of_a_folder_asks_for_trust(self, tmp_path):
         with trusting(*TRUST):
-            save(imported_network("somebodys:ten", {}), tmp_path)
+            save(import_network("somebodys:ten", {}), tmp_path)
         settings = tiny.recipe().evaluation
         with pytest.raises(RunError, match="somebodys:ten is code of"):
             evaluate(tmp_path, evaluation=settings, dataset=tiny.digits())
@@ -381,5 +381,5 @@ def test_a_network_that_does_not_fit_the_data_is_refused_before_anything_is_writ
 def test_an_answer_in_parts_is_no_reason_to_change_the_network(photographs):
     made = network("small", arguments={"answer": "dict"}, logits="scores").maker(photographs)()
     assert isinstance(made, LogitsOf)
-    assert isinstance(with_branches(made, 2), Branched)
+    assert isinstance(with_branches(made, 2), BranchedNetwork)
     assert type(made.network) is somebodys.Small

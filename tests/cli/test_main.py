@@ -16,7 +16,7 @@ from equipoise.cli.options import Suites
 from equipoise.data import Digits
 from equipoise.evaluation import SuiteName, suites
 from equipoise.models import save
-from equipoise.models.io.external import imported_network
+from equipoise.models.io.external import import_network
 from equipoise.models.io.trust import trusting
 from equipoise.recipes import RECIPES, Evaluation, to_json
 from equipoise.records.files import iterate_records, read_record
@@ -545,7 +545,7 @@ def test_somebodys_own_network_is_exported_and_predicts_only_under_trust(
     capsys, importable, picture, no_shape_checks
 ):
     with trusting("my_networks"):
-        model = imported_network("my_networks:make", {})
+        model = import_network("my_networks:make", {})
     save(model, importable / "model", {"name": "own", "image_shape": [1, 8, 8]})
     asked = ["export", "model", "--format", "torch-export", "--out", "own.pt2", "--images", "4"]
     assert "my_networks" in refused(capsys, *asked)

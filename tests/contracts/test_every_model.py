@@ -15,11 +15,11 @@ from equipoise.models import (
     PreActResNet,
     ResNet,
     WideResNet,
-    conditioned,
-    fuse,
+    fuse_branches,
     load,
     save,
     with_branches,
+    with_conditioning,
 )
 from equipoise.models.attack_mode.context import attack_mode
 
@@ -41,7 +41,7 @@ def branched(branches=3):
 
 
 def adaptive(placement):
-    return fuse(branched(), placement=placement, hidden=4)
+    return fuse_branches(branched(), placement=placement, hidden=4)
 
 
 MODELS = {
@@ -55,14 +55,18 @@ MODELS = {
     "preact_resnet_raw": partial(preact_resnet, shortcut="raw", final_norm=False),
     "branched": branched,
     "branched_resnet": lambda: with_branches(resnet(), 2),
-    "adaptive_resnet": lambda: fuse(with_branches(resnet(), 2), placement="stem", hidden=4),
-    "adaptive_preact_resnet": lambda: fuse(with_branches(preact_resnet(), 2), placement="input"),
-    "conditional_preact_resnet": lambda: conditioned(preact_resnet(), size=8),
+    "adaptive_resnet": lambda: fuse_branches(
+        with_branches(resnet(), 2), placement="stem", hidden=4
+    ),
+    "adaptive_preact_resnet": lambda: fuse_branches(
+        with_branches(preact_resnet(), 2), placement="input"
+    ),
+    "conditional_preact_resnet": lambda: with_conditioning(preact_resnet(), size=8),
     "branched_once": partial(branched, 1),
     "adaptive_input": partial(adaptive, "input"),
     "adaptive_stem": partial(adaptive, "stem"),
     "adaptive_per_norm": partial(adaptive, "per_norm"),
-    "conditional": lambda: conditioned(wide_resnet(), size=8),
+    "conditional": lambda: with_conditioning(wide_resnet(), size=8),
     "stack": lambda: FeatureStack([wide_resnet(), wide_resnet("silu")], classes=3),
     "stack_of_resnets": lambda: FeatureStack([resnet(50), preact_resnet()], classes=3),
     "stack_of_adaptive": lambda: FeatureStack([adaptive("stem"), wide_resnet()], classes=3),

@@ -19,7 +19,7 @@ from equipoise.deployment import export, predict
 from equipoise.deployment.export import TOLERANCE, Deployed, ExportError, difference
 from equipoise.evaluation import images_hash
 from equipoise.models import load, save
-from equipoise.models.io.external import METADATA, load_foreign
+from equipoise.models.io.external import CARD_KEY, load_external
 from equipoise.models.io.trust import trusting
 from equipoise.recipes import Evaluation
 from equipoise.records.files import iterate_records
@@ -55,7 +55,7 @@ def attacked(model, images, labels):
 
 def agrees(path, model):
     """Whether a file answers as a model on clean and adversarial images, in batches of any size."""
-    found = load_foreign(str(path), trust=[str(path)])
+    found = load_external(str(path), trust=[str(path)])
     images, labels = tiny.digits().test.batch(slice(0, 11))
     victims = attacked(model, images, labels)
     with torch.no_grad():
@@ -113,7 +113,7 @@ def test_any_model_answers_as_the_original_on_adversarial_images(kind, form, tmp
 def test_the_score_card_travels_inside(exported, run):
     path, done = exported
     ((_, record),) = iterate_records(run / "records")
-    card = load_foreign(str(path), trust=[str(path)]).card
+    card = load_external(str(path), trust=[str(path)]).card
     assert card == json.loads(json.dumps(done.card))
     assert card["classes"] == CARD["classes"]
     assert card["outputs"] == ["logits", "w1"]
@@ -127,7 +127,7 @@ def test_the_score_card_travels_inside(exported, run):
     if path.suffix == ".onnx":
         model = onnx.load(path)
         (entry,) = model.metadata_props
-        assert (entry.key, json.loads(entry.value)) == (METADATA, card)
+        assert (entry.key, json.loads(entry.value)) == (CARD_KEY, card)
         (batch, *sizes) = model.graph.input[0].type.tensor_type.shape.dim
         assert batch.dim_param == "batch"
         assert [size.dim_value for size in sizes] == [1, 8, 8]
@@ -173,7 +173,7 @@ def test_a_preference_is_fixed_in_the_file(tmp_path):
     assert done.card["name"] == "tiny@0"
     images = tiny.images_and_labels()[0]
     with torch.no_grad():
-        found = load_foreign(str(path), trust=[str(path)])(images)
+        found = load_external(str(path), trust=[str(path)])(images)
         torch.testing.assert_close(found, model(images, preference=0.0), rtol=0, atol=TOLERANCE)
         assert (found - model(images, preference=1.0)).abs().max() > 0.1
 
@@ -207,7 +207,7 @@ def test_a_file_that_answers_otherwise_is_refused_and_not_written(
     off, only, folder, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(
-        EXPORTING, "load_foreign", lambda name, trust: Wrong(Deployed(load(folder)), off, only)
+        EXPORTING, "load_external", lambda name, trust: Wrong(Deployed(load(folder)), off, only)
     )
     path = tmp_path / "out" / "file.pt2"
     with pytest.raises(ExportError, match=r"answers otherwise .* at most 0.0001 is allowed"):
@@ -268,7 +268,10 @@ def test_a_folder_that_does_not_say_its_size_asks_for_it(tmp_path):
     done = export(model, path, form="torch-export", size=(12, 16), images=4)
     assert done.card["image_shape"] == [1, 12, 16]
     with torch.no_grad():
-        assert load_foreign(str(path), trust=[str(path)])(torch.rand(3, 1, 12, 16)).shape == (3, 10)
+        assert load_external(str(path), trust=[str(path)])(torch.rand(3, 1, 12, 16)).shape == (
+            3,
+            10,
+        )
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from equipoise.evaluation.cache import (
     unit_key,
     weights_hash,
 )
-from equipoise.models import conditioned
+from equipoise.models import with_conditioning
 from equipoise.models.io.external import LogitsOf
 from equipoise.runtime.files import PART
 
@@ -66,7 +66,7 @@ def test_labels_are_part_of_the_images_hash():
 def test_one_network_taken_in_two_ways_is_two_models():
     data = split(4)
     assert fingerprint(LogitsOf(linear(), "0"), data) != fingerprint(LogitsOf(linear(), "1"), data)
-    network = conditioned(wide_resnet(), preferences=(0.0, 1.0), size=4)
+    network = with_conditioning(wide_resnet(), preferences=(0.0, 1.0), size=4)
     assert fingerprint(network.at(0.0), data) != fingerprint(network.at(1.0), data)
 
 

@@ -8,14 +8,14 @@ from torch import nn
 from equipoise.attacks.threat import L2, Linf
 from equipoise.evaluation import model_internals, profile, record_of, suites_for
 from equipoise.evaluation import record as record_module
-from equipoise.models import FeatureStack, fuse, with_branches
+from equipoise.models import FeatureStack, fuse_branches, with_branches
 
 EPSILONS = (0.0, 0.1, 8 / 255)  # in no order
 
 
 def adaptive() -> nn.Module:
     torch.manual_seed(0)
-    return fuse(with_branches(wide_resnet(), 2), placement="input").eval()
+    return fuse_branches(with_branches(wide_resnet(), 2), placement="input").eval()
 
 
 def look(model: nn.Module, data, epsilons=EPSILONS, threat=Linf, seed: int = 0) -> dict:

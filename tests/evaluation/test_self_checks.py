@@ -16,7 +16,7 @@ from equipoise.evaluation import self_checks as module
 from equipoise.evaluation.robustness_profile import AttackOutcome
 from equipoise.evaluation.self_check_attacks import Finding, graded, scale_free_cross_entropy
 from equipoise.evaluation.self_checks import check_range, self_checks
-from equipoise.models import fuse, with_branches
+from equipoise.models import fuse_branches, with_branches
 
 IMAGES = 128
 
@@ -298,7 +298,7 @@ def test_an_evaluation_that_broke_as_much_has_missed_nothing():
 
 @pytest.fixture(scope="module")
 def adaptive() -> nn.Module:
-    return fuse(with_branches(wide_resnet(), 2), placement="input").eval()
+    return fuse_branches(with_branches(wide_resnet(), 2), placement="input").eval()
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from equipoise.attacks.losses import cross_entropy, gate_cross_entropy
 from equipoise.attacks.threat import Linf
 from equipoise.evaluation import SearchAttack, suites_for
 from equipoise.evaluation.suites import GATE_RATIOS
-from equipoise.models import FeatureStack, conditioned, fuse, with_branches
+from equipoise.models import FeatureStack, fuse_branches, with_branches, with_conditioning
 
 SEARCH = PGD(steps=4, relative_step=0.5, keep="best")
 
@@ -28,7 +28,7 @@ def adaptive() -> nn.Module:
             nn.init.uniform_(module.weight, 0.5, 1.5, generator=drawn)
             nn.init.normal_(module.bias, generator=drawn)
     torch.manual_seed(2)
-    fused = fuse(network, placement="input").eval()
+    fused = fuse_branches(network, placement="input").eval()
     with torch.no_grad():
         fused.generator.linears[-1].weight.mul_(20)  # a generator that tells images apart
     return fused
@@ -318,7 +318,7 @@ def test_the_point_where_a_search_ends_counts_though_the_search_never_looked_at_
 
 
 def test_a_conditional_network_is_attacked_from_its_other_preferences():
-    network = conditioned(wide_resnet(), preferences=(0.0, 0.5, 1.0), size=4).eval()
+    network = with_conditioning(wide_resnet(), preferences=(0.0, 0.5, 1.0), size=4).eval()
     (suite,) = suites_for(network.at(0.5), ("adaptive",), classes=10, steps=2)
     assert [attack.name for attack in suite.attacks] == ["preference-0", "preference-1"]
     images, _ = images_and_labels(3)

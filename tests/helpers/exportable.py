@@ -4,7 +4,14 @@ import tiny
 import torch
 from torch import nn
 
-from equipoise.models import FeatureStack, ResNet, WideResNet, conditioned, fuse, with_branches
+from equipoise.models import (
+    FeatureStack,
+    ResNet,
+    WideResNet,
+    fuse_branches,
+    with_branches,
+    with_conditioning,
+)
 
 DATA = {"name": "tiny", "data": "digits", "dataset": {"kind": "Digits"}, "image_shape": [1, 8, 8]}
 CARD = DATA | {"classes": [f"digit {i}" for i in range(10)], "seed": 0}
@@ -26,7 +33,7 @@ def adaptive(placement: str = "input", **settings) -> nn.Module:
     """AFA; with one generator and weight, W0 is spread over [0, 1]."""
     branched = disturbed(with_branches(tiny.wide_resnet(), 2))
     torch.manual_seed(1)
-    model = fuse(branched, placement=placement, hidden=4, **settings)
+    model = fuse_branches(branched, placement=placement, hidden=4, **settings)
     images = tiny.digits().test.batch(slice(None))[0]
     with torch.no_grad():
         for _ in range(20):
@@ -50,7 +57,7 @@ def conditional() -> nn.Module:
     """OAT with two preferences."""
     torch.manual_seed(3)
     return disturbed(
-        conditioned(tiny.wide_resnet(), preferences=(0.0, 1.0), encoding="onehot", size=2)
+        with_conditioning(tiny.wide_resnet(), preferences=(0.0, 1.0), encoding="onehot", size=2)
     )
 
 

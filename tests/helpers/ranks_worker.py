@@ -16,7 +16,7 @@ from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
 
 from equipoise.distributed.ranks import launched
 from equipoise.methods import AFA, AFS, OAT, Gate, Schedule, SingleNetwork, Stage
-from equipoise.models import Branched, WideResNet, with_branches
+from equipoise.models import BranchedNetwork, WideResNet, with_branches
 from equipoise.objectives import AVM, MART, PGDAT, TRADES
 from equipoise.training import TrainingConfig, checkpoint, fit
 
@@ -69,7 +69,7 @@ def afa(gate: Gate = PLAIN) -> tuple[Stage, ...]:
     return tuple(method.stages(network))
 
 
-def branched() -> Branched:
+def branched() -> BranchedNetwork:
     return with_branches(tiny.wide_resnet(), 3)
 
 

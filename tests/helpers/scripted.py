@@ -9,7 +9,7 @@ from torch import nn
 from equipoise.attacks.threat import Linf
 from equipoise.data import Split
 from equipoise.evaluation import AttackResult, Profile, Suite, profile
-from equipoise.models import fuse, with_branches
+from equipoise.models import fuse_branches, with_branches
 
 EPSILONS = (0.0, 0.02, 0.05, 0.1, 0.2)
 
@@ -26,7 +26,7 @@ def adaptive() -> nn.Module:
             nn.init.uniform_(module.weight, 0.5, 1.5, generator=generator)
             nn.init.normal_(module.bias, generator=generator)
     torch.manual_seed(2)
-    return fuse(network, placement="input").eval()
+    return fuse_branches(network, placement="input").eval()
 
 
 def labelled_by(model: nn.Module, count: int = 24) -> Split:

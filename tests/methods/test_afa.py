@@ -10,7 +10,7 @@ from equipoise.attacks import losses
 from equipoise.distributed.shared_generator import SharedGenerator
 from equipoise.methods import AFA, Gate, afa
 from equipoise.methods.afa import BranchTask, GateTask
-from equipoise.models import fuse, with_branches
+from equipoise.models import fuse_branches, with_branches
 from equipoise.models.afa.weight_generator import WeightGenerator
 from equipoise.objectives import AVM, FAT, IAT, MART, PGDAT, TLA, TRADES, Standard
 
@@ -44,7 +44,7 @@ def gate_task(classes: int = 10, **settings) -> GateTask:
     network = branched(classes)
     torch.manual_seed(2)
     gate = Gate(placement=placement, **settings)
-    return GateTask(fuse(network, placement=placement), method(gate=gate))
+    return GateTask(fuse_branches(network, placement=placement), method(gate=gate))
 
 
 def step(task: nn.Module, seed: int = 0, progress: float = 0.0) -> dict[str, torch.Tensor]:
@@ -128,7 +128,7 @@ def test_a_step_moves_the_statistics_of_every_branch_and_of_each_by_its_own_imag
     monkeypatch.setattr(afa, "attacked", brighter)
     task = BranchTask(branched(), method()).train()
     step(task)
-    first = next(m for m in task.modules() if isinstance(m, afa.Branched)).network
+    first = next(m for m in task.modules() if isinstance(m, afa.BranchedNetwork)).network
     norms = first.stages[0][0].norm1.norm.norms
     means = [norm.running_mean for norm in norms]
     assert all(int(norm.num_batches_tracked) == 1 for norm in norms)

@@ -21,7 +21,7 @@ from torch import nn
 from equipoise.attacks import losses
 from equipoise.methods import OAT, oat
 from equipoise.methods.oat import ConditionalTask
-from equipoise.models import Conditional
+from equipoise.models import ConditionalNetwork
 from equipoise.models.conditional_network import FiLM
 from equipoise.objectives import FAT, IAT, LBGAT, MART, PGDAT, TRADES, Standard
 from equipoise.recipes import from_json, to_json
@@ -87,7 +87,7 @@ def test_the_plan_is_one_stage_validated_clean_and_attacked():
     (stage,) = method(encoding="none").stages(wide_resnet)
     assert (stage.name, stage.validation, stage.needs) == ("conditional", (0.0, EPSILON), ())
     network = stage.build({}).outcome()
-    assert isinstance(network, Conditional)
+    assert isinstance(network, ConditionalNetwork)
     assert network.preferences == (0.0, 0.1, 0.2, 0.3, 0.4, 1.0)
     assert (network.encoding, network.default) == ("none", 1.0)
 

@@ -7,7 +7,15 @@ import torch
 from tiny import together
 from torch import nn
 
-from equipoise.models import Conditional, PreActResNet, ResNet, WideResNet, conditioned, load, save
+from equipoise.models import (
+    ConditionalNetwork,
+    PreActResNet,
+    ResNet,
+    WideResNet,
+    load,
+    save,
+    with_conditioning,
+)
 from equipoise.models.conditional_network import FiLM, norms_without_film
 
 ENCODINGS = ["none", "onehot", "dct", "random"]
@@ -30,7 +38,7 @@ def trained(model, generator):
 def conditional(somebodys_cnn, generator):
     def make(**settings):
         torch.manual_seed(0)
-        return trained(conditioned(somebodys_cnn, **({"size": 8} | settings)), generator)
+        return trained(with_conditioning(somebodys_cnn, **({"size": 8} | settings)), generator)
 
     return make
 
@@ -81,7 +89,9 @@ def test_with_an_identity_film_and_one_norm_it_is_the_plain_network(
     encoding, training, somebodys_cnn, images, generator
 ):
     trained(somebodys_cnn, generator).train(training)
-    model = conditioned(somebodys_cnn, encoding=encoding, size=8, dual=False, start="identity")
+    model = with_conditioning(
+        somebodys_cnn, encoding=encoding, size=8, dual=False, start="identity"
+    )
     model.train(training)
     preference = torch.tensor([0.0, 0.1, 1.0, 0.0, 0.4, 0.2])
     answers = model(images, preference=preference)
@@ -156,7 +166,7 @@ def test_a_call_moves_only_the_statistics_it_should(preference, clean, other, co
 
 def test_each_norm_sees_the_rows_of_its_own_preferences(images):
     first = nn.BatchNorm2d(3)
-    model = conditioned(nn.Sequential(first, nn.Flatten()), size=6).train()
+    model = with_conditioning(nn.Sequential(first, nn.Flatten()), size=6).train()
     preference = torch.tensor([0.1, 0.0, 1.0, 0.0, 0.4, 0.1])
     model(images, preference=preference)
     for branch, rows in ((0, preference == 0), (1, preference > 0)):
@@ -200,7 +210,7 @@ def test_every_norm_gets_a_film_of_its_own_and_a_norm_used_twice_one(conditional
 
 def test_a_fresh_pair_of_norms_copies_the_networks(somebodys_cnn, generator):
     trained(somebodys_cnn, generator)
-    model = conditioned(somebodys_cnn, size=8)
+    model = with_conditioning(somebodys_cnn, size=8)
     for branch in (0, 1):
         torch.testing.assert_close(
             norms(model, branch)[0].state_dict(), somebodys_cnn.shared_norm.state_dict()
@@ -223,7 +233,7 @@ class Residual(nn.Module):
 
 
 def test_a_shortcuts_norm_gets_no_film_but_is_dual(images):
-    model = conditioned(Residual(), size=8)
+    model = with_conditioning(Residual(), size=8)
     assert norms_without_film(Residual()) == ("downsample.1",)
     assert model.network.bn1.film is not None
     assert model.network.downsample[1].film is None
@@ -232,10 +242,10 @@ def test_a_shortcuts_norm_gets_no_film_but_is_dual(images):
 
 
 def test_the_names_of_norms_without_film_may_be_given(images):
-    model = conditioned(Residual(), size=8, without_film=("bn1",))
+    model = with_conditioning(Residual(), size=8, without_film=("bn1",))
     assert model.network.bn1.film is None
     assert model.network.downsample[1].film is not None
-    everywhere = conditioned(Residual(), size=8, without_film=())
+    everywhere = with_conditioning(Residual(), size=8, without_film=())
     assert sum(isinstance(module, FiLM) for module in everywhere.modules()) == 2
 
 
@@ -244,7 +254,7 @@ def test_a_wide_resnets_final_norm_gets_no_film_wherever_it_stands():
     assert norms_without_film(wide_resnet()) == ("norm",)
     assert norms_without_film(inner) == ("1.norm",)
     assert norms_without_film(PreActResNet(width=4, classes=3)) == ("norm",)
-    model = conditioned(wide_resnet())
+    model = with_conditioning(wide_resnet())
     assert model.network.norm.film is None
     assert sum(isinstance(module, FiLM) for module in model.modules()) == 6
 
@@ -263,8 +273,8 @@ def test_the_originals_parameters_are_counted(depth, width, plain, single, dual)
         network = wide_resnet(depth, width)
     network = network.to_empty(device="cpu")
     assert parameters(network) == plain
-    assert parameters(conditioned(network, encoding="none", dual=False)) == single
-    assert parameters(conditioned(network)) == dual
+    assert parameters(with_conditioning(network, encoding="none", dual=False)) == single
+    assert parameters(with_conditioning(network)) == dual
 
 
 @pytest.mark.slow
@@ -276,8 +286,8 @@ def test_the_originals_resnet_34_has_its_parameters_too():
         parameters(each) / 1e6
         for each in (
             network,
-            conditioned(network, encoding="none", dual=False),
-            conditioned(network),
+            with_conditioning(network, encoding="none", dual=False),
+            with_conditioning(network),
         )
     ]
     assert found == pytest.approx([21.28, 31.40, 33.36], abs=0.005)
@@ -286,13 +296,13 @@ def test_the_originals_resnet_34_has_its_parameters_too():
 @every_encoding
 def test_a_saved_model_is_loaded_with_its_codes_and_default(encoding, images, tmp_path, generator):
     torch.manual_seed(0)
-    model = conditioned(
+    model = with_conditioning(
         wide_resnet(), encoding=encoding, size=8, seed=3, default=0.2, without_film=("norm",)
     )
     save(trained(model, generator), tmp_path)
     torch.manual_seed(1)
     loaded = load(tmp_path)
-    assert isinstance(loaded, Conditional)
+    assert isinstance(loaded, ConditionalNetwork)
     assert loaded.config == model.config
     assert (loaded.preferences, loaded.default) == (model.preferences, 0.2)
     preference = torch.tensor([0.1, 0.0, 1.0, 0.0, 0.4, 0.1])
@@ -303,7 +313,7 @@ def test_a_saved_model_is_loaded_with_its_codes_and_default(encoding, images, tm
 
 
 def test_the_default_can_be_changed_before_saving(images, tmp_path):
-    model = conditioned(wide_resnet(), size=8).eval()
+    model = with_conditioning(wide_resnet(), size=8).eval()
     assert model.default == 1.0
     model.default = 0.1
     save(model, tmp_path)
@@ -358,7 +368,7 @@ def test_threads_that_share_a_model_do_not_mix_their_preferences(conditional, im
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))])
 def test_a_copy_has_a_route_of_its_own_that_its_places_share(copied, images):
-    model = conditioned(wide_resnet(), size=8).eval()
+    model = with_conditioning(wide_resnet(), size=8).eval()
     twin = copied(model)
     assert twin.route is twin.network.norm.route
     assert twin.route is not model.route
@@ -374,7 +384,7 @@ def test_a_network_that_mixes_rows_takes_one_preference_only(images):
         def forward(self, images):
             return self.norm(images.reshape(-1, 3, 4, 8)).reshape(len(images), -1)
 
-    model = conditioned(Folded(), size=8).eval()
+    model = with_conditioning(Folded(), size=8).eval()
     assert model(images, preference=0.1).shape == (6, 192)
     with pytest.raises(ValueError, match="a norm got 12 rows in a call of 6 images"):
         model(images, preference=torch.full((6,), 0.1))
@@ -397,26 +407,26 @@ def test_a_preference_out_of_range_is_refused(preference, conditional, images):
 def test_a_network_without_batch_norm_is_refused():
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.GroupNorm(2, 4), nn.Flatten())
     with pytest.raises(ValueError, match=r"Sequential has no nn.BatchNorm2d.*OAT needs"):
-        conditioned(network)
+        with_conditioning(network)
 
 
 def test_names_of_norms_that_are_none_are_refused():
     with pytest.raises(ValueError, match=r"must name norms .*bn1, downsample.1; got bn2"):
-        conditioned(Residual(), without_film=("bn2",))
+        with_conditioning(Residual(), without_film=("bn2",))
     with pytest.raises(ValueError, match="names every norm"):
-        conditioned(Residual(), without_film=("bn1", "downsample.1"))
+        with_conditioning(Residual(), without_film=("bn1", "downsample.1"))
 
 
 def test_settings_that_mean_nothing_are_refused(somebodys_cnn, no_shape_checks):
     with pytest.raises(ValueError, match="start must be one of"):
-        conditioned(somebodys_cnn, start="ones")
+        with_conditioning(somebodys_cnn, start="ones")
     with pytest.raises(ValueError, match="encoding must be one of"):
-        conditioned(somebodys_cnn, encoding="fourier")
+        with_conditioning(somebodys_cnn, encoding="fourier")
     with pytest.raises(ValueError, match=r"default must be one of the preferences .*got 0.5"):
-        conditioned(somebodys_cnn, default=0.5)
+        with_conditioning(somebodys_cnn, default=0.5)
     with pytest.raises(ValueError, match="preferences must be one or more"):
-        conditioned(somebodys_cnn, preferences=())
-    assert conditioned(somebodys_cnn, encoding="none", default=0.5).default == 0.5
+        with_conditioning(somebodys_cnn, preferences=())
+    assert with_conditioning(somebodys_cnn, encoding="none", default=0.5).default == 0.5
 
 
 def test_a_strangers_network_is_conditioned_but_does_not_know_its_config(conditional):

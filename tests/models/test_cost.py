@@ -12,8 +12,8 @@ from equipoise.models import (
     PreActResNet,
     ResNet,
     WideResNet,
+    count_multiply_adds,
     count_parameters,
-    multiply_adds,
     with_branches,
 )
 
@@ -40,7 +40,7 @@ def with_norms(network, shape) -> int:
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.register_forward_hook(note)
-    return multiply_adds(network, shape) + 2 * sum(features)
+    return count_multiply_adds(network, shape) + 2 * sum(features)
 
 
 @pytest.mark.parametrize(
@@ -50,7 +50,7 @@ def test_the_baseline_and_the_large_model_of_afs_table_6(width, millions, digits
     network = on_meta(WideResNet, depth=28, width=width)
     assert cut(count_parameters(network) / 1e6, digits) == millions
     assert cut(with_norms(network, SMALL) / 1e9, 2) == billions
-    assert multiply_adds(network, SMALL) / 1e9 == pytest.approx(billions, rel=1e-3)
+    assert count_multiply_adds(network, SMALL) / 1e9 == pytest.approx(billions, rel=1e-3)
 
 
 def test_the_stack_of_afs_table_6_is_six_times_the_baseline():
@@ -61,10 +61,10 @@ def test_the_stack_of_afs_table_6_is_six_times_the_baseline():
     assert round(6 * cut(count_parameters(alone) / 1e6, 2), 2) == 218.82
     assert round(6 * cut(with_norms(alone, SMALL) / 1e9, 2), 2) == 31.44
     assert count_parameters(stack) / 1e6 == pytest.approx(218.82, rel=1e-3)
-    assert multiply_adds(stack, SMALL) / 1e9 == pytest.approx(31.44, rel=1e-3)
+    assert count_multiply_adds(stack, SMALL) / 1e9 == pytest.approx(31.44, rel=1e-3)
     merger = 6 * 640 * 10
     assert count_parameters(stack) == 6 * count_parameters(alone) + merger + 10
-    assert multiply_adds(stack, SMALL) == 6 * multiply_adds(alone, SMALL) + merger
+    assert count_multiply_adds(stack, SMALL) == 6 * count_multiply_adds(alone, SMALL) + merger
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ def test_parameters_of_networks_that_other_papers_name(make, settings, millions)
 def test_resnets_for_imagenet_cost_what_everybody_says(depth, parameters, billions):
     network = on_meta(ResNet, depth=depth, classes=1000, stem="imagenet")
     assert count_parameters(network) == parameters
-    assert multiply_adds(network, IMAGENET) / 1e9 == pytest.approx(billions, abs=5e-4)
+    assert count_multiply_adds(network, IMAGENET) / 1e9 == pytest.approx(billions, abs=5e-4)
 
 
 @pytest.mark.parametrize(
@@ -97,13 +97,13 @@ def test_resnets_for_imagenet_cost_what_everybody_says(depth, parameters, billio
 def test_resnets_for_small_images_cost_what_everybody_says(depth, parameters, billions):
     network = on_meta(ResNet, depth=depth)
     assert count_parameters(network) == parameters
-    assert multiply_adds(network, SMALL) / 1e9 == pytest.approx(billions, abs=5e-5)
+    assert count_multiply_adds(network, SMALL) / 1e9 == pytest.approx(billions, abs=5e-5)
 
 
 def test_multiply_adds_of_a_network_counted_by_hand():
     network = nn.Sequential(nn.Conv2d(3, 5, 3, padding=1), nn.Flatten(), nn.Linear(5 * 64, 7))
     network[1].train()
-    assert multiply_adds(network, (3, 8, 8)) == 3 * 5 * 9 * 64 + 5 * 64 * 7
+    assert count_multiply_adds(network, (3, 8, 8)) == 3 * 5 * 9 * 64 + 5 * 64 * 7
     assert network.training
 
 
@@ -113,4 +113,4 @@ def test_branches_cost_parameters_and_no_multiply_adds():
     norms = sum(2 * m.num_features for m in network.modules() if isinstance(m, nn.BatchNorm2d))
     assert count_parameters(branched) == count_parameters(network) + 2 * norms
     through = partial(branched, branch=2)
-    assert multiply_adds(branched, SMALL, through) == multiply_adds(network, SMALL)
+    assert count_multiply_adds(branched, SMALL, through) == count_multiply_adds(network, SMALL)

@@ -5,7 +5,7 @@ from torch import nn
 from equipoise.attacks import fgsm
 from equipoise.attacks.goals import cross_entropy
 from equipoise.attacks.threat import Linf
-from equipoise.models import FeatureExtractor, FeatureStack, WideResNet, fuse
+from equipoise.models import FeatureExtractor, FeatureStack, WideResNet, fuse_branches
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def test_features_are_the_input_of_the_last_linear_layer(networks, images):
 
 
 def test_features_are_found_when_the_network_adapts(branched, images):
-    model = fuse(branched, placement="input", hidden=4).eval()
+    model = fuse_branches(branched, placement="input", hidden=4).eval()
     extractor = FeatureExtractor(model)
     torch.testing.assert_close(model.network.head(extractor(images)), model(images))
 

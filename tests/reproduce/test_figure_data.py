@@ -5,7 +5,7 @@ import tiny
 import torch
 from torch import nn
 
-from equipoise.models import FeatureStack, fuse, with_branches
+from equipoise.models import FeatureStack, fuse_branches, with_branches
 from equipoise.reproduce.figure_data import BINS, KINDS
 
 
@@ -63,7 +63,7 @@ def test_features_that_hold_the_class_are_told_apart():
 def test_channel_statistics_begin_at_the_clean_images(monkeypatch):
     monkeypatch.setattr("equipoise.reproduce.figure_data.STRENGTHS", 2)
     torch.manual_seed(0)
-    model = fuse(with_branches(tiny.wide_resnet(), 2), placement="input").eval()
+    model = fuse_branches(with_branches(tiny.wide_resnet(), 2), placement="input").eval()
     images, labels = tiny.images_and_labels()
     found = KINDS["channels"]([model], images, labels, 0.1, 0)
     seen = []

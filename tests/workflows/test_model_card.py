@@ -4,7 +4,7 @@ from types import SimpleNamespace
 import pytest
 import tiny
 
-from equipoise.models import conditioned, save
+from equipoise.models import save, with_conditioning
 from equipoise.models.io.model_folder import ModelFolderError
 from equipoise.runtime.errors import RunError
 from equipoise.runtime.files import read_json, write_bytes, write_json
@@ -120,7 +120,9 @@ def test_a_robustbench_entry_is_written_from_the_record(folder, tmp_path):
 
 
 def test_the_entry_of_a_conditional_model_is_that_of_its_default(tmp_path):
-    model = conditioned(tiny.wide_resnet(), preferences=(0.0, 0.5), encoding="none", default=0.5)
+    model = with_conditioning(
+        tiny.wide_resnet(), preferences=(0.0, 0.5), encoding="none", default=0.5
+    )
     save(model, tmp_path / "run" / "model", CARD)
     put(tmp_path / "run", "a", model="tiny@0")
     put(tmp_path / "run", "b", model="tiny@0.5", **THREE)

@@ -11,8 +11,8 @@ from equipoise.cli.main import main
 from equipoise.data import Augmentation
 from equipoise.methods import AFS
 from equipoise.methods.afs import extractor
-from equipoise.models import AdaptiveNetwork, WideResNet, fuse, with_branches
-from equipoise.models.io.external import imported_network
+from equipoise.models import AdaptiveNetwork, WideResNet, fuse_branches, with_branches
+from equipoise.models.io.external import import_network
 from equipoise.models.io.trust import trusting
 from equipoise.recipes import RECIPES, Evaluation, to_json
 from equipoise.runtime.errors import RunError
@@ -36,9 +36,9 @@ def saved(tmp_path_factory):
     folder = tmp_path_factory.mktemp("saved")
     torch.manual_seed(0)
     wide = WideResNet(depth=10, width=2, classes=10, channels=1)
-    adaptive = fuse(with_branches(tiny.wide_resnet(), 2), placement="stem")
+    adaptive = fuse_branches(with_branches(tiny.wide_resnet(), 2), placement="stem")
     with trusting("somebodys"):
-        foreign = imported_network("somebodys:small", {"classes": 10, "channels": 1})
+        foreign = import_network("somebodys:small", {"classes": 10, "channels": 1})
     models = {"wide": wide, "adaptive": adaptive, "foreign": foreign}
     for name, model in models.items():
         save(model.eval(), folder / name, CARD | {"name": name})

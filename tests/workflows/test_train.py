@@ -10,7 +10,7 @@ import torch
 from equipoise import load
 from equipoise.data import Cifar10, DataError, Digits
 from equipoise.evaluation import images_hash, profile
-from equipoise.models import AdaptiveNetwork, conditioned, save
+from equipoise.models import AdaptiveNetwork, save, with_conditioning
 from equipoise.models.io import model_folder
 from equipoise.models.io.model_folder import ModelFolderError, read_config
 from equipoise.recipes import Evaluation, to_json
@@ -407,7 +407,7 @@ def test_a_model_that_names_no_validation_images_is_refused_for_them(tmp_path, d
 
 
 def test_a_conditional_network_is_evaluated_at_each_preference(tmp_path, data):
-    network = conditioned(tiny.wide_resnet(), preferences=(0.0, 1.0), size=4)
+    network = with_conditioning(tiny.wide_resnet(), preferences=(0.0, 1.0), size=4)
     save(network, tmp_path / "oat", {"name": "oat", "seed": 0})
     found = {}
     for preference in (None, 0.0):

@@ -23,7 +23,7 @@ from equipoise.models import AdaptiveNetwork
 from equipoise.models.afa.adaptive_network import first_convolution
 from equipoise.models.attack_mode.context import attack_mode
 from equipoise.models.conditional_network import FixedPreference
-from equipoise.models.io.external import METADATA, METADATA_FILE, load_foreign
+from equipoise.models.io.external import CARD_FILE, CARD_KEY, load_external
 from equipoise.records.epsilon import format_epsilon
 from equipoise.report.score_card import score_card
 from equipoise.runtime.environment import commit
@@ -167,7 +167,7 @@ def export(
     with tempfile.TemporaryDirectory() as folder:
         written = Path(folder) / f"exported{file.suffix}"
         write_bytes(written, content)
-        found = load_foreign(str(written), trust=[str(written)])
+        found = load_external(str(written), trust=[str(written)])
         on_clean = difference(found, deployed, clean)
         on_adversarial = difference(found, deployed, adversarial)
     if not max(on_clean, on_adversarial) <= TOLERANCE:  # also where one of them is NaN
@@ -262,7 +262,7 @@ def _torch_export(deployed: Deployed, example: Images, card: str) -> bytes:
     with _quiet(), _traced(deployed):
         batch = torch.export.Dim("batch", min=1)
         program = torch.export.export(deployed, (example,), dynamic_shapes=({0: batch},))
-        torch.export.save(program, buffer, extra_files={METADATA_FILE: card})
+        torch.export.save(program, buffer, extra_files={CARD_FILE: card})
     return buffer.getvalue()
 
 
@@ -283,7 +283,7 @@ def _onnx(deployed: Deployed, example: Images, card: str) -> bytes:
             output_names=deployed.outputs,
             dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
         )
-    program.model.metadata_props[METADATA] = card
+    program.model.metadata_props[CARD_KEY] = card
     content: bytes = program.model_proto.SerializeToString()
     return content
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from equipoise.deployment.export import Deployed, image_shape
 from equipoise.deployment.read_image import read_picture
 from equipoise.models.conditional_network import FixedPreference
-from equipoise.models.io.external import is_foreign, load_foreign
+from equipoise.models.io.external import is_external, load_external
 from equipoise.records.epsilon import format_epsilon
 from equipoise.report.score_card import score_card
 from equipoise.runtime.errors import RunError
@@ -216,8 +216,8 @@ def _load(
     model: str, preference: float | None, size: tuple[int, int] | None
 ) -> tuple[Any, dict[str, Any], tuple[int, ...]]:
     """A network, its score card, and the images it takes."""
-    if is_foreign(model):
-        network = load_foreign(model)
+    if is_external(model):
+        network = load_external(model)
         card = getattr(network, "card", None)
         if card is None or "image_shape" not in card:
             raise RunError(

@@ -21,9 +21,9 @@ from equipoise.methods.stage import (
     check_strengths,
 )
 from equipoise.methods.training_attack import attacked
-from equipoise.models import AdaptiveNetwork, Branched, fuse, with_branches
+from equipoise.models import AdaptiveNetwork, BranchedNetwork, fuse_branches, with_branches
 from equipoise.models.afa.adaptive_network import Placement, Weights
-from equipoise.models.afa.branches import Separate, soup
+from equipoise.models.afa.branches import Separate, model_soup
 from equipoise.objectives import AnyObjective, Batch, single_network_objective
 from equipoise.records.epsilon import Epsilons
 from equipoise.types import Images, Labels, Predict
@@ -145,8 +145,8 @@ class AFA:
 
         def build_gate(needed: Mapping[str, nn.Module]) -> "GateTask":
             branched = needed["branches"]
-            assert isinstance(branched, Branched)
-            adaptive = fuse(
+            assert isinstance(branched, BranchedNetwork)
+            adaptive = fuse_branches(
                 branched,
                 placement=self.gate.placement,
                 hidden=self.gate.hidden,
@@ -157,8 +157,8 @@ class AFA:
 
         def build_soup(needed: Mapping[str, nn.Module]) -> "Untrained":
             branched = needed["branches"]
-            assert isinstance(branched, Branched)
-            return Untrained(soup(branched, self.soup or 0.0))
+            assert isinstance(branched, BranchedNetwork)
+            return Untrained(model_soup(branched, self.soup or 0.0))
 
         stage = partial(Stage, validation=(self.strengths[0], self.strengths[-1]), norm=self.norm)
         first = stage(name="branches", build=build_branches, schedule=self.schedule)
@@ -194,7 +194,7 @@ class BranchTask(nn.Module):
         climbs the divergence from path k's own prediction of the clean images.
     """
 
-    def __init__(self, network: Branched, method: AFA) -> None:
+    def __init__(self, network: BranchedNetwork, method: AFA) -> None:
         super().__init__()
         self.network = network
         self.method = method

@@ -23,9 +23,9 @@ from equipoise.methods.stage import (
     check_strengths,
 )
 from equipoise.methods.training_attack import attacked
-from equipoise.models import Branched, FeatureStack, load
-from equipoise.models.io.external import imported_network, is_foreign
-from equipoise.models.last_linear import last_linear
+from equipoise.models import BranchedNetwork, FeatureStack, load
+from equipoise.models.io.external import import_network, is_external
+from equipoise.models.last_linear import find_last_linear
 from equipoise.objectives import AnyObjective
 from equipoise.records.epsilon import Epsilon, Epsilons, format_epsilon
 from equipoise.types import Images, Labels, PerImage, Predict
@@ -81,7 +81,9 @@ class AFS:
         check_strengths(self.norm, *self.budgets, self.merger_epsilon, self.attack.step_size)
         if not self.budgets and not self.extractors:
             raise ValueError("budgets must name at least one strength, got none.")
-        same = [name if is_foreign(name) else str(Path(name).resolve()) for name in self.extractors]
+        same = [
+            name if is_external(name) else str(Path(name).resolve()) for name in self.extractors
+        ]
         twice = {
             name for name, one in zip(self.extractors, same, strict=True) if same.count(one) > 1
         }
@@ -159,8 +161,8 @@ def extractor(name: str) -> nn.Module:
             f"{name} cannot be stacked: the layers of an exported network cannot be seen. Name the "
             "model folder or the function that it was exported from."
         )
-    network = imported_network(name, {}) if is_foreign(name) else load(name)
-    if isinstance(network, Branched):
+    network = import_network(name, {}) if is_external(name) else load(name)
+    if isinstance(network, BranchedNetwork):
         raise ValueError(
             f"{name} cannot be stacked: it is a branched network, the first stage of AFA, and "
             "answers through a branch that is named. Stack the whole AFA model."
@@ -180,7 +182,7 @@ def stacked(networks: Mapping[str, nn.Module]) -> FeatureStack:
     Raises:
         ValueError: If they differ in that, or one has no linear layer.
     """
-    classes = {name: last_linear(network).out_features for name, network in networks.items()}
+    classes = {name: find_last_linear(network).out_features for name, network in networks.items()}
     if len(set(classes.values())) > 1:
         listed = ", ".join(f"{name} has {count}" for name, count in classes.items())
         raise ValueError(f"a stack's members must know the same number of classes, but {listed}.")

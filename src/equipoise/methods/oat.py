@@ -19,7 +19,7 @@ from equipoise.methods.stage import (
     check_strengths,
 )
 from equipoise.methods.training_attack import attacked
-from equipoise.models import Conditional, conditioned
+from equipoise.models import ConditionalNetwork, with_conditioning
 from equipoise.models.conditional_network import Start
 from equipoise.models.preference_encoding import PREFERENCES, Encoding, check_code
 from equipoise.objectives import PGDAT, AnyObjective, Batch, single_network_objective
@@ -96,7 +96,7 @@ class OAT:
         """The plan: a single stage named ``conditional``."""
 
         def build(needed: Mapping[str, nn.Module]) -> "ConditionalTask":
-            network = conditioned(
+            network = with_conditioning(
                 make_network(),
                 preferences=self.preferences,
                 encoding=self.encoding,
@@ -154,7 +154,7 @@ class ConditionalTask(nn.Module):
         image with lambda 1 has no weight in the loss but moves BN_a's statistics, as there.
     """
 
-    def __init__(self, network: Conditional, method: OAT) -> None:
+    def __init__(self, network: ConditionalNetwork, method: OAT) -> None:
         super().__init__()
         self.network = network
         self.method = method

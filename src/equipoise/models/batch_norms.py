@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
-from equipoise.models.last_linear import name_of
+from equipoise.models.last_linear import network_name
 
 BatchNorm = nn.BatchNorm2d | nn.SyncBatchNorm
 """The norms that AFA branches and OAT conditions."""
@@ -32,7 +32,7 @@ def check_norms(network: nn.Module, purpose: str) -> None:
     Raises:
         ValueError: If it has no ``nn.BatchNorm2d`` or ``nn.SyncBatchNorm``, or others beside.
     """
-    kind, who = name_of(network), purpose.rpartition(" ")[2]
+    kind, who = network_name(network), purpose.rpartition(" ")[2]
     modules = [(name or "its top", module) for name, module in network.named_modules()]
     written = [f"{type(m).__name__} at {name}" for name, m in modules if _normalises_itself(m)]
     if written:
@@ -59,6 +59,28 @@ def check_norms(network: nn.Module, purpose: str) -> None:
             f"{kind} has no nn.BatchNorm2d{instead}, so there is nothing to {purpose} needs batch "
             "norms. AFS stacks any network."
         )
+
+
+def replace_modules(network: nn.Module, kind: Any, make: Any) -> None:
+    """Replace every submodule of a type, in place.
+
+    Args:
+        network: Searched with all its descendants.
+        kind: The type, or union of types, to replace.
+        make: Called with each such module, once even where it is shared; returns what stands there.
+    """
+    made: dict[nn.Module, nn.Module] = {}
+    places = [
+        (parent, name, child)
+        for parent in network.modules()
+        for name, child in parent._modules.items()  # not named_children: it skips a second name
+        if isinstance(child, kind)
+    ]
+    for parent, name, child in places:
+        assert child is not None  # isinstance above
+        if child not in made:
+            made[child] = make(child)
+        setattr(parent, name, made[child])
 
 
 def _normalises_itself(module: nn.Module) -> bool:

@@ -16,10 +16,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from equipoise.distributed.sync_batch_norm import reduces
-from equipoise.models.afa.branches import MultiBatchNorm2d, config_of, replace_modules
+from equipoise.models.afa.branches import MultiBatchNorm2d
 from equipoise.models.backbones.resnet import PreActResNet
 from equipoise.models.backbones.wide_resnet import WideResNet
-from equipoise.models.batch_norms import BatchNorm, check_norms
+from equipoise.models.batch_norms import BatchNorm, check_norms, replace_modules
+from equipoise.models.model_config import config_of
 from equipoise.models.preference_encoding import (
     CLOSE,
     PREFERENCES,
@@ -116,8 +117,10 @@ class _Place(nn.Module):
         return features if self.film is None else self.film(features, call.code)
 
 
-class Conditional(nn.Module):
-    """A network that takes a preference, OAT's lambda, with the images; made by ``conditioned``.
+class ConditionalNetwork(nn.Module):
+    """A network that takes a preference, OAT's lambda, with the images.
+
+    Build one with ``with_conditioning``.
 
     The preference is one number or one for each image: 0 asks for clean accuracy, 1 for robust
     accuracy. ``at`` fixes it. Images with preference 0 go through BN_c, all others through BN_a:
@@ -131,7 +134,7 @@ class Conditional(nn.Module):
         network: Its norms are already replaced.
         route: What they share during a call.
         code: Turns preferences into what FiLM reads.
-        settings: What ``conditioned`` was given, resolved.
+        settings: What ``with_conditioning`` was given, resolved.
 
     Shape:
         Images ``(batch, channel, height, width)`` in [0, 1] to what the network returns.
@@ -227,7 +230,7 @@ class FixedPreference(nn.Module):
         through BN_a; whoever attacks knows lambda.
     """
 
-    def __init__(self, model: Conditional, preference: float) -> None:
+    def __init__(self, model: ConditionalNetwork, preference: float) -> None:
         super().__init__()
         model.code(preference)  # refuses what it does not know
         self.model = model
@@ -243,7 +246,7 @@ class FixedPreference(nn.Module):
         return self.model(images, preference=self.preference)
 
 
-def conditioned(
+def with_conditioning(
     model: nn.Module,
     *,
     preferences: Sequence[float] = PREFERENCES,
@@ -254,7 +257,7 @@ def conditioned(
     without_film: Sequence[str] | None = None,
     start: Start = "fresh",
     seed: int = 0,
-) -> Conditional:
+) -> ConditionalNetwork:
     """Turn any network with batch norms into one that takes a preference.
 
     Args:
@@ -316,7 +319,7 @@ def conditioned(
         "without_film": list(without_film),
     }
     like = next(network.parameters())
-    return Conditional(network, route, code, settings).to(like.device, like.dtype)
+    return ConditionalNetwork(network, route, code, settings).to(like.device, like.dtype)
 
 
 def norms_without_film(network: nn.Module) -> tuple[str, ...]:

@@ -18,7 +18,7 @@ def count_parameters(network: nn.Module) -> int:
     return sum(parameter.numel() for parameter in network.parameters())
 
 
-def multiply_adds(
+def count_multiply_adds(
     network: nn.Module, shape: Sequence[int], call: Callable[..., Any] | None = None
 ) -> int:
     """Multiply-adds of convolutions and linear layers for one image, by running one.

@@ -8,8 +8,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from equipoise.models.afa.branches import config_of
-from equipoise.models.last_linear import last_linear, linears_of, name_of, read_last_linear
+from equipoise.models.last_linear import (
+    find_last_linear,
+    linear_layer_names,
+    network_name,
+    read_last_linear,
+)
+from equipoise.models.model_config import config_of
 from equipoise.types import Images, Logits
 
 
@@ -47,7 +52,7 @@ class FeatureExtractor(nn.Module):
 
     def head(self) -> nn.Linear:
         """The network's own last linear layer."""
-        return last_linear(self.network)
+        return find_last_linear(self.network)
 
     def logits(self, images: Images) -> Logits:
         """The network's own answer, by way of its features."""
@@ -62,10 +67,10 @@ class FeatureExtractor(nn.Module):
         features, made, answer = read_last_linear(self.network, images)
         if made is not answer:
             raise ValueError(
-                f"{name_of(self.network)} does not end in its last linear layer, so its "
+                f"{network_name(self.network)} does not end in its last linear layer, so its "
                 "penultimate features are unknown. Name the layer that makes its logits, one of "
-                f"{linears_of(self.network)}, with --network.last-linear or in an attribute "
-                "`last_linear` of the network; or wrap it so that it ends in nn.Linear."
+                f"{linear_layer_names(self.network)}, with --network.last-linear or in an "
+                "attribute `last_linear` of the network; or wrap it so that it ends in nn.Linear."
             )
         return features
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from equipoise.types import Images, Logits, Predict
 
 
-def last_linear(network: nn.Module) -> nn.Linear:
+def find_last_linear(network: nn.Module) -> nn.Linear:
     """The linear layer that makes a network's logits.
 
     It is the one that the network names in an attribute ``last_linear``, a dotted name such as
@@ -24,13 +24,13 @@ def last_linear(network: nn.Module) -> nn.Linear:
     linears = [module for module in network.modules() if isinstance(module, nn.Linear)]
     if not linears:
         raise ValueError(
-            f"{name_of(network)} has no linear layer, so its penultimate features are "
+            f"{network_name(network)} has no linear layer, so its penultimate features are "
             "unknown; wrap it so that it ends in nn.Linear."
         )
     return linears[-1]
 
 
-def name_of(network: nn.Module) -> str:
+def network_name(network: nn.Module) -> str:
     """The class of a network, for messages; of what is inside, where it stands in a wrapper."""
     return type(getattr(network, "network", network)).__name__
 
@@ -45,13 +45,13 @@ def check_last_linear(network: nn.Module) -> nn.Linear:
     found = dict(network.named_modules()).get(str(name))
     if not isinstance(found, nn.Linear):
         raise ValueError(
-            f"last_linear must name a linear layer of {name_of(network)} "
-            f"({linears_of(network)}), got {str(name).removeprefix('network.')!r}."
+            f"last_linear must name a linear layer of {network_name(network)} "
+            f"({linear_layer_names(network)}), got {str(name).removeprefix('network.')!r}."
         )
     return found
 
 
-def linears_of(network: nn.Module) -> str:
+def linear_layer_names(network: nn.Module) -> str:
     """The names of a network's linear layers, the last registered first, for messages."""
     inside = getattr(network, "network", network)
     names = [name for name, module in inside.named_modules() if isinstance(module, nn.Linear)]
@@ -102,14 +102,14 @@ def read_last_linear(
         seen.append(inputs[0])
         made.append(output)
 
-    hook = last_linear(network).register_forward_hook(read)
+    hook = find_last_linear(network).register_forward_hook(read)
     try:
         logits = predict(images)
     finally:
         hook.remove()
     if len(seen) != 1 or seen[0].ndim != 2:
         raise ValueError(
-            f"the last linear layer of {name_of(network)} must run once on a batch of "
+            f"the last linear layer of {network_name(network)} must run once on a batch of "
             f"feature vectors, got {[tuple(each.shape) for each in seen]}."
         )
     return seen[0], made[0], logits

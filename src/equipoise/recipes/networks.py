@@ -13,8 +13,8 @@ from torch import nn
 from equipoise.data import DataSet
 from equipoise.methods import MakeNetwork
 from equipoise.models import PreActResNet, ResNet, WideResNet
-from equipoise.models.io.external import imported_network, start_from
-from equipoise.models.io.trust import function_named
+from equipoise.models.io.external import import_network, load_initial_weights
+from equipoise.models.io.trust import import_trusted_function
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,19 +138,19 @@ class ImportedNetwork:
 
     def maker(self, dataset: DataSet) -> MakeNetwork:
         """A function that makes a fresh network for a data set; its code must be trusted here."""
-        wanted = inspect.signature(function_named(self.function)).parameters
+        wanted = inspect.signature(import_trusted_function(self.function)).parameters
         known = {"classes": dataset.classes, "channels": dataset.channels}
         arguments = {name: value for name, value in known.items() if name in wanted}
 
         def make() -> nn.Module:
-            network = imported_network(
+            network = import_network(
                 self.function,
                 arguments | self.arguments,
                 logits=self.logits,
                 last_linear=self.last_linear,
             )
             if self.weights is not None:
-                start_from(network, self.weights)
+                load_initial_weights(network, self.weights)
             return network
 
         return make

@@ -14,10 +14,10 @@ from equipoise.attacks import PGD
 from equipoise.attacks.goals import cross_entropy
 from equipoise.attacks.threat import Linf
 from equipoise.data import Split
-from equipoise.models import AdaptiveNetwork, load, multiply_adds
+from equipoise.models import AdaptiveNetwork, count_multiply_adds, load
 from equipoise.models.attack_mode.context import attack_mode
 from equipoise.models.io.model_folder import WEIGHTS
-from equipoise.models.last_linear import features_and_logits, last_linear
+from equipoise.models.last_linear import features_and_logits, find_last_linear
 from equipoise.records.epsilon import format_epsilon
 from equipoise.runtime.files import read_json, write_json
 from equipoise.runtime.seeds import derive_seed
@@ -132,7 +132,7 @@ def _weights(
     """Densities of the last layers' weights, in units of their deviation (AFS Fig. 5)."""
     edges, found = torch.linspace(-4, 4, BINS + 1), []
     for model in models:
-        weight = last_linear(model).weight.detach().cpu().flatten()
+        weight = find_last_linear(model).weight.detach().cpu().flatten()
         scaled = weight / weight.std(correction=0)
         centred = scaled - scaled.mean()
         kurtosis = float((centred**4).mean() / (centred**2).mean() ** 2 - 3)
@@ -163,7 +163,7 @@ def _gradients(
 def _operations(models: Models, images: Images, labels: Tensor, strongest: float, seed: int) -> int:
     """Multiply-adds of one image (AFS Table VI calls them Flops)."""
     (model,) = models
-    return multiply_adds(model, images.shape[1:])
+    return count_multiply_adds(model, images.shape[1:])
 
 
 def _rounded(values: Any) -> list[float]:

@@ -18,7 +18,7 @@ from equipoise.data import DataSet
 from equipoise.distributed.ranks import launched
 from equipoise.methods import Stage
 from equipoise.methods.stage import MakeNetwork
-from equipoise.models import FeatureExtractor, count_parameters, multiply_adds
+from equipoise.models import FeatureExtractor, count_multiply_adds, count_parameters
 from equipoise.recipes import Recipe
 from equipoise.runtime.environment import environment
 from equipoise.runtime.reporter import NullReporter, Reporter
@@ -195,7 +195,9 @@ def stage_costs(
             cost = costs[kind] | cost
         else:
             cost |= {"parameters": count_parameters(task), "trained": trained}
-            cost["multiply_adds"] = multiply_adds(task, shape, task.predictor(stage.validation[-1]))
+            cost["multiply_adds"] = count_multiply_adds(
+                task, shape, task.predictor(stage.validation[-1])
+            )
             cost |= _cost(measurement, probe, seconds)
             costs[kind] = cost
         outcomes[stage.name] = task.outcome().eval()

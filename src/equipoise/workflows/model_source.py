@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import nn
 
-from equipoise.models import Conditional, load
-from equipoise.models.io.external import LogitsOf, is_foreign, load_foreign
+from equipoise.models import ConditionalNetwork, load
+from equipoise.models.io.external import LogitsOf, is_external, load_external
 from equipoise.models.io.hub import HUB
 from equipoise.models.io.model_folder import locate, read_config
 from equipoise.models.io.trust import Trusted
@@ -50,9 +50,9 @@ def find_model(model: str, logits: str | None = None, trust: Sequence[Trusted] =
     Raises:
         RunError: If it cannot be loaded.
     """
-    if is_foreign(model):
+    if is_external(model):
         name = Path(model).name if Path(model).is_file() else model.replace(":", ".")
-        network: nn.Module = LogitsOf(load_foreign(model, trust), logits).eval()
+        network: nn.Module = LogitsOf(load_external(model, trust), logits).eval()
         return LoadedModel(network=network, card={}, name=name, home=Path("runs") / name)
     folder = locate(model)
     card = read_config(folder)["card"]
@@ -79,7 +79,7 @@ def at_preference(network: nn.Module, name: str, preference: float | None) -> tu
     Raises:
         ValueError: If there is a preference, and the network takes none.
     """
-    if isinstance(network, Conditional):
+    if isinstance(network, ConditionalNetwork):
         preference = network.default if preference is None else preference
         return network.at(preference), f"{name}@{preference:g}"
     if preference is not None:

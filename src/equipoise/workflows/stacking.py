@@ -8,7 +8,7 @@ from typing import Any
 from equipoise.data import Augmentation
 from equipoise.distributed.ranks import launched as launched
 from equipoise.methods import AFS
-from equipoise.models.io.external import is_foreign
+from equipoise.models.io.external import is_external
 from equipoise.models.io.model_folder import read_config
 from equipoise.recipes import RECIPES, Evaluation, Recipe, from_json
 from equipoise.workflows.datasets import named_source as named_source
@@ -35,7 +35,7 @@ def stacking(extractors: Sequence[str]) -> Recipe:
         ValueError: If no saved model says which data it was trained on.
         RunError: If a model folder cannot be read.
     """
-    saved = [name for name in extractors if not is_foreign(name)]
+    saved = [name for name in extractors if not is_external(name)]
     cards = [card for card in map(_card, saved) if "dataset" in card]
     if not cards:
         raise ValueError(

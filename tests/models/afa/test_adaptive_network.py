@@ -7,7 +7,7 @@ import torch
 from tiny import images_and_labels, together, wide_resnet
 from torch import nn
 
-from equipoise.models import FusedBatchNorm2d, MultiBatchNorm2d, fuse, with_branches
+from equipoise.models import FusedBatchNorm2d, MultiBatchNorm2d, fuse_branches, with_branches
 from equipoise.models.afa.adaptive_network import first_convolution
 
 PLACEMENTS = ["input", "stem", "per_norm"]
@@ -18,7 +18,7 @@ every_placement = pytest.mark.parametrize("placement", PLACEMENTS)
 def adaptive(branched):
     def make(placement, **settings):
         torch.manual_seed(0)
-        return fuse(branched, placement=placement, hidden=4, **settings).eval()
+        return fuse_branches(branched, placement=placement, hidden=4, **settings).eval()
 
     return make
 
@@ -168,7 +168,7 @@ def test_a_norm_that_does_more_than_normalise_is_kept_whole_or_refused(images):
     network = nn.Sequential(nn.Conv2d(3, 4, 3), ActivatedNorm(4), nn.Flatten(), nn.Linear(144, 3))
     model = with_branches(network, branches=2).eval()
     try:
-        adaptive = fuse(model, placement="input")
+        adaptive = fuse_branches(model, placement="input")
     except ValueError as refusal:
         assert "ActivatedNorm" in str(refusal)  # noqa: PT017
     else:
@@ -178,12 +178,12 @@ def test_a_norm_that_does_more_than_normalise_is_kept_whole_or_refused(images):
 def test_a_strangers_own_config_does_not_matter(somebodys_cnn, images):
     somebodys_cnn.config = {"hidden_size": 4}
     model = with_branches(somebodys_cnn, branches=2).eval()
-    assert fuse(model, placement="stem").eval()(images).shape == (6, 3)
+    assert fuse_branches(model, placement="stem").eval()(images).shape == (6, 3)
 
 
 def test_the_adaptive_network_lives_where_its_branches_did(branched):
     # The meta device stands for a GPU here.
-    model = fuse(branched.to("meta"), placement="stem")
+    model = fuse_branches(branched.to("meta"), placement="stem")
     tensors = [*model.parameters(), *model.buffers()]
     assert {tensor.device.type for tensor in tensors} == {"meta"}
 
@@ -191,13 +191,13 @@ def test_the_adaptive_network_lives_where_its_branches_did(branched):
 @pytest.mark.usefixtures("no_shape_checks")
 def test_an_unknown_placement_is_refused(branched):
     with pytest.raises(ValueError, match=r"placement must be one of .*'stem'.* got 'roof'"):
-        fuse(branched, placement="roof")
+        fuse_branches(branched, placement="roof")
 
 
 @pytest.mark.parametrize("branches", [{"first": 3}, {"last": 7}, {"last": -1}])
 def test_branches_that_do_not_exist_are_refused(branches, branched):
     with pytest.raises(IndexError, match=r"branch must be in \[0, 3\), got"):
-        fuse(branched, placement="input", **branches)
+        fuse_branches(branched, placement="input", **branches)
 
 
 @every_placement
@@ -250,7 +250,7 @@ def test_branches_that_share_something_are_fused_like_others(separate, somebodys
     for name, parameter in network.named_parameters():
         if parameter.ndim == 2 and name.endswith(("norm.weight", "norm.bias")):
             nn.init.uniform_(parameter, 0.5, 2.0)
-    model = fuse(network.eval(), placement="input", hidden=4).eval()
+    model = fuse_branches(network.eval(), placement="input", hidden=4).eval()
     torch.testing.assert_close(model(images, weight=1.0), network(images, branch=0))
     torch.testing.assert_close(model(images, weight=0.0), network(images, branch=1))
 
@@ -296,7 +296,7 @@ def test_threads_that_share_a_model_do_not_mix_their_weights(placement, adaptive
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))])
 def test_a_copy_shares_its_weights_with_its_own_norms_alone(copied):
     images, _ = images_and_labels(3)
-    model = fuse(with_branches(wide_resnet(), 2), placement="input", ceiling=0.5).eval()
+    model = fuse_branches(with_branches(wide_resnet(), 2), placement="input", ceiling=0.5).eval()
     twin = copied(model)
     sites = [each for each in twin.modules() if hasattr(each, "weights") and each is not twin]
     assert sites

@@ -6,9 +6,9 @@ import torch
 from tiny import together
 from torch import nn
 
-from equipoise.models import Branched, MultiBatchNorm2d, WideResNet, with_branches
+from equipoise.models import BranchedNetwork, MultiBatchNorm2d, WideResNet, with_branches
 from equipoise.models.afa.adaptive_network import first_convolution
-from equipoise.models.afa.branches import soup
+from equipoise.models.afa.branches import model_soup
 
 
 def norms(model):
@@ -194,7 +194,7 @@ def test_a_network_without_batch_norm_is_refused():
 
 
 def test_a_strangers_network_branches_but_does_not_know_its_config(branched):
-    assert isinstance(branched, Branched)
+    assert isinstance(branched, BranchedNetwork)
     with pytest.raises(ValueError, match="cannot be saved as a model folder"):
         _ = branched.config
 
@@ -257,13 +257,13 @@ def test_an_unknown_separation_is_refused():
 @pytest.mark.parametrize(("weight", "branch"), [(1.0, 0), (0.0, 2)])
 def test_a_soup_of_one_branch_alone_is_that_branch(weight, branch, branched, images):
     branched.eval()
-    made = soup(branched, weight).eval()
+    made = model_soup(branched, weight).eval()
     torch.testing.assert_close(made(images), branched(images, branch=branch))
     assert not any(isinstance(module, MultiBatchNorm2d) for module in made.modules())
 
 
 def test_a_soup_lies_between_the_outermost_branches(branched):
-    made = [m for m in soup(branched, 0.25).modules() if isinstance(m, nn.BatchNorm2d)]
+    made = [m for m in model_soup(branched, 0.25).modules() if isinstance(m, nn.BatchNorm2d)]
     for norm, branches in zip(made, norms(branched), strict=True):
         for name in ("weight", "bias", "running_mean", "running_var"):
             clean, robust = getattr(branches[0], name), getattr(branches[2], name)
@@ -272,7 +272,7 @@ def test_a_soup_lies_between_the_outermost_branches(branched):
 
 def test_a_soup_outside_of_zero_to_one_is_refused(branched):
     with pytest.raises(ValueError, match=r"share in \[0, 1\], got 1.5"):
-        soup(branched, 1.5)
+        model_soup(branched, 1.5)
 
 
 def test_threads_that_share_a_model_do_not_mix_their_branches(branched, images):

@@ -18,12 +18,12 @@ from equipoise.models import (
     PreActResNet,
     ResNet,
     WideResNet,
-    conditioned,
-    fuse,
+    fuse_branches,
     with_branches,
+    with_conditioning,
 )
 from equipoise.models.attack_mode.context import attack_mode
-from equipoise.models.attack_mode.fold_batch_norm import folded_forward
+from equipoise.models.attack_mode.fold_batch_norm import fold_batch_norms
 from equipoise.models.last_linear import features_and_logits
 
 BACKBONES = {
@@ -252,7 +252,7 @@ class Surgeon(nn.Linear):
 
 
 def adaptive() -> AdaptiveNetwork:
-    return fuse(with_branches(BACKBONES["wrn_10"](), 2), placement="input")
+    return fuse_branches(with_branches(BACKBONES["wrn_10"](), 2), placement="input")
 
 
 @pytest.mark.parametrize(
@@ -287,13 +287,13 @@ def adaptive() -> AdaptiveNetwork:
         lambda: without_statistics(BACKBONES["wrn_10"]()),
         lambda: patched(BACKBONES["wrn_10"]()),
         lambda: adaptive().network,
-        lambda: conditioned(BACKBONES["wrn_10"]()).network,
+        lambda: with_conditioning(BACKBONES["wrn_10"]()).network,
         lambda: tiny.linear(),
     ],
 )
 def test_what_cannot_be_folded_stays_as_it_is(make):
     network = make()
-    assert folded_forward(network) is None
+    assert fold_batch_norms(network) is None
     with attack_mode(network, fold=True):
         assert not folded(network)
 

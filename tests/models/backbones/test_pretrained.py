@@ -7,7 +7,7 @@ import safetensors.torch
 import torch
 from torch.nn import functional
 
-from equipoise.models import PreActResNet, ResNet, WideResNet, load_public, with_branches
+from equipoise.models import PreActResNet, ResNet, WideResNet, load_pretrained, with_branches
 from equipoise.runtime.errors import RunError
 
 PLAIN = {"mean": [0.0] * 3, "std": [1.0] * 3}
@@ -200,7 +200,7 @@ def wide():
 @pytest.mark.parametrize("prefix", ["", "module.", "module.model."])
 def test_a_wide_resnet_of_trades_gives_its_own_logits(wide, prefix, images):
     state = trades_wide_resnet()
-    network = load_public(wide, {prefix + name: value for name, value in state.items()})
+    network = load_pretrained(wide, {prefix + name: value for name, value in state.items()})
     assert network is wide
     assert not network.training
     torch.testing.assert_close(network(images), trades_forward(state, images))
@@ -209,7 +209,9 @@ def test_a_wide_resnet_of_trades_gives_its_own_logits(wide, prefix, images):
 def test_a_wide_resnet_of_deepmind_gives_its_own_logits(images):
     state = deepmind_wide_resnet()
     made = WideResNet(depth=16, width=2, classes=4, activation="silu", padding="one_side", **PLAIN)
-    torch.testing.assert_close(load_public(made, state)(images), deepmind_forward(state, images))
+    torch.testing.assert_close(
+        load_pretrained(made, state)(images), deepmind_forward(state, images)
+    )
 
 
 @pytest.mark.parametrize("head", ["linear", "fc"])
@@ -219,13 +221,13 @@ def test_a_preact_resnet_gives_its_own_logits(reads, final_norm, head, images):
     state = preact_resnet(final_norm, head)
     made = PreActResNet(width=4, classes=4, shortcut=reads, final_norm=final_norm, **PLAIN)
     wanted = preact_forward(state, images, reads, head)
-    torch.testing.assert_close(load_public(made, state)(images), wanted)
+    torch.testing.assert_close(load_pretrained(made, state)(images), wanted)
 
 
 @pytest.mark.parametrize("names", [("shortcut", "linear"), ("downsample", "fc")])
 def test_a_resnet_gives_its_own_logits(names, images):
     state = bottleneck_resnet(*names)
-    made = load_public(ResNet(depth=50, width=4, classes=4, **PLAIN), state)
+    made = load_pretrained(ResNet(depth=50, width=4, classes=4, **PLAIN), state)
     torch.testing.assert_close(made(images), bottleneck_forward(state, images, *names))
 
 
@@ -233,15 +235,15 @@ def test_the_normalisation_is_the_networks_own_where_none_is_stored(images):
     state = trades_wide_resnet()
     made = WideResNet(depth=16, width=2, classes=4, mean=[0.4] * 3, std=[0.2] * 3)
     wanted = trades_forward(state, (images - 0.4) / 0.2)
-    torch.testing.assert_close(load_public(made, state)(images), wanted)
+    torch.testing.assert_close(load_pretrained(made, state)(images), wanted)
 
 
 def test_a_stored_normalisation_must_be_the_networks_own(wide):
     state = trades_wide_resnet()
     state |= {"mu": torch.full((1, 3, 1, 1), 0.4), "sigma": torch.full((1, 3, 1, 1), 0.2)}
     with pytest.raises(ValueError, match=r"normalise.mean \[0.4.*got \[0.0.*build the network"):
-        load_public(wide, state)
-    load_public(WideResNet(depth=16, width=2, classes=4, mean=[0.4] * 3, std=[0.2] * 3), state)
+        load_pretrained(wide, state)
+    load_pretrained(WideResNet(depth=16, width=2, classes=4, mean=[0.4] * 3, std=[0.2] * 3), state)
 
 
 @pytest.mark.parametrize("nested", [True, False])
@@ -252,7 +254,7 @@ def test_it_reads_files_that_hold_tensors_alone(wide, suffix, nested, images, tm
         torch.save({"state_dict": state, "epoch": 3} if nested else state, path)
     else:
         safetensors.torch.save_file(state, path)
-    torch.testing.assert_close(load_public(wide, path)(images), trades_forward(state, images))
+    torch.testing.assert_close(load_pretrained(wide, path)(images), trades_forward(state, images))
 
 
 class Opens:
@@ -272,14 +274,14 @@ def test_a_file_that_holds_anything_else_is_refused(wide, what, tmp_path):
     said = {"missing": "does not exist", "list": "holds no state dict"}
     rule = said.get(what, "cannot be read as tensors and plain values .* Save a state_dict")
     with pytest.raises(RunError, match=rule):
-        load_public(wide, path)
+        load_pretrained(wide, path)
 
 
 def test_a_broken_safetensors_file_is_refused(wide, tmp_path):
     path = tmp_path / "weights.safetensors"
     path.write_bytes(b"\0" * 20)
     with pytest.raises(RunError, match="cannot be read as tensors"):
-        load_public(wide, path)
+        load_pretrained(wide, path)
 
 
 @pytest.mark.parametrize(
@@ -295,19 +297,19 @@ def test_what_does_not_fit_is_named_and_the_network_is_left_alone(wide, change, 
     change(state)
     before = {name: value.clone() for name, value in wide.state_dict().items()}
     with pytest.raises(ValueError, match=rf"do not fit this WideResNet: {rule}"):
-        load_public(wide, state)
+        load_pretrained(wide, state)
     torch.testing.assert_close(dict(wide.state_dict()), before, rtol=0, atol=0)
 
 
 def test_a_deeper_networks_weights_are_left_over(wide):
     with pytest.raises(ValueError, match=r"left over: block1.layer.2.bn1.weight, .* and \d+ more"):
-        load_public(wide, trades_wide_resnet(blocks=3))
+        load_pretrained(wide, trades_wide_resnet(blocks=3))
 
 
 def test_counters_of_batches_may_be_missing(wide, images):
     state = trades_wide_resnet()
     old = {name: value for name, value in state.items() if not name.endswith("_tracked")}
-    torch.testing.assert_close(load_public(wide, old)(images), trades_forward(state, images))
+    torch.testing.assert_close(load_pretrained(wide, old)(images), trades_forward(state, images))
 
 
 @pytest.mark.parametrize(
@@ -317,17 +319,17 @@ def test_counters_of_batches_may_be_missing(wide, images):
 def test_padding_that_is_not_the_projects_is_refused(padding, state):
     made = WideResNet(depth=16, width=2, classes=4, padding=padding, **PLAIN)
     with pytest.raises(ValueError, match=rf"belong to a network with padding=.* got.*{padding}"):
-        load_public(made, state())
+        load_pretrained(made, state())
 
 
 def test_names_of_no_known_project_are_refused(wide):
     with pytest.raises(ValueError, match=r"hold none of block1.layer.0.conv1.weight.* but stem"):
-        load_public(wide, {"stem.weight": torch.ones(1)})
+        load_pretrained(wide, {"stem.weight": torch.ones(1)})
 
 
 def test_a_network_that_is_no_backbone_is_refused(wide):
     with pytest.raises(ValueError, match="got a network of kind branched"):
-        load_public(with_branches(wide, 2), trades_wide_resnet())
+        load_pretrained(with_branches(wide, 2), trades_wide_resnet())
 
 
 def test_no_rule_is_idle():

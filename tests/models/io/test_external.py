@@ -7,7 +7,7 @@ import torch
 from tiny import images_and_labels, linear, wide_resnet
 from torch import nn
 
-from equipoise.models.io.external import METADATA_FILE, LogitsOf, is_foreign, load_foreign
+from equipoise.models.io.external import CARD_FILE, LogitsOf, is_external, load_external
 from equipoise.runtime.errors import RunError
 
 
@@ -102,7 +102,7 @@ def importable(tmp_path, monkeypatch):
 
 
 def test_a_function_of_an_importable_module_gives_a_network_in_eval_mode(importable, images):
-    found = load_foreign(f"{importable}:make")
+    found = load_external(f"{importable}:make")
     assert not found.training
     assert found(images).shape == (4, 10)
     assert sys.path[0] != "."
@@ -120,15 +120,15 @@ def test_a_function_of_an_importable_module_gives_a_network_in_eval_mode(importa
 )
 def test_a_name_that_gives_no_network_is_refused(importable, name, message):
     with pytest.raises(RunError, match=message):
-        load_foreign(name.format(importable))
+        load_external(name.format(importable))
 
 
 def test_folders_are_ours_and_files_and_functions_are_foreign(tmp_path):
-    assert not is_foreign(str(tmp_path))
-    assert not is_foreign("runs/demo")
-    assert is_foreign("module:function")
-    assert is_foreign("model.onnx")
-    assert is_foreign("model.pt2")
+    assert not is_external(str(tmp_path))
+    assert not is_external("runs/demo")
+    assert is_external("module:function")
+    assert is_external("model.onnx")
+    assert is_external("model.pt2")
 
 
 @pytest.mark.slow
@@ -143,7 +143,7 @@ def test_an_exported_network_answers_as_the_original(tmp_path, images, kind):
         torch.export.save(program, path)
     else:
         torch.onnx.export(program, (), str(path), verbose=False, dynamo=True)
-    found = load_foreign(str(path), trust=[str(path)])
+    found = load_external(str(path), trust=[str(path)])
     more = torch.cat([images, images[:3]])
     with torch.no_grad():
         torch.testing.assert_close(found(more), model(more), rtol=1e-4, atol=1e-5)
@@ -170,7 +170,7 @@ class WithConstant(nn.Module):
 def test_an_exported_network_goes_where_the_images_are(tmp_path, images):
     path, model = tmp_path / "model.pt2", WithConstant().eval()
     torch.export.save(torch.export.export(model, (images,)), path)
-    found = load_foreign(str(path), trust=[str(path)])
+    found = load_external(str(path), trust=[str(path)])
     answer = found(images)
     assert torch.equal(answer, model(images))
     assert found(images.to("meta")).device.type == "meta"
@@ -181,11 +181,11 @@ def test_a_broken_file_is_refused(tmp_path, kind):
     path = tmp_path / f"model.{kind}"
     path.write_bytes(b"nothing of the kind")
     with pytest.raises(RunError, match="cannot be read"):
-        load_foreign(str(path), trust=[str(path)])
+        load_external(str(path), trust=[str(path)])
 
 
 def test_a_model_of_the_hub_is_ours():
-    assert not is_foreign("hf://owner/name")
+    assert not is_external("hf://owner/name")
 
 
 CARD = {"name": "a", "classes": ["b"], "image_shape": [1, 8, 8], "outputs": [], "scores": None}
@@ -197,9 +197,9 @@ SCORES = {"data": "d", "images": 1, "norm": "Linf", "epsilons": [0.0, 0.1], "w1"
 def test_a_score_card_is_read_as_it_was_written(tmp_path, changes):
     program = torch.export.export(nn.Flatten(), (torch.rand(2, 1, 8, 8),))
     text = json.dumps(CARD | changes)
-    torch.export.save(program, tmp_path / "model.pt2", extra_files={METADATA_FILE: text})
+    torch.export.save(program, tmp_path / "model.pt2", extra_files={CARD_FILE: text})
     assert (
-        load_foreign(str(tmp_path / "model.pt2"), trust=[str(tmp_path / "model.pt2")]).card
+        load_external(str(tmp_path / "model.pt2"), trust=[str(tmp_path / "model.pt2")]).card
         == CARD | changes
     )
 
@@ -221,9 +221,9 @@ def test_a_score_card_is_read_as_it_was_written(tmp_path, changes):
 )
 def test_a_damaged_score_card_is_refused(tmp_path, card):
     program = torch.export.export(nn.Flatten(), (torch.rand(2, 1, 8, 8),))
-    torch.export.save(program, tmp_path / "model.pt2", extra_files={METADATA_FILE: card})
+    torch.export.save(program, tmp_path / "model.pt2", extra_files={CARD_FILE: card})
     with pytest.raises(RunError, match=r"model.pt2 has a damaged score card .*export it again"):
-        load_foreign(str(tmp_path / "model.pt2"), trust=[str(tmp_path / "model.pt2")])
+        load_external(str(tmp_path / "model.pt2"), trust=[str(tmp_path / "model.pt2")])
 
 
 def test_a_torch_export_file_is_not_read_unless_it_is_trusted(tmp_path, monkeypatch):
@@ -231,6 +231,6 @@ def test_a_torch_export_file_is_not_read_unless_it_is_trusted(tmp_path, monkeypa
     torch.export.save(torch.export.export(linear(), (torch.rand(1, 1, 8, 8),)), path)
     monkeypatch.setattr(torch.export, "load", lambda *given, **rest: pytest.fail("was read"))
     with pytest.raises(RunError, match=r"model.pt2 is a file of torch.export.*--trust .*model.pt2"):
-        load_foreign(str(path))
+        load_external(str(path))
     with pytest.raises(RunError, match="was not read"):
-        load_foreign(str(path), trust=[str(tmp_path), "model", "torch"])
+        load_external(str(path), trust=[str(tmp_path), "model", "torch"])

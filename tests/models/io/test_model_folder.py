@@ -7,7 +7,7 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from equipoise.models import FeatureStack, WideResNet, fuse, load, save, with_branches
+from equipoise.models import FeatureStack, WideResNet, fuse_branches, load, save, with_branches
 from equipoise.models.io.model_folder import ModelFolderError, read_config
 
 
@@ -84,7 +84,7 @@ def test_a_branched_network_keeps_every_branch(separate, network, tmp_path, imag
 
 @pytest.mark.parametrize("each", ["image", "channel"])
 def test_an_adaptive_network_keeps_its_generator(each, network, tmp_path, images):
-    model = fuse(with_branches(network, branches=2), placement="stem", hidden=4, each=each)
+    model = fuse_branches(with_branches(network, branches=2), placement="stem", hidden=4, each=each)
     model.train()
     model(images)
     save(model.eval(), tmp_path)
@@ -93,7 +93,7 @@ def test_an_adaptive_network_keeps_its_generator(each, network, tmp_path, images
 
 
 def test_folders_of_before_there_were_these_settings_are_read(network, tmp_path, images):
-    model = fuse(with_branches(network, branches=2), placement="stem", hidden=4).eval()
+    model = fuse_branches(with_branches(network, branches=2), placement="stem", hidden=4).eval()
     save(model, tmp_path / "adaptive")
     rewrite_config(tmp_path / "adaptive", lambda config: config["model"].pop("each"))
     assert torch.equal(load(tmp_path / "adaptive")(images), model(images))
@@ -235,7 +235,9 @@ def test_a_network_beyond_its_weights_is_refused_before_it_is_built(model, messa
 
 def test_a_folder_may_hold_any_network_that_its_weights_fit(tmp_path, images):
     torch.manual_seed(0)
-    adaptive = fuse(with_branches(WideResNet(depth=16, width=1, classes=3), 3), placement="input")
+    adaptive = fuse_branches(
+        with_branches(WideResNet(depth=16, width=1, classes=3), 3), placement="input"
+    )
     model = FeatureStack([adaptive, WideResNet(depth=10, width=2, classes=3)], 3).eval()
     save(model, tmp_path)
     assert torch.equal(load(tmp_path)(images), model(images))

@@ -7,10 +7,10 @@ import torch
 from tiny import same, weights
 
 from equipoise import load, save
-from equipoise.models import FeatureStack, fuse, with_branches
-from equipoise.models.io.external import imported_network
+from equipoise.models import FeatureStack, fuse_branches, with_branches
+from equipoise.models.io.external import import_network
 from equipoise.models.io.model_folder import read_config
-from equipoise.models.io.trust import function_named, trusting
+from equipoise.models.io.trust import import_trusted_function, trusting
 from equipoise.records.redaction import functions_named
 from equipoise.runtime.errors import RunError
 
@@ -19,13 +19,15 @@ SMALL = {"classes": 3, "channels": 3}
 
 def small(**settings):
     with trusting("somebodys"):
-        return imported_network("somebodys:small", SMALL, **settings).eval()
+        return import_network("somebodys:small", SMALL, **settings).eval()
 
 
 @pytest.fixture
 def folder(tmp_path):
     torch.manual_seed(0)
-    stack = FeatureStack([fuse(with_branches(small(), 2), placement="stem"), small()], classes=3)
+    stack = FeatureStack(
+        [fuse_branches(with_branches(small(), 2), placement="stem"), small()], classes=3
+    )
     save(stack.eval(), tmp_path)
     return tmp_path
 
@@ -44,13 +46,13 @@ def marked(tmp_path, monkeypatch):
 
 def test_code_that_is_not_trusted_is_not_even_imported(marked):
     with pytest.raises(RunError, match=r"marked:make is code of the module marked, which is not"):
-        function_named("marked:make")
+        import_trusted_function("marked:make")
     assert not (marked / "imported").exists()
     with trusting("marked"):
-        function_named("marked:make")
+        import_trusted_function("marked:make")
     assert (marked / "imported").exists()
     with pytest.raises(RunError, match="--trust marked"):  # the permission has gone
-        function_named("marked:make")
+        import_trusted_function("marked:make")
 
 
 @pytest.mark.parametrize("trust", [(), ("mark",), ("marke",), ("marked.inner",), ("other", "os")])
@@ -85,15 +87,15 @@ def test_a_function_that_is_given_stands_for_one_that_cannot_be_imported(folder,
 
 def test_what_a_trusted_module_has_only_imported_is_not_trusted():
     with trusting("somebodys"), pytest.raises(RunError, match="code of the module subprocess"):
-        function_named("somebodys:shell")
+        import_trusted_function("somebodys:shell")
     with trusting("somebodys:shell"):  # said in full
-        assert function_named("somebodys:shell") is somebodys.shell
+        assert import_trusted_function("somebodys:shell") is somebodys.shell
 
 
 def test_trust_in_a_module_is_trust_in_what_is_below_it():
     with trusting("equipoise"):
         assert (
-            function_named("equipoise.models.backbones.wide_resnet:WideResNet").__name__
+            import_trusted_function("equipoise.models.backbones.wide_resnet:WideResNet").__name__
             == "WideResNet"
         )
 
@@ -101,7 +103,7 @@ def test_trust_in_a_module_is_trust_in_what_is_below_it():
 @pytest.mark.parametrize("name", ["somebodys", ":small", "somebodys:", "somebodys:os.system", ""])
 def test_a_name_that_is_no_module_and_function_is_refused(name):
     with trusting("somebodys"), pytest.raises(RunError, match="is written module:function, got"):
-        function_named(name)
+        import_trusted_function(name)
 
 
 @pytest.mark.parametrize(
@@ -113,15 +115,15 @@ def test_a_name_that_is_no_module_and_function_is_refused(name):
 )
 def test_a_trusted_name_that_is_no_function_is_refused(name, message):
     with trusting(name), pytest.raises(RunError, match=message):
-        function_named(name)
+        import_trusted_function(name)
 
 
 def test_a_function_that_gives_no_network_is_refused():
     with trusting("somebodys"):
         with pytest.raises(RunError, match=r"must return an nn.Module, got int"):
-            imported_network("somebodys:nothing", {})
+            import_network("somebodys:nothing", {})
         with pytest.raises(RunError, match=r"unexpected keyword.*colour='red'"):
-            imported_network("somebodys:small", SMALL | {"colour": "red"})
+            import_network("somebodys:small", SMALL | {"colour": "red"})
 
 
 def test_a_configuration_and_its_card_name_the_code_that_they_need(folder):
@@ -131,7 +133,7 @@ def test_a_configuration_and_its_card_name_the_code_that_they_need(folder):
 
 def test_tied_weights_are_saved_and_loaded(tmp_path, images):
     with trusting("somebodys"):
-        network = imported_network("somebodys:tied", SMALL).eval()
+        network = import_network("somebodys:tied", SMALL).eval()
     save(network, tmp_path)
     loaded = load(tmp_path, trust=("somebodys",))
     assert torch.equal(loaded(images), network(images))

@@ -7,10 +7,11 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from equipoise.models.afa.branches import Branched, RoutedNorm, config_of, replace_modules
+from equipoise.models.afa.branches import BranchedNetwork, RoutedNorm
 from equipoise.models.afa.fused_batch_norm import FusedBatchNorm2d
 from equipoise.models.afa.weight_generator import WeightGenerator
-from equipoise.models.batch_norms import BatchNorm
+from equipoise.models.batch_norms import BatchNorm, replace_modules
+from equipoise.models.model_config import config_of
 from equipoise.types import Images, Logits, PerImage
 
 Placement = Literal["input", "stem", "per_norm"]
@@ -75,8 +76,8 @@ class _FusedSite(nn.Module):
 class AdaptiveNetwork(nn.Module):
     """AFA as it is deployed: images in, logits out; the strength of an attack is estimated inside.
 
-    Made by ``fuse`` from a trained K-branch network. Everything but the weight generator is frozen
-    and stays in eval mode, also under ``.train()``.
+    Build one from a trained K-branch network with ``fuse_branches``. Everything but the weight
+    generator is frozen and stays in eval mode, also under ``.train()``.
 
     Args:
         network: A network whose batch norms are fused pairs.
@@ -201,8 +202,8 @@ class AdaptiveNetwork(nn.Module):
             self.weights.read(self.generator, output)
 
 
-def fuse(
-    branched: Branched,
+def fuse_branches(
+    branched: BranchedNetwork,
     *,
     placement: Placement,
     first: int = 0,
@@ -253,7 +254,7 @@ def fuse(
     return adaptive.to(like.device, like.dtype)
 
 
-def unfused(
+def new_adaptive_network(
     network: nn.Module,
     *,
     placement: Placement,

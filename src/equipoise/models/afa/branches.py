@@ -9,7 +9,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from equipoise.distributed.sync_batch_norm import reduces
-from equipoise.models.batch_norms import BatchNorm, check_norms
+from equipoise.models.batch_norms import BatchNorm, check_norms, replace_modules
+from equipoise.models.model_config import config_of
 from equipoise.types import Images, Logits
 
 Branch = int | tuple[int, ...]
@@ -159,7 +160,7 @@ class RoutedNorm(nn.Module):
         return self.norm(features, self.route.branch)
 
 
-class Branched(nn.Module):
+class BranchedNetwork(nn.Module):
     """A network whose every batch norm has K branches; made by ``with_branches``.
 
     The caller says the branch at every call and there is no default: ``model(images, branch=k)``,
@@ -206,7 +207,7 @@ class Branched(nn.Module):
             self.route.branch = None
 
 
-def with_branches(model: nn.Module, branches: int, separate: Separate = "both") -> Branched:
+def with_branches(model: nn.Module, branches: int, separate: Separate = "both") -> BranchedNetwork:
     """Turn any network with batch norms into a K-branch one.
 
     Args:
@@ -232,10 +233,10 @@ def with_branches(model: nn.Module, branches: int, separate: Separate = "both") 
         BatchNorm,
         lambda norm: RoutedNorm(MultiBatchNorm2d(norm, branches, separate), route),
     )
-    return Branched(network, branches, route, separate)
+    return BranchedNetwork(network, branches, route, separate)
 
 
-def soup(branched: Branched, weight: float) -> nn.Module:
+def model_soup(branched: BranchedNetwork, weight: float) -> nn.Module:
     """The plain network whose norms lie between the outermost branches: no generator.
 
     Args:
@@ -266,40 +267,3 @@ def soup(branched: Branched, weight: float) -> nn.Module:
 
     replace_modules(network, RoutedNorm, blend)
     return network
-
-
-def replace_modules(network: nn.Module, kind: Any, make: Any) -> None:
-    """Replace every submodule of a type, in place.
-
-    Args:
-        network: Searched with all its descendants.
-        kind: The type, or union of types, to replace.
-        make: Called with each such module, once even where it is shared; returns what stands there.
-    """
-    made: dict[nn.Module, nn.Module] = {}
-    places = [
-        (parent, name, child)
-        for parent in network.modules()
-        for name, child in parent._modules.items()  # not named_children: it skips a second name
-        if isinstance(child, kind)
-    ]
-    for parent, name, child in places:
-        assert child is not None  # isinstance above
-        if child not in made:
-            made[child] = make(child)
-        setattr(parent, name, made[child])
-
-
-def config_of(network: nn.Module) -> dict[str, Any]:
-    """The configuration from which a model folder builds a network again.
-
-    Raises:
-        ValueError: If the network does not know its own configuration.
-    """
-    config = getattr(network, "config", None)
-    if not isinstance(config, dict) or "kind" not in config:
-        raise ValueError(
-            f"{type(network).__name__} cannot be saved as a model folder: it has no `config` that "
-            "says how to build it again. Save its state_dict() instead."
-        )
-    return config

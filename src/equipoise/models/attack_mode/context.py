@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from equipoise.distributed.sync_batch_norm import SyncedBatchNorm2d
-from equipoise.models.attack_mode.fold_batch_norm import folded_forward
+from equipoise.models.attack_mode.fold_batch_norm import fold_batch_norms
 
 Mode = Literal["eval", "train"]
 
@@ -29,7 +29,7 @@ def attack_mode(module: nn.Module, mode: Mode = "eval", fold: bool = False) -> I
         module: The network.
         mode: ``"eval"`` uses running statistics, as TRADES, MART and OAT do; ``"train"`` the
             attacked batch's own, as Madry, Rice and AFS do, without keeping them.
-        fold: In eval mode, let networks that can be folded run as ``folding.folded_forward`` has
+        fold: In eval mode, let networks that can be folded run as ``fold_batch_norms`` has
             them: faster, the same up to rounding. For searches, not for scores.
 
     Returns:
@@ -48,7 +48,7 @@ def attack_mode(module: nn.Module, mode: Mode = "eval", fold: bool = False) -> I
         for parameter, _ in wanted:
             parameter.requires_grad_(False)
         if mode == "eval":
-            passes = {child: folded_forward(child) for child in modes} if fold else {}
+            passes = {child: fold_batch_norms(child) for child in modes} if fold else {}
             folded = [child for child, found in passes.items() if found is not None]
             for network in folded:
                 network.forward = passes[network]

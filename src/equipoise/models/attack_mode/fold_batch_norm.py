@@ -12,26 +12,31 @@ from torch import Tensor, nn
 
 from equipoise.models.afa.branches import Branch, RoutedNorm
 from equipoise.models.attack_mode.folded_forward import Block, Conv, Entry, Folded, Plan
-from equipoise.models.attack_mode.structure import BlockAnatomy, ConvAndNorm, Structure, anatomy_of
+from equipoise.models.attack_mode.structure import (
+    BlockStructure,
+    ConvAndNorm,
+    Structure,
+    structure_of,
+)
 from equipoise.models.batch_norms import scale_and_shift
 
 _Affine = tuple[Tensor, Tensor]
 """A frozen norm: one scale and one shift a channel."""
 
 
-def folded_forward(network: nn.Module) -> Callable[[Tensor], Tensor] | None:
+def fold_batch_norms(network: nn.Module) -> Callable[[Tensor], Tensor] | None:
     """A forward pass for an attack, of weights and statistics as they are at its first call.
 
     It computes what the network does in eval mode, up to rounding, and its gradient reaches the
-    images alone. Where the norms are those of ``Branched``, it follows the branch of the call.
+    images alone. In a ``BranchedNetwork`` it follows the branch of the call.
 
     Args:
         network: A backbone; its attributes ``normalise`` and ``linear`` are called as they are.
 
     Returns:
-        The pass, or ``None`` where the network cannot be folded, see ``anatomy_of``.
+        The pass, or ``None`` where the network cannot be folded, see ``structure_of``.
     """
-    structure = anatomy_of(network)
+    structure = structure_of(network)
     if structure is None:
         return None
     whole: Any = network
@@ -128,7 +133,7 @@ def _plan(structure: Structure, branch: int, dtype: torch.dtype) -> Plan:
     )
 
 
-def _alone(block: BlockAnatomy) -> bool:
+def _alone(block: BlockStructure) -> bool:
     """Whether nothing reads a block's input but its first norm."""
     return block.shortcut is not None and block.reads_active
 

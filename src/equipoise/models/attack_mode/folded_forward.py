@@ -79,7 +79,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Block:
-    """A residual block, see ``BlockAnatomy``."""
+    """A residual block, see ``BlockStructure``."""
 
     entry: Entry | None
     convs: tuple[Conv, ...]

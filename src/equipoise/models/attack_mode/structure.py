@@ -13,7 +13,7 @@ ConvAndNorm = tuple[nn.Module, nn.Module | None]
 
 
 @dataclass(frozen=True, kw_only=True)
-class BlockAnatomy:
+class BlockStructure:
     """A residual block with ReLUs: ``[norm, relu,] conv [, norm] (, relu, conv [, norm])...``, plus
     the shortcut ``[, relu]``.
 
@@ -47,7 +47,7 @@ class Structure:
     """
 
     stem: ConvAndNorm
-    blocks: tuple[BlockAnatomy, ...]
+    blocks: tuple[BlockStructure, ...]
     norm: nn.Module | None = None
     activations: tuple[nn.Module, ...]
 
@@ -68,7 +68,7 @@ _HOLDERS: tuple[Any, ...] = (nn.Sequential, nn.ModuleList, nn.Identity)
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
-def anatomy_of(network: nn.Module) -> Structure | None:
+def structure_of(network: nn.Module) -> Structure | None:
     """What a network consists of, if it is nothing else.
 
     Args:

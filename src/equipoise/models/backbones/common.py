@@ -100,7 +100,7 @@ def check_images(images: Images, channels: int) -> None:
         )
 
 
-def initialise(network: nn.Module) -> None:
+def initialise_convolutions(network: nn.Module) -> None:
     """He et al.'s normal initialisation of every convolution, by its outputs.
 
     Source:

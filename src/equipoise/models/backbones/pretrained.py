@@ -12,7 +12,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from equipoise.models.afa.branches import config_of
+from equipoise.models.model_config import config_of
 from equipoise.runtime.errors import RunError
 
 
@@ -109,7 +109,7 @@ LAYOUTS: dict[str, tuple[_Layout, ...]] = {
 """By the kind of our network, the layouts that fit it."""
 
 
-def load_public(network: nn.Module, weights: Path | str | Mapping[str, Tensor]) -> nn.Module:
+def load_pretrained(network: nn.Module, weights: Path | str | Mapping[str, Tensor]) -> nn.Module:
     """Put published weights into one of our backbones.
 
     A wide ResNet takes those of TRADES and the many projects that copied its file (MART, FAT,

@@ -6,13 +6,13 @@ from typing import Any, Literal, get_args
 from torch import Tensor, nn
 from torch.nn import functional
 
-from equipoise.models.attack_mode.structure import BlockAnatomy, Structure, blocks_of
+from equipoise.models.attack_mode.structure import BlockStructure, Structure, blocks_of
 from equipoise.models.backbones.common import (
     ACTIVATIONS,
     Activation,
     Normalise,
     check_images,
-    initialise,
+    initialise_convolutions,
     input_settings,
 )
 from equipoise.types import Images, Logits
@@ -59,11 +59,11 @@ class _Block(nn.Module):
         shortcut = features if self.shortcut is None else self.shortcut(features)
         return self.activations[-1](hidden + shortcut)
 
-    def parts(self) -> BlockAnatomy:
+    def parts(self) -> BlockStructure:
         """What ``structure`` says of a block."""
         shortcut: Any = self.shortcut
         pairs: Any = zip(self.convs, self.norms, strict=True)
-        return BlockAnatomy(
+        return BlockStructure(
             convs=tuple(pairs),
             shortcut=None if shortcut is None else (shortcut[0], shortcut[1]),
             exit=True,
@@ -145,7 +145,7 @@ class ResNet(nn.Module):
         )
         self.linear = nn.Linear(8 * width * expansion, classes)
         self.channels = channels
-        initialise(self)
+        initialise_convolutions(self)
 
     def forward(self, images: Images) -> Logits:
         """Logits of a batch of images in [0, 1]."""
@@ -201,9 +201,9 @@ class _PreActBlock(nn.Module):
             return hidden + features
         return hidden + self.shortcut(active if self.reads == "activated" else features)
 
-    def parts(self) -> BlockAnatomy:
+    def parts(self) -> BlockStructure:
         """What ``structure`` says of a block."""
-        return BlockAnatomy(
+        return BlockStructure(
             entry=self.norm1,
             convs=((self.conv1, self.norm2), (self.conv2, None)),
             shortcut=None if self.shortcut is None else (self.shortcut, None),
@@ -284,7 +284,7 @@ class PreActResNet(nn.Module):
         self.activation = unit() if final_norm else nn.Identity()
         self.linear = nn.Linear(8 * width, classes)
         self.channels = channels
-        initialise(self)
+        initialise_convolutions(self)
 
     def forward(self, images: Images) -> Logits:
         """Logits of a batch of images in [0, 1]."""

@@ -6,13 +6,13 @@ from typing import Any, Literal, get_args
 from torch import Tensor, nn
 from torch.nn import functional
 
-from equipoise.models.attack_mode.structure import BlockAnatomy, Structure, blocks_of
+from equipoise.models.attack_mode.structure import BlockStructure, Structure, blocks_of
 from equipoise.models.backbones.common import (
     ACTIVATIONS,
     Activation,
     Normalise,
     check_images,
-    initialise,
+    initialise_convolutions,
     input_settings,
 )
 from equipoise.types import Images, Logits
@@ -56,9 +56,9 @@ class _Block(nn.Module):
         hidden = self.activation2(self.norm2(self.conv1(padded)))
         return shortcut + self.conv2(hidden)
 
-    def parts(self) -> BlockAnatomy:
+    def parts(self) -> BlockStructure:
         """What ``structure`` says of a block."""
-        return BlockAnatomy(
+        return BlockStructure(
             entry=self.norm1,
             convs=((self.conv1, self.norm2), (self.conv2, None)),
             shortcut=None if self.shortcut is None else (self.shortcut, None),
@@ -142,7 +142,7 @@ class WideResNet(nn.Module):
         self.activation = unit()
         self.linear = nn.Linear(sizes[3], classes)
         self.channels = channels
-        initialise(self)
+        initialise_convolutions(self)
         nn.init.zeros_(self.linear.bias)
 
     def forward(self, images: Images) -> Logits:

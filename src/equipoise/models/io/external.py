@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.export.passes import move_to_device_pass
 
 from equipoise.models.io.hub import HUB
-from equipoise.models.io.trust import Trusted, check_file, function_named, trusting
+from equipoise.models.io.trust import Trusted, check_file, import_trusted_function, trusting
 from equipoise.models.io.validate_card import check_card
 from equipoise.models.last_linear import check_last_linear
 from equipoise.records.schema import check_score_card
@@ -21,18 +21,18 @@ from equipoise.runtime.errors import RunError
 from equipoise.types import Images, Logits
 
 BINARY = "binary"
-METADATA = "equipoise"  # of an ONNX file: the key under which `equipoise export` writes the card
-METADATA_FILE = "equipoise.json"  # the same in a torch.export file
+CARD_KEY = "equipoise"  # of an ONNX file: the key under which `equipoise export` writes the card
+CARD_FILE = "equipoise.json"  # the same in a torch.export file
 
 
-def is_foreign(name: str) -> bool:
+def is_external(name: str) -> bool:
     """Whether a name means a network from elsewhere rather than a model folder."""
     if Path(name).is_dir() or name.startswith(HUB):
         return False
     return Path(name).suffix in (".onnx", ".pt2") or ":" in name
 
 
-def load_foreign(name: str, trust: Sequence[Trusted] = ()) -> nn.Module:
+def load_external(name: str, trust: Sequence[Trusted] = ()) -> nn.Module:
     """A network from elsewhere.
 
     Args:
@@ -61,7 +61,7 @@ def load_foreign(name: str, trust: Sequence[Trusted] = ()) -> nn.Module:
         return _made(name, {}).eval()
 
 
-def imported_network(
+def import_network(
     function: str,
     arguments: Mapping[str, Any],
     *,
@@ -94,7 +94,7 @@ def imported_network(
     return LogitsOf(_made(function, arguments), logits, last_linear=last_linear, config=config)
 
 
-def start_from(network: "LogitsOf", path: Path) -> None:
+def load_initial_weights(network: "LogitsOf", path: Path) -> None:
     """Load weights to start training from.
 
     Args:
@@ -126,7 +126,7 @@ def start_from(network: "LogitsOf", path: Path) -> None:
 
 
 def _made(function: str, arguments: Mapping[str, Any]) -> nn.Module:
-    make = function_named(function)
+    make = import_trusted_function(function)
     try:
         made = make(**arguments)
     except (TypeError, ValueError) as error:
@@ -165,7 +165,7 @@ class OnnxNetwork(nn.Module):
             )
         except Exception as error:
             raise RunError(f"{path} cannot be read by ONNX Runtime ({error}).") from error
-        self.card = _card(self.session.get_modelmeta().custom_metadata_map.get(METADATA), path)
+        self.card = _card(self.session.get_modelmeta().custom_metadata_map.get(CARD_KEY), path)
         self.digest = _digest(path)
         self.eval()
 
@@ -199,13 +199,13 @@ class ExportedNetwork(nn.Module):
 
     def __init__(self, path: Path) -> None:
         super().__init__()
-        extra = {METADATA_FILE: ""}
+        extra = {CARD_FILE: ""}
         try:
             self._exported = torch.export.load(path, extra_files=extra)
             self._open()
         except Exception as error:
             raise RunError(f"{path} cannot be read as a torch.export file ({error}).") from error
-        self.card = _card(extra[METADATA_FILE], path)
+        self.card = _card(extra[CARD_FILE], path)
         tensors = [*self._exported.state_dict.values(), *self._exported.constants.values()]
         devices = [each.device for each in tensors if isinstance(each, Tensor)]
         self._device = devices[0] if devices else torch.device("cpu")

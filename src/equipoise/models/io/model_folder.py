@@ -19,16 +19,17 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from equipoise.models.afa.adaptive_network import unfused
-from equipoise.models.afa.branches import config_of, with_branches
+from equipoise.models.afa.adaptive_network import new_adaptive_network
+from equipoise.models.afa.branches import with_branches
 from equipoise.models.backbones.resnet import PreActResNet, ResNet
 from equipoise.models.backbones.wide_resnet import WideResNet
-from equipoise.models.conditional_network import conditioned
+from equipoise.models.conditional_network import with_conditioning
 from equipoise.models.feature_stack import FeatureStack
-from equipoise.models.io.external import imported_network
+from equipoise.models.io.external import import_network
 from equipoise.models.io.hub import HUB, fetch
 from equipoise.models.io.trust import Trusted, trusting
 from equipoise.models.io.validate_card import check_card
+from equipoise.models.model_config import config_of
 from equipoise.records.redaction import functions_named
 from equipoise.runtime.errors import RunError
 from equipoise.runtime.files import read_json, write_bytes
@@ -168,7 +169,7 @@ def _branched(branches: int, network: dict[str, Any], separate: Any = "both") ->
 
 
 def _adaptive(network: dict[str, Any], **settings: Any) -> nn.Module:
-    return unfused(build(network), **settings)
+    return new_adaptive_network(build(network), **settings)
 
 
 def _stack(classes: int, members: list[dict[str, Any]]) -> nn.Module:
@@ -177,12 +178,12 @@ def _stack(classes: int, members: list[dict[str, Any]]) -> nn.Module:
 
 def _imported(**settings: Any) -> nn.Module:
     with torch.device("cpu"):  # where shapes alone are asked, too: it may read what it computes
-        network = imported_network(**settings)
+        network = import_network(**settings)
     return network.to(torch.get_default_device())
 
 
 def _conditional(network: dict[str, Any], **settings: Any) -> nn.Module:
-    return conditioned(build(network), **settings)
+    return with_conditioning(build(network), **settings)
 
 
 KINDS: dict[str, Callable[..., nn.Module]] = {

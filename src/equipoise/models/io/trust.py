@@ -58,7 +58,7 @@ def check_file(path: Path) -> None:
         )
 
 
-def function_named(name: str) -> Callable[..., Any]:
+def import_trusted_function(name: str) -> Callable[..., Any]:
     """Import a function, if that is allowed here. Nothing is imported otherwise.
 
     Args:
