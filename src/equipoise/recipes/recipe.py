@@ -9,7 +9,7 @@ from typing import Any, Literal
 import cattrs
 from cattrs.strategies import configure_tagged_union
 
-from equipoise.data import DataSource
+from equipoise.data import Augmentation, DataSource
 from equipoise.evaluation import SuiteName
 from equipoise.methods import AnyMethod
 from equipoise.methods.stage import Norm, check_strengths
@@ -136,11 +136,38 @@ def _reason(error: BaseException, kind: Any) -> str:
     return cattrs.v.format_exception(error, kind)
 
 
+_REMOVED: dict[type, dict[str, tuple[Any, ...]]] = {
+    Augmentation: {"operations": (0,), "magnitude": ()},
+}
+"""Fields of earlier versions, with the values that a stored recipe may hold; () allows any."""
+
+
+def _tolerate_removed_fields(converter: cattrs.Converter) -> None:
+    def tolerant(structure: Callable[[Any, Any], Any], removed: dict[str, Any]) -> Any:
+        def hook(value: Any, kind: Any) -> Any:
+            if not isinstance(value, dict):
+                return structure(value, kind)
+            for name, allowed in removed.items():
+                if name in value and allowed and value[name] not in allowed:
+                    raise ValueError(
+                        f"{name} must be {allowed[0]!r}, got {value[name]!r}: this version has no "
+                        "such setting. Use the version that wrote the recipe"
+                    )
+            return structure({k: v for k, v in value.items() if k not in removed}, kind)
+
+        return hook
+
+    for kind, removed in _REMOVED.items():
+        hook = tolerant(converter.get_structure_hook(kind), removed)
+        converter.register_structure_hook(kind, hook)
+
+
 @functools.cache
 def _converter() -> cattrs.Converter:
     converter = cattrs.Converter(forbid_extra_keys=True)
     converter.register_unstructure_hook(Path, str)
     converter.register_structure_hook(Path, lambda value, _: Path(value))
+    _tolerate_removed_fields(converter)
     # Inner unions first.
     for union in (FATBase, AnyObjective, DataSource, AnyNetwork, AnyMethod):
         configure_tagged_union(union, converter, tag_name="kind")
