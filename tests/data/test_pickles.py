@@ -12,11 +12,6 @@ from equipoise.data.pickles import read_pickle
 CONTENT = {"labels": [3, 0, 70000, -1], "data": noise(2, 2).reshape(2, -1), "names": ["a", "b"]}
 
 
-def damaged_or_refused(content: bytes) -> None:
-    with pytest.raises(DataError):
-        read_pickle(content)
-
-
 @pytest.mark.parametrize(
     "dump", [python2_pickle, python3_pickle(2), python3_pickle(3), python3_pickle(4)]
 )
@@ -46,37 +41,45 @@ class Runs:
 
 
 @pytest.mark.parametrize("protocol", [0, 1, 2, 3, 4, 5])
-@pytest.mark.parametrize("place", ["whole", "value", "key", "inside a list"])
-def test_a_pickle_that_runs_a_command_is_refused_and_runs_nothing(tmp_path, protocol, place):
+def test_a_pickle_that_runs_a_command_is_refused_and_runs_nothing(tmp_path, protocol):
     trap = Runs(f"touch {tmp_path / 'ran'}")
-    whole = {"whole": trap, "value": {"data": trap}, "inside a list": {"labels": [1, trap]}}
-    content = pickle.dumps(whole.get(place) or {(trap, 1): 2}, protocol=protocol)
-    with pytest.raises(DataError, match=r"names \w+\.system.*not run|no CIFAR file has"):
-        read_pickle(content)
-    assert not (tmp_path / "ran").exists()
+    for value in (trap, {"data": trap}, {(trap, 1): 2}, {"labels": [1, trap]}):
+        content = pickle.dumps(value, protocol=protocol)
+        with pytest.raises(DataError, match=r"names \w+\.system.*not run"):
+            read_pickle(content)
+        assert not (tmp_path / "ran").exists()
     pickle.loads(content)  # the trap is a real one
     assert (tmp_path / "ran").exists()
 
 
 @pytest.mark.parametrize(
-    ("array", "reason"),
+    "array",
     [
-        (numpy.zeros(3), "makes an object"),
-        (numpy.zeros(3, dtype=numpy.int64), "makes an object"),
-        (numpy.array([Runs("true")], dtype=object), "makes an object|names"),
-        (numpy.zeros(3, dtype="u1,u1"), "makes an object|names"),
+        numpy.zeros(3),
+        numpy.zeros(3, dtype=numpy.int64),
+        numpy.array([Runs("true")], dtype=object),
+        numpy.zeros(3, dtype="u1,u1"),
     ],
 )
-def test_arrays_of_another_type_than_uint8_are_refused(array, reason):
-    with pytest.raises(DataError, match=reason):
+def test_arrays_of_another_type_than_uint8_are_refused(array):
+    with pytest.raises(DataError, match=r"it holds '\w+' where CIFAR files have 'u1'"):
         read_pickle(pickle.dumps({"data": array}, protocol=2))
+
+
+def test_a_hostile_pickle_leaves_no_trace_in_later_reads():
+    # BUILD with a slot state sets attributes of the callable that stands for numpy.dtype.
+    state = b"N}X\x0c\x00\x00\x00__defaults__(X\x02\x00\x00\x00i8tq\x01s\x86b"
+    content = b"\x80\x02cnumpy\ndtype\n" + state + b"0}."
+    assert read_pickle(content) == {}
+    with pytest.raises(DataError, match="damaged"):
+        read_pickle(b"\x80\x02}X\x01\x00\x00\x00acnumpy\ndtype\n)Rs.")
 
 
 def test_an_array_that_announces_more_than_it_holds_is_refused_before_it_is_made():
     content = python2_pickle({"data": noise(2, 2).reshape(2, 12)})
     huge = content.replace(b"J\x02\x00\x00\x00J", b"J\xff\xff\xff\x7fJ")
     assert huge != content
-    with pytest.raises(DataError, match=r"shape \(2147483647, 12\) that does not fit"):
+    with pytest.raises(DataError, match="buffer size does not match array size"):
         read_pickle(huge)
 
 
@@ -96,6 +99,7 @@ def test_an_array_that_announces_more_than_it_holds_is_refused_before_it_is_made
         b"\x80\x02}(K\x01K\x01u.",  # a number as a key
         b"\x80\x02}K\x01b.",  # BUILD of a dict
         b"\x80\x04}\x8e\xff\xff\xff\xff\xff\xff\xff\x7f.",  # BINBYTES8 of 2**63 bytes
+        b"\x80\x05}\x96\x00\x00\x00\x00\x01\x00\x00\x00.",  # BYTEARRAY8 of 2**32 bytes
         b"\x80\x02cbuiltins\neval\n(X\x01\x00\x00\x001tR.",
         b"(cos\nsystem\nX\x04\x00\x00\x00trueo.",
         b"(X\x04\x00\x00\x00trueios\nsystem\n.",
@@ -104,7 +108,8 @@ def test_an_array_that_announces_more_than_it_holds_is_refused_before_it_is_made
     ],
 )
 def test_damaged_and_strange_pickles_are_refused(content):
-    damaged_or_refused(content)
+    with pytest.raises(DataError):
+        read_pickle(content)
 
 
 def test_a_far_memo_place_costs_no_memory():
@@ -114,7 +119,8 @@ def test_a_far_memo_place_costs_no_memory():
 def test_every_cut_and_any_damage_ends_in_a_refusal_or_in_plain_content():
     content = python2_pickle(CONTENT)
     for length in range(len(content)):
-        damaged_or_refused(content[:length])
+        with pytest.raises(DataError):
+            read_pickle(content[:length])
     dice = random.Random(0)
     for _ in range(1500):
         changed = bytearray(content)

@@ -25,7 +25,7 @@ from rich.console import Console
 
 from equipoise import report
 from equipoise.cli.main import _is_refusal
-from equipoise.data import SVHN, Cifar10
+from equipoise.data import Cifar10
 from equipoise.data.archives import open_files
 from equipoise.data.decode import FORMATS, decode
 from equipoise.data.pickles import read_pickle
@@ -331,31 +331,8 @@ def archive(data: bytes) -> None:
                 files.read(each)
 
 
-def _mat(folder: Path) -> None:
-    from scipy.io import savemat
-
-    images = numpy.zeros((32, 32, 3, 2), numpy.uint8)
-    for part in ("train", "test"):
-        content = {"X": images, "y": numpy.array([[1], [10]], numpy.uint8)}
-        savemat(folder / f"{part}_32x32.mat", content)
-
-
-_MAT = _made(_mat)
-
-
-def mat(data: bytes) -> None:
-    """Damage within the headers, or anywhere."""
-    choices, files = Choices(data), dict(_MAT)
-    name = choices.of(sorted(files))
-    at = choices.of([200, len(files[name])])
-    files[name] = damaged(files[name][:at], choices) + files[name][at:]
-    with watched() as folder:
-        _lay(files, folder)
-        SVHN(folder=folder).load()
-
-
 _TARGETS = (epsilon, recipe, record, model_folder, checkpoint, parquet, npz)
-_TARGETS += (cifar_pickle, picture, archive, mat)
+_TARGETS += (cifar_pickle, picture, archive)
 TARGETS: dict[str, Callable[[bytes], None]] = {target.__name__: target for target in _TARGETS}
 
 

@@ -112,3 +112,13 @@ def test_reading_leaves_the_content_alone():
     before = copy.deepcopy(content)
     from_json(content)
     assert content == before
+
+
+def test_a_recipe_with_a_removed_field_at_its_old_default_is_still_read():
+    content = to_json(tiny.recipe())
+    augmentation = content["loop"]["augmentation"]
+    augmentation |= {"operations": 0, "magnitude": 0.5}
+    assert from_json(content) == tiny.recipe()
+    augmentation["operations"] = 2
+    with pytest.raises(ValueError, match=r"operations must be 0, got 2: .* no such setting"):
+        from_json(content)

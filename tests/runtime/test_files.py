@@ -14,7 +14,7 @@ from equipoise.records.redaction import without_folders
 from equipoise.records.statistics import wilson_interval
 from equipoise.runtime.environment import environment
 from equipoise.runtime.errors import RunError
-from equipoise.runtime.files import LOCK, fcntl, locked, read_json, write_bytes, write_json
+from equipoise.runtime.files import LOCK, locked, read_json, write_bytes, write_json
 from equipoise.runtime.seeds import derive_seed
 
 
@@ -235,37 +235,83 @@ def test_a_lock_leaves_nothing_behind(tmp_path):
     assert [path.name for path in (tmp_path / "kept").iterdir()] == ["file"]
 
 
-def test_a_folder_that_cannot_be_made_is_refused_and_not_waited_for(tmp_path, monkeypatch):
+def test_the_folder_of_a_lock_that_cannot_be_created_is_refused_after_the_waiting_time(
+    tmp_path, monkeypatch
+):
     def mkdir(path, **settings):
         raise FileNotFoundError
 
     monkeypatch.setattr(Path, "mkdir", mkdir)
     with (
-        pytest.raises(RunError, match=r"cannot write .* cannot be made\); choose .*--out"),
+        pytest.raises(RunError, match=r"cannot write .* cannot be created\); choose .*--out"),
         locked(tmp_path / "run", patience=0.1),
     ):
         pass
 
 
-def test_a_lock_whose_file_was_deleted_meanwhile_is_no_lock(tmp_path, monkeypatch):
-    real, asked = fcntl.flock, []
+def test_a_lock_survives_its_file_being_deleted_before_it_is_acquired(tmp_path, monkeypatch):
+    fcntl = pytest.importorskip("fcntl")
+    real, calls = fcntl.flock, []
 
     def flock(handle, kind):
         real(handle, kind)
-        if not asked:  # as if the owner had ended between our opening and locking
+        if not calls:  # as if the owner had ended between our opening and locking
             (tmp_path / LOCK).unlink()
-        asked.append(handle)
+        calls.append(kind)
 
     monkeypatch.setattr(fcntl, "flock", flock)
     with locked(tmp_path, patience=1):
-        assert len(asked) == 2
+        assert len(calls) == 2
         assert (tmp_path / LOCK).exists()
 
 
-def test_a_folder_that_cannot_be_made_is_refused(tmp_path):
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_used_without_protection(tmp_path, monkeypatch, code):
+    fcntl = pytest.importorskip("fcntl")
+
+    def flock(handle, kind):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with locked(tmp_path / "run"):
+        (tmp_path / "run" / "file").touch()
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["file"]
+
+
+def test_a_folder_below_a_file_is_refused(tmp_path):
     (tmp_path / "file").touch()
     with (
         pytest.raises(RunError, match=r"cannot write .*another folder with --out"),
         locked(tmp_path / "file"),
     ):
         pass
+
+
+CONTENDER = """
+import sys, time
+from pathlib import Path
+from equipoise.runtime.files import locked
+folder, counter = Path(sys.argv[1]), Path(sys.argv[2])
+for _ in range(10):
+    with locked(folder, patience=60):
+        value = int(counter.read_text())
+        time.sleep(0.001)
+        counter.write_text(str(value + 1))
+"""
+
+
+def test_processes_that_take_turns_never_hold_the_lock_together(tmp_path):
+    counter = tmp_path / "counter"
+    counter.write_text("0")
+    command = [sys.executable, "-c", CONTENDER, str(tmp_path / "run"), str(counter)]
+    processes = [subprocess.Popen(command) for _ in range(3)]
+    assert [process.wait() for process in processes] == [0, 0, 0]
+    assert counter.read_text() == "30"
+    assert [path.name for path in tmp_path.iterdir()] == ["counter"]
+
+
+def test_reports_and_records_import_without_fcntl():
+    blocked = "import sys; sys.modules['fcntl'] = None; "
+    imports = "import equipoise.report, equipoise.records.files, equipoise.runtime.run_folder"
+    done = subprocess.run([sys.executable, "-c", blocked + imports], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

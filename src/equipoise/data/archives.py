@@ -28,8 +28,10 @@ PUBLISHED = {
     "cifar-100-python.tar.gz": "eb9058c3a382ffc7106e4002c42a8d85",
     "cifar-100-binary.tar.gz": "03b5dce01913d631647c71ecec9e9cb8",
     "tiny-imagenet-200.zip": "90528d7ca1a48142e341f4ef8d21d0de",
+    "train_32x32.mat": "e26dedcc434d2e4c54c9b2d4a06d8373",
+    "test_32x32.mat": "eb5a983be6a315427106f1b164d9cef3",
 }
-"""MD5 sums of archives by file name, as their publishers give them."""
+"""MD5 sums of published files by name: of CIFAR from its page, of the others from torchvision."""
 
 _BROKEN = (
     tarfile.TarError,
@@ -226,14 +228,28 @@ def _bounded(origin: Path, name: str, size: int) -> None:
         raise DataError(f"{origin}: {name} has {size:,} bytes, more than the {LARGEST:,} allowed.")
 
 
+def check_published(path: Path, digest: str, remedy: str) -> None:
+    """Refuse a file whose MD5 sum is not the published one.
+
+    Args:
+        path: The file; its name is looked up in ``PUBLISHED``, and any other name passes.
+        digest: MD5 sum of its content, in hexadecimal.
+        remedy: What to do about an altered file, as a sentence.
+
+    Raises:
+        DataError: If the sums differ.
+    """
+    published = PUBLISHED.get(path.name, digest)
+    if digest != published:
+        raise DataError(
+            f"{path} has the MD5 sum {digest}, but the published one is {published}: it is cut "
+            f"short or altered. {remedy}"
+        )
+
+
 def _verify(origin: Path) -> None:
-    published = PUBLISHED.get(origin.name)
-    if published is None:
+    if origin.name not in PUBLISHED:
         return
     with origin.open("rb") as file:
-        found = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
-    if found != published:
-        raise DataError(
-            f"{origin} has the MD5 sum {found}, but the published one is {published}: it is cut "
-            "short or altered. Download it again, or rename it if it is your own."
-        )
+        digest = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+    check_published(origin, digest, "Download it again, or rename it if it is your own.")

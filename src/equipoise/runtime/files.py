@@ -1,24 +1,11 @@
-"""What a run leaves on disk, and how it gets there whole. The only file format; no torch here.
+"""Atomic writes, JSON files, and the lock of a run folder.
 
-A run folder::
-
-    runs/<name>/
-      .lock                        there while a process trains here
-      recipe.json                  the resolved recipe; `equipoise train <this file>` runs it again
-      environment.json             commit, versions, hardware
-      stages/<stage>/              metrics.jsonl, tensorboard/, two checkpoints, best and last
-                                   weights, done.json once it is finished
-      model/                       config.json, model.safetensors, README.md
-      last/                        the same of the last epoch, where it is another
-      records/<record>.json        one per evaluation
-      gallery/<record>.json        pictures for the HTML report
-
-Every write goes to a temporary neighbour first and replaces the old file in one step, so a reader
-sees the old file or the new one, never half of one.
+Every write goes to a temporary file in the same folder first and then replaces the old file in one
+step, so a reader sees the old file or the new one, never half of one.
 """
 
 import contextlib
-import fcntl
+import errno
 import json
 import os
 import socket
@@ -28,12 +15,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from filelock import BaseFileLock, FileLock, Timeout
+
 from equipoise.runtime.errors import RunError
 
 PART = ".part"
 LOCK = ".lock"
 STALE_SECONDS = 86400.0
-"""Seconds without a write after which a half-written file is taken for one of a killed process."""
+"""Age in seconds from which a temporary file counts as left behind by a killed process."""
+_NO_LOCKS = {errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL}
+"""Errors of a file system that has no locks."""
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -65,72 +56,86 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 @contextlib.contextmanager
 def locked(folder: Path, patience: float = 0.0) -> Iterator[None]:
-    """Keep a folder, which is made if need be, to this process.
+    """Lock a folder for this process; create it if it does not exist.
 
-    The kernel holds the lock and drops it however the process ends, so a kill leaves none behind.
-    On a file system without locks there is no protection.
+    The operating system holds the lock and drops it however the process ends, so a killed process
+    leaves no stale lock. A folder that is still empty at the end is removed again. On a file system
+    without locks there is no protection.
 
     Args:
-        folder: What is locked; other processes that ask for the same lock are refused.
-        patience: Seconds to wait for another process to end.
+        folder: The folder; other processes that ask for the same lock are refused.
+        patience: Seconds to wait for another process to release the lock.
 
     Returns:
         A context manager.
 
     Raises:
-        RunError: If another process holds the folder, or no file can be written there.
+        RunError: If another process holds the lock, or no file can be written in the folder.
+
+    Example:
+        >>> import tempfile
+        >>> run = Path(tempfile.mkdtemp()) / "run"
+        >>> with locked(run):
+        ...     run.is_dir()
+        True
+        >>> run.exists()
+        False
     """
-    path, until = folder / LOCK, time.monotonic() + patience
-    made = [folder, *(parent for parent in folder.parents if not parent.exists())]
-    while (handle := _try_lock(path)) is None:
-        if time.monotonic() > until:
-            with contextlib.suppress(FileNotFoundError):
-                holder = path.read_text() if folder.exists() else None
-                if holder is None:
-                    raise RunError(
-                        f"cannot write {path} (its folder cannot be made); choose another folder "
-                        "with --out."
-                    )
-                raise RunError(
-                    f"{folder} is in use by {holder or 'another process'}. Wait until it ends, "
-                    "stop it, or choose another folder with --out."
-                )
-        time.sleep(0.05)
+    created = [folder, *(parent for parent in folder.parents if not parent.exists())]
+    path = folder / LOCK
+    lock = _acquire(path, time.monotonic() + patience)
     try:
-        os.ftruncate(handle, 0)
-        os.write(handle, f"process {os.getpid()} on {socket.gethostname()}".encode())
+        with contextlib.suppress(OSError):
+            path.write_text(f"process {os.getpid()} on {socket.gethostname()}")
         yield
     finally:
         with contextlib.suppress(OSError):
-            path.unlink()
-            for place in made:
-                place.rmdir()  # where nothing was written
-        os.close(handle)
+            path.unlink()  # while the lock is held, so that no other process's file is deleted
+        lock.release()
+        with contextlib.suppress(OSError):
+            for parent in created:
+                parent.rmdir()  # fails unless it is empty
 
 
-def _try_lock(path: Path) -> int | None:
-    """An open, locked file, or ``None`` if another process has the lock or just gave it up."""
+def _acquire(path: Path, deadline: float) -> BaseFileLock:
+    """Lock a file, creating its folder as often as a process that ends removes it."""
+    while True:
+        lock = FileLock(path, fallback_to_soft=False)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lock.acquire(timeout=max(0.0, deadline - time.monotonic()), poll_interval=0.05)
+            return lock
+        except Timeout:
+            with contextlib.suppress(FileNotFoundError):
+                raise RunError(
+                    f"{path.parent} is in use by {_owner(path)}. Wait until it ends, stop it, or "
+                    "choose another folder with --out."
+                ) from None
+        except (FileNotFoundError, FileExistsError):  # removed by its last owner, or a file
+            if time.monotonic() > deadline:
+                raise RunError(
+                    f"cannot write {path} (its folder cannot be created); choose another folder "
+                    "with --out."
+                ) from None
+            time.sleep(0.05)
+        except OSError as error:
+            if error.errno in _NO_LOCKS:
+                return lock
+            raise RunError(
+                f"cannot write {path} ({error.strerror}); choose another folder with --out."
+            ) from error
+
+
+def _owner(path: Path) -> str:
+    """Name the process that holds a lock file.
+
+    Raises:
+        FileNotFoundError: If the process just ended and removed the file.
+    """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise RunError(
-            f"cannot write {path} ({error.strerror}); choose another folder with --out."
-        ) from error
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(handle)
-        return None
-    except OSError:  # a file system without locks
-        return handle
-    with contextlib.suppress(FileNotFoundError):
-        if os.fstat(handle).st_ino == os.stat(path).st_ino:
-            return handle
-    os.close(handle)  # its owner deleted it before we had it
-    return None
+        return path.read_text() or "another process"
+    except PermissionError:  # Windows lets no other process read a locked file
+        return "another process"
 
 
 def make_readable(temporary: str) -> None:
