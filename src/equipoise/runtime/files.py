@@ -1,20 +1,7 @@
-"""What a run leaves on disk, and how it gets there whole. The only file format; no torch here.
+"""Atomic writes, JSON files, and the lock of a run folder.
 
-A run folder::
-
-    runs/<name>/
-      .lock                        there while a process trains here
-      recipe.json                  the resolved recipe; `equipoise train <this file>` runs it again
-      environment.json             commit, versions, hardware
-      stages/<stage>/              metrics.jsonl, tensorboard/, two checkpoints, best and last
-                                   weights, done.json once it is finished
-      model/                       config.json, model.safetensors, README.md
-      last/                        the same of the last epoch, where it is another
-      records/<record>.json        one per evaluation
-      gallery/<record>.json        pictures for the HTML report
-
-Every write goes to a temporary neighbour first and replaces the old file in one step, so a reader
-sees the old file or the new one, never half of one.
+Every write goes to a temporary file in the same folder first and then replaces the old file in one
+step, so a reader sees the old file or the new one, never half of one.
 """
 
 import contextlib
