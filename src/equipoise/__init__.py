@@ -1,35 +1,77 @@
-"""Equipoise: image classifiers that keep their clean accuracy and stand up to attacks of unknown
-strength. AFA and AFS, trained, attacked and reported.
+"""Train, attack and evaluate image classifiers that are accurate on clean images and robust under
+attacks of unknown strength.
 
 Importing this package does not import torch; the names below do, when they are first used.
+
+Example:
+    >>> import equipoise
+    >>> equipoise.Linf(8 / 255)
+    Linf(epsilon=0.03137254901960784)
+    >>> equipoise.find_recipe("afa_digits").seed
+    0
 """
 
 import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from equipoise.attacks import PGD as PGD
-    from equipoise.attacks.threat import L2 as L2
-    from equipoise.attacks.threat import Linf as Linf
-    from equipoise.models import load as load
-    from equipoise.models import save as save
-    from equipoise.models import with_branches as with_branches
-    from equipoise.workflows.model_card import push as push
+    from equipoise.attacks import APGD, PGD, Square
+    from equipoise.attacks.threat import L2, Linf
+    from equipoise.methods import AFA, AFS, OAT, SingleNetwork
+    from equipoise.models import fuse, load, save, with_branches
+    from equipoise.recipes import RECIPES, Evaluation, Recipe
+    from equipoise.workflows.evaluate import evaluate
+    from equipoise.workflows.model_card import push
+    from equipoise.workflows.train import find_recipe, train
 
-_HOMES = {
-    "L2": "attacks.threat",
-    "Linf": "attacks.threat",
-    "PGD": "attacks",
-    "load": "models",
-    "push": "workflows.model_card",
-    "save": "models",
-    "with_branches": "models",
+    __version__: str
+
+__all__ = [
+    "AFA",
+    "AFS",
+    "APGD",
+    "L2",
+    "OAT",
+    "PGD",
+    "RECIPES",
+    "Evaluation",
+    "Linf",
+    "Recipe",
+    "SingleNetwork",
+    "Square",
+    "__version__",
+    "evaluate",
+    "find_recipe",
+    "fuse",
+    "load",
+    "push",
+    "save",
+    "train",
+    "with_branches",
+]
+
+_MODULES = {
+    "attacks": ("APGD", "PGD", "Square"),
+    "attacks.threat": ("L2", "Linf"),
+    "methods": ("AFA", "AFS", "OAT", "SingleNetwork"),
+    "models": ("fuse", "load", "save", "with_branches"),
+    "recipes": ("RECIPES", "Evaluation", "Recipe"),
+    "workflows.evaluate": ("evaluate",),
+    "workflows.model_card": ("push",),
+    "workflows.train": ("find_recipe", "train"),
 }
-
-__all__ = list(_HOMES)
+_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("equipoise")
+    if name not in _MODULE_OF:
         raise AttributeError(f"module 'equipoise' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"equipoise.{_HOMES[name]}"), name)
+    return getattr(importlib.import_module(f"equipoise.{_MODULE_OF[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

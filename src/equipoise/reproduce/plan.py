@@ -20,7 +20,7 @@ from equipoise.runtime.errors import RunError
 from equipoise.runtime.files import PART, read_json, write_json
 from equipoise.training import is_done
 from equipoise.workflows.datasets import with_folder
-from equipoise.workflows.evaluate import settings_of
+from equipoise.workflows.evaluation_settings import EvaluationSettings
 from equipoise.workflows.resume_checks import RECIPE, differences
 
 SURROGATE = "surrogate_{}"
@@ -95,11 +95,11 @@ class Model:
 
     def settings(self, surrogate: Path | None) -> list[Any]:
         """What its record says it was asked."""
-        return settings_of(
-            self.asked(surrogate),
+        return EvaluationSettings(
+            evaluation=self.asked(surrogate),
             search_precision=self.search_precision,
             surrogates=() if surrogate is None else (surrogate,),
-        )
+        ).to_json()
 
 
 Models = dict[tuple[str, int], Model]

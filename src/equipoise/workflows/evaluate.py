@@ -1,11 +1,10 @@
-"""Evaluate a model, saved or foreign, and write the record beside it."""
+"""Evaluate a model and write the record beside it."""
 
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
@@ -23,17 +22,20 @@ from equipoise.evaluation import (
 )
 from equipoise.evaluation.robustness_profile import Order
 from equipoise.evaluation.self_checks import self_checks
-from equipoise.evaluation.suites import Suite
 from equipoise.methods.stage import THREATS
 from equipoise.models.io.trust import Trusted
-from equipoise.recipes import Evaluation, from_json, to_json
+from equipoise.recipes import Evaluation, from_json
 from equipoise.runtime.errors import RunError
 from equipoise.runtime.files import read_json, write_json
 from equipoise.runtime.reporter import NullReporter, Reporter
-from equipoise.runtime.seeds import derive_seed
+from equipoise.runtime.run_folder import RunFolder
 from equipoise.workflows import model_card
 from equipoise.workflows.datasets import part_of, source_of
-from equipoise.workflows.model_source import at_preference, find_model
+from equipoise.workflows.evaluation_settings import EvaluationSettings, SearchPrecision
+from equipoise.workflows.model_source import LoadedModel, at_preference, find_model
+
+ATTACK_SHARE = 900
+"""Thousandths of the progress bar for the attacks; the self-checks take the rest."""
 
 
 def evaluate(
@@ -49,224 +51,298 @@ def evaluate(
     logits: str | None = None,
     trust: Sequence[Trusted] = (),
     preference: float | None = None,
-    search_precision: Literal["32-true", "bf16-mixed"] = "32-true",
+    search_precision: SearchPrecision = "32-true",
     order: Order = "ascending",
     checks: bool = True,
     workers: int = 1,
     reporter: Reporter | None = None,
 ) -> tuple[dict[str, Any], Path]:
-    """Evaluate a model and write the record beside it.
+    """Attack a model at many strengths and write the record beside it.
 
-    What was found is kept under ``evaluations/`` next to the record, unit by unit: an evaluation
-    that was cut short goes on, and one at more strengths or with more attacks re-uses it.
+    Results are cached under ``evaluations/`` next to the record: an interrupted evaluation
+    continues where it stopped, and one with more strengths or attacks computes only what is new.
 
     Args:
-        model: A run folder, a model folder, or a foreign network: ``module:function``, an ONNX
-            file, a ``torch.export`` file.
-        evaluation: What to try; by default what the model's recipe says.
-        changes: Fields of it that are set otherwise.
-        dataset: The data; by default what the model's recipe says.
-        data: Folder of that data, if it lies elsewhere here.
-        seed: Of the attacks' random starts.
+        model: A run folder, a model folder, ``hf://owner/name``, or an external network:
+            ``module:function``, an ONNX file or a ``torch.export`` file.
+        evaluation: Strengths, attacks and images; by default those of the model's recipe.
+        changes: Fields of the evaluation to change.
+        dataset: Data set; by default the one that the model was trained on.
+        data: Folder of that data set, if it is elsewhere on this machine.
+        seed: Random seed for the attacks.
         batch_size: Images attacked at once.
-        surrogates: Models that the suite ``transfer`` attacks in this one's place.
-        logits: Which part of the model's answer holds the logits.
-        trust: Code that may be run because a model folder names it, as in ``load``.
-        preference: For a conditional network (OAT), the lambda to fix; its default if not given.
-        search_precision: Of the searches; scores are float32 always.
-        order: ``"descending"`` begins at the strongest epsilon and goes down with what was broken;
-            an image that nothing breaks there is not attacked below.
-        checks: Run the self-checks.
-        workers: Processes among which batches of images are shared out.
-        reporter: Who is told.
+        surrogates: Models that the suite ``transfer`` attacks in place of this one.
+        logits: Which part of the model's output holds the logits: a key, an index or ``binary``.
+        trust: Code that a model folder names and that may run, as in ``load``.
+        preference: Lambda of a conditional network (OAT); its default if not given.
+        search_precision: Precision of the searches; scores are always float32.
+        order: ``"descending"`` starts at the strongest epsilon and skips weaker attacks on images
+            that resist it.
+        checks: Run the self-checks for signs of gradient masking.
+        workers: Processes that share the batches.
+        reporter: Receives progress and log messages.
 
     Returns:
-        The record and where it was written.
+        The record and the path of its file.
 
     Raises:
         ModelFolderError: If the model cannot be loaded.
         DataError: If the data cannot be read.
-        ValueError: If model, data and suites do not fit.
-        EvaluationError: If what was found does not hold when it is judged again.
+        ValueError: If model, data and suites do not fit together.
+        EvaluationError: If a result does not hold when it is computed again.
     """
     reporter = reporter or NullReporter()
     for what, number in (("batch_size", batch_size), ("workers", workers)):
         if number < 1:
             raise ValueError(f"{what} must be 1 or more, got {number}.")
-    subject = find_model(str(model), logits, trust)
-    card, place = subject.card, subject.home
-    network, name = at_preference(subject.network, subject.name, preference)
-    if evaluation is None:
-        evaluation = _settings(card, str(model), changes or {})
-    elif changes:
-        evaluation = replace(evaluation, **changes)
-    dataset = dataset or source_of(card, data).load()
-    split = part_of(dataset, card, evaluation.part)
-    if evaluation.images is not None:
-        split = split.first(evaluation.images)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    network, split = network.to(device), split.to(device)
-    suites = _suites(network, evaluation, split.classes, seed, surrogates, device, trust)
-    threat = THREATS[evaluation.norm]
-    known = known_place(place / "evaluations", name, network, split)
-    reporter.begin(f"evaluate {name}", 0, 0)
-    report: Callable[[str, float], None] = lambda text, share: reporter.step(int(share), text)  # noqa: E731
-    began = time.monotonic()
-    found = profile(
-        network,
-        split,
-        threat=threat,
-        epsilons=evaluation.epsilons,
-        suites=suites,
-        seed=seed,
-        batch_size=batch_size,
-        store=Store(len(split), known),
-        precision=search_precision,
-        order=order,
-        workers=workers,
-        report=lambda text, share: report(text, 900 * share),
-    )
-    settings = settings_of(evaluation, seed, batch_size, search_precision, logits, surrogates)
-    settings += [] if order == "ascending" else [order]
-    digest = dataset.digest()
-    if card.get("data") != dataset.name or card.get("data_digest", digest) != digest:
-        # Not what it was trained on, or nobody knows.
-        settings += [{"data": dataset.name, "digest": digest}]
-    extra = {
-        "settings": settings,
-        "data_digest": digest,
-        "training_seed": card.get("seed"),
-        "training_commit": card.get("commit"),
-        **({} if subject.weights is None else {"weights_sha256": subject.weights}),
-        **model_internals(network, split, threat=threat, epsilons=found.epsilons, seed=seed),
-    }
-    if checks and getattr(network, "gives_gradients", True):
-        extra["self_checks"] = _checked(
-            network,
-            split,
-            evaluation,
-            found,
-            seed,
-            lambda text, share: report(text, 900 + 100 * share),
-        )
-    reporter.step(1000, "done")
-    record = record_of(
-        found,
-        model=name,
-        data=dataset.name,
-        part=evaluation.part,
-        images_sha256=images_hash(split),
-        norm=evaluation.norm,
+    loaded = resolve_model(str(model), logits, preference, trust)
+    evaluation = resolve_evaluation(str(model), loaded.card, evaluation, changes or {})
+    images = resolve_data(loaded.card, evaluation, dataset, data)
+    settings = EvaluationSettings(
+        evaluation=evaluation,
         seed=seed,
         batch_size=batch_size,
         search_precision=search_precision,
-        seconds=time.monotonic() - began,
-        parameters=sum(parameter.numel() for parameter in network.parameters()),
-        extra=extra,
+        logits=logits,
+        surrogates=tuple(surrogates),
+        order=order,
+        other_data=images.other_data(loaded.card),
     )
-    usual = [card.get("evaluation"), 0, 256, "32-true", None]
-    path = place / "records" / _record_name(record, settings, usual)
-    if "self_checks" not in record:
-        record |= _earlier_checks(path, record)
-    write_json(path, record)
-    if subject.folder is not None and model_card.home_of(subject.folder) == place:
-        model_card.write_card(subject.folder)
+    record = run_evaluation(
+        loaded,
+        images,
+        settings,
+        surrogates=load_surrogates(surrogates, trust),
+        checks=checks,
+        workers=workers,
+        reporter=reporter,
+    )
+    path = write_record(record, loaded, settings)
+    if loaded.folder is not None and model_card.home_of(loaded.folder) == loaded.home:
+        model_card.write_card(loaded.folder)
     return record, path
 
 
-def settings_of(
-    evaluation: Evaluation,
-    seed: int = 0,
-    batch_size: int = 256,
-    search_precision: str = "32-true",
-    logits: str | None = None,
-    surrogates: Sequence[Path | str] = (),
-) -> list[Any]:
-    """What an evaluation was asked, as its record says it under ``"settings"``.
+def resolve_model(
+    model: str, logits: str | None, preference: float | None, trust: Sequence[Trusted]
+) -> LoadedModel:
+    """Load a model and fix its preference, if it is conditional. Arguments as for ``evaluate``."""
+    loaded = find_model(model, logits, trust)
+    network, name = at_preference(loaded.network, loaded.name, preference)
+    return replace(loaded, network=network, name=name)
+
+
+def resolve_evaluation(
+    model: str, card: dict[str, Any], evaluation: Evaluation | None, changes: Mapping[str, Any]
+) -> Evaluation:
+    """The evaluation that was given, or the one in the model's card, with the changes applied.
 
     Args:
-        evaluation: As for ``evaluate``, and so are the others.
-        seed: Of the attacks.
-        batch_size: Images attacked at once.
-        search_precision: Of the searches.
-        logits: Which part of the model's answer holds the logits.
-        surrogates: Models that were attacked in its place.
+        model: What the refusal calls the model.
+        card: The model's card; empty for an external model.
+        evaluation: The evaluation, if one was given.
+        changes: Fields to change.
 
-    Returns:
-        Plain values, as JSON gives them back.
+    Raises:
+        RunError: If neither evaluation, card nor changes name the strengths.
     """
-    settings = [to_json(evaluation), seed, batch_size, search_precision, logits, *surrogates]
-    found: list[Any] = json.loads(json.dumps(settings, default=str))
-    return found
-
-
-def _settings(card: dict[str, Any], model: str, changes: Mapping[str, Any]) -> Evaluation:
-    """What the model's recipe says, or, for a foreign model, what is given alone."""
-    if "evaluation" in card:
-        found: Evaluation = from_json(card["evaluation"], Evaluation)
-        return replace(found, **changes)
+    if evaluation is None and "evaluation" in card:
+        evaluation = from_json(card["evaluation"], Evaluation)
+    if evaluation is not None:
+        return replace(evaluation, **changes)
     if "epsilons" not in changes:
         raise RunError(
-            f"{model} does not say how it was to be evaluated; name the strengths with --epsilons."
+            f"{model} has no recipe that says how to evaluate it; name the strengths with "
+            "--epsilons."
         )
     return Evaluation(**changes)
 
 
-def _suites(
-    network: nn.Module,
-    evaluation: Evaluation,
-    classes: int,
-    seed: int,
-    surrogates: Sequence[Path | str],
-    device: str,
-    trust: Sequence[Trusted],
-) -> list[Suite]:
-    sources: dict[str, nn.Module] = {}
+@dataclass(frozen=True, kw_only=True)
+class EvaluationImages:
+    """The images that a model is evaluated on.
+
+    Args:
+        data: Name of the data set.
+        digest: Hash of the whole data set.
+        split: The images chosen from it.
+    """
+
+    data: str
+    digest: str
+    split: Split
+
+    def other_data(self, card: dict[str, Any]) -> tuple[str, str] | None:
+        """Name and digest of the data set, unless a card says that the model was trained on it."""
+        same = card.get("data") == self.data
+        same = same and card.get("data_digest", self.digest) == self.digest
+        return None if same else (self.data, self.digest)
+
+
+def resolve_data(
+    card: dict[str, Any], evaluation: Evaluation, dataset: DataSet | None, data: Path | None
+) -> EvaluationImages:
+    """Load the data set, if it is not given, and choose the images.
+
+    Args:
+        card: The model's card.
+        evaluation: Which part of the data set, and how many images of it.
+        dataset: The data set; by default the one that the model was trained on.
+        data: Folder of that data set, if it is elsewhere on this machine.
+    """
+    dataset = dataset or source_of(card, data).load()
+    split = part_of(dataset, card, evaluation.part)
+    if evaluation.images is not None:
+        split = split.first(evaluation.images)
+    return EvaluationImages(data=dataset.name, digest=dataset.digest(), split=split)
+
+
+def load_surrogates(
+    surrogates: Sequence[Path | str], trust: Sequence[Trusted]
+) -> dict[str, nn.Module]:
+    """Load surrogates under names that differ from each other. Arguments as for ``evaluate``."""
+    networks: dict[str, nn.Module] = {}
     for surrogate in surrogates:
-        found = find_model(str(surrogate), None, trust)
-        name = found.name if found.name not in sources else f"{found.name}-{len(sources)}"
-        sources[name] = found.network.to(device)
-    return suites_for(
+        loaded = find_model(str(surrogate), None, trust)
+        name = loaded.name if loaded.name not in networks else f"{loaded.name}-{len(networks)}"
+        networks[name] = loaded.network
+    return networks
+
+
+def run_evaluation(
+    model: LoadedModel,
+    images: EvaluationImages,
+    settings: EvaluationSettings,
+    *,
+    surrogates: Mapping[str, nn.Module],
+    checks: bool,
+    workers: int,
+    reporter: Reporter,
+) -> dict[str, Any]:
+    """Attack a model and describe the result as a record; only the cache is written.
+
+    Args:
+        model: The model.
+        images: The images and their data set.
+        settings: What to do.
+        surrogates: Networks of the suite ``transfer``, by name.
+        checks: Run the self-checks.
+        workers: Processes that share the batches.
+        reporter: Receives progress.
+
+    Returns:
+        The record.
+    """
+    evaluation = settings.evaluation
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    network, split = model.network.to(device), images.split.to(device)
+    suites = suites_for(
         network,
         evaluation.suites,
-        classes=classes,
+        classes=split.classes,
         steps=evaluation.steps,
         restarts=evaluation.restarts,
-        seed=seed,
-        surrogates=sources,
+        seed=settings.seed,
+        surrogates={name: surrogate.to(device) for name, surrogate in surrogates.items()},
     )
-
-
-def _checked(
-    network: nn.Module,
-    split: Split,
-    evaluation: Evaluation,
-    found: Profile,
-    seed: int,
-    report: Callable[[str, float], None],
-) -> list[dict[str, Any]]:
-    findings = self_checks(
+    cache = known_place(RunFolder(model.home).evaluations, model.name, network, split)
+    reporter.begin(f"evaluate {model.name}", 0, 0)
+    began = time.monotonic()
+    measured = profile(
         network,
         split,
         threat=THREATS[evaluation.norm],
-        epsilons=found.epsilons,
-        tried=found.tried,
-        seed=seed,
+        epsilons=evaluation.epsilons,
+        suites=suites,
+        seed=settings.seed,
+        batch_size=settings.batch_size,
+        store=Store(len(split), cache),
+        precision=settings.search_precision,
+        order=settings.order,
+        workers=workers,
+        report=lambda text, share: reporter.step(int(ATTACK_SHARE * share), text),
+    )
+    extra = _extra_facts(model, images, settings) | model_internals(
+        network,
+        split,
+        threat=THREATS[evaluation.norm],
+        epsilons=measured.epsilons,
+        seed=settings.seed,
+    )
+    if checks and getattr(network, "gives_gradients", True):
+        extra["self_checks"] = _self_checks(network, split, settings, measured, reporter)
+    reporter.step(1000, "done")
+    return record_of(
+        measured,
+        model=model.name,
+        data=images.data,
+        part=evaluation.part,
+        images_sha256=images_hash(split),
+        norm=evaluation.norm,
+        seed=settings.seed,
+        batch_size=settings.batch_size,
+        search_precision=settings.search_precision,
+        seconds=time.monotonic() - began,
+        parameters=sum(parameter.numel() for parameter in network.parameters()),
+        extra=extra,
+    )
+
+
+def write_record(record: dict[str, Any], model: LoadedModel, settings: EvaluationSettings) -> Path:
+    """Write a record into the ``records`` folder of its model.
+
+    A record without self-checks takes over those of an earlier record of the same weights, images
+    and settings.
+
+    Args:
+        record: The record; ``self_checks`` may be added to it.
+        model: The model that was evaluated.
+        settings: What the evaluation was asked to do.
+
+    Returns:
+        The file.
+    """
+    usual = model.card.get("evaluation")
+    name = settings.record_name(record["model"], record["training_seed"], usual)
+    path = RunFolder(model.home).records / name
+    if "self_checks" not in record and path.exists():
+        earlier = read_json(path)
+        same = ("weights_sha256", "images_sha256", "settings")
+        if "self_checks" in earlier and all(earlier.get(key) == record.get(key) for key in same):
+            record["self_checks"] = earlier["self_checks"]
+    write_json(path, record)
+    return path
+
+
+def _extra_facts(
+    model: LoadedModel, images: EvaluationImages, settings: EvaluationSettings
+) -> dict[str, Any]:
+    facts = {
+        "settings": settings.to_json(),
+        "data_digest": images.digest,
+        "training_seed": model.card.get("seed"),
+        "training_commit": model.card.get("commit"),
+    }
+    return facts if model.weights is None else facts | {"weights_sha256": model.weights}
+
+
+def _self_checks(
+    network: nn.Module,
+    split: Split,
+    settings: EvaluationSettings,
+    measured: Profile,
+    reporter: Reporter,
+) -> list[dict[str, Any]]:
+    report: Callable[[str, float], None] = lambda text, share: reporter.step(  # noqa: E731
+        int(ATTACK_SHARE + (1000 - ATTACK_SHARE) * share), text
+    )
+    findings = self_checks(
+        network,
+        split,
+        threat=THREATS[settings.evaluation.norm],
+        epsilons=measured.epsilons,
+        tried=measured.tried,
+        seed=settings.seed,
         report=report,
     )
     return [asdict(finding) for finding in findings]
-
-
-def _earlier_checks(path: Path, record: dict[str, Any]) -> dict[str, Any]:
-    """What checks of the same model, images and settings had found, if a record of it is there."""
-    before = read_json(path) if path.exists() else {}
-    same = ("weights_sha256", "images_sha256", "settings")
-    if "self_checks" in before and all(before.get(key) == record.get(key) for key in same):
-        return {"self_checks": before["self_checks"]}
-    return {}
-
-
-def _record_name(record: dict[str, Any], settings: list[Any], usual: list[Any]) -> str:
-    """Another evaluation of the same model never replaces the usual one."""
-    other = f"__{derive_seed(0, json.dumps(settings)) % 16**6:06x}" if settings != usual else ""
-    return f"{record['model']}__seed{record['training_seed'] or 0}{other}.json"
