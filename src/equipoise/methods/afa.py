@@ -57,8 +57,8 @@ class Gate:
         ValueError: If a number is out of range.
 
     Source:
-        AFA Sec. 4.3, stage 2. Deviations: everything that is off by default; LOG.md says what each
-        was measured to be worth.
+        AFA Sec. 4.3, stage 2. Deviations: everything that is off by default, with
+        measurements in docs/decisions/006-guided-gate.md and 007-ceiling-of-the-fusing-weight.md.
     """
 
     placement: Placement = "input"
@@ -99,7 +99,7 @@ class AFA:
             cost no attack, gets them all. A step then costs little more than PGD-AT's does if
             attacks have many steps, and each attacked branch sees a share of the images an epoch.
         nested: In stage I, begin the attack on each branch where that on the weaker one before it
-            ended, one strength after the other: fewer steps then do (LOG.md).
+            ended, one strength after the other: fewer steps then do (docs/decisions/020).
         soup: In place of stage II: mix the norms of the outermost branches once and for all, with
             this share of the clean one, [0, 1], into a plain network without a generator.
         gate: How stage II trains.
