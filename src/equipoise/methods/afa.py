@@ -53,8 +53,8 @@ class Gate:
         ValueError: If a number is out of range.
 
     Source:
-        AFA Sec. 4.3, stage 2. Deviations: everything that is off by default; LOG.md says what each
-        was measured to be worth.
+        AFA Sec. 4.3, stage 2. Deviations: everything that is off by default, with
+        measurements in docs/decisions/006-guided-gate.md and 007-ceiling-of-the-fusing-weight.md.
     """
 
     placement: Placement = "input"

@@ -72,7 +72,7 @@ class Setting:
         """A row of AFA: the paper's plain stage II, or a gate that is led to the attack."""
         rate = self.learning_rate / 10
         second = Schedule(epochs=20, learning_rate=rate, decay_epochs=(10,))
-        if gate != Gate():  # SGD leaves such a generator at chance for long (LOG.md)
+        if gate != Gate():  # SGD stays at chance: docs/decisions/008
             second = replace(second, optimiser="adamw", learning_rate=3e-3, shape="one_cycle")
         method = AFA(
             objective=objective,
@@ -113,7 +113,7 @@ class Setting:
             dataset=self.dataset,
             network=self.network,
             method=method,
-            # Reflected borders: a generator learns a border that an attack colours (LOG.md).
+            # Reflected borders: a generator learns a border that an attack colours (decision 008).
             loop=TrainingConfig(
                 augmentation=Augmentation(shift=4, padding="reflect", flip=self.flip)
             ),

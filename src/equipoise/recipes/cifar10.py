@@ -20,7 +20,7 @@ _ATTACK = TrainingAttack(steps=1, relative_step=1.25)
 """One step from a random start, the cheapest attack that trains (Wong et al. 2020)."""
 
 GUIDED_GATE = Gate(pairs=True, lead=0.5, detection=1.0, hidden=32, ceiling=0.1)
-"""Placement and ceiling are the best of those tried on validation images (LOG.md)."""
+"""Placement and ceiling were chosen on validation images: docs/decisions/007 and 009."""
 
 _SCHEDULE = Schedule(epochs=5, learning_rate=0.2, shape="one_cycle")
 
@@ -39,7 +39,7 @@ def pgd_at_cifar10_compact() -> Recipe:
 
 def afa_cifar10_compact() -> Recipe:
     """AFA over PGD-AT, K = 3, with a gate that is led to the attack."""
-    # SGD leaves the generator at chance for 600 steps where AdamW needs 150 (LOG.md).
+    # SGD leaves the generator at chance for 600 steps, AdamW needs 150: docs/decisions/008.
     schedule = Schedule(epochs=1, learning_rate=3e-3, optimiser="adamw", shape="one_cycle")
     return _recipe("afa_cifar10_compact", _afa(GUIDED_GATE, schedule))
 

@@ -19,7 +19,7 @@ SCHEDULE = Schedule(epochs=30, learning_rate=0.2, shape="one_cycle")
 
 
 GUIDED_GATE = Gate(pairs=True, lead=0.5, detection=1.0, hidden=32, ceiling=0.05)
-"""A gate that is led to the attack; LOG.md says what each setting was measured to be worth."""
+"""A guided gate; docs/decisions/006-guided-gate.md and 007 have the measurements."""
 
 
 def standard_digits() -> Recipe:

@@ -10,8 +10,8 @@ def keep_freed_memory() -> bool:
     """Have glibc keep freed memory for the next tensors rather than return it to the system.
 
     A step of training on a processor frees and takes again everything between input and loss. By
-    default the system zeroes those pages every time, which LOG.md measured to be a tenth of the
-    step. Elsewhere than with glibc nothing happens.
+    default the system zeroes those pages every time, about a tenth of the step
+    (docs/decisions/017-keep-freed-memory.md). Elsewhere than with glibc nothing happens.
 
     Returns:
         Whether the C library took the settings.
