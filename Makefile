@@ -1,11 +1,11 @@
-# make demo | test | check | docs | bench: each installs what it needs into .venv first.
+# make demo | test | quick | check | docs | house | bench: each installs what it needs into .venv first.
 PYTHON ?= python3
 VENV := .venv
 CONSTRAINTS := constraints.txt
 BIN := $(VENV)/bin
 export NO_MKDOCS_2_WARNING := 1
 
-.PHONY: demo test test-oldest check docs audit bench format clean
+.PHONY: demo test quick test-oldest check docs audit house bench format clean
 .DEFAULT_GOAL := test
 
 $(VENV)/installed: pyproject.toml $(CONSTRAINTS)
@@ -18,8 +18,11 @@ $(VENV)/installed: pyproject.toml $(CONSTRAINTS)
 demo: $(VENV)/installed  ## train four models on digits, attack them, print one table
 	$(BIN)/equipoise demo
 
-test: $(VENV)/installed  ## every test
-	$(BIN)/pytest $(PYTEST)
+test: $(VENV)/installed  ## every test, one worker per core
+	$(BIN)/pytest -n auto --dist worksteal $(PYTEST)
+
+quick: $(VENV)/installed  ## the tests that are not marked slow
+	$(BIN)/pytest -n auto --dist worksteal -m "not slow" $(PYTEST)
 
 test-oldest:  ## every test with the lowest versions that pyproject.toml allows
 	$(MAKE) test VENV=.venv-oldest CONSTRAINTS=constraints-oldest.txt PYTEST="-W default"
@@ -35,6 +38,9 @@ check: $(VENV)/installed  ## formatter, linter, types, import layers, documentat
 docs: $(VENV)/installed  ## the documentation site, into build/site
 	$(BIN)/mkdocs build --quiet
 
+house: $(VENV)/installed  ## how easily a stranger finds the way around the code
+	$(BIN)/python tools/house.py
+
 audit: $(VENV)/installed  ## known faults of the pinned dependencies, where the index can be reached
 	@if $(BIN)/python -c "import socket; socket.create_connection(('pypi.org', 443), 3)" 2>/dev/null; \
 	then mkdir -p build; $(BIN)/pip-audit --requirement constraints.txt --no-deps --disable-pip \
@@ -43,7 +49,7 @@ audit: $(VENV)/installed  ## known faults of the pinned dependencies, where the 
 	else echo "pip-audit left out: pypi.org cannot be reached"; fi
 
 bench: $(VENV)/installed  ## speed, one benchmark after the other; the machine should do nothing else
-	for name in pgd_step afa_stage1 strengths inference growth precision; do \
+	for name in pgd_step afa_stage1 strengths inference growth precision attack_mode; do \
 		$(BIN)/python benchmarks/$$name.py || exit 1; \
 	done
 	$(BIN)/equipoise report --into README.md

@@ -1,7 +1,11 @@
 """Fixtures of several test files. Equipoise is imported inside them: the shape checks of pytest's
 jaxtyping hook reach only what is imported after this file is."""
 
+import os
 from collections.abc import Iterator
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # one thread a worker, or workers wait for each other
+    os.environ["OMP_NUM_THREADS"] = "1"
 
 import jaxtyping
 import pytest

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from equipoise.attacks import APGD, PGD, Square
     from equipoise.attacks.threat import L2, Linf
     from equipoise.methods import AFA, AFS, OAT, SingleNetwork
-    from equipoise.models import fuse, load, save, with_branches
+    from equipoise.models import fuse_branches, load, save, with_branches
     from equipoise.recipes import RECIPES, Evaluation, Recipe
     from equipoise.workflows.evaluate import evaluate
     from equipoise.workflows.model_card import push
@@ -42,7 +42,7 @@ __all__ = [
     "__version__",
     "evaluate",
     "find_recipe",
-    "fuse",
+    "fuse_branches",
     "load",
     "push",
     "save",
@@ -54,7 +54,7 @@ _MODULES = {
     "attacks": ("APGD", "PGD", "Square"),
     "attacks.threat": ("L2", "Linf"),
     "methods": ("AFA", "AFS", "OAT", "SingleNetwork"),
-    "models": ("fuse", "load", "save", "with_branches"),
+    "models": ("fuse_branches", "load", "save", "with_branches"),
     "recipes": ("RECIPES", "Evaluation", "Recipe"),
     "workflows.evaluate": ("evaluate",),
     "workflows.model_card": ("push",),

@@ -68,7 +68,7 @@ class TLA:
         anchor, noisy, natural = anchor.float(), noisy.float(), natural.float()
         same = labels[:, None] == labels[None]
         negative = natural[_hardest(anchor, natural, same)]
-        second = natural[_another(same, generator)]
+        second = natural[_another(same, batch.generator)]
         triplets = self._triplet(anchor, noisy, negative) + self._triplet(anchor, second, negative)
         triplets = torch.where(same.all(dim=1), 0.0, triplets)
         adversary = losses.cross_entropy(logits, labels)

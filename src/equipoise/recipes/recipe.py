@@ -147,7 +147,9 @@ REMOVED: dict[type, dict[str, Any]] = {
 
 
 def _without_removed(kind: type, converter: cattrs.Converter) -> Callable[[Any, Any], Any]:
-    structure = make_dict_structure_fn(kind, converter, _cattrs_forbid_extra_keys=True)
+    structure: Callable[[Any, Any], Any] = make_dict_structure_fn(
+        kind, converter, _cattrs_forbid_extra_keys=True
+    )
     removed = REMOVED[kind]
 
     def checked(content: Any, of: Any) -> Any:
