@@ -59,7 +59,7 @@ def test_an_uncompressed_file_is_mapped_and_a_compressed_one_is_read(tmp_path):
 
 
 def test_a_missing_file_is_refused(tmp_path):
-    with pytest.raises(DataError, match=r"does not exist; set loop.extra"):
+    with pytest.raises(DataError, match=r"nowhere.npz does not exist; set loop.extra"):
         ExtraImages.read(tmp_path / "nowhere.npz", split())
 
 

@@ -138,13 +138,13 @@ def random_state() -> dict[str, Tensor]:
 def set_random_state(states: dict[str, Tensor]) -> None:
     """Restore the states of all global random generators."""
     torch.set_rng_state(states["torch"])
-    *keys, position, has_gauss = states["numpy"].tolist()
+    *words, position, has_gauss = states["numpy"].tolist()
     gauss = float(states["numpy_gauss"])
-    keys = numpy.array(keys, dtype=numpy.uint32)
+    keys = numpy.array(words, dtype=numpy.uint32)
     numpy.random.set_state(("MT19937", keys, position, has_gauss, gauss))
     python_gauss = states["python_gauss"].tolist()
-    words = tuple(states["python"].tolist())
-    random.setstate((3, words, python_gauss[0] if python_gauss else None))
+    python_words = tuple(states["python"].tolist())
+    random.setstate((3, python_words, python_gauss[0] if python_gauss else None))
     if torch.cuda.is_available():
         for device in range(torch.cuda.device_count()):
             if f"cuda{device}" in states:

@@ -52,7 +52,8 @@ def fit(
         loop: Settings of the training loop.
         folder: Folder of the stage, for metrics, checkpoints, and best and last weights.
         fabric: Device, precision and processes, as made by
-            ``equipoise.distributed.ranks.launched``. All processes call this function and share each batch; only rank 0 writes files.
+            ``equipoise.distributed.ranks.launched``. All processes call this function and share
+            each batch; only rank 0 writes files.
         seed: Random seed of the stage. It also seeds torch's, NumPy's and Python's global
             generators, which third-party layers may use.
         reporter: Receives progress and log messages.

@@ -104,7 +104,8 @@ class Validation:
             if self.batch_size == 1:
                 raise TrainingError(
                     f"memory does not suffice to validate one image ({message}). Earlier "
-                    "checkpoints are kept. Use a smaller network or image, or a device with more memory."
+                    "checkpoints are kept. Use a smaller network or image, or a device with more "
+                    "memory."
                 )
             self.batch_size //= 2
 
