@@ -9,7 +9,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.nn import functional
 
-from equipoise.distributed.ranks import keep_inputs
+from equipoise.distributed.ranks import FloatInputPrecision
 from equipoise.methods import AFA, Schedule
 from equipoise.methods.afa import BranchTask
 from equipoise.methods.single_network import NetworkTask
@@ -77,16 +77,20 @@ def branch_task(net: nn.Module, branches: int, steps: int, *, split_batch: bool)
 def our_step(
     task: nn.Module, images: Tensor, labels: Tensor, precision: str = "bf16-mixed"
 ) -> Step:
-    """What ``equipoise.training.loop`` does with one batch, and with its process."""
+    """What ``equipoise.training.Trainer`` does with one batch, and with its process."""
     keep_freed_memory()
-    fabric: Any = Fabric(accelerator="cpu", devices=1, precision=precision)
+    mixed = precision == "bf16-mixed"
+    plugins = [FloatInputPrecision("cpu")] if mixed else None
+    fabric: Any = Fabric(
+        accelerator="cpu", devices=1, precision=None if mixed else precision, plugins=plugins
+    )
     fabric.launch()
     if precision == "64-true":
         images = images.double()
     else:
         task.to(memory_format=torch.channels_last)
         images = images.contiguous(memory_format=torch.channels_last)
-    module, optimiser = keep_inputs(fabric).setup(task, sgd(task))
+    module, optimiser = fabric.setup(task, sgd(task))
     generator = torch.Generator().manual_seed(2)
 
     def step() -> Tensor:

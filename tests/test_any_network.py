@@ -364,7 +364,7 @@ class TestUntrusted:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("five", r"must answer 10 logits an image, got \(2, 5\) for 2 images"),
+        ("five", r"must return 10 logits per image, got shape \(2, 5\) for 2 images"),
         ("resnet", r"fails on images of shape \(1, 8, 8\): .*with --logits"),
         ("convnext", "fails on images of shape"),
         ("nothing", "must return an nn.Module"),

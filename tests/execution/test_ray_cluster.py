@@ -143,7 +143,7 @@ def trusts(*, reporter) -> tuple[str, ...]:
 
 def test_a_piece_of_work_trusts_what_comes_with_it(tmp_path):
     threads = torch.get_num_threads()
-    assert ray_cluster._piece(None, "one", tmp_path, ("its",), threads, trusts, ()) == ("its",)
+    assert ray_cluster._run_task(None, "one", tmp_path, ("its",), threads, trusts, ()) == ("its",)
     assert trusted_names() == ()
 
 
@@ -169,5 +169,5 @@ def test_a_stage_comes_with_all_that_it_and_its_needs_need():
 
     stages = tiny.recipe("afs_digits").method.stages(tiny.wide_resnet)
     plan = [stage("a"), stage("b"), stage("c", "b"), stage("d", "c")]
-    needed = ray_cluster._needed({each.name: each for each in plan}, "d")
+    needed = ray_cluster._needed_stages({each.name: each for each in plan}, "d")
     assert [each.name for each in needed] == ["b", "c"]

@@ -12,7 +12,7 @@ from equipoise.methods.single_network import NetworkTask, network_stage
 from equipoise.objectives import Standard
 from equipoise.recipes import from_json, to_json
 from equipoise.training import ExtraImages, TrainingConfig
-from equipoise.training.batches import Batches
+from equipoise.training.batches import TrainingBatches
 
 
 def write(path: Path, count: int = 30, save=numpy.savez, **arrays) -> Path:
@@ -59,7 +59,7 @@ def test_an_uncompressed_file_is_mapped_and_a_compressed_one_is_read(tmp_path):
 
 
 def test_a_missing_file_is_refused(tmp_path):
-    with pytest.raises(DataError, match=r"there is no file .*nowhere.npz; set loop.extra"):
+    with pytest.raises(DataError, match=r"nowhere.npz does not exist; set loop.extra"):
         ExtraImages.read(tmp_path / "nowhere.npz", split())
 
 
@@ -136,16 +136,16 @@ def test_labels_out_of_range_are_refused(tmp_path, wrong):
         ExtraImages.read(write(tmp_path / "extra.npz", label=label), split())
 
 
-def source(path, **changes) -> Batches:
+def source(path, **changes) -> TrainingBatches:
     train = split(64, classes=2)
     train = replace(train, images=train.images.clamp_min(40))  # extra images are 30 and darker
-    return Batches(train, replace(LOOP, extra=path, **changes))
+    return TrainingBatches(train, replace(LOOP, extra=path, **changes))
 
 
 @pytest.mark.parametrize(("share", "extra"), [(0.01, 1), (0.5, 8), (0.7, 11), (0.99, 15)])
 def test_a_batch_holds_the_share_of_extra_images_with_their_labels(path, share, extra):
     found = source(path, extra_share=share)
-    assert found.count == 4  # as many steps as without
+    assert found.per_epoch == 4  # as many steps as without
     generator = torch.Generator().manual_seed(0)
     images, labels = found.batch(found.order(generator), 0, generator)
     assert (images.shape, labels.shape) == ((16, 1, 8, 8), (16,))

@@ -7,6 +7,7 @@ from functools import partial
 
 import pytest
 import torch
+from lightning_fabric import Fabric
 from tiny import (
     ATTACK,
     LOOP,
@@ -22,6 +23,7 @@ from tiny import (
 from torch import nn
 
 from equipoise import training
+from equipoise.distributed.ranks import launched
 from equipoise.methods import Schedule, Stage, single_network
 from equipoise.methods.single_network import NetworkTask, network_stage
 from equipoise.objectives import PGDAT, Standard
@@ -372,10 +374,7 @@ def test_sigint_in_the_last_step_of_an_epoch_or_stage_is_not_lost(tmp_path, step
 
 
 def test_mixed_precision_keeps_weights_and_scores_in_float32(tmp_path):
-    from lightning_fabric import Fabric
-
-    mixed = Fabric(accelerator="cpu", devices=1, precision="bf16-mixed")
-    mixed.launch()
+    mixed = launched("bf16-mixed", 16, accelerator="cpu")
     of = stage(make=lambda: wide_resnet(2), epochs=1)
     task, _ = run(tmp_path, of, fabric=mixed)
     assert {value.dtype for name, value in weights(task).items() if "num_b" not in name} == {
@@ -384,10 +383,7 @@ def test_mixed_precision_keeps_weights_and_scores_in_float32(tmp_path):
 
 
 def test_mixed_precision_attacks_pixels_that_are_not_rounded(tmp_path, monkeypatch):
-    from lightning_fabric import Fabric
-
-    mixed = Fabric(accelerator="cpu", devices=1, precision="bf16-mixed")
-    mixed.launch()
+    mixed = launched("bf16-mixed", 16, accelerator="cpu")
     seen, real = [], single_network.attacked
 
     def spy(module, goal, clean, *rest, **settings):
@@ -402,6 +398,13 @@ def test_mixed_precision_attacks_pixels_that_are_not_rounded(tmp_path, monkeypat
     for clean, found in seen:
         assert clean.dtype == found.dtype == torch.float32
         assert not torch.equal(clean, clean.bfloat16().float())
+
+
+def test_a_fabric_that_rounds_images_is_refused(tmp_path):
+    rounding = Fabric(accelerator="cpu", devices=1, precision="bf16-mixed")
+    rounding.launch()
+    with pytest.raises(TrainingError, match=r"rounds images to bfloat16.*ranks\.launched"):
+        run(tmp_path, fabric=rounding)
 
 
 def test_more_threads_than_the_main_one_can_train(tmp_path):

@@ -13,7 +13,7 @@ from equipoise.methods.single_network import network_stage
 from equipoise.objectives import PGDAT, Standard
 from equipoise.runtime.errors import TrainingError
 from equipoise.training import TrainingConfig, checkpoint
-from equipoise.training.micro_batches import in_parts, is_out_of_memory
+from equipoise.training.micro_batches import accumulate_gradients, is_out_of_memory
 
 MORE_THAN_THERE_IS = 2**47
 
@@ -68,7 +68,7 @@ def test_its_batch_is_halved_until_it_fits_and_the_gradients_are_those_of_the_wh
     whole, silent = run(tmp_path / "whole", stage(16))
     parts, said = run(tmp_path / "parts", stage(4))
     assert silent == []
-    assert [line.split(" batch of ")[1].split(" whose")[0] for line in said] == [
+    assert [line.split(" batch of ")[1].split(" with accumulated")[0] for line in said] == [
         "16 is trained in 2 parts",
         "16 is trained in 4 parts",
     ]
@@ -84,14 +84,14 @@ def test_it_is_said_once_and_a_resumed_run_begins_with_the_parts(tmp_path):
     assert checkpoint.load_checkpoint(tmp_path)[1]["parts"] == 2
 
 
-def test_adversarial_training_in_parts_learns_too(tmp_path):
+def test_adversarial_training_accumulate_gradients_learns_too(tmp_path):
     task, _ = run(tmp_path, stage(8, PGDAT(), 0.05))
     images, labels = learnable().batch(slice(None))
     assert (task.network.eval()(images).argmax(1) == labels).float().mean() > 0.9
 
 
 @pytest.mark.parametrize("averaging", ["swa", "ema"])
-def test_weight_perturbation_and_averages_work_in_parts(tmp_path, averaging):
+def test_weight_perturbation_and_averages_work_accumulate_gradients(tmp_path, averaging):
     loop = TrainingConfig(**(vars(LOOP) | {"awp_gamma": 0.005, "averaging": averaging}))
     task, said = run(tmp_path, stage(8), loop=loop)
     assert len(said) == 1
@@ -127,7 +127,7 @@ def test_the_parts_draw_what_the_whole_would_have_begun_with():
             torch.empty(MORE_THAN_THERE_IS)
         return {"loss": torch.tensor(float(len(drawn)))}
 
-    terms, parts = in_parts(images, labels, 1, backward, generator, lambda text: None)
+    terms, parts = accumulate_gradients(images, labels, 1, backward, generator, lambda text: None)
     assert parts == 4
     assert drawn[0] == drawn[1] == drawn[2] != drawn[3]
     assert terms["loss"].item() == pytest.approx((3 + 4 + 5 + 6) / 4)
@@ -154,7 +154,7 @@ def test_a_batch_that_is_dealt_out_is_not_cut_below_what_that_needs(tmp_path):
     of, heard = stage(2), Heard()
     task = of.build({})
     task.least_images = 6
-    with pytest.raises(TrainingError, match=r"step of 8 images .* 6 are the fewest .* deals out"):
+    with pytest.raises(TrainingError, match=r"step of 8 images .* this method needs at least 6"):
         fit_stage(of, task, tmp_path, reporter=heard)
     assert len(heard.said) == 1
 

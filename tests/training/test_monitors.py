@@ -8,23 +8,23 @@ from tiny import ATTACK, LOOP, SCHEDULE, AfterSteps, fit_stage, learnable, linea
 from equipoise.attacks.threat import Linf
 from equipoise.methods.single_network import NetworkTask, network_stage
 from equipoise.objectives import PGDAT
-from equipoise.training import BEST, Watch
+from equipoise.training import BEST, TrainingMonitor
 from equipoise.training.metrics import METRICS
-from equipoise.training.monitors import Symptoms, symptoms
+from equipoise.training.monitors import Diagnostics, diagnose
 
 EPOCHS = 4
 STEPS = 4  # an epoch
 EPSILON = 0.1
 
 
-def seen(pgd=0.4, fgsm=0.5, share=0.2, truth=0.2) -> Symptoms:
-    return Symptoms(pgd=pgd, fgsm=fgsm, favourite=1, share=share, truth=truth)
+def seen(pgd=0.4, fgsm=0.5, share=0.2, truth=0.2) -> Diagnostics:
+    return Diagnostics(pgd=pgd, fgsm=fgsm, top_class=1, predicted_share=share, label_share=truth)
 
 
-def alarms(*history: Symptoms) -> list[list[str]]:
-    watch = Watch("network", {})
+def alarms(*history: Diagnostics) -> list[list[str]]:
+    monitor = TrainingMonitor("network", {})
     return [
-        watch.look(epoch, {8 / 255: now}, best_epoch=0, last=epoch == 9)
+        monitor.check(epoch, {8 / 255: now}, best_epoch=0, last=epoch == 9)
         for epoch, now in enumerate(history)
     ]
 
@@ -89,10 +89,10 @@ def test_each_kind_is_said_once_also_after_a_resume():
     state: dict = {}
     spoken = []
     for epoch, share in enumerate((0.97, 0.98, 0.2, 0.97, 0.97)):
-        watch = Watch("network", json.loads(json.dumps(state)))  # as from a checkpoint
-        found = watch.look(epoch, {0.1: seen(share=share)}, best_epoch=0, last=False)
+        monitor = TrainingMonitor("network", json.loads(json.dumps(state)))  # as from a checkpoint
+        found = monitor.check(epoch, {0.1: seen(share=share)}, best_epoch=0, last=False)
         spoken.append(len(found))
-        state = watch.state
+        state = monitor.state
     assert spoken == [0, 1, 0, 0, 0]
 
 
@@ -104,10 +104,10 @@ def test_what_is_seen_is_what_was_counted():
         bright = (level > 0.02).float() + 0 * level
         return torch.stack([1 - bright, bright], dim=1)
 
-    found = symptoms(
+    found = diagnose(
         predict, split, threat=Linf(0.1), pgd=0.5, generator=torch.Generator(), batch_size=5
     )
-    assert (found.favourite, found.share, found.truth) == (1, 1.0, 0.5)
+    assert (found.top_class, found.predicted_share, found.label_share) == (1, 1.0, 0.5)
     assert (found.pgd, found.fgsm) == (0.5, 0.5)
 
 

@@ -11,7 +11,7 @@ from equipoise.methods import AFA, AFS, Schedule, Stage
 from equipoise.methods.single_network import NetworkTask, network_stage
 from equipoise.objectives import PGDAT, Standard
 from equipoise.runtime.errors import TrainingError
-from equipoise.training import BEST, LAST, Average, TrainingConfig, checkpoint
+from equipoise.training import BEST, LAST, TrainingConfig, WeightAverage, checkpoint
 from equipoise.training.metrics import METRICS
 from equipoise.training.weight_averaging import measure_statistics
 
@@ -224,17 +224,17 @@ def test_the_merger_of_afs_is_averaged_and_its_extractors_stay_as_they_are(tmp_p
 
 def test_the_average_goes_in_place_and_out_of_it_bit_for_bit():
     network = small()
-    average = Average(network, loop("ema", averaging_decay=0.5, averaging_start=0.0))
-    with average.in_place():  # nothing averaged yet
+    average = WeightAverage(network, loop("ema", averaging_decay=0.5, averaging_start=0.0))
+    with average.applied():  # nothing averaged yet
         assert same(weights(network), weights(small()))
     average.after_step(0.0)
     with torch.no_grad():
         network[0].weight.add_(1)
     own = weights(network)
-    with average.in_place():
+    with average.applied():
         assert same(weights(network), weights(small()))
     assert same(weights(network), own)
-    with pytest.raises(KeyError), average.in_place():
+    with pytest.raises(KeyError), average.applied():
         raise KeyError
     assert same(weights(network), own)
 

@@ -19,7 +19,7 @@ from equipoise.methods.afa import BranchTask
 from equipoise.methods.single_network import NetworkTask, network_stage
 from equipoise.models import with_branches
 from equipoise.objectives import PGDAT
-from equipoise.training import TrainingConfig, perturbed
+from equipoise.training import TrainingConfig, perturbed_weights
 
 
 def task(network=None) -> NetworkTask:
@@ -38,7 +38,7 @@ class Step:
         return self.of(self.images, self.labels, self.generator, 0.0)["loss"]
 
     def perturbed(self, gamma: float):
-        return perturbed(self.of, gamma, self.generator, self.loss)
+        return perturbed_weights(self.of, gamma, self.generator, self.loss)
 
 
 def test_the_loss_is_higher_at_the_perturbed_weights():
@@ -129,13 +129,13 @@ def test_weights_are_moved_back_where_memory_runs_out_on_the_way():
         return gradient
 
     with pytest.raises(torch.OutOfMemoryError):
-        perturbed(step.of, 0.1, step.generator, step.loss, total).__enter__()
+        perturbed_weights(step.of, 0.1, step.generator, step.loss, total).__enter__()
     assert all(map(torch.equal, step.of.parameters(), before))
 
 
 def test_a_task_without_weights_of_two_axes_is_left_alone():
     norm = nn.BatchNorm2d(1)
-    with perturbed(norm, 0.1, torch.Generator(), lambda: pytest.fail("it was called")):
+    with perturbed_weights(norm, 0.1, torch.Generator(), lambda: pytest.fail("it was called")):
         pass
 
 

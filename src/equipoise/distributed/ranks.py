@@ -1,4 +1,4 @@
-"""The processes that share each step of a stage (ranks), and what they have to agree on."""
+"""Launch the processes that train together (ranks), and their collective operations."""
 
 import atexit
 import contextlib
@@ -21,7 +21,42 @@ from equipoise.runtime.seeds import derive_seed
 
 Strategy = Literal["auto", "ddp"]
 Precision = Literal["32-true", "bf16-mixed"]
-_Answer = TypeVar("_Answer")
+_Result = TypeVar("_Result")
+
+
+class FloatInputPrecision(MixedPrecision):
+    """bfloat16 mixed precision that passes images to the module in float32.
+
+    Fabric's own plugin rounds the floating-point inputs of a module. Between 0.5 and 1, bfloat16
+    has steps of 1/256, as large as training strengths. Autocast casts inside the network.
+
+    Args:
+        accelerator: Accelerator, by Fabric's name.
+    """
+
+    def __init__(self, accelerator: str) -> None:
+        if accelerator == "auto":
+            device = torch.accelerator.current_accelerator()
+            accelerator = device.type if device and torch.accelerator.is_available() else "cpu"
+        super().__init__("bf16-mixed", accelerator if accelerator in ("cpu", "mps") else "cuda")
+
+    def convert_input(self, data: Any) -> Any:
+        """Return the input unchanged."""
+        return data
+
+
+def check_input_precision(fabric: Fabric) -> None:
+    """Check that a Fabric does not round images.
+
+    Raises:
+        TrainingError: If its mixed precision is not a ``FloatInputPrecision``.
+    """
+    precision = fabric.strategy.precision
+    if isinstance(precision, MixedPrecision) and not isinstance(precision, FloatInputPrecision):
+        raise TrainingError(
+            "this Fabric rounds images to bfloat16 before they are attacked. Make it with "
+            "equipoise.distributed.ranks.launched, or pass plugins=[FloatInputPrecision(...)]."
+        )
 
 
 def launched(
@@ -35,86 +70,76 @@ def launched(
 ) -> Fabric:
     """Start, or join, the processes that train together.
 
-    Under torchrun or srun they are there already, one a device; otherwise this process starts the
-    others of its machine, which run the same command.
+    Under torchrun or srun the processes already exist, one per device. Otherwise this process
+    starts the others on its machine, which run the same command.
 
     Args:
-        precision: Of the networks' operations, as ``TrainingConfig.precision``.
-        batch_size: Images a step, of all processes together.
-        devices: Processes a machine, one device each.
-        nodes: Machines.
-        strategy: ``"auto"`` is ``"ddp"`` where there are several processes.
-        accelerator: As Fabric names them.
+        precision: Precision of the networks, as ``TrainingConfig.precision``.
+        batch_size: Images per step, over all processes together.
+        devices: Devices per machine, with one process each.
+        nodes: Number of machines.
+        strategy: ``"auto"`` means ``"ddp"`` for several processes.
+        accelerator: Accelerator, by Fabric's name.
 
     Returns:
-        Fabric, launched.
+        A launched Fabric.
 
     Raises:
-        TrainingError: If the batch cannot be shared out evenly.
+        TrainingError: If the batch cannot be shared evenly.
+
+    Example:
+        >>> launched("32-true", 128, accelerator="cpu").world_size
+        1
     """
     world = devices * nodes
     if devices < 1 or nodes < 1:
         raise TrainingError(f"devices and nodes must be 1 or more, got {devices} and {nodes}.")
     check_shares(batch_size, world)
-    chosen: DDPStrategy | str = "auto"
+    fabric_strategy: DDPStrategy | str = "auto"
     if world > 1 or strategy == "ddp":
-        # Which parameters a step reaches may depend on its images (OAT). Where all of them are
-        # reached, torch says once that it need not have looked.
-        chosen = DDPStrategy(find_unused_parameters=True)
+        # Which parameters a step uses may depend on its images (OAT). If a step uses all of them,
+        # torch warns once that the search was unnecessary.
+        fabric_strategy = DDPStrategy(find_unused_parameters=True)
+    mixed = precision == "bf16-mixed"
     fabric = Fabric(
         accelerator=accelerator,
         devices=devices,
         num_nodes=nodes,
-        strategy=chosen,
-        precision=precision,
+        strategy=fabric_strategy,
+        precision=None if mixed else precision,
+        plugins=[FloatInputPrecision(accelerator)] if mixed else None,
     )
     fabric.launch()
     if torch.distributed.is_initialized():
-        atexit.register(_leave)
+        atexit.register(_destroy_process_group)
     return fabric
 
 
-def _leave() -> None:
-    """End torch's process group while the interpreter is whole; Fabric does so for NCCL alone.
+def _destroy_process_group() -> None:
+    """Destroy torch's process group before the interpreter exits; Fabric only does so for NCCL.
 
-    Gloo's threads, left to the end of the process, may abort it ("terminate called").
+    Threads of gloo that outlive the interpreter may abort it ("terminate called").
     """
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
 
 
-def keep_inputs(fabric: Fabric) -> Fabric:
-    """Let images reach a task as they are, in mixed precision too.
-
-    Fabric rounds a module's floating inputs to the lower precision. Between 0.5 and 1 bfloat16 has
-    steps of 1/256, as long as the strengths that are trained at; a network's own operations are
-    cast by autocast.
-
-    Args:
-        fabric: Changed in place.
-
-    Returns:
-        The same.
-    """
-    precision = fabric.strategy.precision
-    if isinstance(precision, MixedPrecision):
-        vars(precision)["convert_input"] = _unchanged
-    return fabric
-
-
-def _unchanged(data: Any) -> Any:
-    return data
-
-
 class Ranks:
-    """All processes of a run, seen from one of them; with one alone, everything is as without.
+    """Collective operations of the processes of a run. With one process, all are trivial.
 
     Args:
-        fabric: Launched.
+        fabric: A launched Fabric.
 
     Attributes:
-        rank: Number of this process; 0 alone writes files.
-        world: How many there are.
+        rank: Index of this process; only rank 0 writes files.
+        world: Number of processes.
+
+    Example:
+        >>> ranks = Ranks(launched("32-true", 128, accelerator="cpu"))
+        >>> ranks.rank, ranks.world
+        (0, 1)
+        >>> ranks.any(False, True)
+        [False, True]
     """
 
     def __init__(self, fabric: Fabric) -> None:
@@ -122,16 +147,16 @@ class Ranks:
         self.rank, self.world = fabric.global_rank, fabric.world_size
 
     def generator(self, seed: int) -> torch.Generator:
-        """A seeded generator on the device, in the same state on every rank."""
+        """Return a seeded generator on the device, in the same state on every rank."""
         device = self.fabric.device
         if self.world == 1:
             return torch.Generator(device).manual_seed(seed)
-        made = SharedGenerator.of(device, self.rank, self.world)
-        made.manual_seed(seed)
-        return made
+        generator = SharedGenerator.of(device, self.rank, self.world)
+        generator.manual_seed(seed)
+        return generator
 
     def seed_step(self, seed: int, step: int) -> None:
-        """Seed the global generators of this rank for one step, where there are several ranks.
+        """Seed the global generators of this rank for one step, if there are several ranks.
 
         Layers that draw from them, such as dropout, then differ between ranks, and a checkpoint
         needs no rank's state.
@@ -140,7 +165,7 @@ class Ranks:
             seed_everything(derive_seed(seed, "rank", str(self.rank), str(step)))
 
     def sum(self, values: Tensor) -> Tensor:
-        """The sum over all ranks."""
+        """Return the sum over all ranks."""
         if self.world == 1:
             return values
         total = self.fabric.all_reduce(values.clone(), reduce_op="sum")
@@ -148,43 +173,43 @@ class Ranks:
         return total
 
     def any(self, *flags: bool) -> list[bool]:
-        """For each flag, whether it is set on any rank."""
+        """Return, for each flag, whether it is set on any rank."""
         if self.world == 1:
             return list(flags)
         counts = self.sum(torch.tensor(flags, dtype=torch.long, device=self.fabric.device))
         return [count > 0 for count in counts.tolist()]
 
-    def on_rank_zero(self, work: Callable[[], _Answer]) -> _Answer | None:
-        """Do something on rank 0 alone while the others wait.
+    def on_rank_zero(self, work: Callable[[], _Result]) -> _Result | None:
+        """Call a function on rank 0 while the other ranks wait.
 
         Returns:
-            The answer there, ``None`` elsewhere.
+            The result on rank 0, ``None`` on the others.
 
         Raises:
-            RunError: On all ranks, if that or a ValueError was raised on rank 0.
+            RunError: On all ranks, if the function raised it or a ValueError on rank 0.
         """
         if self.world == 1:
             return work()
-        answer, error = None, None
+        result, error = None, None
         if self.rank == 0:
             try:
-                answer = work()
+                result = work()
             except (RunError, ValueError) as problem:
                 error = problem
-        said = self.fabric.broadcast(None if error is None else str(error))
-        if said is not None:
-            raise error or RunError(said)
-        return answer
+        message = self.fabric.broadcast(None if error is None else str(error))
+        if message is not None:
+            raise error or RunError(message)
+        return result
 
-    def broadcast(self, value: _Answer) -> _Answer:
-        """What rank 0 says."""
+    def broadcast(self, value: _Result) -> _Result:
+        """Return rank 0's value."""
         return value if self.world == 1 else self.fabric.broadcast(value)
 
     def check_same(self, step: int, folder: Path) -> None:
-        """Refuse to go on where ranks have read different files.
+        """Check that all ranks have read the same checkpoint.
 
         Raises:
-            TrainingError: If a rank stands at another step than rank 0.
+            TrainingError: If a rank is at another step than rank 0.
         """
         if self.any(step != self.broadcast(step))[0]:
             raise TrainingError(
@@ -193,7 +218,7 @@ class Ranks:
             )
 
     def share_buffers(self, module: nn.Module) -> None:
-        """Give every rank the statistics of rank 0."""
+        """Copy the buffers of rank 0, such as running statistics, to every rank."""
         if self.world > 1:
             for buffer in module.buffers():
                 torch.distributed.broadcast(buffer, 0)
@@ -201,17 +226,20 @@ class Ranks:
     def synchronised(
         self, module: nn.Module, sync_batch_norm: bool
     ) -> contextlib.AbstractContextManager[None]:
-        """Batch norms with the statistics of all ranks' images, where that is asked for."""
+        """Let batch norms use the statistics of all ranks' images inside, if asked to."""
         if self.world > 1 and sync_batch_norm:
             return synchronised(module)
         return contextlib.nullcontext()
 
 
 def check_shares(images: int, world: int) -> None:
-    """Refuse a batch that cannot be shared out evenly.
+    """Check that a batch can be shared evenly.
 
     Raises:
-        TrainingError: If so many processes cannot have equal parts of so many images.
+        TrainingError: If the number of images is not a multiple of the number of processes.
+
+    Example:
+        >>> check_shares(128, 2)
     """
     if images % world:
         raise TrainingError(

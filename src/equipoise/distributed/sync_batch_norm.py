@@ -1,4 +1,4 @@
-"""Batch norms whose statistics are those of the images of all processes."""
+"""Batch norms that use the statistics of the images of all processes."""
 
 import contextlib
 from collections.abc import Iterator
@@ -9,21 +9,21 @@ from torch import Tensor, distributed, nn
 
 
 class SyncedBatchNorm2d(nn.BatchNorm2d):
-    """A batch norm that, in train mode, normalises by mean and variance over all processes' images.
+    """Batch norm that, in train mode, normalises by mean and variance over all processes' images.
 
-    In eval mode it is ``nn.BatchNorm2d``, and inside an attack too: an attack in train mode sees
-    the statistics of its own process's images, so that no attack ever waits for another process.
-    A process may have no images at all; it still takes part.
+    In eval mode, and inside an attack, it is a plain ``nn.BatchNorm2d``. An attack in train mode
+    uses the statistics of its own process's images, so that no attack waits for another process. A
+    process without images still takes part.
 
     Shape:
         Input and output ``(batch, channel, height, width)``.
 
     Source:
-        ``torch.nn.SyncBatchNorm`` computes the same and runs on GPUs alone. Each process sends
-        count, mean and sum of squared deviations in one reduction that gradients flow through.
+        ``torch.nn.SyncBatchNorm`` computes the same, but only runs on GPUs. Each process sends
+        count, mean and sum of squared deviations in one differentiable reduction.
     """
 
-    alone = False  # inside an attack
+    alone = False  # True inside an attack
 
     def forward(self, input: Tensor) -> Tensor:
         """Normalise."""
@@ -34,29 +34,29 @@ class SyncedBatchNorm2d(nn.BatchNorm2d):
         count = input.numel() // self.num_features
         mean = features.sum(axes) / max(1, count)
         deviations = (features - mean.view(shape)).square().sum(axes)
-        own = torch.cat([mean.new_tensor([count]), mean, deviations])
-        parts = own.new_zeros(distributed.get_world_size(), len(own))
-        parts[distributed.get_rank()] = own
+        local = torch.cat([mean.new_tensor([count]), mean, deviations])
+        parts = local.new_zeros(distributed.get_world_size(), len(local))
+        parts[distributed.get_rank()] = local
         counts, means, deviations = _Sum.apply(parts).split([1, *[self.num_features] * 2], dim=1)
         total = counts.sum()
         mean = (counts * means).sum(0) / total.clamp_min(1)
         deviation = (deviations + counts * (means - mean).square()).sum(0)
         variance = deviation / total.clamp_min(1)
-        self._move(mean, deviation / (total - 1).clamp_min(1), total > 0)
+        self._update_running(mean, deviation / (total - 1).clamp_min(1), total > 0)
         scale = torch.rsqrt(variance + self.eps)
         if self.affine:
             scale = scale * self.weight
-        found = (features - mean.view(shape)) * scale.view(shape)
+        normalised = (features - mean.view(shape)) * scale.view(shape)
         if self.affine:
-            found = found + self.bias.view(shape)
-        return found.to(input.dtype)
+            normalised = normalised + self.bias.view(shape)
+        return normalised.to(input.dtype)
 
     @torch.no_grad()
-    def _move(self, mean: Tensor, variance: Tensor, seen: Tensor) -> None:
-        """Let the running statistics follow, as ``nn.BatchNorm2d`` does, if any image was seen."""
+    def _update_running(self, mean: Tensor, variance: Tensor, seen: Tensor) -> None:
+        """Update the running statistics like ``nn.BatchNorm2d``, if any process has images."""
         if self.running_mean is None or self.running_var is None:
             return
-        assert self.num_batches_tracked is not None  # a norm with running statistics counts
+        assert self.num_batches_tracked is not None  # set in a norm with running statistics
         self.num_batches_tracked += seen
         share = seen * (self.momentum or 0.0)
         if self.momentum is None:
@@ -66,7 +66,7 @@ class SyncedBatchNorm2d(nn.BatchNorm2d):
 
 
 class _Sum(torch.autograd.Function):
-    """The sum of every process's tensor, and of every process's gradient of it."""
+    """Sum a tensor over processes in the forward pass, and its gradient in the backward pass."""
 
     @staticmethod
     def forward(ctx: Any, values: Tensor) -> Tensor:
@@ -83,7 +83,12 @@ class _Sum(torch.autograd.Function):
 
 
 def reduces(module: nn.Module) -> bool:
-    """Whether a norm in a module would speak to the other processes now."""
+    """Return whether a norm of a module would communicate with other processes now.
+
+    Example:
+        >>> reduces(nn.BatchNorm2d(3))
+        False
+    """
     return any(
         isinstance(norm, SyncedBatchNorm2d) and norm.training and not norm.alone
         for norm in module.modules()
@@ -92,15 +97,23 @@ def reduces(module: nn.Module) -> bool:
 
 @contextlib.contextmanager
 def synchronised(module: nn.Module) -> Iterator[None]:
-    """Inside, every plain ``nn.BatchNorm2d`` of a module is a ``SyncedBatchNorm2d``.
+    """Turn every plain ``nn.BatchNorm2d`` of a module into a ``SyncedBatchNorm2d`` inside.
 
-    The norms stay the objects they are, with their parameters, statistics and hooks.
+    The norms stay the same objects, with their parameters, statistics and hooks.
 
     Args:
-        module: In place.
+        module: Changed in place, and restored on exit.
 
     Returns:
         A context manager.
+
+    Example:
+        >>> network = nn.Sequential(nn.BatchNorm2d(3))
+        >>> with synchronised(network):
+        ...     type(network[0]).__name__
+        'SyncedBatchNorm2d'
+        >>> type(network[0]).__name__
+        'BatchNorm2d'
     """
     norms = [norm for norm in module.modules() if type(norm) is nn.BatchNorm2d]
     for norm in norms:

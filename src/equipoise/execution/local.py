@@ -1,4 +1,4 @@
-"""Run a plan's stages: here, in order, each one's result on disk before the next needs it."""
+"""Run the stages of a plan in this process, in order."""
 
 import random
 from collections.abc import Iterator, Sequence
@@ -33,62 +33,63 @@ def execute(
     reporter: Reporter | None = None,
     last_epoch: bool = False,
 ) -> tuple[nn.Module, list[str]]:
-    """Run every stage of a plan that is not done yet, in order.
+    """Run all stages of a plan that are not done yet, in order.
 
     Args:
-        stages: The plan; a stage comes after those it needs.
-        train: Training part; the validation images are held out of it by the seed.
-        loop: How stages are run.
-        folder: Of the run; stage ``x`` lives in ``stages/x``.
-        seed: Of the run. Each stage draws weights and data order from a seed of its own, derived
-            from this one and the stage's name.
-        fabric: Device, precision and processes, launched; every process calls this.
-        reporter: Who is told.
-        last_epoch: Take the last stage, which is done, as its last epoch left it.
+        stages: The plan; every stage comes after those it needs.
+        train: Training part; validation images are held out of it.
+        loop: Settings of the training loop.
+        folder: Run folder; the files of stage ``x`` are in ``stages/x``.
+        seed: Random seed of the run. Each stage derives its own seeds for weights, data order and
+            attacks from it and the stage's name.
+        fabric: Device, precision and processes, launched; every process calls this function.
+        reporter: Receives progress and log messages.
+        last_epoch: Load the weights of the last epoch, not the best, of a finished last stage.
 
     Returns:
-        The last stage's outcome in eval mode, and the names of the stages that ran now.
+        The outcome of the last stage in eval mode, and the names of the stages that were trained.
 
     Raises:
         TrainingError: If a stage cannot be trained.
-        Interrupted: If the run was asked to stop; running again goes on.
+        Interrupted: If the run was asked to stop; call again to continue.
     """
     reporter = reporter or NullReporter()
-    kept, validation = train.hold_out(loop.validation_images, derive_seed(seed, "validation"))
+    training, validation = train.hold_out(loop.validation_images, derive_seed(seed, "validation"))
     outcomes: dict[str, nn.Module] = {}
-    ran: list[str] = []
+    trained: list[str] = []
     for stage in stages:
-        place = folder / "stages" / stage.name
+        stage_folder = folder / "stages" / stage.name
         with _fresh_weights(derive_seed(seed, stage.name, "weights")):
             task: Any = stage.build({name: outcomes[name] for name in stage.needs})
         if not stage.trains:
             task.to(fabric.device)
-        elif Ranks(fabric).broadcast(is_done(place)):
-            load_weights(task, place, "last" if last_epoch and stage is stages[-1] else stage.keep)
+        elif Ranks(fabric).broadcast(is_done(stage_folder)):
+            keep = "last" if last_epoch and stage is stages[-1] else stage.keep
+            load_weights(task, stage_folder, keep)
             task.to(fabric.device)
         else:
             fit(
                 stage,
                 task,
-                train=kept,
+                train=training,
                 validation=validation,
                 loop=loop,
-                folder=place,
+                folder=stage_folder,
                 fabric=fabric,
                 seed=derive_seed(seed, stage.name),
                 reporter=reporter,
             )
-            ran.append(stage.name)
+            trained.append(stage.name)
         outcomes[stage.name] = task.outcome()
-    return outcomes[stages[-1].name].eval(), ran
+    return outcomes[stages[-1].name].eval(), trained
 
 
 def keeps_its_last_epoch(stage: Stage, folder: Path) -> bool:
-    """Whether a stage of a finished run hands on what its last epoch left.
+    """Return whether the kept weights of a finished stage are those of its last epoch.
 
     Args:
         stage: The stage.
-        folder: Of the run.
+        folder: The run folder.
     """
     if stage.keep == "last" or not stage.trains:
         return True
@@ -97,15 +98,15 @@ def keeps_its_last_epoch(stage: Stage, folder: Path) -> bool:
 
 
 def check_forward(stage: Stage, train: Split) -> None:
-    """Build a stage that needs no other and let it answer two images; nothing is kept.
+    """Build a stage that needs no other and run its network on two images.
 
     Args:
-        stage: The first of a plan.
+        stage: First stage of a plan.
         train: Training part.
 
     Raises:
-        TrainingError: If its network fails on the images, or answers with other classes.
-        ValueError: If it cannot be built.
+        TrainingError: If the network fails on the images, or returns the wrong number of logits.
+        ValueError: If the stage cannot be built.
     """
     with _fresh_weights(0):
         task: Any = stage.build({})
@@ -114,33 +115,41 @@ def check_forward(stage: Stage, train: Split) -> None:
 
 
 def check_answer(predict: Predict, train: Split, who: str) -> None:
-    """Refuse a network that does not fit the data, before any time is spent on it.
+    """Check that a network fits the data, before any time is spent on it.
 
     Args:
-        predict: In eval mode.
-        train: Two of its images are tried.
-        who: What the refusal calls it.
+        predict: Network in eval mode.
+        train: Training part, of which two images are tried.
+        who: Name of the network in the error message.
 
     Raises:
-        TrainingError: If it fails on the images, or answers with other classes.
+        TrainingError: If the network fails on the images, or returns the wrong number of logits.
+
+    Example:
+        >>> from equipoise.data import Split
+        >>> pixels = torch.zeros(2, 1, 4, 4, dtype=torch.uint8)
+        >>> train = Split(images=pixels, labels=torch.tensor([0, 1]), classes=2)
+        >>> check_answer(lambda images: images.new_zeros(len(images), 10), train, "my network")
+        Traceback (most recent call last):
+        equipoise.runtime.errors.TrainingError: my network must return 2 logits per image, ...
     """
     images, _ = train.batch(slice(0, 2))
     shape = tuple(images.shape[1:])
     try:
         with torch.no_grad():
-            found = tuple(predict(images).shape)
-    except (RuntimeError, TypeError, ValueError) as error:  # whatever a network of others raises
+            output_shape = tuple(predict(images).shape)
+    except (RuntimeError, TypeError, ValueError) as error:  # a user's network may raise any
         raise TrainingError(f"{who} fails on images of shape {shape}: {error}") from error
-    if found != (len(images), train.classes):
+    if output_shape != (len(images), train.classes):
         raise TrainingError(
-            f"{who} must answer {train.classes} logits an image, got {found} for {len(images)} "
-            "images; have it made for as many classes."
+            f"{who} must return {train.classes} logits per image, got shape {output_shape} for "
+            f"{len(images)} images; build it for {train.classes} classes."
         )
 
 
 @contextmanager
 def _fresh_weights(seed: int) -> Iterator[None]:
-    """Seed the global generators that ``nn.Module`` constructors draw from; put them back."""
+    """Seed the global generators, from which modules draw initial weights; restore them on exit."""
     numpy_state, python_state = numpy.random.get_state(), random.getstate()
     with torch.random.fork_rng():
         torch.manual_seed(seed)

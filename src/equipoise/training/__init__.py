@@ -1,23 +1,25 @@
-"""The one training loop: ``fit`` runs a stage, whatever method it belongs to, and its switches."""
+"""The training loop, which knows no method: ``fit`` trains a stage, ``Trainer`` takes one step."""
 
 from equipoise.training.batches import ExtraImages
 from equipoise.training.config import TrainingConfig
 from equipoise.training.loop import fit
-from equipoise.training.monitors import Watch
+from equipoise.training.monitors import TrainingMonitor
 from equipoise.training.stage_files import BEST, DONE, LAST, is_done, load_weights
-from equipoise.training.weight_averaging import Average
-from equipoise.training.weight_perturbation import perturbed
+from equipoise.training.trainer import Trainer
+from equipoise.training.weight_averaging import WeightAverage
+from equipoise.training.weight_perturbation import perturbed_weights
 
 __all__ = [
     "BEST",
     "DONE",
     "LAST",
-    "Average",
     "ExtraImages",
+    "Trainer",
     "TrainingConfig",
-    "Watch",
+    "TrainingMonitor",
+    "WeightAverage",
     "fit",
     "is_done",
     "load_weights",
-    "perturbed",
+    "perturbed_weights",
 ]

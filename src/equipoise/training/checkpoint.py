@@ -1,4 +1,4 @@
-"""Checkpoints: tensors and JSON in one safetensors file, written whole, verified when read."""
+"""Checkpoints: tensors and JSON in one safetensors file, written atomically, verified when read."""
 
 import hashlib
 import json
@@ -20,55 +20,55 @@ CURRENT, PREVIOUS = "checkpoint.safetensors", "checkpoint.previous.safetensors"
 
 
 class CheckpointError(RunError):
-    """A checkpoint that cannot be used; the message names the file and the remedy."""
+    """A checkpoint that cannot be used. The message names the file and the remedy."""
 
 
 def save_checkpoint(folder: Path, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
-    """Write a checkpoint; the one before it is kept as well.
+    """Write a checkpoint and keep the one before it.
 
     Args:
-        folder: Of the stage.
-        tensors: Any tensors; moved to the processor.
+        folder: Folder of the stage.
+        tensors: Tensors on any device.
         state: JSON values.
 
     Raises:
         RunError: If it cannot be written; both earlier checkpoints are then untouched.
     """
     content = pack(tensors, state)
-    fresh = folder / ".checkpoint.new"
-    write_bytes(fresh, content)
+    new = folder / ".checkpoint.new"
+    write_bytes(new, content)
     if (folder / CURRENT).exists():
         os.replace(folder / CURRENT, folder / PREVIOUS)
-    os.replace(fresh, folder / CURRENT)
+    os.replace(new, folder / CURRENT)
 
 
 def load_checkpoint(
     folder: Path, warn: Any = lambda text: None
 ) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-    """Read the newest whole checkpoint.
+    """Read the newest undamaged checkpoint.
 
     Args:
-        folder: Of the stage.
-        warn: Called with a sentence if the newest is damaged and the one before it is used.
+        folder: Folder of the stage.
+        warn: Called with a message if the newest is damaged and the one before it is used.
 
     Returns:
         Tensors and state, or ``None`` if there is no checkpoint.
 
     Raises:
-        CheckpointError: If all that there are are damaged.
+        CheckpointError: If all checkpoints are damaged.
     """
     damage = []
     for path in (folder / CURRENT, folder / PREVIOUS):
         if not path.exists():
             continue
         try:
-            found = unpack(path)
+            content = unpack(path)
         except CheckpointError as error:
             damage.append(str(error))
             continue
         if damage:
-            warn(f"{damage[0]} The checkpoint before it is whole and is used instead.")
-        return found
+            warn(f"{damage[0]} The previous checkpoint is intact and is used instead.")
+        return content
     if damage:
         raise CheckpointError(
             f"{damage[0]} No other checkpoint is left; delete {folder} to train this stage again."
@@ -77,10 +77,15 @@ def load_checkpoint(
 
 
 def pack(tensors: dict[str, Tensor], state: dict[str, Any]) -> bytes:
-    """The bytes of a file that ``unpack`` verifies.
+    """Return the bytes of a safetensors file whose header holds the state and a checksum.
 
-    Returns:
-        A safetensors file whose header holds the state and a checksum of all tensors.
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder) / "file.safetensors"
+        ...     _ = path.write_bytes(pack({"weight": torch.ones(2)}, {"epoch": 3}))
+        ...     unpack(path)
+        ({'weight': tensor([1., 1.])}, {'epoch': 3})
     """
     plain = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
     document = json.dumps(state, allow_nan=False)
@@ -92,7 +97,7 @@ def unpack(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read and verify a packed file.
 
     Raises:
-        CheckpointError: If it is missing, cut short or altered.
+        CheckpointError: If it is missing, truncated or altered.
     """
     try:
         with safetensors.safe_open(path, framework="pt") as file:
@@ -102,19 +107,23 @@ def unpack(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     except (safetensors.SafetensorError, OSError, KeyError) as error:
         raise CheckpointError(f"{path} is damaged ({error}).") from error
     if metadata.get("checksum") != _checksum(tensors, state):
-        raise CheckpointError(f"{path} is damaged (its checksum does not fit its content).")
+        raise CheckpointError(f"{path} is damaged (its checksum does not match its content).")
     return tensors, json.loads(state)
 
 
 def random_state() -> dict[str, Tensor]:
-    """The state of every global random generator.
+    """Return the states of the global random generators of torch (CPU and GPUs), NumPy and Python.
 
-    Returns:
-        Tensors for torch (processor and GPUs), NumPy and Python.
+    Example:
+        >>> state = random_state()
+        >>> first = torch.rand(1)
+        >>> set_random_state(state)
+        >>> torch.equal(torch.rand(1), first)
+        True
     """
     _, keys, position, has_gauss, cached = numpy.random.get_state(legacy=True)
     _, words, gauss = random.getstate()
-    found = {
+    states = {
         "torch": torch.get_rng_state(),
         "numpy": torch.tensor([*map(int, keys), int(position), int(has_gauss)]),
         "numpy_gauss": torch.tensor(float(cached), dtype=torch.float64),
@@ -122,27 +131,28 @@ def random_state() -> dict[str, Tensor]:
         "python_gauss": torch.tensor([] if gauss is None else [gauss], dtype=torch.float64),
     }
     if torch.cuda.is_available():
-        found |= {f"cuda{i}": state for i, state in enumerate(torch.cuda.get_rng_state_all())}
-    return found
+        states |= {f"cuda{i}": state for i, state in enumerate(torch.cuda.get_rng_state_all())}
+    return states
 
 
-def set_random_state(found: dict[str, Tensor]) -> None:
-    """Put every global random generator back."""
-    torch.set_rng_state(found["torch"])
-    *keys, position, has_gauss = found["numpy"].tolist()
-    gauss = float(found["numpy_gauss"])
-    words = numpy.array(keys, dtype=numpy.uint32)
-    numpy.random.set_state(("MT19937", words, position, has_gauss, gauss))
-    python_gauss = found["python_gauss"].tolist()
-    random.setstate((3, tuple(found["python"].tolist()), python_gauss[0] if python_gauss else None))
+def set_random_state(states: dict[str, Tensor]) -> None:
+    """Restore the states of all global random generators."""
+    torch.set_rng_state(states["torch"])
+    *words, position, has_gauss = states["numpy"].tolist()
+    gauss = float(states["numpy_gauss"])
+    keys = numpy.array(words, dtype=numpy.uint32)
+    numpy.random.set_state(("MT19937", keys, position, has_gauss, gauss))
+    python_gauss = states["python_gauss"].tolist()
+    python_words = tuple(states["python"].tolist())
+    random.setstate((3, python_words, python_gauss[0] if python_gauss else None))
     if torch.cuda.is_available():
         for device in range(torch.cuda.device_count()):
-            if f"cuda{device}" in found:
-                torch.cuda.set_rng_state(found[f"cuda{device}"], device)
+            if f"cuda{device}" in states:
+                torch.cuda.set_rng_state(states[f"cuda{device}"], device)
 
 
 def optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Every tensor of an optimiser's state, named by parameter number and key."""
+    """Return every tensor of an optimiser's state, named by parameter number and key."""
     state = optimiser.state_dict()["state"]
     return {
         f"{number}.{key}": value
@@ -153,13 +163,13 @@ def optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def load_optimiser(optimiser: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    """Put an optimiser's tensors back, in the memory layout of their parameters."""
+    """Load tensors into an optimiser's state, in the memory layout of their parameters."""
     parameters = [p for group in optimiser.param_groups for p in group["params"]]
     for name, value in tensors.items():
         number, key = name.split(".", 1)
         parameter = parameters[int(number)]
-        placed = torch.empty_like(parameter) if value.shape == parameter.shape else value.clone()
-        optimiser.state[parameter][key] = placed.detach().copy_(value)
+        target = torch.empty_like(parameter) if value.shape == parameter.shape else value.clone()
+        optimiser.state[parameter][key] = target.detach().copy_(value)
 
 
 def _checksum(tensors: dict[str, Tensor], state: str) -> str:

@@ -1,4 +1,4 @@
-"""How stages are run, and who is told about it."""
+"""Settings of the training loop."""
 
 import math
 from dataclasses import dataclass
@@ -8,41 +8,42 @@ from typing import Literal, get_args
 from equipoise.data import Augmentation
 
 Averaging = Literal["none", "ema", "swa"]
-_STARTS: dict[str, float] = {"none": 0.0, "ema": 0.025, "swa": 0.75}
+_DEFAULT_STARTS: dict[str, float] = {"none": 0.0, "ema": 0.025, "swa": 0.75}
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
-    """How stages are run, whatever they train.
+    """Settings of the training loop, the same for every method.
 
     Args:
-        batch_size: Images a step, of all processes together. AFA's stage I makes K times as many
-            of them.
-        validation_images: Held out of the training part; the best epoch is chosen on them.
-        validation_steps: PGD steps of the validation attack, of epsilon / 4 each.
-        validate_every: Epochs between validations; the last epoch always is one.
+        batch_size: Images per step, over all processes together. AFA's stage I trains on K times
+            as many.
+        validation_images: Images held out of the training part to choose the best epoch.
+        validation_steps: PGD steps of the validation attack, each of size epsilon / 4.
+        validate_every: Epochs between validations; the last epoch is always validated.
         augmentation: Shifts and flips of training images.
         precision: ``"bf16-mixed"`` runs networks under autocast; weights and scores stay float32.
-        channels_last: Memory layout of networks and images.
-        sync_batch_norm: Where several processes share a batch, batch norms use the statistics of
-            the whole batch in training, not of a process's own images. One process has no need.
+        channels_last: Use the channels-last memory layout for networks and images.
+        sync_batch_norm: When several processes share a batch, normalise training batches by the
+            statistics of the whole batch, not of each process's images.
         checkpoint_seconds: Longest time between checkpoints.
-        averaging: Validate and keep an average of the weights: ``"ema"`` a moving one over steps,
-            ``"swa"`` the mean over ends of epochs, with norm statistics measured anew.
-        averaging_decay: Of ``"ema"``: what a step keeps of the average, [0, 1).
-        averaging_start: Share of a stage's steps after which averaging begins, [0, 1); until then
-            the weights themselves are validated and kept. By default 0.025 for ``"ema"`` and 0.75
-            for ``"swa"``.
-        awp_gamma: Adversarial weight perturbation: length of the perturbation of each layer as a
-            share of its weights' norm; 0 for none. 0.005 and 0.01 are the authors' values. A step
-            then takes twice the time.
-        awp_start: Share of a stage's steps after which perturbation begins, [0, 1).
-        extra: A file ``.npz`` with the arrays ``image`` (uint8, rows of height, width, channel)
-            and ``label``: images that are mixed into every batch, as generated sets come.
-        extra_share: Their share of a batch, in (0, 1). An epoch keeps its number of steps, so it
-            shows only the other share of the training images.
-        alarms: Say when a stage overfits catastrophically or collapses to one class: one more
-            gradient step and forward pass for each validation image and strength.
+        averaging: Average of the weights that is validated and kept: ``"ema"`` for an exponential
+            moving average over steps, ``"swa"`` for the mean over ends of epochs, with running
+            statistics measured again for it.
+        averaging_decay: Decay of ``"ema"`` per step, [0, 1).
+        averaging_start: Share of a stage's steps, [0, 1), after which averaging begins; before
+            that, the weights themselves are validated and kept. The default is 0.025 for ``"ema"``
+            and 0.75 for ``"swa"``.
+        awp_gamma: Strength of adversarial weight perturbation: length of each layer's perturbation
+            relative to the norm of its weights. 0 turns it off; the authors use 0.005 and 0.01. A
+            step then takes twice the time.
+        awp_start: Share of a stage's steps, [0, 1), after which weight perturbation begins.
+        extra: ``.npz`` file with arrays ``image`` (uint8; rows, height, width, channel) and
+            ``label``, such as a generated data set. Its images are mixed into every batch.
+        extra_share: Share of extra images in a batch, in (0, 1). The number of steps per epoch
+            stays the same, so an epoch contains only the remaining share of the training images.
+        alarms: Report when a stage overfits catastrophically or collapses to one class. Costs one
+            gradient step and one forward pass per validation image and strength.
 
     Raises:
         ValueError: If a number is out of range, or ``averaging`` is unknown.
@@ -51,6 +52,13 @@ class TrainingConfig:
         Averages: Gowal et al. 2020 (2010.03593), whose decay and start are the defaults, and
         Izmailov et al. 2018 (1803.05407); perturbation: Wu et al. 2020 (2004.05884); extra images:
         Gowal et al. 2021 (2110.09468).
+
+    Example:
+        >>> TrainingConfig(batch_size=256, averaging="ema").averages_from
+        0.025
+        >>> TrainingConfig(batch_size=0)
+        Traceback (most recent call last):
+        ValueError: batch_size must be 1 or more, got 0.
     """
 
     batch_size: int = 128
@@ -84,7 +92,7 @@ class TrainingConfig:
         if not 0 < self.extra_share < 1:
             raise ValueError(
                 f"extra_share must be between 0 and 1, got {self.extra_share}. To train without "
-                "extra images leave `extra` out."
+                "extra images, leave extra out."
             )
         if not (self.awp_gamma >= 0 and math.isfinite(self.awp_gamma)):
             raise ValueError(f"awp_gamma must be 0 or more, got {self.awp_gamma}.")
@@ -94,4 +102,4 @@ class TrainingConfig:
         """Share of a stage's steps after which averaging begins."""
         if self.averaging_start is not None:
             return self.averaging_start
-        return _STARTS[self.averaging]
+        return _DEFAULT_STARTS[self.averaging]

@@ -1,6 +1,7 @@
-"""Training curves: one line an epoch in metrics.jsonl, and the same for TensorBoard."""
+"""Training curves: one line per epoch in metrics.jsonl, and TensorBoard events if installed."""
 
 import contextlib
+import importlib.util
 import io
 import json
 import shutil
@@ -18,36 +19,38 @@ _EVENTS = Path("tensorboard") / "events.out.tfevents.equipoise"
 
 @contextlib.contextmanager
 def metrics_log(folder: Path, epoch: int) -> Iterator[Callable[[dict[str, Any]], None]]:
-    """Open a stage's curves for appending; what a resume will repeat is dropped first.
+    """Open the curves of a stage for appending, without the epochs that a resume will repeat.
 
-    TensorBoard's own writer is left alone: it holds its file open and writes from a thread, where
-    nobody can catch that the disk is full.
+    ``torch.utils.tensorboard.SummaryWriter`` is not used: its thread prints a traceback when the
+    disk is full, where a user needs one clear error.
 
     Args:
-        folder: Of the stage.
-        epoch: Where training goes on; lines of this epoch and later ones are dropped.
+        folder: Folder of the stage.
+        epoch: First epoch to train; entries of this epoch and later ones are dropped.
 
     Returns:
-        A context manager that gives a function, which writes one epoch's entry.
+        A context manager that yields a function, which writes the entry of one epoch.
 
     Raises:
-        RunError: If a line cannot be written.
+        RunError: If a file cannot be written.
     """
     path, events = folder / METRICS, folder / _EVENTS
-    lines = path.read_text().splitlines() if path.exists() else []
-    kept = []
-    for line in lines:
-        with contextlib.suppress(ValueError, KeyError):  # a line cut short by a kill
+    has_tensorboard = importlib.util.find_spec("tensorboard") is not None
+    entries = []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        with contextlib.suppress(ValueError, KeyError):  # a kill can cut the last line short
             entry = json.loads(line)
             if entry["epoch"] < epoch:
-                kept.append(entry)
-    write_bytes(path, "".join(json.dumps(entry) + "\n" for entry in kept).encode())
+                entries.append(entry)
+    write_bytes(path, "".join(json.dumps(entry) + "\n" for entry in entries).encode())
     shutil.rmtree(events.parent, ignore_errors=True)
-    write_bytes(events, _encoded(kept, begins=True))
+    if has_tensorboard:
+        write_bytes(events, _events(entries, with_header=True))
 
     def write(entry: dict[str, Any]) -> None:
         _append(path, (json.dumps(entry) + "\n").encode())
-        _append(events, _encoded([entry]))
+        if has_tensorboard:
+            _append(events, _events([entry]))
 
     yield write
 
@@ -62,15 +65,18 @@ def _append(path: Path, content: bytes) -> None:
         ) from error
 
 
-def _encoded(entries: Sequence[dict[str, Any]], *, begins: bool = False) -> bytes:
-    """Entries as records of TensorBoard's; earlier ones as long ago as their seconds say."""
+def _events(entries: Sequence[dict[str, Any]], *, with_header: bool = False) -> bytes:
+    """Encode entries as TensorBoard events.
+
+    The last entry is dated now; earlier ones lie as many seconds before it as training took.
+    """
     from tensorboard.compat.proto.event_pb2 import Event
     from tensorboard.compat.proto.summary_pb2 import Summary
     from tensorboard.summary.writer.record_writer import RecordWriter
 
     content, now = io.BytesIO(), time.time()
     writer = RecordWriter(content)
-    if begins:
+    if with_header:
         writer.write(Event(wall_time=now, file_version="brain.Event:2").SerializeToString())
     last = entries[-1].get("seconds", 0.0) if entries else 0.0
     for entry in entries:
@@ -79,11 +85,10 @@ def _encoded(entries: Sequence[dict[str, Any]], *, begins: bool = False) -> byte
             for part in ("train", "validation")
             for name, value in entry.get(part, {}).items()
         ]
-        writer.write(
-            Event(
-                wall_time=now - (last - entry.get("seconds", 0.0)),
-                step=entry["epoch"],
-                summary=Summary(value=values),
-            ).SerializeToString()
+        event = Event(
+            wall_time=now - (last - entry.get("seconds", 0.0)),
+            step=entry["epoch"],
+            summary=Summary(value=values),
         )
+        writer.write(event.SerializeToString())
     return content.getvalue()

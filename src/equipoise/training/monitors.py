@@ -1,4 +1,4 @@
-"""Alarms: what goes wrong in adversarial training without any error, told from validations."""
+"""Alarms for failures of adversarial training that raise no error, detected at validation."""
 
 import contextlib
 from collections.abc import Callable, Mapping
@@ -17,37 +17,37 @@ from equipoise.training.stage_files import BEST
 from equipoise.types import Predict
 
 FALL_RATIO = 0.5
-"""PGD accuracy of this share of its best is a collapse; robust overfitting costs a tenth."""
+"""PGD accuracy at or below this share of its best is a collapse; robust overfitting is slower."""
 FALL_POINTS = 0.1
-"""But no smaller loss than this: validation splits are small."""
+"""Smallest loss of PGD accuracy that counts as a collapse: validation splits are small."""
 FGSM_KEPT_RATIO = 0.9
-"""FGSM accuracy of this share of what it was then has stayed."""
+"""FGSM accuracy at or above this share of its earlier value has not fallen."""
 ONE_CLASS_SHARE = 0.9
-"""A class with this share of the predictions ..."""
+"""A class has swallowed the others if it has this share of the predictions ..."""
 ONE_CLASS_RATIO = 1.5
-"""... and this many times its share of the labels has swallowed the others."""
+"""... and this multiple of its share of the labels."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Symptoms:
-    """What a validation sees at one strength.
+class Diagnostics:
+    """Measurements of one validation at one strength.
 
     Args:
         pgd: Accuracy under the validation attack.
-        fgsm: Accuracy under FGSM on the same images; the same number at strength 0.
-        favourite: The class predicted most often for clean images.
-        share: Its share of the predictions.
-        truth: Its share of the labels.
+        fgsm: Accuracy under FGSM on the same images; the clean accuracy at strength 0.
+        top_class: Class that is predicted most often for clean images.
+        predicted_share: Share of the predictions that are this class.
+        label_share: Share of the labels that are this class.
     """
 
     pgd: float
     fgsm: float
-    favourite: int
-    share: float
-    truth: float
+    top_class: int
+    predicted_share: float
+    label_share: float
 
 
-def symptoms(
+def diagnose(
     predict: Predict,
     split: Split,
     *,
@@ -57,25 +57,25 @@ def symptoms(
     autocast: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext,
     batch_size: int = 256,
     total: Callable[[Tensor], Tensor] = lambda right: right,
-) -> Symptoms:
-    """Look at one strength: FGSM, and the classes that clean images are put into.
+) -> Diagnostics:
+    """Measure accuracy under FGSM and count the predicted classes of clean images.
 
     Args:
-        predict: Images to logits; its networks in eval mode.
+        predict: Images to logits; its networks are in eval mode.
         split: Validation images on the network's device.
-        threat: Of the validation attack.
-        pgd: Accuracy under that attack, measured already.
-        generator: For FGSM, which draws nothing from it today.
-        autocast: Precision of the search.
-        batch_size: Images at once.
-        total: Adds up what processes with a shared generator have counted.
+        threat: Threat of the validation attack.
+        pgd: Accuracy under that attack.
+        generator: Generator for FGSM, which draws nothing from it today.
+        autocast: Context manager that sets the precision of the search.
+        batch_size: Images at a time.
+        total: Sums counts over the processes that share the images.
 
     Returns:
-        What was seen.
+        The measurements.
     """
-    accuracy = pgd
+    fgsm_accuracy = pgd
     if not isinstance(threat.epsilon, float) or threat.epsilon > 0:
-        accuracy = robust_accuracy(
+        fgsm_accuracy = robust_accuracy(
             predict,
             split,
             threat=threat,
@@ -88,73 +88,86 @@ def symptoms(
     counts = torch.zeros(split.classes, dtype=torch.long, device=split.device)
     with torch.no_grad():
         for rows in torch.arange(len(split), device=split.device).split(batch_size):
-            found = predict(split.batch(rows)[0]).argmax(dim=1)
-            counts += found.bincount(minlength=split.classes)[: split.classes]
-    favourite = int(counts.argmax())
-    return Symptoms(
+            predicted = predict(split.batch(rows)[0]).argmax(dim=1)
+            counts += predicted.bincount(minlength=split.classes)[: split.classes]
+    top_class = int(counts.argmax())
+    return Diagnostics(
         pgd=pgd,
-        fgsm=accuracy,
-        favourite=favourite,
-        share=int(counts[favourite]) / len(split),
-        truth=int((split.labels == favourite).sum()) / len(split),
+        fgsm=fgsm_accuracy,
+        top_class=top_class,
+        predicted_share=int(counts[top_class]) / len(split),
+        label_share=int((split.labels == top_class).sum()) / len(split),
     )
 
 
-class Watch:
-    """Turns validations into alarms, each kind said once a stage.
+class TrainingMonitor:
+    """Raises an alarm, once per stage and kind, when a validation shows that training has failed.
 
     *Catastrophic overfitting*: accuracy under PGD falls to half of its best or less while accuracy
-    under FGSM stays or rises: the network has learned to mislead one gradient step.
-    *Collapse to one class*: at two validations in a row, or at the stage's last one, a class gets
-    nine tenths of the predictions and 1.5 times its share of the labels or more. Once may happen
-    to any network that has hardly begun.
+    under FGSM does not fall: the network has learned to fool a single gradient step.
+    *Collapse to one class*: at two validations in a row, or at the last one of the stage, one class
+    has nine tenths of the predictions and 1.5 times its share of the labels or more. A single such
+    validation is common early in training.
 
     Args:
-        stage: The stage's name.
-        state: What ``state`` was at the checkpoint; empty at the beginning.
+        stage: Name of the stage.
+        state: ``state`` as it was at the checkpoint; empty at the start.
 
     Attributes:
-        state: JSON values: what was seen of each strength, and which kinds were said.
+        state: JSON values: the best accuracies at each strength, and the alarms already raised.
 
     Source:
-        Wong et al. 2020 (2001.03994), who stop where PGD accuracy on a training batch drops.
-        The thresholds are ours.
+        Wong et al. 2020 (2001.03994), who stop training when PGD accuracy on a training batch
+        drops. The thresholds are ours.
+
+    Example:
+        >>> monitor = TrainingMonitor("network", {})
+        >>> healthy = Diagnostics(pgd=0.4, fgsm=0.5, top_class=0, predicted_share=0.1,
+        ...                       label_share=0.1)
+        >>> overfitted = Diagnostics(pgd=0.0, fgsm=0.9, top_class=0, predicted_share=0.1,
+        ...                          label_share=0.1)
+        >>> monitor.check(0, {8 / 255: healthy}, best_epoch=0, last=False)
+        []
+        >>> (alarm,) = monitor.check(1, {8 / 255: overfitted}, best_epoch=0, last=False)
+        >>> "catastrophic overfitting" in alarm
+        True
     """
 
     def __init__(self, stage: str, state: dict[str, Any]) -> None:
         self.stage, self.state = stage, state
 
-    def look(
-        self, epoch: int, seen: Mapping[float, Symptoms], *, best_epoch: int, last: bool
+    def check(
+        self, epoch: int, diagnostics: Mapping[float, Diagnostics], *, best_epoch: int, last: bool
     ) -> list[str]:
-        """Alarms of this validation.
+        """Return the new alarms of a validation.
 
         Args:
-            epoch: Of the validation, from 0.
-            seen: What was seen at each strength.
-            best_epoch: The epoch whose weights are kept as best.
-            last: Whether this validation is the stage's last.
+            epoch: Epoch of the validation, from 0.
+            diagnostics: Measurements at each strength.
+            best_epoch: Epoch whose weights are kept as best.
+            last: Whether this is the last validation of the stage.
 
         Returns:
-            A sentence or two for each kind of alarm that is new.
+            One message for each kind of alarm that was not raised before.
         """
         kept = f"{BEST} keeps the weights of epoch {best_epoch}."
-        best, crowded = (self.state.setdefault(name, {}) for name in ("best", "crowded"))
-        found: dict[str, str] = {}
-        for epsilon, now in seen.items():
+        # These keys are stored in checkpoints.
+        best, collapsed_before = (self.state.setdefault(key, {}) for key in ("best", "crowded"))
+        alarms: dict[str, str] = {}
+        for epsilon, now in diagnostics.items():
             strength = format_epsilon(epsilon)
-            collapsed = now.share >= ONE_CLASS_SHARE and now.share >= ONE_CLASS_RATIO * now.truth
-            if collapsed and (last or crowded.get(strength, False)):
-                found["one class"] = (
-                    f"Alarm in stage {self.stage}, epoch {epoch}: {now.share:.2f} of the "
-                    f"validation images are predicted as class {now.favourite}, which is the "
-                    f"label of {now.truth:.2f}. The network has collapsed to one class. {kept} "
-                    "Remedy: lower the learning rate, or let epsilon warm up."
+            collapsed = _one_class(now)
+            if collapsed and (last or collapsed_before.get(strength, False)):
+                alarms["one class"] = (
+                    f"Alarm in stage {self.stage}, epoch {epoch}: {now.predicted_share:.2f} of the "
+                    f"validation images are predicted as class {now.top_class}, which is the "
+                    f"label of {now.label_share:.2f}. The network has collapsed to one class. "
+                    f"{kept} Remedy: lower the learning rate, or let epsilon warm up."
                 )
-            crowded[strength] = collapsed
+            collapsed_before[strength] = collapsed
             before = best.get(strength)
             if epsilon > 0 and before is not None and _overfitted(before, now):
-                found["overfitting"] = (
+                alarms["overfitting"] = (
                     f"Alarm in stage {self.stage}, epoch {epoch}: accuracy under PGD at "
                     f"{strength} fell to {now.pgd:.3f} from {before['pgd']:.3f} in epoch "
                     f"{before['epoch']}, while under FGSM it is {now.fgsm:.3f} and was "
@@ -164,12 +177,17 @@ class Watch:
                 )
             if before is None or now.pgd > before["pgd"]:
                 best[strength] = {"epoch": epoch, "pgd": now.pgd, "fgsm": now.fgsm}
-        said = self.state.setdefault("said", [])
-        new = [kind for kind in found if kind not in said]
-        said += new
-        return [found[kind] for kind in new]
+        raised = self.state.setdefault("said", [])
+        new = [kind for kind in alarms if kind not in raised]
+        raised += new
+        return [alarms[kind] for kind in new]
 
 
-def _overfitted(before: Mapping[str, Any], now: Symptoms) -> bool:
+def _one_class(now: Diagnostics) -> bool:
+    swallows = now.predicted_share >= ONE_CLASS_RATIO * now.label_share
+    return now.predicted_share >= ONE_CLASS_SHARE and swallows
+
+
+def _overfitted(before: Mapping[str, Any], now: Diagnostics) -> bool:
     fallen = now.pgd <= FALL_RATIO * before["pgd"] and now.pgd <= before["pgd"] - FALL_POINTS
     return bool(fallen and now.fgsm >= FGSM_KEPT_RATIO * before["fgsm"])

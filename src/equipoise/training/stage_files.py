@@ -1,4 +1,4 @@
-"""What a finished stage leaves: the weights of its best and of its last epoch, and a summary."""
+"""Files of a finished stage: weights of its best and last epoch, and a summary."""
 
 from pathlib import Path
 from typing import Any, Literal
@@ -10,18 +10,25 @@ BEST, LAST, DONE = "best.safetensors", "last.safetensors", "done.json"
 
 
 def is_done(folder: Path) -> bool:
-    """Whether a stage's folder holds a finished stage."""
+    """Return whether the folder of a stage holds a finished stage.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     is_done(Path(folder))
+        False
+    """
     return (folder / DONE).exists()
 
 
 def write_weights(task: Any, folder: Path, name: str, stage: str) -> None:
-    """Write a task's weights as they are now.
+    """Write the current weights of a task.
 
     Args:
-        task: Whose state is written.
-        folder: Of the stage.
+        task: Module whose state is written.
+        folder: Folder of the stage.
         name: ``BEST`` or ``LAST``.
-        stage: The stage's name, which goes into the file.
+        stage: Name of the stage, which is stored in the file.
 
     Raises:
         RunError: If the file cannot be written.
@@ -30,10 +37,26 @@ def write_weights(task: Any, folder: Path, name: str, stage: str) -> None:
 
 
 def load_weights(task: Any, folder: Path, keep: Literal["best", "last"]) -> None:
-    """Load a finished stage's weights into its task.
+    """Load the weights of a finished stage into its task.
+
+    Args:
+        task: Module that gets the weights.
+        folder: Folder of the stage.
+        keep: Which epoch's weights to load.
 
     Raises:
         CheckpointError: If the file is missing or damaged.
+
+    Example:
+        >>> import tempfile, torch
+        >>> task = torch.nn.Linear(2, 1)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_weights(task, Path(folder), LAST, "network")
+        ...     before = task.weight.detach().clone()
+        ...     _ = torch.nn.init.zeros_(task.weight)
+        ...     load_weights(task, Path(folder), "last")
+        >>> torch.equal(task.weight, before)
+        True
     """
     try:
         tensors, _ = checkpoint.unpack(folder / (BEST if keep == "best" else LAST))

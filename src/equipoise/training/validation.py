@@ -1,4 +1,4 @@
-"""What is measured on validation images: accuracy at each strength, and symptoms."""
+"""Accuracy on validation images at each strength, and diagnostics for alarms."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -14,38 +14,38 @@ from equipoise.methods.stage import THREATS, Stage
 from equipoise.models.attack_mode.context import attack_mode
 from equipoise.runtime.errors import TrainingError
 from equipoise.training.config import TrainingConfig
-from equipoise.training.micro_batches import is_out_of_memory
-from equipoise.training.monitors import Symptoms, symptoms
+from equipoise.training.micro_batches import first_line, is_out_of_memory
+from equipoise.training.monitors import Diagnostics, diagnose
 
 VALIDATION_BATCH = 256
-"""Images attacked at the same time, if memory allows."""
-_Measured = TypeVar("_Measured")
+"""Images attacked at a time, if memory allows."""
+_Result = TypeVar("_Result")
 
 
 class Validation:
-    """Attacks a task on validation images at the stage's strengths; the ranks share them out.
+    """Attacks a task on validation images at the strengths of its stage.
 
-    It draws from generators of its own: how often one validates must not change what is trained.
-    Where memory does not suffice, it takes half as many images at once from then on, unless several
-    processes validate.
+    All processes share the images. Validation has its own generators, so that its frequency does
+    not change the trained weights. If memory runs out in a single process, half as many images are
+    attacked at a time from then on.
 
     Args:
-        stage: Its strengths and norm.
-        split: Validation images on the device.
-        loop: Steps of the attack.
-        ranks: Who validates.
-        seed: Of the stage.
+        stage: Strengths and norm of the attack.
+        split: Validation images on the training device.
+        config: Steps of the attack.
+        ranks: The processes that validate.
+        seed: Random seed of the attack.
     """
 
     def __init__(
-        self, stage: Stage, split: Split, loop: TrainingConfig, ranks: Ranks, seed: int
+        self, stage: Stage, split: Split, config: TrainingConfig, ranks: Ranks, seed: int
     ) -> None:
         self.stage, self.split, self.ranks, self.seed = stage, split, ranks, seed
-        self.search = PGD(steps=loop.validation_steps, relative_step=0.25, keep="best")
-        self.at_once = VALIDATION_BATCH
+        self.search = PGD(steps=config.validation_steps, relative_step=0.25, keep="best")
+        self.batch_size = VALIDATION_BATCH
 
     def __call__(self, task: Any) -> dict[float, float]:
-        """Accuracy at each strength, the same on every rank.
+        """Measure the accuracy at each strength; the result is the same on all ranks.
 
         Raises:
             TrainingError: If memory does not suffice for one image.
@@ -59,7 +59,7 @@ class Validation:
                     threat=THREATS[self.stage.norm](epsilon),
                     search=self.search,
                     generator=self.ranks.generator(self.seed),
-                    batch_size=self.at_once,
+                    batch_size=self.batch_size,
                     autocast=self.ranks.fabric.autocast,
                     total=self.ranks.sum,
                 )
@@ -67,20 +67,20 @@ class Validation:
             }
 
         with _under_attack(task):
-            return self._that_fits(measure)
+            return self._within_memory(measure)
 
-    def symptoms(self, task: Any, scores: Mapping[float, float]) -> dict[float, Symptoms]:
-        """What alarms are made from, with each strength's accuracy as measured before."""
+    def diagnose(self, task: Any, scores: Mapping[float, float]) -> dict[float, Diagnostics]:
+        """Measure diagnostics at each strength, given the accuracies measured before."""
 
-        def measure() -> dict[float, Symptoms]:
+        def measure() -> dict[float, Diagnostics]:
             return {
-                epsilon: symptoms(
+                epsilon: diagnose(
                     task.predictor(epsilon),
                     self.split,
                     threat=THREATS[self.stage.norm](epsilon),
                     pgd=score,
                     generator=self.ranks.generator(self.seed),
-                    batch_size=self.at_once,
+                    batch_size=self.batch_size,
                     autocast=self.ranks.fabric.autocast,
                     total=self.ranks.sum,
                 )
@@ -88,25 +88,26 @@ class Validation:
             }
 
         with _under_attack(task):
-            return self._that_fits(measure)
+            return self._within_memory(measure)
 
-    def _that_fits(self, measure: Callable[[], _Measured]) -> _Measured:
+    def _within_memory(self, measure: Callable[[], _Result]) -> _Result:
         while True:
             try:
                 return measure()
             except (MemoryError, RuntimeError) as error:
                 if not is_out_of_memory(error) or self.ranks.world > 1:
                     raise
-                said = (str(error) or type(error).__name__).splitlines()[0]
-            # Out of the except clause: the error's frames hold the tensors that must go.
+                message = first_line(error)
+            # Outside of the except clause: the frames of the error hold tensors that must be freed.
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
-            if self.at_once == 1:
+            if self.batch_size == 1:
                 raise TrainingError(
-                    f"memory does not suffice to validate one image ({said}). Earlier checkpoints "
-                    "are kept. Use a smaller network or image, or a device with more memory."
+                    f"memory does not suffice to validate one image ({message}). Earlier "
+                    "checkpoints are kept. Use a smaller network or image, or a device with more "
+                    "memory."
                 )
-            self.at_once //= 2
+            self.batch_size //= 2
 
 
 @contextmanager

@@ -5,7 +5,6 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -14,7 +13,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from equipoise.data import DataSet
+from equipoise.data import DataSet, Split
 from equipoise.distributed.ranks import launched
 from equipoise.methods import Stage
 from equipoise.methods.stage import MakeNetwork
@@ -23,9 +22,8 @@ from equipoise.recipes import Recipe
 from equipoise.runtime.environment import environment
 from equipoise.runtime.reporter import NullReporter, Reporter
 from equipoise.runtime.seeds import derive_seed
-from equipoise.training import TrainingConfig
-from equipoise.training.batches import Batches
-from equipoise.training.loop import _Fit
+from equipoise.training import Trainer, TrainingConfig
+from equipoise.training.batches import TrainingBatches
 from equipoise.training.validation import VALIDATION_BATCH, Validation
 from equipoise.workflows.datasets import named_source as named_source
 from equipoise.workflows.datasets import with_folder as with_folder
@@ -184,8 +182,8 @@ def stage_costs(
             continue
         for member in filter(lambda module: isinstance(module, FeatureExtractor), task.modules()):
             passes.count(member.network)  # a loaded one, that no maker made
-        fit = _Fit(stage, task, train, validation, loop, Path(), fabric, seed, None)
-        measurement = _Measurement(fit, passes, clock)
+        trainer = Trainer(stage, task, loop, fabric, seed)
+        measurement = _Measurement(trainer, train, validation, passes, clock)
         probe = measurement.steps(min(PROBE, measurement.wanted), 0.0, least=1)
         trained = sum(p.numel() for p in task.parameters() if p.requires_grad)
         attacked = tuple(epsilon > 0 for epsilon in stage.validation)
@@ -208,10 +206,18 @@ def stage_costs(
 class _Measurement:
     """Steps and validations of one stage, at sizes of our choice."""
 
-    def __init__(self, fit: _Fit, passes: Passes, clock: Callable[[], float]) -> None:
-        self.fit, self.passes, self.clock = fit, passes, clock
-        self.device = fit.fabric.device
-        self.wanted = min(fit.loop.batch_size, len(fit.train))
+    def __init__(
+        self,
+        trainer: Trainer,
+        train: Split,
+        validation: Split,
+        passes: Passes,
+        clock: Callable[[], float],
+    ) -> None:
+        self.trainer, self.passes, self.clock = trainer, passes, clock
+        self.device = trainer.fabric.device
+        self.train, self.held_out = train.to(self.device), validation.to(self.device)
+        self.wanted = min(trainer.config.batch_size, len(train))
         self.free = free_memory(self.device)
         with Peak(self.device) as before:
             pass
@@ -219,15 +225,14 @@ class _Measurement:
 
     def steps(self, size: int, seconds: float, *, least: int) -> dict[str, Any]:
         """Time, passes and peak memory of steps of ``size`` images, after one that warms up."""
-        self.fit.source = Batches(self.fit.train, replace(self.fit.loop, batch_size=size))
-        self.fit.batches = self.fit.source.count
+        batches = TrainingBatches(self.train, replace(self.trainer.config, batch_size=size))
         times: list[float] = []
         with Peak(self.device) as peak:
-            self._step(0.0)
+            self._step(batches, 0.0)
             self.passes.take()
             # At shares of the stage that are spread evenly: what a step does may depend on them.
             while len(times) < least or (sum(times) < seconds and len(times) < 50):
-                times.append(self._step(len(times) * 0.618 % 1))
+                times.append(self._step(batches, len(times) * 0.618 % 1))
         forward, backward = self.passes.take()
         images = size * len(times)
         return {
@@ -248,17 +253,17 @@ class _Measurement:
     def validation(self, seconds: float) -> tuple[float, list[tuple[int, int]]]:
         """Seconds of one validation, from as many of its images as there is time for, and the
         memory that so many images at once needed."""
-        fit, whole = self.fit, self.fit.validation
+        trainer, whole = self.trainer, self.held_out
         count = min(PROBE, len(whole))
         memory: list[tuple[int, int]] = []
         while True:
             few = whole.take(slice(0, count))
-            validate = Validation(fit.stage, few, fit.loop, fit.ranks, fit.seed)
+            validate = Validation(trainer.stage, few, trainer.config, trainer.ranks, trainer.seed)
             with Peak(self.device) as peak:
                 began = self._now()
-                scores = validate(fit.task)
-                if fit.loop.alarms:
-                    validate.symptoms(fit.task, scores)
+                scores = validate(trainer.task)
+                if trainer.config.alarms:
+                    validate.diagnose(trainer.task, scores)
                 took = self._now() - began
             memory.append((min(count, VALIDATION_BATCH), peak.bytes))
             needed = max(peak.bytes - self.before, 1) / min(count, VALIDATION_BATCH)
@@ -269,12 +274,12 @@ class _Measurement:
                 return took * len(whole) / count, memory
             count = min(len(whole), more)
 
-    def _step(self, share: float) -> float:
-        fit = self.fit
-        fit.at.epoch, fit.at.batch = int(share * fit.stage.schedule.epochs), 0
-        fit._new_order()
+    def _step(self, batches: TrainingBatches, share: float) -> float:
+        epochs, generator = self.trainer.stage.schedule.epochs, self.trainer.generator
+        order = batches.order(generator)
         began = self._now()
-        fit._step()
+        images, labels = batches.batch(order, 0, generator)
+        self.trainer.step(images, labels, int(share * epochs) / epochs)
         return self._now() - began
 
     def _now(self) -> float:
@@ -285,15 +290,15 @@ class _Measurement:
 
 def _cost(measurement: _Measurement, probe: dict[str, Any], seconds: float) -> dict[str, Any]:
     """A stage's cost from its probe and what that lets one measure."""
-    fit, wanted = measurement.fit, measurement.wanted
+    trainer, wanted = measurement.trainer, measurement.wanted
     size = measurement.affordable(probe, seconds)
     step = probe if size == probe["batch"] else measurement.steps(size, seconds, least=2)
     once, validation_memory = measurement.validation(seconds)
-    epochs, count = fit.stage.schedule.epochs, len(fit.train) // wanted
+    epochs, count = trainer.stage.schedule.epochs, len(measurement.train) // wanted
     step_seconds = step["seconds"] * wanted / step["batch"]
-    validations = math.ceil(epochs / fit.loop.validate_every)
+    validations = math.ceil(epochs / trainer.config.validate_every)
     memory = _at(wanted, [(each["batch"], each["memory"]) for each in (probe, step)])
-    at_once = min(VALIDATION_BATCH, len(fit.validation))
+    at_once = min(VALIDATION_BATCH, len(measurement.held_out))
     forward, backward = (round(each * wanted * count) for each in step["passes"])
     return {
         "epochs": epochs,

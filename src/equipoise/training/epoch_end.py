@@ -1,0 +1,97 @@
+"""The end of an epoch: average, validate, keep the best weights, raise alarms, log."""
+
+from collections.abc import Callable
+from typing import Any
+
+from equipoise.training import checkpoint
+from equipoise.training.monitors import TrainingMonitor
+from equipoise.training.stage_files import BEST, write_weights
+from equipoise.training.stage_run import StageRun
+from equipoise.training.validation import Validation
+
+STATISTICS_BATCHES = 100
+"""Batches over which running statistics are measured for a mean of weights."""
+Entry = dict[str, Any]
+
+
+def end_epoch(run: StageRun, validate: Validation, log: Callable[[Entry], None] | None) -> None:
+    """Finish an epoch after its last step.
+
+    Args:
+        run: The run; its position moves to the next epoch.
+        validate: Measures the accuracy at each strength.
+        log: Writes the entry of the epoch; called on rank 0.
+    """
+    trainer, position = run.trainer, run.position
+    means = (run.sums / run.batches.per_epoch).tolist()
+    entry: Entry = {
+        "epoch": position.epoch,
+        "learning_rate": trainer.optimiser.param_groups[0]["lr"],
+        "train": dict(zip(position.terms, means, strict=True)),
+    }
+    position.epoch += 1
+    position.batch = 0
+    trainer.average.after_epoch(run.progress)
+    if run.is_finished or position.epoch % trainer.config.validate_every == 0:
+        with trainer.average.applied():
+            trainer.average.measure_statistics(lambda: _forward_training_batches(run))
+            run.ranks.share_buffers(trainer.task)
+            _validate(run, validate, entry)
+    run.update_seconds()
+    entry["seconds"] = round(position.seconds, 2)
+    run.ranks.on_rank_zero(lambda: log and log(entry))
+
+
+def _validate(run: StageRun, validate: Validation, entry: Entry) -> None:
+    """Validate the current weights and keep them if they are the best."""
+    trainer, position = run.trainer, run.position
+    accuracy = validate(trainer.task)
+    entry["validation"] = _by_strength(accuracy)
+    position.score = entry["score"] = sum(accuracy.values()) / len(accuracy)
+    if trainer.config.averaging != "none":
+        entry["averaged"] = trainer.average.count
+    if position.score > position.best_score:
+        position.best_score, position.best_epoch = position.score, position.epoch - 1
+        run.ranks.on_rank_zero(
+            lambda: write_weights(trainer.task, run.folder, BEST, trainer.stage.name)
+        )
+    if trainer.config.alarms:
+        _raise_alarms(run, validate, accuracy, entry)
+
+
+def _raise_alarms(
+    run: StageRun, validate: Validation, accuracy: dict[float, float], entry: Entry
+) -> None:
+    trainer, position = run.trainer, run.position
+    diagnostics = validate.diagnose(trainer.task, accuracy)
+    entry["fgsm"] = _by_strength({e: found.fgsm for e, found in diagnostics.items()})
+    shares = {epsilon: found.predicted_share for epsilon, found in diagnostics.items()}
+    entry["largest_class"] = _by_strength(shares)
+    monitor = TrainingMonitor(trainer.stage.name, position.watched)
+    entry["alarms"] = monitor.check(
+        entry["epoch"], diagnostics, best_epoch=position.best_epoch, last=run.is_finished
+    )
+    for alarm in entry["alarms"]:
+        trainer.reporter.log(alarm)
+
+
+def _by_strength(values: dict[float, float]) -> dict[str, float]:
+    return {f"{epsilon:g}": value for epsilon, value in values.items()}
+
+
+def _forward_training_batches(run: StageRun) -> None:
+    """Call the task as the steps of a shuffled epoch do, or its first hundred, without training."""
+    trainer = run.trainer
+    # A separate generator: the frequency of validation must not change the trained weights.
+    generator, random_state = run.ranks.generator(trainer.seed), checkpoint.random_state()
+    order = run.batches.order(generator)
+    progress = (run.steps_done - 1) / run.total_steps  # of the last step
+    for number in range(min(run.batches.per_epoch, STATISTICS_BATCHES)):
+        images, labels = run.batches.batch(order, number, generator)
+        parts = images.tensor_split(trainer.parts), labels.tensor_split(trainer.parts)
+        # Not under no_grad: an objective may take gradients of its own. Not the wrapped task: a
+        # data-parallel one waits for a backward pass after each forward pass.
+        with trainer.fabric.autocast():
+            for part_images, part_labels in zip(*parts, strict=True):
+                trainer.task(part_images, part_labels, generator, progress)
+    checkpoint.set_random_state(random_state)

@@ -1,0 +1,183 @@
+"""``Trainer``: the module, optimiser and weight average of a stage, and one optimiser step."""
+
+import contextlib
+import math
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor
+
+from equipoise.distributed.ranks import Ranks, check_input_precision
+from equipoise.methods.stage import Stage, Task
+from equipoise.runtime.errors import TrainingError
+from equipoise.runtime.reporter import NullReporter, Reporter
+from equipoise.training.config import TrainingConfig
+from equipoise.training.micro_batches import LossTerms, accumulate_gradients
+from equipoise.training.weight_averaging import WeightAverage
+from equipoise.training.weight_perturbation import perturbed_weights
+from equipoise.types import Images, Labels
+
+
+class NonFiniteLossError(TrainingError):
+    """The loss of a step is infinite or NaN; no weight was changed.
+
+    Args:
+        loss: The loss.
+        rate: Learning rate of the step.
+    """
+
+    def __init__(self, loss: float, rate: float) -> None:
+        self.loss = loss
+        self.remedy = (
+            f"Lower the learning rate (it was {rate:g}), set clip_norm, or train in 32-true "
+            "precision."
+        )
+        super().__init__(f"the loss became {loss}. {self.remedy}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepResult:
+    """Loss terms of one step, averaged over the batch of all processes.
+
+    Args:
+        loss: The minimised loss.
+        names: Names of all terms.
+        values: ``(terms,)``, float64, in the same order.
+    """
+
+    loss: float
+    names: list[str]
+    values: Tensor
+
+
+class Trainer:
+    """Takes optimiser steps for one stage.
+
+    Args:
+        stage: Its schedule sets the optimiser and the learning rate.
+        task: The trained module, as built by ``stage.build``; moved to Fabric's device.
+        config: Settings of the training loop.
+        fabric: Device, precision and processes, launched.
+        seed: Random seed of the stage.
+        reporter: Receives progress and log messages of rank 0.
+
+    Attributes:
+        average: Average of the weights, if ``config`` asks for one.
+        generator: Source of all random numbers of a step.
+        parts: Parts in which each batch is trained; more than 1 after memory ran out.
+
+    Example:
+        >>> from equipoise.distributed.ranks import launched
+        >>> from equipoise.methods import Schedule, SingleNetwork
+        >>> from equipoise.objectives import Standard
+        >>> schedule = Schedule(epochs=1, learning_rate=0.1)
+        >>> method = SingleNetwork(objective=Standard(), epsilon=0.0, schedule=schedule)
+        >>> network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 2))
+        >>> (stage,) = method.stages(lambda: network)
+        >>> config = TrainingConfig(batch_size=8)
+        >>> fabric = launched(config.precision, config.batch_size, accelerator="cpu")
+        >>> trainer = Trainer(stage, stage.build({}), config, fabric, seed=0)
+        >>> images, labels = torch.rand(8, 1, 2, 2), torch.tensor([0, 1] * 4)
+        >>> first = trainer.step(images, labels, progress=0.0)
+        >>> trainer.step(images, labels, progress=0.5).loss < first.loss
+        True
+    """
+
+    def __init__(
+        self,
+        stage: Stage,
+        task: Task,
+        config: TrainingConfig,
+        fabric: Fabric,
+        seed: int,
+        reporter: Reporter | None = None,
+    ) -> None:
+        check_input_precision(fabric)
+        self.stage, self.config, self.fabric, self.seed = stage, config, fabric, seed
+        self.ranks = Ranks(fabric)
+        self.reporter = (reporter if self.ranks.rank == 0 else None) or NullReporter()
+        self.task: Any = cast(Any, task)  # also an nn.Module, which the protocol cannot express
+        if config.channels_last:
+            self.task.to(memory_format=torch.channels_last)
+        trained = [p for p in self.task.parameters() if p.requires_grad]
+        self.optimiser: Any = stage.schedule.optimiser_of(trained)
+        self.wrapped, self.optimiser = fabric.setup(self.task, self.optimiser)
+        self.average = WeightAverage(self.task, config)
+        self.generator = self.ranks.generator(seed)
+        self.parts = 1
+
+    def step(self, images: Images, labels: Labels, progress: float) -> StepResult:
+        """Take one optimiser step.
+
+        Args:
+            images: This process's images of the batch, in [0, 1].
+            labels: Their classes.
+            progress: Share of the stage's steps already done, [0, 1).
+
+        Returns:
+            The loss terms.
+
+        Raises:
+            NonFiniteLossError: If the loss is infinite or NaN.
+            TrainingError: If memory does not suffice for two images.
+        """
+        rate = self.stage.schedule.rate(progress)
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+        self.task.train()
+        terms = self._gradients(images, labels, progress)
+        if self.stage.schedule.clip_norm is not None:
+            self.fabric.clip_gradients(
+                self.wrapped,
+                self.optimiser,
+                max_norm=self.stage.schedule.clip_norm,
+                error_if_nonfinite=False,
+            )
+        values = torch.stack([term.detach().double() for term in terms.values()])
+        values = self.ranks.sum(values) / self.ranks.world
+        names = list(terms)
+        loss = float(values[names.index("loss")])
+        if not math.isfinite(loss):
+            raise NonFiniteLossError(loss, rate)
+        self.optimiser.step()
+        self.average.after_step(progress)
+        return StepResult(loss=loss, names=names, values=values)
+
+    def _gradients(self, images: Images, labels: Labels, progress: float) -> LossTerms:
+        def backward(images: Images, labels: Labels, share: float, first: bool) -> LossTerms:
+            with self._weight_perturbation(images, labels, progress):
+                terms = self.wrapped(images, labels, self.generator, progress)
+                if first:
+                    self.optimiser.zero_grad()
+                self.fabric.backward(terms["loss"] * share)
+            return cast(LossTerms, terms)
+
+        if self.ranks.world > 1:  # one rank cannot split its step while the others wait
+            return backward(images, labels, 1.0, True)
+        terms, self.parts = accumulate_gradients(
+            images,
+            labels,
+            self.parts,
+            backward,
+            self.generator,
+            self.reporter.log,
+            getattr(self.task, "least_images", 0),
+        )
+        return terms
+
+    def _weight_perturbation(
+        self, images: Images, labels: Labels, progress: float
+    ) -> contextlib.AbstractContextManager[None]:
+        if self.config.awp_gamma == 0 or progress < self.config.awp_start:
+            return contextlib.nullcontext()
+
+        def loss() -> Tensor:
+            with self.fabric.autocast():
+                terms = self.task(images, labels, self.generator, progress)
+            return cast(Tensor, terms["loss"])
+
+        return perturbed_weights(
+            self.task, self.config.awp_gamma, self.generator, loss, self.ranks.sum
+        )
