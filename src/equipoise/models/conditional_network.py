@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from equipoise.distributed.sync_batch_norm import reduces
 from equipoise.models.afa.branches import MultiBatchNorm2d
-from equipoise.models.backbones.resnet import PreActResNet
+from equipoise.models.backbones.preact_resnet import PreActResNet
 from equipoise.models.backbones.wide_resnet import WideResNet
 from equipoise.models.batch_norms import BatchNorm, check_norms, replace_modules
 from equipoise.models.model_config import config_of

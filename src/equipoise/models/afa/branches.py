@@ -94,7 +94,7 @@ class MultiBatchNorm2d(nn.Module):
             return normed
         return torch.addcmul(_wide(self.bias), normed, _wide(self.weight))
 
-    def norm(self, branch: int) -> nn.Module:
+    def norm_copy(self, branch: int) -> nn.Module:
         """One branch as a plain norm of its own, a copy.
 
         Raises:
@@ -110,14 +110,14 @@ class MultiBatchNorm2d(nn.Module):
         norm.bias = nn.Parameter(self.bias[row].detach().clone())
         return cast(nn.Module, norm)
 
-    def own(self, branch: int) -> nn.Module:
+    def norm_view(self, branch: int) -> nn.Module:
         """One branch as a plain norm, to be read: the module itself if it shares nothing.
 
         Raises:
             IndexError: If there is no such branch.
         """
         self._check(branch)
-        return self.norms[branch] if self.separate == "both" else self.norm(branch)
+        return self.norms[branch] if self.separate == "both" else self.norm_copy(branch)
 
     def _check(self, branch: int) -> None:
         if not 0 <= branch < self.branches:
@@ -258,7 +258,7 @@ def model_soup(branched: BranchedNetwork, weight: float) -> nn.Module:
     network = copy.deepcopy(branched.network)
 
     def blend(site: RoutedNorm) -> nn.Module:
-        clean, robust = site.norm.norm(0), site.norm.norm(branched.branches - 1)
+        clean, robust = site.norm.norm_copy(0), site.norm.norm_copy(branched.branches - 1)
         other = clean.state_dict()
         for name, value in robust.state_dict().items():
             if value.is_floating_point():

@@ -38,7 +38,7 @@ class FusedBatchNorm2d(nn.Module):
     @classmethod
     def of(cls, norms: MultiBatchNorm2d, first: int, last: int) -> "FusedBatchNorm2d":
         """Fuse two branches of a norm at their running statistics."""
-        pair: list[Any] = [norms.norm(first), norms.norm(last)]
+        pair: list[Any] = [norms.norm_copy(first), norms.norm_copy(last)]
         if type(pair[0]) not in get_args(BatchNorm) or pair[0].running_var is None:
             raise ValueError(
                 f"{type(pair[0]).__name__} cannot be fused: only a plain nn.BatchNorm2d "
