@@ -5,7 +5,6 @@ and a shift for each channel (FiLM), and lambda also chooses between two batch n
 """
 
 import copy
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -20,6 +19,7 @@ from equipoise.models.afa.branches import MultiBatchNorm2d
 from equipoise.models.backbones.preact_resnet import PreActResNet
 from equipoise.models.backbones.wide_resnet import WideResNet
 from equipoise.models.batch_norms import BatchNorm, check_norms, replace_modules
+from equipoise.models.call_state import CallState
 from equipoise.models.model_config import config_of
 from equipoise.models.preference_encoding import (
     CLOSE,
@@ -80,16 +80,10 @@ class _Call:
     split: tuple[int, int] | None = None  # so many rows through BN_c, the rest through BN_a
 
 
-class _Route(threading.local):
-    """The current call; empty between calls, and one for each thread of a data-parallel call."""
+class _Route(CallState):
+    """The current call; ``None`` between calls."""
 
     call: _Call | None = None
-
-    def __deepcopy__(self, memo: Any) -> "_Route":
-        return _Route()
-
-    def __reduce__(self) -> tuple[type["_Route"], tuple[()]]:
-        return (_Route, ())
 
 
 class _Place(nn.Module):
