@@ -139,7 +139,7 @@ def test_members_of_five_architectures_stand_in_one_stack(photographs, tmp_path)
 def test_afa_refuses_a_network_without_batch_norms_and_says_what_it_has(name, instead, photographs):
     stages = AFA_METHOD.stages(network(name).maker(photographs))
     reason = rf" \(its norms: {instead}\)" if instead else ""
-    with pytest.raises(ValueError, match=rf"has no nn.BatchNorm2d{reason}, so .*AFS stacks any"):
+    with pytest.raises(ValueError, match=rf"has no nn.BatchNorm2d{reason}, so .*AFS can stack any"):
         stages[0].build({})
 
 
@@ -153,7 +153,7 @@ def test_afa_refuses_a_network_without_batch_norms_and_says_what_it_has(name, in
     ],
 )
 def test_batch_norm_that_is_no_module_of_torchs_is_refused_by_name(make, where, asks):
-    message = rf"Small does batch norm in code of its own \({where}\).*hold an nn.BatchNorm2d"
+    message = rf"Small computes batch norm in code of its own \({where}\).*use an nn.BatchNorm2d"
     with pytest.raises(ValueError, match=message):
         asks(make(4, 3))
 

@@ -22,7 +22,7 @@ from equipoise.attacks import losses
 from equipoise.methods import OAT, oat
 from equipoise.methods.oat import ConditionalTask
 from equipoise.models import ConditionalNetwork
-from equipoise.models.conditional_network import FiLM
+from equipoise.models.film import FiLM
 from equipoise.objectives import FAT, IAT, LBGAT, MART, PGDAT, TRADES, Standard
 from equipoise.recipes import from_json, to_json
 
@@ -328,7 +328,7 @@ def test_the_defaults_are_the_originals():
     ("settings", "message"),
     [
         ({"preferences": (0.0,)}, "preferences must have one above 0"),
-        ({"preferences": (1.0, 0.0)}, "preferences must be one or more and ascend"),
+        ({"preferences": (1.0, 0.0)}, "preferences must be one or more numbers in asc"),
         ({"preferences": (0.0, 1.5)}, r"preference must be in \[0, 1\], got 1.5"),
         ({"preferences": (0.5, 1.0)}, "zero_share must be in .* 0 where it is not"),
         ({"zero_share": 0.0}, "zero_share must be in"),

@@ -16,7 +16,8 @@ from equipoise.models import (
     save,
     with_conditioning,
 )
-from equipoise.models.conditional_network import FiLM, norms_without_film
+from equipoise.models.conditional_network import norms_without_film
+from equipoise.models.film import FiLM
 
 ENCODINGS = ["none", "onehot", "dct", "random"]
 every_encoding = pytest.mark.parametrize("encoding", ENCODINGS)

@@ -85,7 +85,7 @@ def test_a_preference_without_a_code_is_refused(encoding):
 
 @pytest.mark.parametrize("preferences", [(), (0.1, 0.0), (0.0, 0.0, 1.0), (0.2, 0.2 + 1e-9)])
 def test_preferences_that_do_not_ascend_are_refused(preferences):
-    with pytest.raises(ValueError, match="preferences must be one or more and ascend"):
+    with pytest.raises(ValueError, match="preferences must be one or more numbers in asc"):
         code("none", preferences=preferences)
 
 

@@ -22,7 +22,7 @@ from equipoise.methods.stage import (
 )
 from equipoise.methods.training_attack import attacked
 from equipoise.models import AdaptiveNetwork, BranchedNetwork, fuse_branches, with_branches
-from equipoise.models.afa.adaptive_network import Placement, Weights
+from equipoise.models.afa.adaptive_network import Placement, WeightGranularity
 from equipoise.models.afa.branches import Separate, model_soup
 from equipoise.objectives import AnyObjective, Batch, single_network_objective
 from equipoise.records.epsilon import Epsilons
@@ -59,7 +59,7 @@ class Gate:
 
     placement: Placement = "input"
     hidden: int = 16
-    each: Weights = "image"
+    each: WeightGranularity = "image"
     ceiling: float = 1.0
     pairs: bool = False
     lead: float = 0.0

@@ -20,7 +20,7 @@ from equipoise.methods.stage import (
 )
 from equipoise.methods.training_attack import attacked
 from equipoise.models import ConditionalNetwork, with_conditioning
-from equipoise.models.conditional_network import Start
+from equipoise.models.film import Start
 from equipoise.models.preference_encoding import PREFERENCES, Encoding, check_code
 from equipoise.objectives import PGDAT, AnyObjective, Batch, single_network_objective
 from equipoise.records.epsilon import Epsilon

@@ -5,8 +5,9 @@ from equipoise.models.afa.branches import BranchedNetwork, MultiBatchNorm2d, wit
 from equipoise.models.afa.fused_batch_norm import FusedBatchNorm2d
 from equipoise.models.afa.weight_generator import WeightGenerator
 from equipoise.models.backbones.common import Normalise
+from equipoise.models.backbones.preact_resnet import PreActResNet
 from equipoise.models.backbones.pretrained import load_pretrained
-from equipoise.models.backbones.resnet import PreActResNet, ResNet
+from equipoise.models.backbones.resnet import ResNet
 from equipoise.models.backbones.wide_resnet import WideResNet
 from equipoise.models.conditional_network import ConditionalNetwork, with_conditioning
 from equipoise.models.cost import count_multiply_adds, count_parameters

@@ -1,4 +1,4 @@
-"""Which batch norms can be replaced, and why a network has none that can."""
+"""Checks and replacement of a network's batch norms."""
 
 import inspect
 from typing import Any
@@ -10,11 +10,11 @@ from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from equipoise.models.last_linear import network_name
 
 BatchNorm = nn.BatchNorm2d | nn.SyncBatchNorm
-"""The norms that AFA branches and OAT conditions."""
+"""The batch norms that AFA branches and OAT conditions."""
 
 
 def scale_and_shift(norm: Any) -> tuple[Tensor, Tensor]:
-    """A batch norm at its running statistics as one affine map, a scale and a shift a channel."""
+    """Express a batch norm at its running statistics as an affine map of each channel."""
     scale = torch.rsqrt(norm.running_var + norm.eps)
     if norm.affine:
         scale = scale * norm.weight
@@ -23,23 +23,24 @@ def scale_and_shift(norm: Any) -> tuple[Tensor, Tensor]:
 
 
 def check_norms(network: nn.Module, purpose: str) -> None:
-    """Refuse a network whose batch norms cannot all be replaced, and say what it has instead.
+    """Refuse a network whose batch norms cannot all be replaced; the message says what it has.
 
     Args:
         network: Searched with all its descendants.
-        purpose: What the norms are for and who asks, such as ``"branch: AFA"``.
+        purpose: What is done with the norms and which method does it, such as ``"branch: AFA"``.
 
     Raises:
-        ValueError: If it has no ``nn.BatchNorm2d`` or ``nn.SyncBatchNorm``, or others beside.
+        ValueError: If the network has no ``nn.BatchNorm2d`` or ``nn.SyncBatchNorm``, or has batch
+            norms of other kinds too.
     """
-    kind, who = network_name(network), purpose.rpartition(" ")[2]
+    kind, method = network_name(network), purpose.rpartition(" ")[2]
     modules = [(name or "its top", module) for name, module in network.named_modules()]
-    written = [f"{type(m).__name__} at {name}" for name, m in modules if _normalises_itself(m)]
-    if written:
+    custom = [f"{type(m).__name__} at {name}" for name, m in modules if _normalises_itself(m)]
+    if custom:
         raise ValueError(
-            f"{kind} does batch norm in code of its own ({_some(written)}), which cannot be "
-            f"replaced from outside, so all images would share it. For {who}, hold an "
-            "nn.BatchNorm2d module there and call it. AFS stacks the network as it is."
+            f"{kind} computes batch norm in code of its own ({_first_names(custom)}), which cannot "
+            f"be replaced from outside, so all images would share it. For {method}, use an "
+            "nn.BatchNorm2d module there. AFS can stack the network as it is."
         )
     others = [
         f"{type(m).__name__} at {name}"
@@ -48,16 +49,16 @@ def check_norms(network: nn.Module, purpose: str) -> None:
     ]
     if others:
         raise ValueError(
-            f"{kind} has batch norms that are no nn.BatchNorm2d ({_some(others)}), so all images "
-            f"would share them. For {who}, use nn.BatchNorm2d on maps of shape (batch, channel, 1, "
-            "1), or no norm there. AFS stacks the network as it is."
+            f"{kind} has batch norms other than nn.BatchNorm2d ({_first_names(others)}), so all "
+            f"images would share them. For {method}, use nn.BatchNorm2d on maps of shape (batch, "
+            "channel, 1, 1), or no norm there. AFS can stack the network as it is."
         )
     if not any(isinstance(module, BatchNorm) for _, module in modules):
         norms = sorted({type(m).__name__ for _, m in modules if "norm" in type(m).__name__.lower()})
         instead = f" (its norms: {', '.join(norms)})" if norms else ""
         raise ValueError(
             f"{kind} has no nn.BatchNorm2d{instead}, so there is nothing to {purpose} needs batch "
-            "norms. AFS stacks any network."
+            "norms. AFS can stack any network."
         )
 
 
@@ -67,24 +68,24 @@ def replace_modules(network: nn.Module, kind: Any, make: Any) -> None:
     Args:
         network: Searched with all its descendants.
         kind: The type, or union of types, to replace.
-        make: Called with each such module, once even where it is shared; returns what stands there.
+        make: Called once with each such module, even if it is shared; returns the replacement.
     """
-    made: dict[nn.Module, nn.Module] = {}
-    places = [
+    replacements: dict[nn.Module, nn.Module] = {}
+    attributes = [
         (parent, name, child)
         for parent in network.modules()
-        for name, child in parent._modules.items()  # not named_children: it skips a second name
+        for name, child in parent._modules.items()  # named_children() skips a second name
         if isinstance(child, kind)
     ]
-    for parent, name, child in places:
+    for parent, name, child in attributes:
         assert child is not None  # isinstance above
-        if child not in made:
-            made[child] = make(child)
-        setattr(parent, name, made[child])
+        if child not in replacements:
+            replacements[child] = make(child)
+        setattr(parent, name, replacements[child])
 
 
 def _normalises_itself(module: nn.Module) -> bool:
-    """Whether a module that is no norm of torch's calls ``batch_norm`` or keeps its statistics."""
+    """Whether a module other than torch's norms calls ``batch_norm`` or keeps its statistics."""
     if isinstance(module, _NormBase):
         return False
     code = getattr(inspect.unwrap(type(module).forward), "__code__", None)
@@ -92,5 +93,5 @@ def _normalises_itself(module: nn.Module) -> bool:
     return calls or "running_mean" in module._buffers
 
 
-def _some(names: list[str]) -> str:
+def _first_names(names: list[str]) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

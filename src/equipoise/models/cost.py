@@ -1,4 +1,4 @@
-"""What a network costs: parameters and multiply-adds."""
+"""The cost of a network: parameters and multiply-adds."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -10,10 +10,15 @@ from torch.utils.flop_counter import FlopCounterMode
 
 
 def count_parameters(network: nn.Module) -> int:
-    """Numbers that training can change, or could before they were frozen; buffers are not counted.
+    """Count a network's parameters, frozen ones included and buffers not.
 
     Returns:
-        The count.
+        The number of scalars.
+
+    Example:
+        >>> from torch import nn
+        >>> count_parameters(nn.Linear(3, 2))
+        8
     """
     return sum(parameter.numel() for parameter in network.parameters())
 
@@ -21,32 +26,38 @@ def count_parameters(network: nn.Module) -> int:
 def count_multiply_adds(
     network: nn.Module, shape: Sequence[int], call: Callable[..., Any] | None = None
 ) -> int:
-    """Multiply-adds of convolutions and linear layers for one image, by running one.
+    """Count the multiply-adds of convolutions and linear layers for one image, by running one.
 
-    Norms, activations and pooling are left out: of WRN-28-10 they are a thousandth. On the meta
+    Norms, activations and pooling are left out; they are a thousandth of WRN-28-10. On the meta
     device nothing is computed and no memory is needed.
 
     Args:
-        network: On any device; its mode is kept.
-        shape: Of an image: channels, height, width.
-        call: How the network is called, if not by its images alone, as in
+        network: A network on any device; its mode is kept.
+        shape: Shape of an image: channels, height, width.
+        call: How to call the network if it takes more than images, such as
             ``partial(network, branch=0)``.
 
     Returns:
-        The count.
+        The number of multiply-adds.
 
     Source:
-        AFS Table VI, "Flops (G)", counts multiply-adds, and norms at two for each feature.
+        AFS Table VI, "Flops (G)", counts multiply-adds; it also counts norms, at two for each
+        feature.
+
+    Example:
+        >>> from torch import nn
+        >>> count_multiply_adds(nn.Conv2d(3, 5, 3, padding=1), shape=(3, 8, 8))  # 8 x 8 x 3 x 5 x 9
+        8640
     """
     like = next(network.parameters())
     images = torch.zeros(1, *shape, device=like.device, dtype=like.dtype)
-    with _mode_kept(network), torch.no_grad(), FlopCounterMode(display=False) as counter:
+    with _eval_mode(network), torch.no_grad(), FlopCounterMode(display=False) as counter:
         (call or network)(images)
     return counter.get_total_flops() // 2
 
 
 @contextmanager
-def _mode_kept(network: nn.Module) -> Iterator[None]:
+def _eval_mode(network: nn.Module) -> Iterator[None]:
     modes = {module: module.training for module in network.modules()}
     network.eval()
     try:

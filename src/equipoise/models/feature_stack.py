@@ -1,4 +1,4 @@
-"""AFS: several feature extractors side by side and one linear merger over all their features."""
+"""AFS's network: several frozen feature extractors and one linear merger on all their features."""
 
 import copy
 from collections.abc import Sequence
@@ -19,22 +19,30 @@ from equipoise.types import Images, Logits
 
 
 class FeatureExtractor(nn.Module):
-    """A classifier's penultimate features: the input of its last linear layer.
+    """A frozen classifier that returns its penultimate features: the last linear layer's input.
 
-    Found without the network's cooperation. Frozen, and always in eval mode.
+    The features are read with a hook, so the network needs no special interface. It is always in
+    eval mode.
 
     Args:
-        network: Any classifier that ends in a linear layer; frozen in place.
+        network: Any classifier that ends in a linear layer; it is frozen in place.
 
     Shape:
         Images ``(batch, channel, height, width)`` to features ``(batch, size)``.
 
     Raises:
-        ValueError: If there is no linear layer; from ``forward``, if the last one did not run
-            exactly once on a batch of vectors.
+        ValueError: If there is no linear layer; from ``forward``, if the last one does not make
+            the logits or did not run exactly once on a batch of vectors.
 
     Source:
         AFS Sec. II-A; Sec. III, "the hidden activations after the last average pooling layer".
+
+    Example:
+        >>> import torch
+        >>> from equipoise.models import WideResNet
+        >>> extractor = FeatureExtractor(WideResNet(depth=10, width=1, classes=10))
+        >>> extractor(torch.rand(2, 3, 32, 32)).shape
+        torch.Size([2, 64])
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -47,25 +55,25 @@ class FeatureExtractor(nn.Module):
 
     @property
     def config(self) -> dict[str, Any]:
-        """How to build the network again, without its weights."""
+        """The settings from which a model folder builds the network again."""
         return config_of(self.network)
 
     def head(self) -> nn.Linear:
-        """The network's own last linear layer."""
+        """Return the network's own last linear layer."""
         return find_last_linear(self.network)
 
     def logits(self, images: Images) -> Logits:
-        """The network's own answer, by way of its features."""
+        """Return the network's own logits."""
         return self.head()(self(images))
 
     def train(self, mode: bool = True) -> "FeatureExtractor":
-        """Stay in eval mode: an extractor is frozen."""
+        """Stay in eval mode, because an extractor is frozen."""
         return super().train(False)
 
     def forward(self, images: Images) -> Float[Tensor, "batch size"]:
-        """Penultimate features."""
-        features, made, answer = read_last_linear(self.network, images)
-        if made is not answer:
+        """Return the penultimate features."""
+        features, output, logits = read_last_linear(self.network, images)
+        if output is not logits:
             raise ValueError(
                 f"{network_name(self.network)} does not end in its last linear layer, so its "
                 "penultimate features are unknown. Name the layer that makes its logits, one of "
@@ -76,10 +84,11 @@ class FeatureExtractor(nn.Module):
 
 
 class FeatureStack(nn.Module):
-    """N frozen extractors, their features concatenated, one linear merger on top.
+    """N frozen feature extractors and a linear merger on their concatenated features.
 
     Args:
-        networks: Trained classifiers, copied; each keeps its own normalisation and feature size.
+        networks: Trained classifiers; they are copied, and each keeps its own normalisation and
+            feature size.
         classes: Number of classes.
 
     Shape:
@@ -90,6 +99,15 @@ class FeatureStack(nn.Module):
 
     Source:
         AFS Sec. II-A, Eq. (1)-(2).
+
+    Example:
+        >>> import torch
+        >>> from equipoise.models import WideResNet
+        >>> networks = [WideResNet(depth=10, width=1, classes=10) for _ in range(2)]
+        >>> stack = FeatureStack(networks, classes=10)
+        >>> images = torch.rand(4, 3, 32, 32)
+        >>> stack.features(images).shape, stack(images).shape
+        (torch.Size([4, 128]), torch.Size([4, 10]))
     """
 
     def __init__(self, networks: Sequence[nn.Module], classes: int) -> None:
@@ -100,11 +118,11 @@ class FeatureStack(nn.Module):
             FeatureExtractor(copy.deepcopy(network)) for network in networks
         )
         self.merger = nn.Linear(sum(self.sizes()), classes)
-        self.last_linear = "merger"  # and not what a member names
+        self.last_linear = "merger"  # takes precedence over a name that a member has
 
     @property
     def config(self) -> dict[str, Any]:
-        """How to build the same model again, without its weights."""
+        """The settings from which a model folder builds the stack again."""
         return {
             "kind": "stack",
             "classes": self.merger.out_features,
@@ -118,13 +136,13 @@ class FeatureStack(nn.Module):
             ValueError: If a member has another number of classes.
 
         Source:
-            The usual ensemble, and what AFS's merger (Sec. II-C) has to beat.
+            The usual ensemble, the baseline for AFS's merger (Sec. II-C).
         """
         heads = [member.head() for member in self.members if isinstance(member, FeatureExtractor)]
-        for place, head in enumerate(heads):
+        for number, head in enumerate(heads):
             if head.out_features != self.merger.out_features:
                 raise ValueError(
-                    f"member {place} has {head.out_features} classes, not "
+                    f"member {number} has {head.out_features} classes, not "
                     f"{self.merger.out_features}: their logits have no mean."
                 )
         with torch.no_grad():
@@ -136,26 +154,26 @@ class FeatureStack(nn.Module):
                     self.merger.bias.add_(head.bias, alpha=1 / len(heads))
 
     def sizes(self) -> list[int]:
-        """Feature size of each member."""
+        """Return the feature size of each member."""
         return [member.size for member in self.members if isinstance(member, FeatureExtractor)]
 
     def features(self, images: Images) -> Float[Tensor, "batch size"]:
-        """G(x; Theta), all members' features side by side (Eq. 2)."""
+        """Compute G(x; Theta), the concatenated features of all members (Eq. 2)."""
         return torch.cat([member(images) for member in self.members], dim=1)
 
     def forward(self, images: Images) -> Logits:
-        """z = w^T G(x; Theta) + b (Eq. 1)."""
+        """Compute the logits, z = w^T G(x; Theta) + b (Eq. 1)."""
         return self.merger(self.features(images))
 
     def logits_by_member(self, images: Images) -> Float[Tensor, "members batch classes"]:
-        """What each member adds to the logits; their sum and the merger's bias are the logits."""
+        """Return each member's part of the logits; with the merger's bias they sum to the logits."""
         weights = self.merger.weight.split(self.sizes(), dim=1)
         features = [member(images) for member in self.members]
         pairs = zip(features, weights, strict=True)
         return torch.stack([feature @ weight.T for feature, weight in pairs])
 
     def importance(self) -> Float[Tensor, " members"]:
-        """Each member's share of the sum of absolute merger weights; sums to 1.
+        """Return each member's share of the sum of absolute merger weights; the shares sum to 1.
 
         Source:
             AFS Sec. III-B, Fig. 4(b).

@@ -1,4 +1,4 @@
-"""Penultimate features of whatever network stands behind a ``predict``, without its cooperation."""
+"""Find a network's last linear layer and read the penultimate features, its input."""
 
 from functools import partial
 
@@ -9,13 +9,19 @@ from equipoise.types import Images, Logits, Predict
 
 
 def find_last_linear(network: nn.Module) -> nn.Linear:
-    """The linear layer that makes a network's logits.
+    """Return the linear layer that makes a network's logits.
 
-    It is the one that the network names in an attribute ``last_linear``, a dotted name such as
-    ``"classifier.1"``; otherwise the last one in order of registration.
+    If the network has an attribute ``last_linear`` with a dotted name such as ``"classifier.1"``,
+    it is that layer; otherwise it is the last one in order of registration.
 
     Raises:
-        ValueError: If there is none, or the attribute names something else.
+        ValueError: If there is no linear layer, or the attribute names something else.
+
+    Example:
+        >>> from torch import nn
+        >>> network = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 10))
+        >>> find_last_linear(network)
+        Linear(in_features=8, out_features=10, bias=True)
     """
     for module in network.modules():
         name = getattr(module, "last_linear", None)
@@ -31,49 +37,57 @@ def find_last_linear(network: nn.Module) -> nn.Linear:
 
 
 def network_name(network: nn.Module) -> str:
-    """The class of a network, for messages; of what is inside, where it stands in a wrapper."""
+    """Return the name of a network's class for messages; inside a wrapper, of what is wrapped."""
     return type(getattr(network, "network", network)).__name__
 
 
 def check_last_linear(network: nn.Module) -> nn.Linear:
-    """The layer that ``network.last_linear`` names.
+    """Return the layer that ``network.last_linear`` names.
 
     Raises:
-        ValueError: If that is no linear layer of the network; the message lists those there are.
+        ValueError: If it is not a linear layer of the network; the message lists those.
     """
     name = network.last_linear
-    found = dict(network.named_modules()).get(str(name))
-    if not isinstance(found, nn.Linear):
+    layer = dict(network.named_modules()).get(str(name))
+    if not isinstance(layer, nn.Linear):
         raise ValueError(
             f"last_linear must name a linear layer of {network_name(network)} "
             f"({linear_layer_names(network)}), got {str(name).removeprefix('network.')!r}."
         )
-    return found
+    return layer
 
 
 def linear_layer_names(network: nn.Module) -> str:
-    """The names of a network's linear layers, the last registered first, for messages."""
+    """List a network's linear layers for messages, the last registered first."""
     inside = getattr(network, "network", network)
     names = [name for name, module in inside.named_modules() if isinstance(module, nn.Linear)]
     shown = ", ".join(name or "itself" for name in names[::-1][:8])
-    return f"{shown}, ..." if len(names) > 8 else shown or "there is none"
+    return f"{shown}, ..." if len(names) > 8 else shown or "it has none"
 
 
 def features_and_logits(
     predict: Predict, images: Images
 ) -> tuple[Float[Tensor, "batch size"], Logits]:
-    """Call a predict and read the input of its network's last linear layer on the way.
+    """Return penultimate features and logits of one forward pass.
 
     Args:
-        predict: A network, or a ``functools.partial`` of one, as the methods give to objectives.
+        predict: A network, or a ``functools.partial`` of one, as methods give it to objectives.
         images: Images in [0, 1].
 
     Returns:
-        Features and logits of one forward pass; the gradient flows to both.
+        Features and logits; gradients flow through both.
 
     Raises:
-        ValueError: If there is no network behind the predict, it has no linear layer, or that layer
-            did not run exactly once on a batch of vectors.
+        ValueError: If ``predict`` is not a network, has no linear layer, or its last one did not
+            run exactly once on a batch of vectors.
+
+    Example:
+        >>> import torch
+        >>> from equipoise.models import WideResNet
+        >>> network = WideResNet(depth=10, width=1, classes=10)
+        >>> features, logits = features_and_logits(network, torch.rand(2, 3, 32, 32))
+        >>> features.shape, logits.shape
+        (torch.Size([2, 64]), torch.Size([2, 10]))
     """
     features, _, logits = read_last_linear(predict, images)
     return features, logits
@@ -82,46 +96,46 @@ def features_and_logits(
 def read_last_linear(
     predict: Predict, images: Images
 ) -> tuple[Float[Tensor, "batch size"], Tensor, Logits]:
-    """Call a predict and watch its network's last linear layer.
+    """Run a network and record the input and output of its last linear layer.
 
     Args:
         predict: A network, or a ``functools.partial`` of one.
         images: Images in [0, 1].
 
     Returns:
-        What went into the layer, what came out of it, and the predict's answer.
+        The layer's input, the layer's output, and what ``predict`` returned.
 
     Raises:
         ValueError: As ``features_and_logits``.
     """
     network = _network_behind(predict)
-    seen: list[Tensor] = []
-    made: list[Tensor] = []
+    inputs: list[Tensor] = []
+    outputs: list[Tensor] = []
 
-    def read(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        seen.append(inputs[0])
-        made.append(output)
+    def record(module: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> None:
+        inputs.append(arguments[0])
+        outputs.append(output)
 
-    hook = find_last_linear(network).register_forward_hook(read)
+    hook = find_last_linear(network).register_forward_hook(record)
     try:
         logits = predict(images)
     finally:
         hook.remove()
-    if len(seen) != 1 or seen[0].ndim != 2:
+    if len(inputs) != 1 or inputs[0].ndim != 2:
         raise ValueError(
             f"the last linear layer of {network_name(network)} must run once on a batch of "
-            f"feature vectors, got {[tuple(each.shape) for each in seen]}."
+            f"feature vectors, got {[tuple(features.shape) for features in inputs]}."
         )
-    return seen[0], made[0], logits
+    return inputs[0], outputs[0], logits
 
 
 def _network_behind(predict: Predict) -> nn.Module:
-    found: object = predict
-    while isinstance(found, partial):
-        found = found.func
-    if not isinstance(found, nn.Module):
+    network: object = predict
+    while isinstance(network, partial):
+        network = network.func
+    if not isinstance(network, nn.Module):
         raise ValueError(
             "penultimate features need an nn.Module, or a functools.partial of one, got "
-            f"{type(found).__name__}: its layers cannot be seen."
+            f"{type(network).__name__}, whose layers cannot be read."
         )
-    return found
+    return network

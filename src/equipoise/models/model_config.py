@@ -1,4 +1,4 @@
-"""Configuration of a model: what a model folder needs to build it again."""
+"""The configuration from which a model folder builds a model again."""
 
 from typing import Any
 
@@ -6,15 +6,15 @@ from torch import nn
 
 
 def config_of(network: nn.Module) -> dict[str, Any]:
-    """The configuration from which a model folder builds a network again.
+    """Return a network's configuration.
 
     Raises:
-        ValueError: If the network does not know its own configuration.
+        ValueError: If the network has none.
     """
     config = getattr(network, "config", None)
     if not isinstance(config, dict) or "kind" not in config:
         raise ValueError(
-            f"{type(network).__name__} cannot be saved as a model folder: it has no `config` that "
-            "says how to build it again. Save its state_dict() instead."
+            f"{type(network).__name__} cannot be saved as a model folder: it has no `config` from "
+            "which to build it again. Save its state_dict() instead."
         )
     return config

@@ -298,9 +298,9 @@ def test_a_copy_shares_its_weights_with_its_own_norms_alone(copied):
     images, _ = images_and_labels(3)
     model = fuse_branches(with_branches(wide_resnet(), 2), placement="input", ceiling=0.5).eval()
     twin = copied(model)
-    sites = [each for each in twin.modules() if hasattr(each, "weights") and each is not twin]
+    sites = [each for each in twin.modules() if hasattr(each, "state") and each is not twin]
     assert sites
-    assert all(site.weights is twin.weights for site in sites)
-    assert twin.weights is not model.weights
-    assert twin.weights.ceiling == 0.5
+    assert all(site.state is twin.state for site in sites)
+    assert twin.state is not model.state
+    assert twin.state.ceiling == 0.5
     assert torch.equal(twin(images), model(images))

@@ -1,7 +1,7 @@
-"""AFA's second stage: two branches fused per image by a weight generator, in one affine map."""
+"""AFA's second stage: a weight generator fuses two branches for each image, in one affine map."""
 
 import copy
-import threading
+from collections.abc import Callable
 from typing import Any, Literal, get_args
 
 import torch
@@ -11,62 +11,59 @@ from equipoise.models.afa.branches import BranchedNetwork, RoutedNorm
 from equipoise.models.afa.fused_batch_norm import FusedBatchNorm2d
 from equipoise.models.afa.weight_generator import WeightGenerator
 from equipoise.models.batch_norms import BatchNorm, replace_modules
+from equipoise.models.call_state import CallState
 from equipoise.models.model_config import config_of
 from equipoise.types import Images, Logits, PerImage
 
 Placement = Literal["input", "stem", "per_norm"]
-Weights = Literal["image", "channel"]
+"""Where the weight generator reads, see ``AdaptiveNetwork``."""
+WeightGranularity = Literal["image", "channel"]
+"""One fusing weight for each image, or for each channel of each norm."""
 
 
-class _Weights(threading.local):
-    """The fusing weight of the current call; empty between calls, and one for each thread.
+class _FusingState(CallState):
+    """The fusing weight of the current call; empty between calls."""
 
-    A ``threading.local`` calls ``__init__`` anew, with the same ceiling, in every thread.
-    """
-
-    def __init__(self, ceiling: float) -> None:
+    def __init__(self, ceiling: float) -> None:  # called in every thread that uses the state
         self.ceiling = ceiling
-        self.weight: Tensor | None = None  # W0 that every norm of this call uses
-        self.given = False  # the caller fixed it: no generator runs
-        self.seen: list[Tensor] = []  # W0 before the sigmoid, of each generator that ran
+        self.weight: Tensor | None = None  # W0 for the norms of this call
+        self.given = False  # the caller fixed the weight, so no generator runs
+        self.gates: list[Tensor] = []  # W0 before the sigmoid, of each generator that ran
 
-    def read(self, generator: WeightGenerator, features: Tensor) -> Tensor:
-        """Run a generator: W0 of each image."""
-        logit = generator.logit(features)
-        self.seen.append(logit)
-        self.weight = self.ceiling * torch.sigmoid(logit)
+    def estimate(self, generator: WeightGenerator, features: Tensor) -> Tensor:
+        """Run a generator and keep W0 of each image."""
+        gate = generator.logit(features)
+        self.gates.append(gate)
+        self.weight = self.ceiling * torch.sigmoid(gate)
         return self.weight
 
     def clear(self) -> None:
-        self.weight, self.given, self.seen = None, False, []
+        self.weight, self.given, self.gates = None, False, []
 
-    def __deepcopy__(self, memo: Any) -> "_Weights":
-        return _Weights(self.ceiling)
-
-    def __reduce__(self) -> tuple[type["_Weights"], tuple[float]]:
-        return (_Weights, (self.ceiling,))
+    def __reduce__(self) -> tuple[Any, tuple[float]]:
+        return (_FusingState, (self.ceiling,))
 
 
 class _FusedSite(nn.Module):
-    """Stands where a batch norm stood; with ``per_norm`` it has a generator of its own."""
+    """Replacement of one batch norm; with ``per_norm`` it has a generator of its own."""
 
     def __init__(
         self,
         norm: FusedBatchNorm2d,
-        weights: _Weights,
+        state: _FusingState,
         generator: WeightGenerator | None,
         channels: slice,
     ) -> None:
         super().__init__()
         self.norm = norm
-        self.weights = weights
+        self.state = state
         self.generator = generator
-        self.channels = channels  # its own, where one generator weighs the channels of all norms
+        self.channels = channels  # this norm's, if one generator weights the channels of all norms
 
     def forward(self, features: Tensor) -> Tensor:
-        weight = self.weights.weight
-        if self.generator is not None and not self.weights.given:
-            weight = self.weights.read(self.generator, features)
+        weight = self.state.weight
+        if self.generator is not None and not self.state.given:
+            weight = self.state.estimate(self.generator, features)
         assert weight is not None, "a fused norm was called before its network had a fusing weight"
         if weight.ndim == 2 and self.generator is None:
             weight = weight[:, self.channels]
@@ -74,26 +71,26 @@ class _FusedSite(nn.Module):
 
 
 class AdaptiveNetwork(nn.Module):
-    """AFA as it is deployed: images in, logits out; the strength of an attack is estimated inside.
+    """AFA's deployed network: it estimates the strength of an attack and fuses two branches.
 
     Build one from a trained K-branch network with ``fuse_branches``. Everything but the weight
-    generator is frozen and stays in eval mode, also under ``.train()``.
+    generator is frozen and stays in eval mode, even under ``.train()``.
 
     Args:
         network: A network whose batch norms are fused pairs.
-        weights: What those pairs share during a call.
-        placement: Where the generator reads: ``"input"`` the images less 0.5, ``"stem"`` the first
-            convolution's output before any norm, ``"per_norm"`` one small generator in front of
-            each pair, reading that pair's own input.
-        generator: The generator, except for ``per_norm``.
+        state: Carries the fusing weight of the current call to these norms.
+        placement: Where the generator reads. ``"input"``: the images minus 0.5. ``"stem"``: the
+            first convolution's output, before any norm. ``"per_norm"``: a small generator in front
+            of each pair of norms reads that pair's input.
+        generator: The generator; ``None`` for ``per_norm``.
         hidden: Channels inside the generator.
-        each: One fusing weight an image, or one for each channel of each norm.
+        each: Whether a fusing weight is for an image or for each channel of each norm.
 
     Shape:
         Images ``(batch, channel, height, width)`` in [0, 1] to logits ``(batch, classes)``.
 
     Raises:
-        ValueError: From ``forward``, if a given fusing weight is not one number an image.
+        ValueError: From ``forward``, if a given fusing weight is not one number for each image.
 
     Source:
         AFA Sec. 4.2, Fig. 4(b), Eq. (1)-(2).
@@ -102,18 +99,18 @@ class AdaptiveNetwork(nn.Module):
     def __init__(
         self,
         network: nn.Module,
-        weights: _Weights,
+        state: _FusingState,
         placement: Placement,
         generator: WeightGenerator | None,
         hidden: int,
-        each: Weights = "image",
+        each: WeightGranularity = "image",
     ) -> None:
         super().__init__()
-        self.each: Weights = each
-        self.weights = weights
-        self.ceiling = weights.ceiling
+        self.each: WeightGranularity = each
+        self.state = state
+        self.ceiling = state.ceiling
         self.placement = placement
-        self.generator = generator  # before the network, whose last linear layer is the last of all
+        self.generator = generator  # before the network, so that the network's head comes last
         self.network = network
         self.hidden = hidden
         trained = {id(parameter) for parameter in self.generator_parameters()}
@@ -123,7 +120,7 @@ class AdaptiveNetwork(nn.Module):
 
     @property
     def config(self) -> dict[str, Any]:
-        """How to build the same model again, without its weights."""
+        """The settings from which a model folder builds the network again."""
         return {
             "kind": "adaptive",
             "placement": self.placement,
@@ -142,27 +139,29 @@ class AdaptiveNetwork(nn.Module):
         return self
 
     def generators(self) -> list[WeightGenerator]:
-        """The weight generator, or one for each pair of norms with ``per_norm``."""
+        """Return the weight generator, or those of all norms with ``per_norm``."""
         return [module for module in self.modules() if isinstance(module, WeightGenerator)]
 
     def generator_parameters(self) -> list[nn.Parameter]:
-        """All that stage II trains."""
+        """Return the parameters that stage II trains."""
         return [p for generator in self.generators() for p in generator.parameters()]
 
     def forward(self, images: Images, *, weight: float | PerImage | None = None) -> Logits:
-        """Logits.
+        """Return the logits.
 
         Args:
             images: Images in [0, 1].
-            weight: Fix W0 instead of estimating it: 1 is the clean branch, 0 the robust one.
+            weight: A fixed W0 in place of the estimate: 1 is the clean branch, 0 the robust one.
         """
         return self.logits_and_weight(images, weight=weight)[0]
 
     def logits_and_weight(
         self, images: Images, *, weight: float | PerImage | None = None
     ) -> tuple[Logits, PerImage]:
-        """Logits and the fusing weight W0 that made them (of several an image, the mean before the
-        sigmoid)."""
+        """Return the logits and the fusing weight W0 that produced them.
+
+        An image with several weights gets their mean, taken before the sigmoid.
+        """
         if weight is None:
             logits, gate = self.logits_and_gate(images)
             return logits, self.ceiling * torch.sigmoid(gate)
@@ -173,24 +172,24 @@ class AdaptiveNetwork(nn.Module):
                 f"shape {tuple(given.shape)}."
             )
         given = given.expand(images.shape[0])
-        self.weights.weight, self.weights.given = given, True
+        self.state.weight, self.state.given = given, True
         try:
             return self.network(images), given
         finally:
-            self.weights.clear()
+            self.state.clear()
 
     def logits_and_gate(self, images: Images) -> tuple[Logits, PerImage]:
-        """Logits and the gate: W0 before the sigmoid and the ceiling, for attacks and losses."""
-        state, hook = self.weights, None
+        """Return the logits and the gate: W0 before sigmoid and ceiling, for attacks and losses."""
+        state, hook = self.state, None
         try:
             if self.placement == "input":
                 assert self.generator is not None
-                state.read(self.generator, images - 0.5)
+                state.estimate(self.generator, images - 0.5)
             elif self.placement == "stem":
                 hook = first_convolution(self.network).register_forward_hook(self._read_stem)
             logits = self.network(images)
-            seen = [logit.view(images.shape[0], -1).mean(1) for logit in state.seen]
-            return logits, torch.stack(seen).mean(0)
+            gates = [gate.view(images.shape[0], -1).mean(1) for gate in state.gates]
+            return logits, torch.stack(gates).mean(0)
         finally:
             state.clear()
             if hook is not None:
@@ -198,8 +197,8 @@ class AdaptiveNetwork(nn.Module):
 
     def _read_stem(self, module: nn.Module, inputs: Any, output: Tensor) -> None:
         assert self.generator is not None
-        if self.weights.weight is None:
-            self.weights.read(self.generator, output)
+        if self.state.weight is None:
+            self.state.estimate(self.generator, output)
 
 
 def fuse_branches(
@@ -210,23 +209,23 @@ def fuse_branches(
     last: int | None = None,
     hidden: int = 16,
     ceiling: float = 1.0,
-    each: Weights = "image",
+    each: WeightGranularity = "image",
 ) -> AdaptiveNetwork:
-    """Keep two branches of a trained network and put a fresh weight generator in charge of them.
+    """Keep two branches of a trained network and add a fresh weight generator that fuses them.
 
     Args:
         branched: A trained K-branch network; it is copied, not changed.
-        placement: Where the generator reads.
-        first: The clean branch.
-        last: The robust branch; the last one by default.
+        placement: Where the generator reads, see ``AdaptiveNetwork``.
+        first: Index of the clean branch.
+        last: Index of the robust branch; the last one by default.
         hidden: Channels inside the generator.
-        ceiling: Largest W0, in (0, 1]: the generator's sigmoid is scaled by it. The paper's is 1;
-            a lower one bounds what an attack on the generator can gain.
-        each: ``"image"`` gives an image one fusing weight, as in the paper; ``"channel"`` one for
-            each channel of each norm.
+        ceiling: Largest W0, in (0, 1]; it scales the generator's sigmoid. The paper's is 1; a lower
+            one limits what an attack on the generator can gain.
+        each: ``"image"`` gives each image one fusing weight, as in the paper; ``"channel"`` gives
+            it one for each channel of each norm.
 
     Returns:
-        The adaptive network; a fresh generator draws its weights from torch's global seed.
+        The adaptive network. The generator draws its weights from torch's global seed.
 
     Raises:
         ValueError: If the placement is unknown, the ceiling out of range, or a norm is more than a
@@ -235,54 +234,57 @@ def fuse_branches(
 
     Source:
         AFA Sec. 4.1: "drop the intermediate BN branches".
+
+    Example:
+        >>> import torch
+        >>> from equipoise.models import WideResNet, with_branches
+        >>> branched = with_branches(WideResNet(depth=10, width=1, classes=10), branches=3)
+        >>> model = fuse_branches(branched, placement="stem").eval()
+        >>> logits, weight = model.logits_and_weight(torch.rand(4, 3, 32, 32))
+        >>> logits.shape, weight.shape
+        (torch.Size([4, 10]), torch.Size([4]))
     """
     last = branched.branches - 1 if last is None else last
     for branch in (first, last):
         if not 0 <= branch < branched.branches:
             raise IndexError(f"branch must be in [0, {branched.branches}), got {branch}.")
-    network = copy.deepcopy(branched.network)
-    adaptive = _with_sites(
-        network,
+    adaptive = _with_generator(
+        copy.deepcopy(branched.network),
         RoutedNorm,
-        lambda site: FusedBatchNorm2d.of(site.norm, first, last),
-        placement,
-        hidden,
-        ceiling,
-        each,
+        lambda routed: FusedBatchNorm2d.of(routed.norm, first, last),
+        placement=placement,
+        hidden=hidden,
+        ceiling=ceiling,
+        each=each,
     )
     like = next(branched.parameters())
     return adaptive.to(like.device, like.dtype)
 
 
-def new_adaptive_network(
-    network: nn.Module,
-    *,
-    placement: Placement,
-    hidden: int,
-    ceiling: float,
-    each: Weights = "image",
-) -> AdaptiveNetwork:
-    """The adaptive form of a plain network with fresh pairs of norms, for loading weights into.
+def new_adaptive_network(network: nn.Module, **settings: Any) -> AdaptiveNetwork:
+    """Build an adaptive network with fresh norms, to load saved weights into.
+
+    Args:
+        network: The plain network; it is copied, not changed.
+        settings: The ``placement``, ``hidden``, ``ceiling`` and ``each`` of ``fuse_branches``.
 
     Returns:
         The adaptive network.
 
     Raises:
-        ValueError: If the placement is unknown.
+        ValueError: If a setting is unknown or out of range.
+        TypeError: If a setting is missing.
     """
-    return _with_sites(
+    return _with_generator(
         copy.deepcopy(network),
         BatchNorm,
         lambda norm: FusedBatchNorm2d(norm.num_features),
-        placement,
-        hidden,
-        ceiling,
-        each,
+        **settings,
     )
 
 
 def first_convolution(network: nn.Module) -> nn.Conv2d:
-    """The first convolution in order of registration.
+    """Return the first convolution in order of registration.
 
     Raises:
         ValueError: If there is none.
@@ -295,35 +297,40 @@ def first_convolution(network: nn.Module) -> nn.Conv2d:
     )
 
 
-def _with_sites(
+def _with_generator(
     network: nn.Module,
     kind: Any,
-    make: Any,
+    fuse: Callable[[Any], FusedBatchNorm2d],
+    *,
     placement: Placement,
     hidden: int,
     ceiling: float,
-    each: Weights,
+    each: WeightGranularity = "image",
 ) -> AdaptiveNetwork:
-    for name, value, known in (("placement", placement, Placement), ("each", each, Weights)):
+    """Replace every module of a kind by a fused pair of norms and add the weight generator."""
+    for name, value, known in (
+        ("placement", placement, Placement),
+        ("each", each, WeightGranularity),
+    ):
         if value not in get_args(known):
             raise ValueError(f"{name} must be one of {get_args(known)}, got {value!r}.")
     if not 0 < ceiling <= 1:
         raise ValueError(f"ceiling must be in (0, 1], got {ceiling}.")
-    weights, stem, total = _Weights(ceiling), first_convolution(network), 0
+    state, stem, total = _FusingState(ceiling), first_convolution(network), 0
 
-    def site(old: nn.Module) -> _FusedSite:
+    def fused_site(module: nn.Module) -> _FusedSite:
         nonlocal total
-        norm = make(old)
-        channels, own = norm.scale.shape[1], None
+        norm, generator = fuse(module), None
+        channels = norm.scale.shape[1]
         if placement == "per_norm":
             outputs = channels if each == "channel" else 1
-            own = WeightGenerator(channels, hidden, kernel=1, outputs=outputs)
+            generator = WeightGenerator(channels, hidden, kernel=1, outputs=outputs)
         total += channels
-        return _FusedSite(norm, weights, own, slice(total - channels, total))
+        return _FusedSite(norm, state, generator, slice(total - channels, total))
 
-    replace_modules(network, kind, site)
+    replace_modules(network, kind, fused_site)
     generator = None
     if placement != "per_norm":
         channels = stem.in_channels if placement == "input" else stem.out_channels
         generator = WeightGenerator(channels, hidden, outputs=total if each == "channel" else 1)
-    return AdaptiveNetwork(network, weights, placement, generator, hidden, each)
+    return AdaptiveNetwork(network, state, placement, generator, hidden, each)

@@ -1,7 +1,6 @@
-"""Many batch norms side by side, and any network turned into a many-branch one."""
+"""Parallel batch norms, and the conversion of any network into one with K branches."""
 
 import copy
-import threading
 from typing import Any, Literal, cast, get_args
 
 import torch
@@ -10,37 +9,49 @@ from torch import Tensor, nn
 
 from equipoise.distributed.sync_batch_norm import reduces
 from equipoise.models.batch_norms import BatchNorm, check_norms, replace_modules
+from equipoise.models.call_state import CallState
 from equipoise.models.model_config import config_of
 from equipoise.types import Images, Logits
 
 Branch = int | tuple[int, ...]
+"""The branch of a whole batch, or of each of its equal groups."""
 Separate = Literal["both", "statistics", "affine"]
 
 
 class MultiBatchNorm2d(nn.Module):
     """K parallel batch norms over the same channels; each row goes through exactly one.
 
+    With ``branches=1`` this is ``nn.BatchNorm2d``.
+
     Args:
-        like: The norm to repeat: its size, settings, parameters and statistics start each branch.
+        like: The norm to repeat. Every branch starts with its settings, parameters and statistics.
         branches: K, the number of parallel norms. Branch 0 is for clean images.
-        separate: What a branch has for itself: ``"both"`` statistics and affine parameters, so
-            that branches share nothing; ``"statistics"`` alone, with one affine map for all;
-            ``"affine"`` alone, with the statistics of all rows of a call. With ``branches=1`` each
-            is ``nn.BatchNorm2d``.
+        separate: What each branch has of its own. ``"both"``: statistics and affine parameters, so
+            branches share nothing. ``"statistics"``: all share one affine map. ``"affine"``: all
+            share the statistics, which are those of all rows of a call.
 
     Shape:
         Input and output ``(batch, channel, height, width)``.
 
     Raises:
-        ValueError: If ``branches`` is not positive, or an affine map is to be shared or repeated
-            that ``like`` does not have; from ``forward``, if the features are no maps or the batch
-            does not split into equal groups.
+        ValueError: If ``branches`` is not positive, or ``separate`` needs an affine map and
+            ``like`` has none; from ``forward``, if the features are not maps or the batch does not
+            split into equal groups.
         IndexError: From ``forward``, if a branch is not in ``[0, branches)``.
 
     Source:
         AFA Sec. 4.1, Fig. 4(a). The paper counts BN_0..BN_{K-1} in the text and paths 1..K in
-        Algorithm 1; we count from 0. Its formula prints neither gamma nor beta; both are kept,
-        one pair a branch.
+        Algorithm 1; we count from 0. Its formula prints neither gamma nor beta; we keep both, one
+        pair for each branch.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> norm = MultiBatchNorm2d(nn.BatchNorm2d(3), branches=2)
+        >>> features = torch.rand(4, 3, 8, 8) + 1
+        >>> _ = norm(features, branch=1)
+        >>> [bool(n.running_mean.any()) for n in norm.norms]
+        [False, True]
     """
 
     def __init__(self, like: BatchNorm, branches: int, separate: Separate = "both") -> None:
@@ -65,14 +76,14 @@ class MultiBatchNorm2d(nn.Module):
     def forward(
         self, features: Float[Tensor, "batch channel height width"], branch: Branch
     ) -> Float[Tensor, "batch channel height width"]:
-        """Normalise through one branch, or equal groups of rows each through its own."""
+        """Normalise through one branch, or each of several equal groups through its own."""
         if features.ndim != 4:  # nn.SyncBatchNorm takes other shapes
             raise ValueError(
                 "a branched batch norm takes maps of shape (batch, channel, height, width), got "
                 f"shape {tuple(features.shape)}."
             )
         if not features.shape[0] and not reduces(self):
-            return features  # which would spoil statistics
+            return features  # an empty batch would turn statistics into NaN
         route = (branch,) if isinstance(branch, int) else branch
         batch = features.shape[0]  # len() would be a constant in an exported file
         if not route or batch % len(route):
@@ -94,8 +105,8 @@ class MultiBatchNorm2d(nn.Module):
             return normed
         return torch.addcmul(_wide(self.bias), normed, _wide(self.weight))
 
-    def norm(self, branch: int) -> nn.Module:
-        """One branch as a plain norm of its own, a copy.
+    def norm_copy(self, branch: int) -> nn.Module:
+        """Copy one branch as a plain norm.
 
         Raises:
             IndexError: If there is no such branch.
@@ -103,21 +114,21 @@ class MultiBatchNorm2d(nn.Module):
         self._check(branch)
         if self.separate == "both":
             return copy.deepcopy(self.norms[branch])
-        place, row = (branch, 0) if self.separate == "statistics" else (0, branch)
-        norm: Any = copy.deepcopy(self.norms[place])
+        index, row = (branch, 0) if self.separate == "statistics" else (0, branch)
+        norm: Any = copy.deepcopy(self.norms[index])
         norm.affine = True
         norm.weight = nn.Parameter(self.weight[row].detach().clone())
         norm.bias = nn.Parameter(self.bias[row].detach().clone())
         return cast(nn.Module, norm)
 
-    def own(self, branch: int) -> nn.Module:
-        """One branch as a plain norm, to be read: the module itself if it shares nothing.
+    def norm_view(self, branch: int) -> nn.Module:
+        """Return one branch as a plain norm for reading: the module itself if it shares nothing.
 
         Raises:
             IndexError: If there is no such branch.
         """
         self._check(branch)
-        return self.norms[branch] if self.separate == "both" else self.norm(branch)
+        return self.norms[branch] if self.separate == "both" else self.norm_copy(branch)
 
     def _check(self, branch: int) -> None:
         if not 0 <= branch < self.branches:
@@ -134,20 +145,14 @@ def _wide(rows: Tensor) -> Tensor:
     return rows[:, :, None, None]
 
 
-class Route(threading.local):
-    """Where the rows of the current call go; empty between calls, and one for each thread."""
+class Route(CallState):
+    """The branch of the current call; ``None`` between calls."""
 
     branch: Branch | None = None
 
-    def __deepcopy__(self, memo: Any) -> "Route":
-        return Route()
-
-    def __reduce__(self) -> tuple[type["Route"], tuple[()]]:
-        return (Route, ())
-
 
 class RoutedNorm(nn.Module):
-    """Stands where a network's batch norm stood, and asks its route for the branch."""
+    """Replacement of one batch norm in a ``BranchedNetwork``; it reads the branch from a route."""
 
     def __init__(self, norm: MultiBatchNorm2d, route: Route) -> None:
         super().__init__()
@@ -161,22 +166,30 @@ class RoutedNorm(nn.Module):
 
 
 class BranchedNetwork(nn.Module):
-    """A network whose every batch norm has K branches; made by ``with_branches``.
+    """A network in which every batch norm has K branches.
 
-    The caller says the branch at every call and there is no default: ``model(images, branch=k)``,
-    or ``branch=(0, 1, 2)``: the batch is that many equal groups, each through its branch, in one
-    forward. No routing state outlives a call.
+    Build one with ``with_branches``. Every call names the branch; there is no default. With
+    ``branch=k`` the whole batch goes through branch k; with ``branch=(0, 1, 2)`` the batch consists
+    of that many equal groups and each goes through its branch, all in one forward pass. No routing
+    state outlives a call.
+
+    Args:
+        network: The network, with its norms replaced by ``RoutedNorm``.
+        branches: K.
+        route: Carries the branch of the current call to the norms.
+        separate: What each branch has of its own, see ``MultiBatchNorm2d``.
 
     Shape:
         Images ``(batch, channel, height, width)`` to what the network returns.
 
     Raises:
-        IndexError: From ``forward``, if there is no such branch.
+        IndexError: From ``forward``, if a branch does not exist.
         ValueError: From ``forward``, if the batch does not split into equal groups.
 
     Source:
         AFA Sec. 4.1. Groups are counted within one call, so a data-parallel wrapper must wrap the
-        whole step that makes the call, never split a grouped batch (OAT's trap).
+        whole training step; splitting a grouped batch would assign wrong branches, as happens in
+        OAT's code.
     """
 
     def __init__(
@@ -190,7 +203,7 @@ class BranchedNetwork(nn.Module):
 
     @property
     def config(self) -> dict[str, Any]:
-        """How to build the same model again, without its weights."""
+        """The settings from which a model folder builds the network again."""
         return {
             "kind": "branched",
             "branches": self.branches,
@@ -199,7 +212,7 @@ class BranchedNetwork(nn.Module):
         }
 
     def forward(self, images: Images, *, branch: Branch) -> Logits:
-        """Logits through the given branch, or of equal groups each through its own."""
+        """Return the logits of one branch, or of equal groups through one branch each."""
         self.route.branch = branch
         try:
             return self.network(images)
@@ -208,23 +221,33 @@ class BranchedNetwork(nn.Module):
 
 
 def with_branches(model: nn.Module, branches: int, separate: Separate = "both") -> BranchedNetwork:
-    """Turn any network with batch norms into a K-branch one.
+    """Convert a network with batch norms into one with K branches.
 
     Args:
         model: Any network with ``nn.BatchNorm2d`` or ``nn.SyncBatchNorm`` modules; it is copied,
             not changed.
         branches: K, 1 or more. Every branch starts as a copy of the network's norm.
-        separate: What each branch has for itself, see ``MultiBatchNorm2d``.
+        separate: What each branch has of its own, see ``MultiBatchNorm2d``.
 
     Returns:
         The branched network.
 
     Raises:
-        ValueError: If ``branches`` is not positive, the network has no such norm, so that AFA has
-            nothing to branch, or it has other batch norms beside, which all branches would share.
+        ValueError: If ``branches`` is not positive, the network has no such norm, or it also has
+            batch norms of other kinds, which all branches would share.
 
     Source:
         AFA Sec. 4.1.
+
+    Example:
+        >>> import torch
+        >>> from equipoise.models import WideResNet
+        >>> model = with_branches(WideResNet(depth=10, width=1, classes=10), branches=3)
+        >>> images = torch.rand(6, 3, 32, 32)
+        >>> model(images, branch=0).shape  # all six through the clean branch
+        torch.Size([6, 10])
+        >>> model(images, branch=(0, 1, 2)).shape  # two through each branch
+        torch.Size([6, 10])
     """
     check_norms(model, "branch: AFA")
     network, route = copy.deepcopy(model), Route()
@@ -237,33 +260,39 @@ def with_branches(model: nn.Module, branches: int, separate: Separate = "both") 
 
 
 def model_soup(branched: BranchedNetwork, weight: float) -> nn.Module:
-    """The plain network whose norms lie between the outermost branches: no generator.
+    """Interpolate the norms of the first and the last branch into one plain network.
 
     Args:
         branched: A trained K-branch network; it is copied, not changed.
-        weight: Share of the clean branch, [0, 1], in affine parameters and running statistics.
+        weight: Share of the clean branch in affine parameters and running statistics, in [0, 1].
 
     Returns:
-        The network, of the kind that was branched.
+        A network of the class that was branched, without a weight generator.
 
     Raises:
         ValueError: If the weight is out of range.
 
     Source:
         Croce et al. 2023, "Seasoning Model Soups for Robustness to Adversarial and Natural
-        Distribution Shifts", for networks that differ in their norms alone.
+        Distribution Shifts", for networks that differ only in their norms.
+
+    Example:
+        >>> from equipoise.models import WideResNet
+        >>> branched = with_branches(WideResNet(depth=10, width=1, classes=10), branches=2)
+        >>> type(model_soup(branched, weight=0.5)).__name__
+        'WideResNet'
     """
     if not 0 <= weight <= 1:
         raise ValueError(f"weight must be a share in [0, 1], got {weight}.")
     network = copy.deepcopy(branched.network)
 
-    def blend(site: RoutedNorm) -> nn.Module:
-        clean, robust = site.norm.norm(0), site.norm.norm(branched.branches - 1)
-        other = clean.state_dict()
-        for name, value in robust.state_dict().items():
+    def interpolate(routed: RoutedNorm) -> nn.Module:
+        norm = routed.norm.norm_copy(branched.branches - 1)
+        clean = routed.norm.norm_copy(0).state_dict()
+        for name, value in norm.state_dict().items():
             if value.is_floating_point():
-                value.lerp_(other[name], weight)  # a view: the norm's own tensor
-        return robust
+                value.lerp_(clean[name], weight)  # in place: it is the norm's own tensor
+        return norm
 
-    replace_modules(network, RoutedNorm, blend)
+    replace_modules(network, RoutedNorm, interpolate)
     return network

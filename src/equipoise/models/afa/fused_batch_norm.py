@@ -12,10 +12,11 @@ from equipoise.models.batch_norms import BatchNorm, scale_and_shift
 
 
 class FusedBatchNorm2d(nn.Module):
-    """Two batch norms with frozen statistics, blended per image, computed as one affine map.
+    """Two batch norms with frozen statistics, blended per image and computed as one affine map.
 
-    ``scale = w0 * s0 + w1 * s1`` and ``shift = w0 * t0 + w1 * t1`` where ``s = gamma / sigma`` and
-    ``t = beta - mu * s`` of each norm: one pass over the features, not two norms and a blend.
+    ``scale = w0 * s0 + w1 * s1`` and ``shift = w0 * t0 + w1 * t1``, where each norm has
+    ``s = gamma / sigma`` and ``t = beta - mu * s``. This takes one pass over the features instead
+    of two norms and a blend.
 
     Args:
         channels: Channels of the features.
@@ -25,7 +26,16 @@ class FusedBatchNorm2d(nn.Module):
         to the features' shape.
 
     Source:
-        AFA Eq. (2), with the norms' gamma and beta that it leaves out.
+        AFA Eq. (2), with the norms' gamma and beta, which it leaves out.
+
+    Example:
+        >>> import torch
+        >>> fused = FusedBatchNorm2d(channels=1)
+        >>> fused.scale.copy_(torch.tensor([[1.0], [3.0]])).flatten()
+        tensor([1., 3.])
+        >>> weight = torch.tensor([1.0, 0.5, 0.0])  # the first norm, half of each, the second
+        >>> fused(torch.ones(3, 1, 1, 1), weight).flatten()
+        tensor([1., 2., 3.])
     """
 
     def __init__(self, channels: int) -> None:
@@ -37,8 +47,12 @@ class FusedBatchNorm2d(nn.Module):
 
     @classmethod
     def of(cls, norms: MultiBatchNorm2d, first: int, last: int) -> "FusedBatchNorm2d":
-        """Fuse two branches of a norm at their running statistics."""
-        pair: list[Any] = [norms.norm(first), norms.norm(last)]
+        """Fuse two branches of a norm at their running statistics.
+
+        Raises:
+            ValueError: If they are not plain batch norms with running statistics.
+        """
+        pair: list[Any] = [norms.norm_copy(first), norms.norm_copy(last)]
         if type(pair[0]) not in get_args(BatchNorm) or pair[0].running_var is None:
             raise ValueError(
                 f"{type(pair[0]).__name__} cannot be fused: only a plain nn.BatchNorm2d "
@@ -55,7 +69,7 @@ class FusedBatchNorm2d(nn.Module):
         features: Float[Tensor, "batch channel height width"],
         weight: Float[Tensor, "batch *channel"],
     ) -> Float[Tensor, "batch channel height width"]:
-        """Blend with weight W0 on the first norm and 1 - W0 on the second."""
+        """Blend the norms, with weight W0 on the first and 1 - W0 on the second."""
         share = weight.to(self.scale.dtype).view(weight.shape[0], -1)
         scale = self.scale[1] + share * (self.scale[0] - self.scale[1])
         shift = self.shift[1] + share * (self.shift[0] - self.shift[1])
@@ -63,18 +77,22 @@ class FusedBatchNorm2d(nn.Module):
 
 
 def _affine(features: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    """``features * scale + shift``, a row of factors an image; on processors as fits the layout."""
-    last = features.is_contiguous(memory_format=torch.channels_last)
-    plain = features.device.type != "cpu" or torch.compiler.is_compiling()
-    if not last and not plain:
-        # Every channel of every image as a channel of one image: a batch norm of its own.
+    """Compute ``features * scale + shift``, one row of factors for each image.
+
+    On CPU the fastest kernel depends on the memory layout.
+    """
+    channels_last = features.is_contiguous(memory_format=torch.channels_last)
+    on_cpu = features.device.type == "cpu" and not torch.compiler.is_compiling()
+    if on_cpu and not channels_last:
+        # The batch norm kernel, with every channel of every image as a channel of one image.
         wide = features.reshape(1, -1, *features.shape[2:])
-        still = torch.zeros_like(scale).flatten(), torch.ones_like(scale).flatten()
-        found = functional.batch_norm(wide, *still, scale.flatten(), shift.flatten(), eps=0.0)
-        return found.view(features.shape)
+        statistics = torch.zeros_like(scale).flatten(), torch.ones_like(scale).flatten()
+        result = functional.batch_norm(wide, *statistics, scale.flatten(), shift.flatten(), eps=0.0)
+        return result.view(features.shape)
     scale, shift = (part.to(features.dtype)[:, :, None, None] for part in (scale, shift))
-    if features.dtype == torch.bfloat16 and not plain:
-        # Whole rows of pixels: below 64 channels, a pixel is shorter than the kernel's vectors.
+    if on_cpu and features.dtype == torch.bfloat16:
+        # Expand to whole rows of pixels: with fewer than 64 channels, one pixel is shorter than
+        # the kernel's vectors.
         rows = (part.expand(-1, -1, -1, features.shape[3]) for part in (scale, shift))
         scale, shift = (part.contiguous(memory_format=torch.channels_last) for part in rows)
     return torch.addcmul(shift, features, scale)

@@ -1,4 +1,4 @@
-"""AFA's weight generator: a small network that tells how strongly an image was attacked."""
+"""AFA's weight generator: a small network that estimates how strongly an image was attacked."""
 
 import torch
 from jaxtyping import Float
@@ -11,10 +11,10 @@ class WeightGenerator(nn.Module):
     Two Conv-BN-ReLU blocks, global average pooling, Linear-ReLU, Linear, sigmoid.
 
     Args:
-        channels: Channels of its input.
-        hidden: Channels of its convolutions and of its hidden linear layer.
-        kernel: Size of its convolutions; 1 for features that are already small.
-        outputs: Weights an image; the paper's is 1.
+        channels: Channels of the input.
+        hidden: Channels of the convolutions and of the hidden linear layer.
+        kernel: Kernel size of the convolutions; 1 for features that are already small.
+        outputs: Number of weights for each image; 1 in the paper.
 
     Shape:
         ``(batch, channels, height, width)`` to ``(batch,)``, in (0, 1); with several outputs to
@@ -23,6 +23,12 @@ class WeightGenerator(nn.Module):
     Source:
         AFA Sec. 4.2, Fig. 5, Eq. (1). Deviation: the last linear layer has no ReLU, which would
         force W0 >= 0.5 and contradict Fig. 6. The paper gives no sizes.
+
+    Example:
+        >>> import torch
+        >>> weight = WeightGenerator(channels=3)(torch.rand(4, 3, 8, 8))
+        >>> weight.shape, bool(((weight > 0) & (weight < 1)).all())
+        (torch.Size([4]), True)
     """
 
     def __init__(self, channels: int, hidden: int = 16, kernel: int = 3, outputs: int = 1) -> None:
@@ -42,12 +48,12 @@ class WeightGenerator(nn.Module):
     def forward(
         self, features: Float[Tensor, "batch channel height width"]
     ) -> Float[Tensor, "batch *outputs"]:
-        """The fusing weight W0 of each image."""
+        """Return the fusing weight W0 of each image."""
         return torch.sigmoid(self.logit(features))
 
     def logit(
         self, features: Float[Tensor, "batch channel height width"]
     ) -> Float[Tensor, "batch *outputs"]:
-        """W0 before the sigmoid: an attack on the gate climbs this, which does not saturate."""
+        """Return W0 before the sigmoid, which attacks maximise because it does not saturate."""
         pooled = self.blocks(features).mean(dim=(2, 3))
         return self.linears(pooled).squeeze(1).float()

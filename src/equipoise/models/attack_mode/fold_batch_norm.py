@@ -1,17 +1,24 @@
-"""Batch norms folded into convolutions: what a training attack differentiates.
+"""Fold frozen batch norms into convolutions for the duration of a training attack.
 
-Under attack in eval mode a batch norm is a fixed affine map. Where it alone reads a convolution, it
-becomes part of that one's weights, for the time of the attack.
+In eval mode a batch norm is a fixed affine map. If it is the only reader of a convolution's output,
+scaling the convolution's weights and shifting its bias does the same work at no cost.
 """
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from equipoise.models.afa.branches import Branch, RoutedNorm
-from equipoise.models.attack_mode.folded_forward import Block, Conv, Entry, Folded, Plan
+from equipoise.models.attack_mode.folded_forward import (
+    FixedConv,
+    FoldedBlock,
+    FoldedFunction,
+    FoldedNetwork,
+    NormAndReLU,
+)
 from equipoise.models.attack_mode.structure import (
     BlockStructure,
     ConvAndNorm,
@@ -20,150 +27,154 @@ from equipoise.models.attack_mode.structure import (
 )
 from equipoise.models.batch_norms import scale_and_shift
 
-_Affine = tuple[Tensor, Tensor]
-"""A frozen norm: one scale and one shift a channel."""
-
 
 def fold_batch_norms(network: nn.Module) -> Callable[[Tensor], Tensor] | None:
-    """A forward pass for an attack, of weights and statistics as they are at its first call.
+    """Build a faster forward pass for attacks on a network in eval mode.
 
-    It computes what the network does in eval mode, up to rounding, and its gradient reaches the
-    images alone. In a ``BranchedNetwork`` it follows the branch of the call.
+    It computes what the network does up to rounding, with the weights and statistics at its first
+    call; gradients reach the images alone. In a ``BranchedNetwork`` it follows the branch of the
+    call.
 
     Args:
-        network: A backbone; its attributes ``normalise`` and ``linear`` are called as they are.
+        network: A backbone; its attributes ``normalise`` and ``linear`` are called unchanged.
 
     Returns:
-        The pass, or ``None`` where the network cannot be folded, see ``structure_of``.
+        The forward pass, or ``None`` if the network cannot be folded, see ``structure_of``.
     """
     structure = structure_of(network)
     if structure is None:
         return None
-    whole: Any = network
-    first: Any = structure.stem[0]
+    backbone: Any = network
+    stem: Any = structure.stem[0]
     original = type(network).forward
-    routes = [child.route for child in network.modules() if isinstance(child, RoutedNorm)]
-    plans: dict[tuple[int, torch.dtype], Plan] = {}
+    routes = [module.route for module in network.modules() if isinstance(module, RoutedNorm)]
+    cache: dict[tuple[int, torch.dtype], FoldedNetwork] = {}
 
-    def plan(branch: int, dtype: torch.dtype) -> Plan:
-        if (branch, dtype) not in plans:
+    def folded(branch: int, dtype: torch.dtype) -> FoldedNetwork:
+        if (branch, dtype) not in cache:
             with torch.no_grad():
-                plans[branch, dtype] = _plan(structure, branch, dtype)
-        return plans[branch, dtype]
+                cache[branch, dtype] = _Folding(structure, branch, dtype).network()
+        return cache[branch, dtype]
 
     def forward(images: Tensor) -> Tensor:
         branch: Branch | None = routes[0].branch if routes else 0
         route = (branch,) if isinstance(branch, int) else branch
-        if network.training or not route or not _fit(images, first, len(route)):
-            found: Tensor = original(network, images)  # which refuses what is to be refused
-            return found
-        dtype, kind = images.dtype, images.device.type
-        if dtype != torch.float64 and torch.is_autocast_enabled(kind):
-            dtype = torch.get_autocast_dtype(kind)
-        normalised = whole.normalise(images).to(dtype)
+        if network.training or not route or not _fit(images, stem, len(route)):
+            logits: Tensor = original(network, images)  # which refuses unsuitable images
+            return logits
+        dtype, device = images.dtype, images.device.type
+        if dtype != torch.float64 and torch.is_autocast_enabled(device):
+            dtype = torch.get_autocast_dtype(device)
+        groups = backbone.normalise(images).to(dtype).chunk(len(route))
         pooled = [
-            Folded.apply(part, plan(k, dtype))
-            for k, part in zip(route, normalised.chunk(len(route)), strict=True)
+            FoldedFunction.apply(group, folded(k, dtype))
+            for k, group in zip(route, groups, strict=True)
         ]
-        logits: Tensor = whole.linear(torch.cat(pooled) if len(pooled) > 1 else pooled[0])
+        logits = backbone.linear(torch.cat(pooled) if len(pooled) > 1 else pooled[0])
         return logits
 
     return forward
 
 
-def _fit(images: Tensor, first: Any, groups: int) -> bool:
-    """Whether the network would take these images."""
+def _fit(images: Tensor, stem: Any, groups: int) -> bool:
+    """Whether the network accepts these images."""
     return (
         images.ndim == 4
         and len(images) > 0
         and len(images) % groups == 0
-        and images.shape[1] == first.in_channels
+        and images.shape[1] == stem.in_channels
         and min(images.shape[2:]) >= 8
-        and images.dtype == first.weight.dtype
+        and images.dtype == stem.weight.dtype
     )
 
 
-def _plan(structure: Structure, branch: int, dtype: torch.dtype) -> Plan:
-    """Fold every norm that can be."""
-    blocks = structure.blocks
-    # What puts out features: the stem, then each block. Who alone reads them, and may go into it.
-    readers = [block.entry if _alone(block) else None for block in blocks] + [structure.norm]
-    takes = [structure.stem[1] is None] + [
-        block.shortcut is not None and not block.exit for block in blocks
-    ]
-    after = [reader if take else None for reader, take in zip(readers, takes, strict=True)]
+class _Folding:
+    """Folds the norms of one branch of a network, in one precision."""
 
-    def conv(pair: ConvAndNorm, then: nn.Module | None = None, shift: bool = True) -> Conv:
-        norms = [
-            None if norm is None else scale_and_shift(_of_branch(norm, branch))
-            for norm in (pair[1], then)
-        ]
-        return _conv(pair[0], norms[0], norms[1], shift, dtype)
+    def __init__(self, structure: Structure, branch: int, dtype: torch.dtype) -> None:
+        self.structure, self.branch, self.dtype = structure, branch, dtype
 
-    def entry(norm: nn.Module | None, folded: nn.Module | None) -> Entry | None:
-        if norm is None or folded is not None:
-            return None
-        own = _of_branch(norm, branch)
-        scale, _ = scale_and_shift(own)
-        affine = (own.weight.clone(), own.bias.clone()) if own.affine else (None, None)
-        return Entry(
-            (own.running_mean.clone(), own.running_var.clone()),
-            affine,
-            own.eps,
-            scale.to(dtype)[:, None, None],
+    def network(self) -> FoldedNetwork:
+        """Fold every norm that can be folded."""
+        structure = self.structure
+        absorbed = self._absorbed()
+        return FoldedNetwork(
+            stem=self._conv(structure.stem, absorbed[0]),
+            stem_relu=structure.stem[1] is not None or absorbed[0] is not None,
+            blocks=tuple(
+                self._block(block, before, after)
+                for block, (before, after) in zip(structure.blocks, pairwise(absorbed), strict=True)
+            ),
+            final_norm=None if absorbed[-1] is not None else self._norm(structure.final_norm),
         )
 
-    return Plan(
-        stem=conv(structure.stem, after[0]),
-        active=structure.stem[1] is not None or after[0] is not None,
-        blocks=tuple(
-            Block(
-                entry=entry(block.entry, after[place]),
-                convs=(
-                    *(conv(pair) for pair in block.convs[:-1]),
-                    conv(block.convs[-1], after[place + 1]),
-                ),
-                shortcut=block.shortcut and conv(block.shortcut, after[place + 1], shift=False),
-                reads_active=block.reads_active,
-                exit=block.exit or after[place + 1] is not None,
-            )
-            for place, block in enumerate(blocks)
-        ),
-        exit=entry(structure.norm, after[-1]),
-    )
+    def _absorbed(self) -> list[nn.Module | None]:
+        """For the stem and each block: the next norm, if the convolutions before it absorb it.
+
+        They can if their sum is read by that norm alone, and no ReLU or identity shortcut is part
+        of the sum.
+        """
+        structure, blocks = self.structure, self.structure.blocks
+        norms = [block.entry_norm if _reads_norm_alone(block) else None for block in blocks]
+        absorbs = [structure.stem[1] is None] + [
+            block.shortcut is not None and not block.final_relu for block in blocks
+        ]
+        return [
+            norm if can_absorb else None
+            for norm, can_absorb in zip([*norms, structure.final_norm], absorbs, strict=True)
+        ]
+
+    def _block(
+        self, block: BlockStructure, before: nn.Module | None, after: nn.Module | None
+    ) -> FoldedBlock:
+        """Fold a block; ``before`` is its entry norm if that is absorbed, ``after`` the next."""
+        *convs, last = block.convs
+        return FoldedBlock(
+            entry_norm=None if before is not None else self._norm(block.entry_norm),
+            convs=(*(self._conv(pair) for pair in convs), self._conv(last, after)),
+            # The shift of the next norm must enter the sum once, so only the chain gets it.
+            shortcut=block.shortcut and self._conv(block.shortcut, after, shift=False),
+            activated_shortcut=block.activated_shortcut,
+            final_relu=block.final_relu or after is not None,
+        )
+
+    def _conv(
+        self, pair: ConvAndNorm, after: nn.Module | None = None, shift: bool = True
+    ) -> FixedConv:
+        """Fold a convolution's own norm, then the norm ``after`` the sum that it is part of."""
+        conv: Any = pair[0]
+        weight, bias = conv.weight, conv.bias
+        for norm, shifts in ((pair[1], True), (after, shift)):
+            if norm is not None:
+                scale, offset = scale_and_shift(self._of_branch(norm))
+                weight = weight * scale[:, None, None, None]
+                bias = None if bias is None else bias * scale
+                if shifts:
+                    bias = offset if bias is None else bias + offset
+        return FixedConv(
+            weight.to(self.dtype, copy=True),  # which keeps the memory layout
+            None if bias is None else bias.to(self.dtype, copy=True),
+            *(conv.stride, conv.padding, conv.dilation, conv.groups),
+        )
+
+    def _norm(self, module: nn.Module | None) -> NormAndReLU | None:
+        """A norm that stays, with copies of its tensors."""
+        if module is None:
+            return None
+        norm = self._of_branch(module)
+        scale, _ = scale_and_shift(norm)
+        affine = (norm.weight.clone(), norm.bias.clone()) if norm.affine else (None, None)
+        return NormAndReLU(
+            (norm.running_mean.clone(), norm.running_var.clone()),
+            affine,
+            norm.eps,
+            scale.to(self.dtype)[:, None, None],
+        )
+
+    def _of_branch(self, norm: nn.Module) -> Any:
+        return norm.norm.norm_view(self.branch) if isinstance(norm, RoutedNorm) else norm
 
 
-def _alone(block: BlockStructure) -> bool:
-    """Whether nothing reads a block's input but its first norm."""
-    return block.shortcut is not None and block.reads_active
-
-
-def _of_branch(norm: nn.Module, branch: int) -> Any:
-    return norm.norm.own(branch) if isinstance(norm, RoutedNorm) else norm
-
-
-def _conv(
-    made: Any, own: _Affine | None, then: _Affine | None, shift: bool, dtype: torch.dtype
-) -> Conv:
-    """A convolution, its own norm and one that reads a sum it is part of.
-
-    Args:
-        made: The convolution, an ``nn.Conv2d``.
-        own: Of the norm that reads it alone.
-        then: Of the norm that reads the sum.
-        shift: Whether it is this part of the sum that gets the latter's shift.
-        dtype: Of the pass.
-    """
-    weight, bias = made.weight, made.bias
-    for affine, shifts in ((own, True), (then, shift)):
-        if affine is not None:
-            weight = weight * affine[0][:, None, None, None]
-            bias = None if bias is None else bias * affine[0]
-            if shifts:
-                bias = affine[1] if bias is None else bias + affine[1]
-    return Conv(
-        weight.to(dtype, copy=True),  # in the layout of the convolution's own
-        None if bias is None else bias.to(dtype, copy=True),
-        *(made.stride, made.padding, made.dilation),
-        made.groups,
-    )
+def _reads_norm_alone(block: BlockStructure) -> bool:
+    """Whether only the entry norm reads a block's input."""
+    return block.shortcut is not None and block.activated_shortcut

@@ -1,6 +1,6 @@
-"""What all backbones share: checked settings, normalisation as their first layer, activations."""
+"""Parts that all backbones share: checked settings, input normalisation, activations, stages."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import torch
@@ -15,15 +15,23 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "silu": nn.SiLU}
 class Normalise(nn.Module):
     """Subtract a mean and divide by a standard deviation, per channel.
 
+    It is the first layer of every backbone, so that images and epsilons stay in [0, 1] pixel units.
+
     Args:
-        mean: One number a channel, in [0, 1] pixel units.
-        std: One positive number a channel.
+        mean: Mean of each channel, in [0, 1] pixel units.
+        std: Standard deviation of each channel, positive.
 
     Shape:
         Input and output ``(batch, channel, height, width)``.
 
     Raises:
         ValueError: If the lengths differ or a deviation is not positive.
+
+    Example:
+        >>> import torch
+        >>> normalise = Normalise(mean=[0.5], std=[0.25])
+        >>> normalise(torch.ones(1, 1, 1, 1)).item()
+        2.0
     """
 
     def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
@@ -39,28 +47,28 @@ class Normalise(nn.Module):
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32)[:, None, None])
 
     def forward(self, images: Images) -> Images:
-        """Normalised images."""
+        """Return normalised images."""
         return (images - self.mean) / self.std
 
 
-def input_settings(
+def shared_settings(
     classes: int,
     channels: int,
     mean: Sequence[float] | None,
     std: Sequence[float] | None,
     activation: str,
 ) -> dict[str, Any]:
-    """The part of a backbone's configuration that is the same for all, checked.
+    """Check the settings that all backbones have and fill in their defaults.
 
     Args:
         classes: Number of classes, 2 or more.
-        channels: Image channels, 1 or more.
-        mean: Per-channel mean of the data, [0, 1] pixel units; 0.5 by default.
-        std: Per-channel deviation; 0.25 by default.
+        channels: Number of image channels, 1 or more.
+        mean: Mean of the data for each channel, in [0, 1] pixel units; 0.5 by default.
+        std: Standard deviation for each channel; 0.25 by default.
         activation: ``"relu"`` or ``"silu"``.
 
     Returns:
-        The settings, with means and deviations filled in.
+        The settings by name, as a backbone's ``config`` lists them.
 
     Raises:
         ValueError: If a number is out of range or the activation is unknown.
@@ -80,17 +88,17 @@ def input_settings(
     }
     if len(settings["mean"]) != channels or len(settings["std"]) != channels:
         raise ValueError(
-            f"mean and std must have one number for each channel, {channels}, got "
+            f"mean and std must have one number for each channel ({channels}), got "
             f"{settings['mean']} and {settings['std']}."
         )
     return settings
 
 
 def check_images(images: Images, channels: int) -> None:
-    """Refuse images that a backbone was not built for.
+    """Refuse images that do not fit a backbone.
 
     Raises:
-        ValueError: If they have another channel count or are smaller than 8x8.
+        ValueError: If they have another number of channels or are smaller than 8x8.
     """
     if images.shape[1] != channels or min(images.shape[2:]) < 8:
         raise ValueError(
@@ -100,11 +108,41 @@ def check_images(images: Images, channels: int) -> None:
         )
 
 
+def make_stages(
+    depths: Sequence[int],
+    width: int,
+    make_block: Callable[[int, int, int], nn.Module],
+    *,
+    inputs: int,
+    expansion: int = 1,
+) -> nn.Sequential:
+    """Build the stages of a ResNet; all but the first halve the image in their first block.
+
+    Args:
+        depths: Number of blocks in each stage.
+        width: Channels of the first stage's convolutions; each stage has twice those before it.
+        make_block: Called with a block's input channels, the channels of its convolutions and its
+            stride.
+        inputs: Channels of the stem.
+        expansion: Output channels of a block for each channel of its convolutions.
+    """
+    stages = []
+    for stage, depth in enumerate(depths):
+        blocks = []
+        for number in range(depth):
+            stride = 2 if number == 0 and stage > 0 else 1
+            blocks.append(make_block(inputs, width * 2**stage, stride))
+            inputs = width * 2**stage * expansion
+        stages.append(nn.Sequential(*blocks))
+    return nn.Sequential(*stages)
+
+
 def initialise_convolutions(network: nn.Module) -> None:
-    """He et al.'s normal initialisation of every convolution, by its outputs.
+    """Draw every convolution's weights from He et al.'s normal distribution, by its outputs.
 
     Source:
-        He et al. 2015 (1502.01852), as the reference code of ResNets and wide ResNets has it.
+        He et al. 2015 (1502.01852), in the variant of the reference code of ResNets and wide
+        ResNets.
     """
     for module in network.modules():
         if isinstance(module, nn.Conv2d):

@@ -1,4 +1,4 @@
-"""Weights that other projects published, under their own names, put into our networks."""
+"""Load weights that other projects published, under their own names, into our backbones."""
 
 import pickle
 import re
@@ -18,25 +18,28 @@ from equipoise.runtime.errors import RunError
 
 @dataclass(frozen=True, kw_only=True)
 class _Layout:
-    """How one family of projects names the parts of a network.
+    """How one family of projects names the tensors of a network.
 
-    ``first`` is a name that tells the family. ``rules`` are (start of a name, ours, what is taken
-    off each number in it). ``unused`` are starts of names whose tensors compute nothing.
-    ``demands`` is what our network's configuration must say.
+    Args:
+        marker: A name that only this family uses.
+        rules: For each kind of tensor: a pattern for the start of its name, our name for it, and
+            what to subtract from each number in the pattern.
+        unused: Starts of names whose tensors take no part in the computation.
+        required: Settings that our network's configuration must have.
     """
 
-    first: str
+    marker: str
     rules: tuple[tuple[str, str, tuple[int, ...]], ...]
     unused: tuple[str, ...] = ()
-    demands: dict[str, Any] = field(default_factory=dict)
+    required: dict[str, Any] = field(default_factory=dict)
 
-    def ours(self, name: str) -> str | None:
-        """Our name of a tensor, or ``None`` for one that no rule knows."""
-        for start, template, shifts in self.rules:
-            found = re.match(start, name)
-            if found:
-                numbers = (int(n) - less for n, less in zip(found.groups(), shifts, strict=True))
-                return template.format(*numbers) + name[found.end() :]
+    def translate(self, name: str) -> str | None:
+        """Return our name for a tensor, or ``None`` if no rule matches."""
+        for pattern, template, offsets in self.rules:
+            match = re.match(pattern, name)
+            if match:
+                numbers = (int(n) - less for n, less in zip(match.groups(), offsets, strict=True))
+                return template.format(*numbers) + name[match.end() :]
         return None
 
 
@@ -47,7 +50,7 @@ _NORMALISATION = (
 _HEAD = (r"(?:fc|linear)\.", "linear.", ())
 
 TRADES_WIDE_RESNET = _Layout(
-    first="block1.layer.0.conv1.weight",
+    marker="block1.layer.0.conv1.weight",
     rules=(
         (r"conv1\.", "conv.", ()),
         (r"block(\d)\.layer\.(\d+)\.conv(\d)\.", "stages.{}.{}.conv{}.", (1, 0, 0)),
@@ -58,10 +61,10 @@ TRADES_WIDE_RESNET = _Layout(
         *_NORMALISATION,
     ),
     unused=("sub_block1.",),
-    demands={"padding": "both_sides"},
+    required={"padding": "both_sides"},
 )
 DEEPMIND_WIDE_RESNET = _Layout(
-    first="layer.0.block.0.conv_0.weight",
+    marker="layer.0.block.0.conv_0.weight",
     rules=(
         (r"init_conv\.", "conv.", ()),
         (r"layer\.(\d)\.block\.(\d+)\.conv_(\d)\.", "stages.{}.{}.conv{}.", (0, 0, -1)),
@@ -71,10 +74,10 @@ DEEPMIND_WIDE_RESNET = _Layout(
         (r"logits\.", "linear.", ()),
         *_NORMALISATION,
     ),
-    demands={"padding": "one_side"},
+    required={"padding": "one_side"},
 )
 PREACT_RESNET = _Layout(
-    first="layer1.0.conv1.weight",
+    marker="layer1.0.conv1.weight",
     rules=(
         (r"conv1\.", "conv.", ()),
         (r"layer(\d)\.(\d+)\.conv(\d)\.", "stages.{}.{}.conv{}.", (1, 0, 0)),
@@ -86,7 +89,7 @@ PREACT_RESNET = _Layout(
     ),
 )
 RESNET = _Layout(
-    first="layer1.0.conv1.weight",
+    marker="layer1.0.conv1.weight",
     rules=(
         (r"conv1\.", "conv.", ()),
         (r"bn1\.", "norm.", ()),
@@ -106,23 +109,23 @@ LAYOUTS: dict[str, tuple[_Layout, ...]] = {
     "preact_resnet": (PREACT_RESNET,),
     "resnet": (RESNET,),
 }
-"""By the kind of our network, the layouts that fit it."""
+"""The layouts that fit each kind of backbone."""
 
 
 def load_pretrained(network: nn.Module, weights: Path | str | Mapping[str, Tensor]) -> nn.Module:
-    """Put published weights into one of our backbones.
+    """Load published weights into one of our backbones.
 
-    A wide ResNet takes those of TRADES and the many projects that copied its file (MART, FAT,
-    LBGAT, AWP, AFS, RobustBench), and those of DeepMind's, which need ``padding="one_side"``; a
-    PreActResNet and a ResNet those of the usual CIFAR files. Nothing in the names tells the
-    activation, the normalisation or what a PreActResNet's shortcut reads: build the network as the
-    project did.
+    A ``WideResNet`` takes weights of TRADES and the many projects that copied its file (MART, FAT,
+    LBGAT, AWP, AFS, RobustBench), and DeepMind's, which need ``padding="one_side"``. A
+    ``PreActResNet`` or ``ResNet`` takes those of the usual CIFAR files. The names do not reveal the
+    activation, the normalisation, or what a PreActResNet's shortcut reads: build the network with
+    the settings of the project.
 
     Args:
-        network: A ``WideResNet``, ``PreActResNet`` or ``ResNet`` of the same shape, with the mean
-            and deviation of the project: 0 and 1 where it normalises nothing.
-        weights: A ``.safetensors`` file, a file of ``torch.save`` that holds tensors and plain
-            values alone, or the state dict itself.
+        network: A ``WideResNet``, ``PreActResNet`` or ``ResNet`` of the same shape, with the
+            project's mean and deviation: 0 and 1 if it does not normalise its input.
+        weights: A ``.safetensors`` file, a file of ``torch.save`` that holds only tensors and plain
+            values, or the state dict itself.
 
     Returns:
         The network, in eval mode.
@@ -135,64 +138,84 @@ def load_pretrained(network: nn.Module, weights: Path | str | Mapping[str, Tenso
     Source:
         Names: yaodongyu/TRADES ``models/wideresnet.py``, whose ``sub_block1`` is never called and
         is skipped; RobustBench/robustbench ``model_zoo/architectures``.
+
+    Example:
+        >>> import torch
+        >>> from equipoise.models import WideResNet
+        >>> network = WideResNet(depth=10, width=1, classes=10, mean=[0.0] * 3, std=[1.0] * 3)
+        >>> load_pretrained(network, {"block1.layer.0.conv1.weight": torch.zeros(16, 16, 3, 3)})
+        Traceback (most recent call last):
+        ValueError: the weights do not fit this WideResNet: missing: conv.weight, ...
     """
-    config, own = config_of(network), network.state_dict()
+    config = config_of(network)
     given = weights if isinstance(weights, Mapping) else _read(Path(weights))
     given = {re.sub(r"^(module\.|model\.)+", "", name): value for name, value in given.items()}
     layout = _layout_of(config["kind"], given)
-    for setting, wanted in layout.demands.items():
-        if config[setting] != wanted:
+    for setting, required in layout.required.items():
+        if config[setting] != required:
             raise ValueError(
-                f"these weights belong to a network with {setting}={wanted!r}, got "
+                f"these weights belong to a network with {setting}={required!r}, got "
                 f"{setting}={config[setting]!r}; build it with the former."
             )
-    named, left_over = {}, []
-    for name, value in given.items():
-        if not name.startswith(layout.unused or ("\0",)):
-            ours = layout.ours(name)
-            if ours in own:
-                named[ours] = value.reshape(-1, 1, 1) if "normalise" in ours else value
-            else:
-                left_over.append(name)
-    # The normalisation is seldom stored, and counters of batches only since torch 0.4.1.
-    optional = {name for name in own if name.startswith("normalise.") or name.endswith("_tracked")}
-    problems = {
-        "missing": sorted(own.keys() - named.keys() - optional),
-        "left over": left_over,
-        "of another shape": [n for n, value in named.items() if value.shape != own[n].shape],
-    }
-    if any(problems.values()):
-        said = "; ".join(f"{what}: {_some(names)}" for what, names in problems.items() if names)
-        raise ValueError(
-            f"the weights do not fit this {type(network).__name__}: {said}. Build the network with "
-            "the depth, width, classes and settings of the project they come from."
-        )
+    translated = _translate(network, layout, given)
+    state = network.state_dict()
     for name in ("normalise.mean", "normalise.std"):
-        if name in named and not torch.allclose(named[name].to(own[name]), own[name]):
+        if name in translated and not torch.allclose(translated[name].to(state[name]), state[name]):
             raise ValueError(
-                f"the weights were trained with {name} {named[name].flatten().tolist()}, got "
-                f"{own[name].flatten().tolist()}; build the network with the former."
+                f"the weights were trained with {name} {translated[name].flatten().tolist()}, got "
+                f"{state[name].flatten().tolist()}; build the network with the former."
             )
-    network.load_state_dict({**own, **named})
+    network.load_state_dict({**state, **translated})
     return network.eval()
 
 
 def _layout_of(kind: str, given: Mapping[str, Tensor]) -> _Layout:
+    """The layout of a state dict."""
     if kind not in LAYOUTS:
         raise ValueError(
-            f"published weights can be put into {', '.join(LAYOUTS)}, got a network of kind {kind}."
+            f"published weights can be loaded into {', '.join(LAYOUTS)}, got a network of kind "
+            f"{kind}."
         )
     for layout in LAYOUTS[kind]:
-        if layout.first in given:
+        if layout.marker in given:
             return layout
     raise ValueError(
-        f"the weights are none of a {kind} that is known: they hold none of "
-        f"{', '.join(layout.first for layout in LAYOUTS[kind])}, but {_some(list(given))}."
+        f"the weights are not in a known layout of a {kind}: they must hold one of "
+        f"{', '.join(layout.marker for layout in LAYOUTS[kind])}, got {_first_names(list(given))}."
     )
 
 
+def _translate(
+    network: nn.Module, layout: _Layout, given: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Rename tensors to the network's names, and refuse them if they do not fit it."""
+    state = network.state_dict()
+    translated, left_over = {}, []
+    for name, value in given.items():
+        if not name.startswith(layout.unused or ("\0",)):
+            ours = layout.translate(name)
+            if ours in state:
+                translated[ours] = value.reshape(-1, 1, 1) if "normalise" in ours else value
+            else:
+                left_over.append(name)
+    # Few projects store the normalisation, and batch counters exist only since torch 0.4.1.
+    optional = {n for n in state if n.startswith("normalise.") or n.endswith("_tracked")}
+    problems = {
+        "missing": sorted(state.keys() - translated.keys() - optional),
+        "left over": left_over,
+        "of another shape": [n for n, v in translated.items() if v.shape != state[n].shape],
+    }
+    if any(problems.values()):
+        details = [f"{kind}: {_first_names(names)}" for kind, names in problems.items() if names]
+        raise ValueError(
+            f"the weights do not fit this {type(network).__name__}: {'; '.join(details)}. Build "
+            "the network with the depth, width, classes and settings of the project they come from."
+        )
+    return translated
+
+
 def _read(path: Path) -> dict[str, Tensor]:
-    """A state dict from a file; one may lie inside a checkpoint."""
+    """Read a state dict from a file, also from inside a checkpoint."""
     if not path.is_file():
         raise RunError(f"{path} does not exist.")
     try:
@@ -202,7 +225,7 @@ def _read(path: Path) -> dict[str, Tensor]:
     except (safetensors.SafetensorError, pickle.UnpicklingError, OSError, RuntimeError) as error:
         raise RunError(
             f"{path} cannot be read as tensors and plain values ({_line(error)}); anything else is "
-            "refused, because loading it could run anything. Save a state_dict() alone."
+            "refused, because loading it could run code. Save a state_dict() alone."
         ) from error
     for key in ("state_dict", "model_state_dict", "model", "net"):
         if isinstance(document, dict) and isinstance(document.get(key), dict):
@@ -210,11 +233,11 @@ def _read(path: Path) -> dict[str, Tensor]:
     if not isinstance(document, dict) or not all(
         isinstance(value, Tensor) for value in document.values()
     ):
-        raise RunError(f"{path} holds no state dict: names with a tensor each.")
+        raise RunError(f"{path} holds no state dict, which maps names to tensors.")
     return document
 
 
-def _some(names: list[str]) -> str:
+def _first_names(names: list[str]) -> str:
     more = f" and {len(names) - 4} more" if len(names) > 4 else ""
     return ", ".join(names[:4]) + more
 

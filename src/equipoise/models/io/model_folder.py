@@ -21,7 +21,8 @@ from torch import nn
 
 from equipoise.models.afa.adaptive_network import new_adaptive_network
 from equipoise.models.afa.branches import with_branches
-from equipoise.models.backbones.resnet import PreActResNet, ResNet
+from equipoise.models.backbones.preact_resnet import PreActResNet
+from equipoise.models.backbones.resnet import ResNet
 from equipoise.models.backbones.wide_resnet import WideResNet
 from equipoise.models.conditional_network import with_conditioning
 from equipoise.models.feature_stack import FeatureStack

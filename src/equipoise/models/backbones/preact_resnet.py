@@ -1,0 +1,167 @@
+"""Residual networks with pre-activation blocks: PreActResNet-18 and -34."""
+
+from collections.abc import Sequence
+from typing import Any, Literal, get_args
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+from equipoise.models.attack_mode.structure import BlockStructure, Structure, block_structures
+from equipoise.models.backbones.common import (
+    ACTIVATIONS,
+    Activation,
+    Normalise,
+    check_images,
+    initialise_convolutions,
+    make_stages,
+    shared_settings,
+)
+from equipoise.types import Images, Logits
+
+Shortcut = Literal["activated", "raw"]
+DEPTHS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}
+"""Number of blocks in each stage, by depth."""
+
+
+class _PreActBlock(nn.Module):
+    """A pre-activation block: twice norm, activation, 3x3 convolution, plus the shortcut."""
+
+    def __init__(
+        self, inputs: int, outputs: int, stride: int, unit: type[nn.Module], reads: Shortcut
+    ) -> None:
+        super().__init__()
+        self.norm1 = nn.BatchNorm2d(inputs)
+        self.activation1 = unit()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False)
+        self.norm2 = nn.BatchNorm2d(outputs)
+        self.activation2 = unit()
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
+        self.reads = reads
+        self.shortcut = (
+            nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False)
+            if inputs != outputs or stride != 1
+            else None
+        )
+
+    def extra_repr(self) -> str:
+        """Show what the shortcut reads: blocks that differ in it compute different things."""
+        return f"reads={self.reads!r}"
+
+    def forward(self, features: Tensor) -> Tensor:
+        active = self.activation1(self.norm1(features))
+        hidden = self.conv2(self.activation2(self.norm2(self.conv1(active))))
+        if self.shortcut is None:
+            return hidden + features
+        return hidden + self.shortcut(active if self.reads == "activated" else features)
+
+    def structure(self) -> BlockStructure:
+        """Declare the layers."""
+        return BlockStructure(
+            entry_norm=self.norm1,
+            convs=((self.conv1, self.norm2), (self.conv2, None)),
+            shortcut=None if self.shortcut is None else (self.shortcut, None),
+            activated_shortcut=self.reads == "activated",
+            final_relu=False,
+            activations=(self.activation1, self.activation2),
+        )
+
+
+class PreActResNet(nn.Module):
+    """PreActResNet-18 or -34: four stages of pre-activation blocks, a norm, then a linear layer.
+
+    Args:
+        depth: 18 or 34.
+        classes: Number of classes, 2 or more.
+        channels: Number of image channels.
+        mean: Mean of the data for each channel, in [0, 1] pixel units; 0.5 by default.
+        std: Standard deviation for each channel; 0.25 by default.
+        activation: ``"relu"`` or ``"silu"``.
+        shortcut: What a convolution on a shortcut reads: the block's ``"activated"`` input, or the
+            ``"raw"`` one. Published weights exist for both.
+        final_norm: Whether a norm and an activation precede the pooling. Some published weights
+            lack them.
+        width: Channels of the stem and the first stage; each stage has twice those before it.
+
+    Shape:
+        Images ``(batch, channels, height, width)`` in [0, 1], 8x8 or larger, to logits
+        ``(batch, classes)``.
+
+    Raises:
+        ValueError: If a setting is out of range; from ``forward``, if the images have another
+            number of channels or are smaller than 8x8.
+
+    Source:
+        He et al. 2016 (1603.05027). The defaults are those of Rice et al. 2020 (2002.11569), whose
+        PreActResNet-18 AFS's authors' code trains. Wong et al. 2020 (2001.03994) use ``"raw"`` and
+        no final norm.
+
+    Example:
+        >>> import torch
+        >>> network = PreActResNet(classes=10, width=4)
+        >>> network(torch.rand(2, 3, 32, 32)).shape
+        torch.Size([2, 10])
+    """
+
+    def __init__(
+        self,
+        *,
+        depth: int = 18,
+        classes: int,
+        channels: int = 3,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        activation: Activation = "relu",
+        shortcut: Shortcut = "activated",
+        final_norm: bool = True,
+        width: int = 64,
+    ) -> None:
+        super().__init__()
+        if depth not in DEPTHS:
+            raise ValueError(f"depth must be 18 or 34, got {depth}.")
+        if shortcut not in get_args(Shortcut):
+            raise ValueError(f"shortcut must be one of {get_args(Shortcut)}, got {shortcut!r}.")
+        if width < 1:
+            raise ValueError(f"width must be 1 or more, got {width}.")
+        settings = shared_settings(classes, channels, mean, std, activation)
+        self.config: dict[str, Any] = {
+            "kind": "preact_resnet",
+            "depth": depth,
+            **settings,
+            "shortcut": shortcut,
+            "final_norm": final_norm,
+            "width": width,
+        }
+        unit = ACTIVATIONS[activation]
+        self.normalise = Normalise(settings["mean"], settings["std"])
+        self.conv = nn.Conv2d(channels, width, 3, padding=1, bias=False)
+        self.stages = make_stages(
+            DEPTHS[depth],
+            width,
+            lambda inputs, outputs, stride: _PreActBlock(inputs, outputs, stride, unit, shortcut),
+            inputs=width,
+        )
+        self.norm = nn.BatchNorm2d(8 * width) if final_norm else nn.Identity()
+        self.activation = unit() if final_norm else nn.Identity()
+        self.linear = nn.Linear(8 * width, classes)
+        self.channels = channels
+        initialise_convolutions(self)
+
+    def forward(self, images: Images) -> Logits:
+        """Return the logits of images in [0, 1]."""
+        check_images(images, self.channels)
+        features = self.activation(self.norm(self.stages(self.conv(self.normalise(images)))))
+        pooled = functional.adaptive_avg_pool2d(features, 1).flatten(1)
+        return self.linear(pooled)
+
+    def structure(self) -> Structure | None:
+        """Declare the layers for batch-norm folding; ``None`` if they cannot be folded."""
+        blocks = block_structures(self.stages, _PreActBlock)
+        if blocks is None or self.config["activation"] != "relu":
+            return None
+        final = bool(self.config["final_norm"])
+        return Structure(
+            stem=(self.conv, None),
+            blocks=blocks,
+            final_norm=self.norm if final else None,
+            activations=(self.activation,) if final else (),
+        )
