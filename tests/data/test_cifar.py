@@ -197,7 +197,7 @@ def test_a_binary_file_cut_short_is_refused(tmp_path, bytes_left):
     place = write_binary(tmp_path / "binary", hundred=True)
     content = (place / "train.bin").read_bytes()
     (place / "train.bin").write_bytes(content[:bytes_left])
-    with pytest.raises(DataError, match="no whole number of records of 3074 bytes"):
+    with pytest.raises(DataError, match="must hold a whole number of records of 3074 bytes"):
         Cifar100(folder=place).load()
 
 
@@ -270,7 +270,7 @@ def test_parts_that_name_their_classes_unalike_are_refused(tmp_path):
     write_hub(tmp_path)
     path = tmp_path / "data" / "test-00000-of-00001.parquet"
     write_parquet(path, [GOOD], [0], TEN[::-1])
-    with pytest.raises(DataError, match="train and test name their classes unalike"):
+    with pytest.raises(DataError, match="train and test have different class names"):
         Cifar10(folder=tmp_path).load()
 
 
@@ -323,7 +323,7 @@ def test_a_repository_without_a_test_part_is_refused(monkeypatch):
     found = in_memory()
     del found["test"]
     monkeypatch.setattr(datasets, "load_dataset", lambda *names: found)
-    with pytest.raises(DataError, match="has no part test; it has train"):
+    with pytest.raises(DataError, match="has no split test; it has train"):
         Cifar10(hub="me/mine").load()
 
 

@@ -8,10 +8,9 @@ from pathlib import Path
 import numpy
 import torch
 
-from equipoise.data import parquet
 from equipoise.data.archives import check_published
 from equipoise.data.dataset import DataError, DataSet, Split
-from equipoise.data.parquet import Table
+from equipoise.data.parquet import Table, decode_all, read_table
 
 _TABLE = Table(title="SVHN", config="cropped_digits")
 _NAMES = tuple(map(str, range(10)))
@@ -44,15 +43,12 @@ class SVHN:
             DataError: If a file or a variable in it is missing, or cannot be read, or the hub is
                 out of reach.
         """
-        if self.folder is not None and not parquet.parquet_files(self.folder, _TABLE, "train"):
-            train, test = (_from_mat(self.folder / f"{p}_32x32.mat") for p in ("train", "test"))
+        encoded = read_table(self.folder, self.hub, _TABLE)
+        if encoded is not None:
+            train, test = (decode_all(split, 10)[0] for split in encoded)
         else:
-            parts = (
-                parquet.from_hub(self.hub, _TABLE)
-                if self.folder is None
-                else parquet.from_parquet(self.folder, _TABLE)
-            )
-            train, test = (parquet.decoded(part, 10)[0] for part in parts)
+            assert self.folder is not None  # the hub has parquet alone
+            train, test = (_from_mat(self.folder / f"{p}_32x32.mat") for p in ("train", "test"))
         return DataSet(name="svhn", train=train, test=test, class_names=_NAMES)
 
 

@@ -5,12 +5,11 @@ from pathlib import Path
 
 import torch
 
-from equipoise.data import parquet
 from equipoise.data.archives import Files, open_files
 from equipoise.data.cache import decode_once, in_memory
 from equipoise.data.dataset import DataError, DataSet, Split
 from equipoise.data.image_folder import Labelled, read_labelled
-from equipoise.data.parquet import Encoded, Table
+from equipoise.data.parquet import Encoded, Table, read_table
 
 _TABLE = Table(title="Tiny-ImageNet", config="default", test="valid")
 _ARCHIVE = "tiny-imagenet-200"
@@ -44,10 +43,10 @@ class TinyImageNet:
         Raises:
             DataError: If a file is missing or broken, or the hub is out of reach.
         """
-        if self.folder is None:
-            return _of_table(*parquet.from_hub(self.hub, _TABLE))
-        if parquet.parquet_files(self.folder, _TABLE, "train"):
-            return _of_table(*parquet.from_parquet(self.folder, _TABLE))
+        encoded = read_table(self.folder, self.hub, _TABLE)
+        if encoded is not None:
+            return _of_table(*encoded)
+        assert self.folder is not None  # the hub has parquet alone
         inside = (self.folder / _ARCHIVE, self.folder / f"{_ARCHIVE}.zip")
         place = next((found for found in inside if found.exists()), self.folder)
         with open_files(place) as files:
