@@ -20,7 +20,7 @@ def without(path: str, value: object = None, *, delete: bool = True) -> dict:
     return changed
 
 
-def test_a_record_passes_with_more_fields_or_without_optional_ones():
+def test_record_may_have_extra_fields_and_lack_optional_ones():
     schema.check(record() | {"anything": [1, None]})
     schema.check(without("broken_at"))
     schema.check(record() | {"broken_by": ["quick/pgd", None]})
@@ -30,7 +30,7 @@ def test_a_record_passes_with_more_fields_or_without_optional_ones():
 @pytest.mark.parametrize(
     "path", ["model", "epsilons", "headline", "headline.average", "suites.0.attacks.0.name"]
 )
-def test_a_missing_field_is_named(path):
+def test_missing_field_is_named(path):
     with pytest.raises(ValueError, match=f"a field is missing.*{path.split('.')[-1]}"):
         schema.check(without(path))
 
@@ -53,7 +53,7 @@ def test_a_missing_field_is_named(path):
         ("rescored", {"images": "4"}, "must be a int"),
     ],
 )
-def test_a_field_of_another_type_is_named(path, value, message):
+def test_field_of_the_wrong_type_is_named(path, value, message):
     with pytest.raises(ValueError, match=rf"damaged record: .*{message}"):
         schema.check(without(path, value, delete=False))
 
@@ -72,17 +72,17 @@ def test_a_field_of_another_type_is_named(path, value, message):
         ("images", 3, "has 2 entries, not 3"),
     ],
 )
-def test_lengths_that_do_not_fit_are_named(path, value, message):
+def test_field_of_the_wrong_length_is_named(path, value, message):
     with pytest.raises(ValueError, match=message):
         schema.check(without(path, value, delete=False))
 
 
 @pytest.mark.parametrize("content", [None, [], "x", 1, {}, {"format": 2}, {"format": True}])
-def test_what_is_no_record_is_refused(content):
-    with pytest.raises(ValueError, match=r"no record of format 1 \(found"):
+def test_other_json_is_refused(content):
+    with pytest.raises(ValueError, match=r"not a record of format 1 \(got"):
         schema.check(content)
 
 
-def test_a_count_of_images_beyond_all_memory_is_refused_without_taking_any():
+def test_huge_image_count_is_refused_without_allocating_memory():
     with pytest.raises(ValueError, match=r"broken_at has 2 entries, not 1000000"):
         schema.check(record() | {"images": 10**30})
