@@ -49,9 +49,9 @@ def test_folders_and_archives_are_read_alike(place):
     with open_files(place) as found:
         assert found.names == ("b/deep", "one")
         assert [found.read(name) for name in found.names] == [b"two", b"one"]
-        assert found.named("deep") == "b/deep"
+        assert found.find("deep") == "b/deep"
         with pytest.raises(DataError, match="lacks the file other"):
-            found.named("other")
+            found.find("other")
 
 
 def test_each_folder_is_read_once_whatever_links_to_it(tmp_path):
@@ -126,25 +126,28 @@ def test_links_in_a_zip_are_refused(tmp_path):
 
 
 def test_sizes_are_bounded_before_anything_is_read(tmp_path, monkeypatch):
-    monkeypatch.setattr(archives, "LARGEST", 99)
+    monkeypatch.setattr(archives, "MAX_FILE_BYTES", 99)
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "big").write_bytes(bytes(100))
     packed = write_zip(tmp_path / "x.zip", ("big", bytes(100), 0o644))
     for place in (tmp_path / "folder", packed):
-        with open_files(place) as found, pytest.raises(DataError, match="big has 100 bytes, more"):
+        with (
+            open_files(place) as found,
+            pytest.raises(DataError, match="big must have at most 99 bytes, got 100"),
+        ):
             found.read("big")
     tar = write_tar(tmp_path / "x.tar.gz", ("big", bytes(100), tarfile.REGTYPE))
-    with pytest.raises(DataError, match="big has 100 bytes, more"), open_files(tar):
+    with pytest.raises(DataError, match="big must have at most 99 bytes, got 100"), open_files(tar):
         pass
 
 
 def test_a_small_tar_that_unpacks_to_much_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(archives, "LARGEST_ARCHIVE", 10**6)
+    monkeypatch.setattr(archives, "MAX_ARCHIVE_BYTES", 10**6)
     path = tmp_path / "x.tar.gz"
     path.write_bytes(gzip.compress(bytes(10**7)))
     path = write_tar(tmp_path / "y.tar.gz", ("big", bytes(10**7), tarfile.REGTYPE))
     assert path.stat().st_size < 20000
-    with pytest.raises(DataError, match="unpacks to more than 1,000,000 bytes"), open_files(path):
+    with pytest.raises(DataError, match="must unpack to at most 1,000,000 bytes"), open_files(path):
         pass
 
 
@@ -184,7 +187,7 @@ def test_an_archive_with_a_published_checksum_must_have_it(tmp_path, monkeypatch
 
 def test_what_is_neither_folder_nor_archive_is_refused(tmp_path):
     (tmp_path / "file.txt").touch()
-    with pytest.raises(DataError, match=r"is no folder, .zip"):
+    with pytest.raises(DataError, match=r"must be a folder, .zip.* got .*file.txt"):
         open_files(tmp_path / "file.txt").__enter__()
-    with pytest.raises(DataError, match=r"there is no folder or archive .*nowhere"):
+    with pytest.raises(DataError, match=r"nowhere does not exist; check --data"):
         open_files(tmp_path / "nowhere").__enter__()

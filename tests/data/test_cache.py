@@ -41,7 +41,7 @@ def source(tmp_path):
 @pytest.fixture
 def mapped(source, monkeypatch):
     """The data set as one that is too large for memory."""
-    monkeypatch.setattr(cache, "WHOLE", 100)
+    monkeypatch.setattr(cache, "MAX_BYTES_IN_MEMORY", 100)
     return source.load()
 
 
@@ -113,7 +113,7 @@ def test_a_write_that_is_cut_short_leaves_nothing(source, tmp_path, monkeypatch,
     with pytest.raises(expected) as refusal:
         source.load()
     if expected is DataError:
-        assert "no space left); make room, or set EQUIPOISE_CACHE" in str(refusal.value)
+        assert "no space left); free some space, or set EQUIPOISE_CACHE" in str(refusal.value)
     assert entries(tmp_path) == []
 
 
@@ -145,7 +145,7 @@ def test_the_cache_lies_in_the_home_folder_by_default(monkeypatch, tmp_path):
 
 
 def test_mapped_images_behave_like_a_tensor_that_is_read_by_rows(source, mapped, monkeypatch):
-    monkeypatch.setattr(cache, "WHOLE", 2**30)
+    monkeypatch.setattr(cache, "MAX_BYTES_IN_MEMORY", 2**30)
     whole = source.load().train
     train = mapped.train
     assert isinstance(whole.images, torch.Tensor)
@@ -204,7 +204,7 @@ def test_mapped_images_go_to_other_processes_as_a_path(mapped):
 def test_training_takes_the_same_steps_from_a_file_as_from_memory(
     source, mapped, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(cache, "WHOLE", 2**30)
+    monkeypatch.setattr(cache, "MAX_BYTES_IN_MEMORY", 2**30)
     found = []
     for number, data in enumerate((source.load(), mapped)):
         stage = network_stage(
@@ -231,7 +231,7 @@ def test_decoded_images_that_vanish_are_missed_aloud_and_only_by_who_had_not_ope
         path.unlink()
     assert torch.equal(mapped.test.images[slice(None)], before)  # still open
     cache.open_map.cache_clear()  # as in another process
-    with pytest.raises(RunError, match=r"\.npy are gone; .*run the same command again"):
+    with pytest.raises(RunError, match=r"\.npy were deleted .*run the same command again"):
         mapped.test.batch(slice(0, 2))
 
 

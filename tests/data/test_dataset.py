@@ -121,7 +121,7 @@ def test_labels_of_32_bits_are_widened():
 
 
 def test_another_number_of_labels_than_images_is_refused():
-    with pytest.raises(DataError, match="4 images have 3 labels"):
+    with pytest.raises(DataError, match="one label per image, got 4 images and 3 labels"):
         unchecked(images=pixels(), labels=torch.zeros(3, dtype=torch.long), classes=10)
 
 

@@ -135,7 +135,7 @@ def test_a_folder_of_nothing_but_broken_images_is_refused(tmp_path):
     folder = with_parts(tmp_path / "pets")
     for path in folder.rglob("*.png"):
         path.write_bytes(b"")
-    with pytest.raises(DataError, match=r"no image can be read. train/ape/00.png: it cannot"):
+    with pytest.raises(DataError, match=r"no image can be decoded. train/ape/00.png: it cannot"):
         ImageFolder(folder=folder, on_broken="skip").load()
 
 

@@ -194,7 +194,7 @@ def _from_pickle(
 
 
 def _pickle(files: Files, name: str) -> tuple[str, dict[str, Any]]:
-    path = files.named(name)
+    path = files.find(name)
     where = f"{files.origin}: {path}"
     try:
         return where, read_pickle(files.read(path))
@@ -208,7 +208,7 @@ def _from_binary(
     row = layout.label_bytes + _PIXELS
     records = []
     for batch in batches:
-        path = files.named(f"{batch}.bin")
+        path = files.find(f"{batch}.bin")
         content = numpy.frombuffer(files.read(path), numpy.uint8)
         if content.size % row or not content.size:
             raise DataError(
@@ -216,7 +216,7 @@ def _from_binary(
                 f"{content.size:,} bytes; it is cut short. Copy or download it again."
             )
         records.append(content.reshape(-1, row))
-    names = tuple(files.read(files.named(layout.names_file)).decode("latin-1").split())
+    names = tuple(files.read(files.find(layout.names_file)).decode("latin-1").split())
     rows = numpy.concatenate(records)
     labels = rows[:, layout.label_bytes - 1].astype(numpy.int64)
     return names, _split(rows[:, layout.label_bytes :], labels, len(names))

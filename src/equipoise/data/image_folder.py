@@ -10,9 +10,9 @@ from typing import Literal
 import torch
 
 from equipoise.data.archives import Files, open_files
-from equipoise.data.cache import decode_once, in_memory
+from equipoise.data.cache import decode_once, load_if_small
 from equipoise.data.dataset import DataError, DataSet, Split
-from equipoise.data.decode import ENDINGS
+from equipoise.data.decode import SUFFIXES
 
 TRAIN_FOLDERS = ("train", "training")
 """Folders that are taken for the training part, in whatever case; the first one that is there."""
@@ -98,9 +98,9 @@ class ImageFolder:
 
     def _found(self, files: Files) -> tuple[tuple[str, ...], Labelled, Labelled, list[str]]:
         tops = {name.split("/")[0] for name in files.names if "/" in name}
-        others = [name for name in files.names if not name.lower().endswith(ENDINGS)]
+        others = [name for name in files.names if not name.lower().endswith(SUFFIXES)]
         notes = [f"{len(others)} files that are no images were left out"] if others else []
-        paths = [name.split("/") for name in files.names if name.lower().endswith(ENDINGS)]
+        paths = [name.split("/") for name in files.names if name.lower().endswith(SUFFIXES)]
         deep = {path[0] for path in paths if len(path) > 2}
         parts = deep - {path[0] for path in paths if len(path) == 2}  # else it is a class
         training, testing = (_named(parts, names) for names in (TRAIN_FOLDERS, TEST_FOLDERS))
@@ -207,7 +207,9 @@ def read_labelled(
     first = torch.arange(len(whole)) < len(train)
     parts = [
         Split(
-            images=in_memory(images.take(chosen)), labels=labels[chosen], classes=len(class_names)
+            images=load_if_small(images.take(chosen)),
+            labels=labels[chosen],
+            classes=len(class_names),
         )
         for chosen in (good & first, good & ~first)
     ]
@@ -243,7 +245,7 @@ def _by_class(files: Files, prefix: str) -> dict[str, list[str]]:
     }
     for path in files.names:
         top, _, rest = path.removeprefix(prefix).partition("/")
-        if path.startswith(prefix) and rest and path.lower().endswith(ENDINGS):
+        if path.startswith(prefix) and rest and path.lower().endswith(SUFFIXES):
             found[top].append(path)
     if len(found) < 2:
         raise DataError(
@@ -253,7 +255,7 @@ def _by_class(files: Files, prefix: str) -> dict[str, list[str]]:
     if empty:
         raise DataError(
             f"{place / empty[0]} holds no image ({len(empty)} such class folders); fill or delete "
-            f"it. Images end in {', '.join(ENDINGS)}."
+            f"it. Images end in {', '.join(SUFFIXES)}."
         )
     return found
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from equipoise.data.archives import Files, open_files
-from equipoise.data.cache import decode_once, in_memory
+from equipoise.data.cache import decode_once, load_if_small
 from equipoise.data.dataset import DataError, DataSet, Split
 from equipoise.data.image_folder import Labelled, read_labelled
 from equipoise.data.parquet import Encoded, Table, read_table
@@ -54,7 +54,7 @@ class TinyImageNet:
 
 
 def _of_files(files: Files) -> DataSet:
-    root = files.named("wnids.txt").removesuffix("wnids.txt")
+    root = files.find("wnids.txt").removesuffix("wnids.txt")
     ids = sorted(_lines(files, f"{root}wnids.txt"))
     number = {each: place for place, each in enumerate(ids)}
     train: Labelled = []
@@ -118,5 +118,5 @@ def _of_table(train: Encoded, test: Encoded) -> DataSet:
                 f"{part.where(number)} is broken: {reason} ({len(broken)} such images)."
             )
         labels = torch.tensor(part.labels)
-        parts.append(Split(images=in_memory(images), labels=labels, classes=len(names)))
+        parts.append(Split(images=load_if_small(images), labels=labels, classes=len(names)))
     return DataSet(name="tiny-imagenet", train=parts[0], test=parts[1], class_names=names)
