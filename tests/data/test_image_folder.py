@@ -62,7 +62,7 @@ def test_a_test_part_is_drawn_from_every_class_by_the_seed_alone(tmp_path):
     assert found.train.labels.bincount().tolist() == [7, 15, 1]
     rows = torch.cat([found.train.images, found.test.images]).flatten(1)
     assert len(rows.unique(dim=0)) == 32  # nothing twice, nothing lost
-    assert "about 0.3 of each class was drawn for the test part" in found.summary()
+    assert "about 0.3 of each class was selected for testing" in found.summary()
     again = source.load()
     assert torch.equal(again.test.images, found.test.images)
     other = ImageFolder(folder=source.folder, test_share=0.3, split_seed=1).load()
@@ -149,8 +149,8 @@ def test_files_that_are_no_images_and_folders_that_are_not_read_are_noted(tmp_pa
     found = ImageFolder(folder=folder).load()
     assert len(found.train) == 8
     assert found.notes == (
-        "2 files that are no images were left out",
-        "the folder val was not read (test part: test)",
+        "2 files that are not images were left out",
+        "the folder val was not read (test images: test)",
     )
 
 
@@ -158,7 +158,7 @@ def test_folders_beside_a_training_part_alone_are_noted(tmp_path):
     of_classes(tmp_path / "train", {"a": 5, "b": 5})
     write_images(tmp_path, {"other/1": IMAGES[0]})
     found = ImageFolder(folder=tmp_path).load()
-    assert found.notes[0] == "the folder other was not read (test part: drawn from train)"
+    assert found.notes[0] == "the folder other was not read (test images: selected from train)"
 
 
 def test_a_class_may_have_the_name_of_a_part(tmp_path):
@@ -171,15 +171,18 @@ def test_a_class_may_have_the_name_of_a_part(tmp_path):
 )
 def test_parts_are_not_taken_for_classes(tmp_path, images):
     write_images(tmp_path, dict(zip(images, IMAGES, strict=False)))
-    with pytest.raises(DataError, match=r"but no training part: .* another name if it is a class"):
+    with pytest.raises(DataError, match=r"but no training images: .* rename .* if it is a class"):
         ImageFolder(folder=tmp_path).load()
 
 
 @pytest.mark.parametrize(
     ("make", "reason"),
     [
-        (lambda root: (root / "train" / "dog").mkdir(), r"train/dog holds no image \(1 such"),
-        (lambda root: (root / "test" / "dog").mkdir(), "test/dog holds no image"),
+        (
+            lambda root: (root / "train" / "dog").mkdir(),
+            r"train/dog must hold images, got none \(1 such",
+        ),
+        (lambda root: (root / "test" / "dog").mkdir(), "test/dog must hold images, got none"),
         (
             lambda root: write_images(root, {"test/dog/1": IMAGES[0]}),
             "test has the class 'dog', which train lacks",
@@ -195,7 +198,7 @@ def test_class_folders_that_do_not_fit_are_refused(tmp_path, make, reason):
 def test_a_single_class_or_a_class_of_one_image_is_refused(tmp_path):
     with pytest.raises(DataError, match=r"two classes or more, got \['a'\]"):
         of_classes(tmp_path / "one", {"a": 3}).load()
-    with pytest.raises(DataError, match="the class 'b' has one image"):
+    with pytest.raises(DataError, match=r"the class 'b' must have two images or more, .* got 1"):
         of_classes(tmp_path / "two", {"a": 3, "b": 1}).load()
     (tmp_path / "three").mkdir()
     with pytest.raises(DataError, match=r"two classes or more, got \[\]"):

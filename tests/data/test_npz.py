@@ -57,13 +57,19 @@ def test_class_names_that_are_stored_as_bytes_are_decoded(tmp_path):
         ({"train_images": ROWS[:5].astype(float)}, "train_images must be uint8 .* got float64"),
         ({"train_images": IMAGES[:5]}, r"train_images must be .* \(5, 3, 5, 5\)"),
         ({"test_images": ROWS[0, 0]}, r"test_images must be uint8 of shape .* \(5, 3\)"),
-        ({"test_images": ROWS[5:, :4]}, r"test_images must be like train_images.*\(3, 4, 5\)"),
+        (
+            {"test_images": ROWS[5:, :4]},
+            r"test_images must have the shape of train_images.*\(3, 4, 5\)",
+        ),
         ({"train_labels": numpy.zeros(5)}, "train_labels must be whole numbers.*float64"),
         ({"train_labels": numpy.zeros(4, dtype=int)}, "one for each of the 5 images"),
         ({"test_labels": numpy.array([0, 3])}, r"labels must be in \[0, 3\), got 0..3"),
         ({"test_labels": numpy.array([0, -1])}, r"labels must be in \[0, 3\), got -1..0"),
         ({"train_images": numpy.array([{}])}, "cannot be read as an .npz of plain arrays"),
-        ({"class_names": numpy.array("cat")}, r"class_names must be a row of texts.*shape \(\)"),
+        (
+            {"class_names": numpy.array("cat")},
+            r"class_names must be a vector of strings.*shape \(\)",
+        ),
         ({"class_names": numpy.array([{}])}, "cannot be read as an .npz of plain arrays"),
     ],
 )
@@ -74,12 +80,15 @@ def test_other_content_is_refused(tmp_path, changes, reason):
 
 @pytest.mark.parametrize("path", [None, "nowhere.npz"])
 def test_a_missing_file_is_refused(path, tmp_path):
-    with pytest.raises(DataError, match=r"give an .npz by --data FILE"):
+    with pytest.raises(DataError, match=r"must be an existing .npz file, got .*; give --data FILE"):
         NpzFile(path=path and tmp_path / path).load()
 
 
 def test_a_compressed_array_of_great_size_is_refused_before_it_is_read(tmp_path, monkeypatch):
-    monkeypatch.setattr(npz, "LARGEST_PACKED", 300)
-    with pytest.raises(DataError, match=r"train_images.npy unpacks to 503 bytes.*numpy.savez"):
+    monkeypatch.setattr(npz, "MAX_COMPRESSED_BYTES", 300)
+    with pytest.raises(
+        DataError,
+        match=r"train_images.npy must unpack to at most 300 bytes, got 503; .*numpy.savez",
+    ):
         NpzFile(path=write(tmp_path / "mine.npz", numpy.savez_compressed)).load()
     assert NpzFile(path=write(tmp_path / "mine.npz")).load()

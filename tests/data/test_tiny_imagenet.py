@@ -100,7 +100,10 @@ def test_the_hubs_parquet_and_the_hub_itself_are_read(tmp_path, monkeypatch):
             lambda root: (root / "val" / "val_annotations.txt").write_text("../x.png\tn01\n"),
             "no such image or class",
         ),
-        (lambda root: (root / "wnids.txt").write_text("n01\nn05\n"), "train/n05/images holds no"),
+        (
+            lambda root: (root / "wnids.txt").write_text("n01\nn05\n"),
+            "train/n05/images must hold images",
+        ),
         (
             lambda root: (root / "val" / "images" / "val_7.png").write_bytes(b"x"),
             r"1 of 9 images are broken \(val/images/val_7.png: it cannot be read as an image",

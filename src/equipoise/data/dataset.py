@@ -87,8 +87,8 @@ class Split:
 
     def take(self, rows: slice | Int[Tensor, " rows"]) -> "Split":
         """Select rows as a new split."""
-        mapped = isinstance(self.images, MappedImages)
-        images = self.images.take(rows) if mapped else self.images[rows]
+        images = self.images
+        images = images.take(rows) if isinstance(images, MappedImages) else images[rows]
         return Split(images=images, labels=self.labels[rows], classes=self.classes)
 
     def first(self, count: int) -> "Split":

@@ -1,4 +1,4 @@
-"""Street View House Numbers, cropped digits."""
+"""Street View House Numbers (SVHN), cropped digits."""
 
 import hashlib
 import io
@@ -22,12 +22,16 @@ class SVHN:
     """SVHN, cropped digits: 73,257 training and 26,032 test images of 32x32 in ten classes.
 
     Args:
-        folder: Holds ``train_32x32.mat`` and ``test_32x32.mat`` (the file's label 10 is the digit
-            0), or the hub's parquet files.
+        folder: Folder with the original ``train_32x32.mat`` and ``test_32x32.mat``, or with the
+            hub's parquet files.
         hub: Repository on the hub that is used if there is no folder.
 
     Source:
         Netzer et al. 2011; http://ufldl.stanford.edu/housenumbers.
+
+    Example:
+        >>> from equipoise.data import SVHN
+        >>> data = SVHN(folder=Path("data/svhn")).load()  # doctest: +SKIP
     """
 
     folder: Path | None = None
@@ -40,8 +44,8 @@ class SVHN:
             The data set ``svhn``.
 
         Raises:
-            DataError: If a file or a variable in it is missing, or cannot be read, or the hub is
-                out of reach.
+            DataError: If a file is missing, cannot be read or is not the published one, or the hub
+                cannot be reached.
         """
         encoded = read_table(self.folder, self.hub, _TABLE)
         if encoded is not None:
