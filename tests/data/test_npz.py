@@ -22,12 +22,12 @@ def write(path, save=numpy.savez, **changes):
 
 @pytest.mark.parametrize("save", [numpy.savez, numpy.savez_compressed])
 def test_images_and_labels_are_read(tmp_path, save):
-    found = NpzFile(path=write(tmp_path / "mine.npz", save)).load()
-    assert (found.name, found.class_names) == ("mine", ("0", "1", "2"))
-    assert numpy.array_equal(found.train.images.numpy(), IMAGES[:5])
-    assert numpy.array_equal(found.test.images.numpy(), IMAGES[5:])
-    assert found.train.labels.tolist() == [0, 1, 2, 0, 1]
-    assert found.test.labels.tolist() == [2, 0]
+    data = NpzFile(path=write(tmp_path / "mine.npz", save)).load()
+    assert (data.name, data.class_names) == ("mine", ("0", "1", "2"))
+    assert numpy.array_equal(data.train.images.numpy(), IMAGES[:5])
+    assert numpy.array_equal(data.test.images.numpy(), IMAGES[5:])
+    assert data.train.labels.tolist() == [0, 1, 2, 0, 1]
+    assert data.test.labels.tolist() == [2, 0]
 
 
 def test_grey_images_columns_of_labels_and_class_names_are_read(tmp_path):
@@ -38,16 +38,16 @@ def test_grey_images_columns_of_labels_and_class_names_are_read(tmp_path):
         train_labels=ARRAYS["train_labels"][:, None],
         class_names=numpy.array(["cat", "dog", "emu", "fox"]),
     )
-    found = NpzFile(path=path, name="pets").load()
-    assert (found.name, found.class_names) == ("pets", ("cat", "dog", "emu", "fox"))
-    assert numpy.array_equal(found.train.images.numpy(), IMAGES[:5, :1])
-    assert found.classes == 4
+    data = NpzFile(path=path, name="pets").load()
+    assert (data.name, data.class_names) == ("pets", ("cat", "dog", "emu", "fox"))
+    assert numpy.array_equal(data.train.images.numpy(), IMAGES[:5, :1])
+    assert data.classes == 4
 
 
 def test_class_names_that_are_stored_as_bytes_are_decoded(tmp_path):
     names = numpy.array([name.encode() for name in ("chat", "chien", "émeu")])
-    found = NpzFile(path=write(tmp_path / "mine.npz", class_names=names)).load()
-    assert found.class_names == ("chat", "chien", "émeu")
+    data = NpzFile(path=write(tmp_path / "mine.npz", class_names=names)).load()
+    assert data.class_names == ("chat", "chien", "émeu")
 
 
 @pytest.mark.parametrize(
@@ -79,12 +79,12 @@ def test_other_content_is_refused(tmp_path, changes, reason):
 
 
 @pytest.mark.parametrize("path", [None, "nowhere.npz"])
-def test_a_missing_file_is_refused(path, tmp_path):
+def test_missing_file_is_refused(path, tmp_path):
     with pytest.raises(DataError, match=r"must be an existing .npz file, got .*; give --data FILE"):
         NpzFile(path=path and tmp_path / path).load()
 
 
-def test_a_compressed_array_of_great_size_is_refused_before_it_is_read(tmp_path, monkeypatch):
+def test_huge_compressed_array_is_refused_before_it_is_read(tmp_path, monkeypatch):
     monkeypatch.setattr(npz, "MAX_COMPRESSED_BYTES", 300)
     with pytest.raises(
         DataError,

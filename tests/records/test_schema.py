@@ -38,19 +38,19 @@ def test_missing_field_is_named(path):
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        ("model", 3, "must be a str, got '3'"),
-        ("images", True, "must be a int, got 'True'"),
-        ("images", 2.0, "must be a int, got '2.0'"),
-        ("headline.average", float("nan"), "must be a float, got 'nan'"),
-        ("headline.accuracy.1", "0.5", "must be a float, got '0.5'"),
+        ("model", 3, "must be of type str, got '3'"),
+        ("images", True, "must be of type int, got 'True'"),
+        ("images", 2.0, "must be of type int, got '2.0'"),
+        ("headline.average", float("nan"), "must be of type float, got 'nan'"),
+        ("headline.accuracy.1", "0.5", "must be of type float, got '0.5'"),
         ("epsilons", 0.1, "epsilons"),
         ("suites.0", [], "suites"),
-        ("training_seed", "3", "must be a int"),
-        ("training_commit", 3, "must be a str"),
-        ("broken_by", ["quick/pgd", 0], "must be a str, got '0'"),
+        ("training_seed", "3", "must be of type int"),
+        ("training_commit", 3, "must be of type str"),
+        ("broken_by", ["quick/pgd", 0], "must be of type str, got '0'"),
         ("environment", {}, "field is missing.*environment"),
         ("fusing_weight", {"through_generator": [{"mean": 1}]}, "field is missing.*std"),
-        ("rescored", {"images": "4"}, "must be a int"),
+        ("rescored", {"images": "4"}, "must be of type int"),
     ],
 )
 def test_field_of_the_wrong_type_is_named(path, value, message):

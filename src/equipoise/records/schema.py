@@ -234,7 +234,7 @@ def _check_type(value: Any, kind: type) -> Any:
     """Return a value if it is exactly of this type; an int is a float, too."""
     fits = type(value) is kind or (kind is float and type(value) is int)
     if not fits or (isinstance(value, float) and not math.isfinite(value)):
-        raise TypeError(f"must be a {kind.__name__}, got {str(value)[:40]!r}")
+        raise TypeError(f"must be of type {kind.__name__}, got {str(value)[:40]!r}")
     return value
 
 
