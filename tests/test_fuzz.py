@@ -1,4 +1,4 @@
-"""A few hundred fuzzed inputs a target; ``benchmarks/fuzz.py`` runs ten thousand."""
+"""Run a few fuzzed inputs per target; ``benchmarks/fuzz.py`` runs ten thousand."""
 
 import itertools
 import os
@@ -14,7 +14,7 @@ EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "60"))
 
 
 @pytest.mark.parametrize("name", TARGETS)
-def test_a_damaged_input_is_read_or_clearly_refused(name):
+def test_damaged_input_is_read_or_clearly_refused(name):
     @settings(
         max_examples=EXAMPLES,
         deadline=None,
@@ -29,25 +29,25 @@ def test_a_damaged_input_is_read_or_clearly_refused(name):
     run()
 
 
-def test_the_watch_sees_what_is_executed():
+def test_audit_hook_detects_executed_commands():
     with watched(), pytest.raises(Executed, match=r"os\.system"):
         os.system("true")
 
 
-def test_the_watch_sees_a_pickle_being_read():
+def test_audit_hook_detects_unpickling():
     with watched(), pytest.raises(Executed, match=r"pickle\.find_class"):
         pickle.loads(pickle.dumps(os.path.join))
 
 
-def test_the_watch_sees_a_file_written_elsewhere(tmp_path):
+def test_audit_hook_detects_a_file_written_elsewhere(tmp_path):
     with watched() as folder:
         (folder / "inside").write_text("")
-        with pytest.raises(Executed, match="outside of"):
+        with pytest.raises(Executed, match="outside"):
             (tmp_path / "outside").write_text("")
     (tmp_path / "outside").write_text("")
 
 
-def test_an_unclear_error_comes_through():
+def test_unclear_error_is_raised():
     def target(data: bytes) -> None:
         raise KeyError(data)
 
@@ -55,11 +55,11 @@ def test_an_unclear_error_comes_through():
         survives(target, b"")
 
 
-def test_every_kind_of_place_is_reached_by_some_bytes():
+def test_mutations_change_delete_and_add_values():
     document = {"a": [1, {"b": 2}], "c": "d"}
-    drawn = itertools.product(range(8), repeat=3)
-    seen = [mutated(document, Choices(bytes([i, j, k, i ^ k, j, i, k, j]))) for i, j, k in drawn]
-    assert any("c" not in found for found in seen)
-    assert any(isinstance(found.get("a"), list) and len(found["a"]) == 1 for found in seen)
-    assert any(set(found) - {"a", "c"} for found in seen)
+    seeds = itertools.product(range(8), repeat=3)
+    mutants = [mutated(document, Choices(bytes([i, j, k, i ^ k, j, i, k, j]))) for i, j, k in seeds]
+    assert any("c" not in mutant for mutant in mutants)
+    assert any(isinstance(mutant.get("a"), list) and len(mutant["a"]) == 1 for mutant in mutants)
+    assert any(set(mutant) - {"a", "c"} for mutant in mutants)
     assert fuzzing.TARGETS

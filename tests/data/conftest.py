@@ -1,4 +1,4 @@
-"""Decoded images of tests go to a folder of the test's own."""
+"""Give each test its own cache of decoded images."""
 
 import pytest
 

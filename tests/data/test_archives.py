@@ -30,7 +30,7 @@ def write_zip(path, *members, packing=zipfile.ZIP_DEFLATED):
 
 
 @pytest.fixture(params=["folder", "zip", "tar", "tar.gz"])
-def place(request, tmp_path):
+def origin(request, tmp_path):
     if request.param == "folder":
         (tmp_path / "a" / "b").mkdir(parents=True)
         (tmp_path / "a" / "b" / "deep").write_bytes(b"two")
@@ -45,16 +45,16 @@ def place(request, tmp_path):
     return write_tar(tmp_path / f"x.{request.param}", *members, mode=mode)
 
 
-def test_folders_and_archives_are_read_alike(place):
-    with open_files(place) as found:
-        assert found.names == ("b/deep", "one")
-        assert [found.read(name) for name in found.names] == [b"two", b"one"]
-        assert found.named("deep") == "b/deep"
+def test_folders_and_archives_are_read_in_the_same_way(origin):
+    with open_files(origin) as files:
+        assert files.names == ("b/deep", "one")
+        assert [files.read(name) for name in files.names] == [b"two", b"one"]
+        assert files.find("deep") == "b/deep"
         with pytest.raises(DataError, match="lacks the file other"):
-            found.named("other")
+            files.find("other")
 
 
-def test_each_folder_is_read_once_whatever_links_to_it(tmp_path):
+def test_each_folder_is_read_once_however_many_links_lead_to_it(tmp_path):
     for path in ("data/a/b/deep", "data/c/one", "beside/two"):
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / path).touch()
@@ -62,31 +62,31 @@ def test_each_folder_is_read_once_whatever_links_to_it(tmp_path):
         (tmp_path / "data" / link).symlink_to(target)
     for link in ("beside", "d"):
         (tmp_path / "data" / link).symlink_to(tmp_path / "beside")
-    with open_files(tmp_path / "data") as found:
-        assert found.names == ("a/b/deep", "beside/two", "c/one")
+    with open_files(tmp_path / "data") as files:
+        assert files.names == ("a/b/deep", "beside/two", "c/one")
 
 
-def test_a_link_that_leads_nowhere_is_refused_by_name(tmp_path):
+def test_broken_link_is_refused_by_name(tmp_path):
     (tmp_path / "link.png").symlink_to("nowhere")
-    with open_files(tmp_path) as found, pytest.raises(DataError, match=r"link.png cannot be read"):
-        found.fingerprint(found.names)
+    with open_files(tmp_path) as files, pytest.raises(DataError, match=r"link.png cannot be read"):
+        files.fingerprint(files.names)
 
 
-def test_a_shallow_look_leaves_folders_out(tmp_path):
+def test_deep_false_leaves_out_subfolders(tmp_path):
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "deep").touch()
     (tmp_path / "one").touch()
-    with open_files(tmp_path, deep=False) as found:
-        assert found.names == ("one",)
+    with open_files(tmp_path, deep=False) as files:
+        assert files.names == ("one",)
 
 
-def test_the_fingerprint_changes_with_content_and_choice(tmp_path):
+def test_fingerprint_depends_on_the_content_and_the_selected_files(tmp_path):
     (tmp_path / "one").write_bytes(b"1")
     (tmp_path / "two").write_bytes(b"2")
 
     def fingerprint(*names):
-        with open_files(tmp_path) as found:
-            return found.fingerprint(names)
+        with open_files(tmp_path) as files:
+            return files.fingerprint(names)
 
     first = fingerprint("one", "two")
     assert fingerprint("one", "two") == first
@@ -107,7 +107,7 @@ def test_paths_that_lead_out_of_an_archive_are_refused(tmp_path, kind, name):
         write_tar(path, ("good", b"", tarfile.REGTYPE), (name, b"bad", tarfile.REGTYPE))
     with pytest.raises(DataError, match="leads out of the archive"), open_files(path):
         pass
-    assert [found.name for found in tmp_path.iterdir()] == [path.name]
+    assert [files.name for files in tmp_path.iterdir()] == [path.name]
 
 
 @pytest.mark.parametrize(
@@ -125,32 +125,35 @@ def test_links_in_a_zip_are_refused(tmp_path):
         pass
 
 
-def test_sizes_are_bounded_before_anything_is_read(tmp_path, monkeypatch):
-    monkeypatch.setattr(archives, "LARGEST", 99)
+def test_file_size_is_checked_before_reading(tmp_path, monkeypatch):
+    monkeypatch.setattr(archives, "MAX_FILE_BYTES", 99)
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "big").write_bytes(bytes(100))
     packed = write_zip(tmp_path / "x.zip", ("big", bytes(100), 0o644))
-    for place in (tmp_path / "folder", packed):
-        with open_files(place) as found, pytest.raises(DataError, match="big has 100 bytes, more"):
-            found.read("big")
+    for origin in (tmp_path / "folder", packed):
+        with (
+            open_files(origin) as files,
+            pytest.raises(DataError, match="big must have at most 99 bytes, got 100"),
+        ):
+            files.read("big")
     tar = write_tar(tmp_path / "x.tar.gz", ("big", bytes(100), tarfile.REGTYPE))
-    with pytest.raises(DataError, match="big has 100 bytes, more"), open_files(tar):
+    with pytest.raises(DataError, match="big must have at most 99 bytes, got 100"), open_files(tar):
         pass
 
 
-def test_a_small_tar_that_unpacks_to_much_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(archives, "LARGEST_ARCHIVE", 10**6)
+def test_small_tar_with_huge_content_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(archives, "MAX_ARCHIVE_BYTES", 10**6)
     path = tmp_path / "x.tar.gz"
     path.write_bytes(gzip.compress(bytes(10**7)))
     path = write_tar(tmp_path / "y.tar.gz", ("big", bytes(10**7), tarfile.REGTYPE))
     assert path.stat().st_size < 20000
-    with pytest.raises(DataError, match="unpacks to more than 1,000,000 bytes"), open_files(path):
+    with pytest.raises(DataError, match="must unpack to at most 1,000,000 bytes"), open_files(path):
         pass
 
 
 @pytest.mark.parametrize("ending", ["zip", "tar.gz"])
 @pytest.mark.parametrize("share", [0.0, 0.5, 0.9])
-def test_an_archive_cut_short_is_refused(tmp_path, ending, share):
+def test_truncated_archive_is_refused(tmp_path, ending, share):
     random = bytes(range(256)) * 50
     path = tmp_path / f"x.{ending}"
     if ending == "zip":
@@ -163,28 +166,28 @@ def test_an_archive_cut_short_is_refused(tmp_path, ending, share):
 
 
 @pytest.mark.parametrize("packing", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
-def test_a_damaged_member_of_a_zip_is_refused_by_name(tmp_path, packing):
+def test_damaged_member_of_a_zip_is_refused_by_name(tmp_path, packing):
     member = ("one", bytes(range(256)) * 9, 0o644)
     path = write_zip(tmp_path / "x.zip", member, packing=packing)
     content = bytearray(path.read_bytes())
     content[50:61] = bytes(byte ^ 255 for byte in content[50:61])
     path.write_bytes(content)
-    with open_files(path) as found, pytest.raises(DataError, match=r"x.zip: one cannot be read"):
-        found.read("one")
+    with open_files(path) as files, pytest.raises(DataError, match=r"x.zip: one cannot be read"):
+        files.read("one")
 
 
-def test_an_archive_with_a_published_checksum_must_have_it(tmp_path, monkeypatch):
+def test_archive_with_a_published_checksum_must_match_it(tmp_path, monkeypatch):
     path = write_zip(tmp_path / "tiny-imagenet-200.zip", ("one", b"1", 0o644))
     with pytest.raises(DataError, match=r"published one is 90528d7ca1a4.*Download it"):
         open_files(path).__enter__()
     monkeypatch.setitem(archives.PUBLISHED, path.name, hashlib.md5(path.read_bytes()).hexdigest())
-    with open_files(path) as found:
-        assert found.names == ("one",)
+    with open_files(path) as files:
+        assert files.names == ("one",)
 
 
-def test_what_is_neither_folder_nor_archive_is_refused(tmp_path):
+def test_other_files_are_refused(tmp_path):
     (tmp_path / "file.txt").touch()
-    with pytest.raises(DataError, match=r"is no folder, .zip"):
+    with pytest.raises(DataError, match=r"must be a folder, .zip.* got .*file.txt"):
         open_files(tmp_path / "file.txt").__enter__()
-    with pytest.raises(DataError, match=r"there is no folder or archive .*nowhere"):
+    with pytest.raises(DataError, match=r"nowhere does not exist; check --data"):
         open_files(tmp_path / "nowhere").__enter__()

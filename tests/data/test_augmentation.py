@@ -19,27 +19,27 @@ def test_without_shift_and_flip_augmentation_is_the_identity():
     assert torch.equal(Augmentation()(images, generator()), images)
 
 
-def test_a_flip_mirrors_about_half_of_the_images_left_to_right():
+def test_flip_mirrors_about_half_of_the_images_left_to_right():
     images = torch.rand(200, 1, 4, 4, generator=generator())
-    found = Augmentation(flip=True)(images, generator(1))
-    kept = (found == images).flatten(1).all(dim=1)
-    mirrored = (found == images.flip(3)).flatten(1).all(dim=1)
-    assert bool((kept ^ mirrored).all())
+    augmented = Augmentation(flip=True)(images, generator(1))
+    unchanged = (augmented == images).flatten(1).all(dim=1)
+    mirrored = (augmented == images.flip(3)).flatten(1).all(dim=1)
+    assert bool((unchanged ^ mirrored).all())
     assert 70 < int(mirrored.sum()) < 130
 
 
 @pytest.mark.parametrize(("padding", "mode"), [("zeros", "constant"), ("reflect", "reflect")])
-def test_a_shifted_image_is_one_of_the_crops_of_itself_and_all_crops_occur(padding, mode):
+def test_shifted_image_is_a_crop_of_the_padded_image_and_all_crops_occur(padding, mode):
     images = torch.rand(300, 2, 5, 6, generator=generator())
-    found = Augmentation(shift=1, padding=padding)(images, generator(1))
+    augmented = Augmentation(shift=1, padding=padding)(images, generator(1))
     padded = functional.pad(images, [1] * 4, mode=mode)
     crops = [padded[:, :, r : r + 5, c : c + 6] for r in range(3) for c in range(3)]
-    hits = torch.stack([(crop == found).flatten(1).all(dim=1) for crop in crops])
+    hits = torch.stack([(crop == augmented).flatten(1).all(dim=1) for crop in crops])
     assert bool((hits.sum(dim=0) == 1).all())
     assert int(hits.sum(dim=1).min()) > 15  # of 33 expected for each of the nine places
 
 
-def test_zeros_leave_a_black_border_and_reflection_does_not():
+def test_zero_padding_leaves_a_black_border_and_reflection_does_not():
     white = torch.ones(50, 1, 8, 8)
     assert float(Augmentation(shift=2, padding="zeros")(white, generator()).min()) == 0
     assert float(Augmentation(shift=2, padding="reflect")(white, generator()).min()) == 1
@@ -47,11 +47,11 @@ def test_zeros_leave_a_black_border_and_reflection_does_not():
 
 def test_augmentation_never_mixes_images():
     images = numbered()
-    found = Augmentation(shift=3, padding="reflect", flip=True)(images, generator())
-    assert torch.equal(found, images)
+    augmented = Augmentation(shift=3, padding="reflect", flip=True)(images, generator())
+    assert torch.equal(augmented, images)
 
 
-def test_augmentation_depends_on_the_generator_alone():
+def test_augmentation_depends_only_on_the_generator():
     images = torch.rand(20, 1, 8, 8, generator=generator())
     augmentation = Augmentation(shift=2, flip=True)
     first, again, other = (augmentation(images, generator(seed)) for seed in (1, 1, 2))
@@ -59,6 +59,6 @@ def test_augmentation_depends_on_the_generator_alone():
     assert not torch.equal(first, other)
 
 
-def test_a_negative_shift_is_refused():
+def test_negative_shift_is_refused():
     with pytest.raises(ValueError, match=r"shift must be 0 or more pixels, got -1"):
         Augmentation(shift=-1)

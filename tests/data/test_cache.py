@@ -29,7 +29,7 @@ from equipoise.methods.single_network import network_stage
 from equipoise.objectives import PGDAT
 from equipoise.runtime.errors import RunError
 from equipoise.runtime.signals import Interrupted
-from equipoise.workflows.train import train as jobs_train
+from equipoise.workflows.train import train
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def source(tmp_path):
 @pytest.fixture
 def mapped(source, monkeypatch):
     """The data set as one that is too large for memory."""
-    monkeypatch.setattr(cache, "WHOLE", 100)
+    monkeypatch.setattr(cache, "MAX_BYTES_IN_MEMORY", 100)
     return source.load()
 
 
@@ -56,7 +56,7 @@ def test_images_are_decoded_once(source, tmp_path, monkeypatch):
     assert torch.equal(source.load().train.images, first.train.images)
 
 
-def test_a_changed_file_or_setting_is_decoded_anew(source, tmp_path):
+def test_changed_file_or_setting_is_decoded_again(source, tmp_path):
     source.load()
     path = source.folder / "a" / "00.png"
     write_images(source.folder, {"a/00": numpy.zeros((1, 8, 8), dtype=numpy.uint8)})
@@ -67,7 +67,7 @@ def test_a_changed_file_or_setting_is_decoded_anew(source, tmp_path):
     assert entries(tmp_path).count(".npy") == 3
 
 
-def test_a_file_that_is_replaced_by_one_of_its_size_and_time_is_decoded_anew(source, tmp_path):
+def test_replaced_file_of_equal_size_and_time_is_decoded_again(source, tmp_path):
     source.load()
     path = source.folder / "a" / "00.png"
     found = path.stat()
@@ -77,7 +77,7 @@ def test_a_file_that_is_replaced_by_one_of_its_size_and_time_is_decoded_anew(sou
     assert entries(tmp_path).count(".npy") == 2
 
 
-def test_a_file_that_cannot_be_read_is_refused_and_read_again(source, tmp_path, monkeypatch):
+def test_unreadable_file_is_refused_and_read_again_next_time(source, tmp_path, monkeypatch):
     source = replace(source, on_broken="skip")
     opened = Path.open
 
@@ -95,7 +95,7 @@ def test_a_file_that_cannot_be_read_is_refused_and_read_again(source, tmp_path, 
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5])
-def test_a_damaged_cache_is_made_again(source, tmp_path, share):
+def test_damaged_cache_is_written_again(source, tmp_path, share):
     first = source.load()
     (path,) = (tmp_path / "cache").glob("*.npy")
     cache.open_map.cache_clear()
@@ -104,7 +104,7 @@ def test_a_damaged_cache_is_made_again(source, tmp_path, share):
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(errno.ENOSPC, "no space left")])
-def test_a_write_that_is_cut_short_leaves_nothing(source, tmp_path, monkeypatch, error):
+def test_interrupted_write_leaves_nothing(source, tmp_path, monkeypatch, error):
     def fails(handle):
         raise error
 
@@ -113,11 +113,11 @@ def test_a_write_that_is_cut_short_leaves_nothing(source, tmp_path, monkeypatch,
     with pytest.raises(expected) as refusal:
         source.load()
     if expected is DataError:
-        assert "no space left); make room, or set EQUIPOISE_CACHE" in str(refusal.value)
+        assert "no space left); free some space, or set EQUIPOISE_CACHE" in str(refusal.value)
     assert entries(tmp_path) == []
 
 
-def test_what_is_kept_is_as_readable_as_the_umask_says(source, tmp_path):
+def test_cache_files_have_the_permissions_of_the_umask(source, tmp_path):
     before = os.umask(0o027)
     try:
         source.load()
@@ -127,7 +127,7 @@ def test_what_is_kept_is_as_readable_as_the_umask_says(source, tmp_path):
     assert modes == {0o640}
 
 
-def test_what_a_kill_left_is_deleted_after_a_day(source, tmp_path):
+def test_temporary_files_of_killed_processes_are_deleted_after_a_day(source, tmp_path):
     (tmp_path / "cache").mkdir()
     old, fresh = (tmp_path / "cache" / f".{name}.npy.x.part" for name in ("old", "fresh"))
     for path in (old, fresh):
@@ -138,14 +138,14 @@ def test_what_a_kill_left_is_deleted_after_a_day(source, tmp_path):
     assert fresh.exists()
 
 
-def test_the_cache_lies_in_the_home_folder_by_default(monkeypatch, tmp_path):
+def test_cache_is_in_the_home_folder_by_default(monkeypatch, tmp_path):
     monkeypatch.delenv("EQUIPOISE_CACHE")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert cache.cache_folder() == tmp_path / ".cache" / "equipoise"
 
 
-def test_mapped_images_behave_like_a_tensor_that_is_read_by_rows(source, mapped, monkeypatch):
-    monkeypatch.setattr(cache, "WHOLE", 2**30)
+def test_mapped_images_behave_like_a_tensor(source, mapped, monkeypatch):
+    monkeypatch.setattr(cache, "MAX_BYTES_IN_MEMORY", 2**30)
     whole = source.load().train
     train = mapped.train
     assert isinstance(whole.images, torch.Tensor)
@@ -155,9 +155,9 @@ def test_mapped_images_behave_like_a_tensor_that_is_read_by_rows(source, mapped,
     for chosen in (rows, slice(3, 9), slice(None)):
         for one, other in zip(train.batch(chosen), whole.batch(chosen), strict=True):
             assert torch.equal(one, other)
-    kept, held = train.hold_out(5, seed=3)
+    remaining, held = train.hold_out(5, seed=3)
     expected = whole.hold_out(5, seed=3)
-    for part, other in zip((kept, held), expected, strict=True):
+    for part, other in zip((remaining, held), expected, strict=True):
         assert isinstance(part.to("cpu").images, MappedImages)
         assert torch.equal(part.to("cpu").batch(slice(None))[0], other.batch(slice(None))[0])
         assert images_hash(part) == images_hash(other)
@@ -167,7 +167,7 @@ def test_mapped_images_behave_like_a_tensor_that_is_read_by_rows(source, mapped,
 def test_only_the_rows_of_a_batch_are_read_and_copied(mapped, monkeypatch):
     from equipoise.data import memory_mapped as module
 
-    asked = []
+    row_counts = []
     opened = module.open_map
 
     class Recorder:
@@ -179,21 +179,21 @@ def test_only_the_rows_of_a_batch_are_read_and_copied(mapped, monkeypatch):
             return self.file.shape
 
         def __getitem__(self, rows):
-            asked.append(len(rows))
+            row_counts.append(len(rows))
             return self.file[rows]
 
     monkeypatch.setattr(module, "open_map", Recorder)
-    kept, _ = mapped.train.hold_out(4, seed=0)
-    assert asked == []
-    images, _ = kept.to("cpu").take(slice(0, 20)).batch(torch.tensor([3, 1]))
-    assert asked == [2]
-    pixels = kept.images[torch.tensor([0])]
+    remaining, _ = mapped.train.hold_out(4, seed=0)
+    assert row_counts == []
+    images, _ = remaining.to("cpu").take(slice(0, 20)).batch(torch.tensor([3, 1]))
+    assert row_counts == [2]
+    pixels = remaining.images[torch.tensor([0])]
     pixels.zero_()  # a copy: the file and what is read next do not change
-    assert bool(kept.images[torch.tensor([0])].any())
+    assert bool(remaining.images[torch.tensor([0])].any())
     assert len(images) == 2
 
 
-def test_mapped_images_go_to_other_processes_as_a_path(mapped):
+def test_mapped_images_are_pickled_as_a_path(mapped):
     content = pickle.dumps(mapped.train)
     again = pickle.loads(content)
     assert torch.equal(again.batch(slice(None))[0], mapped.train.batch(slice(None))[0])
@@ -201,10 +201,10 @@ def test_mapped_images_go_to_other_processes_as_a_path(mapped):
     assert bytes(mapped.train.images[slice(0, 1)].numpy().tobytes()) not in content
 
 
-def test_training_takes_the_same_steps_from_a_file_as_from_memory(
+def test_training_is_bit_identical_from_a_file_and_from_memory(
     source, mapped, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(cache, "WHOLE", 2**30)
+    monkeypatch.setattr(cache, "MAX_BYTES_IN_MEMORY", 2**30)
     found = []
     for number, data in enumerate((source.load(), mapped)):
         stage = network_stage(
@@ -225,32 +225,32 @@ def test_training_takes_the_same_steps_from_a_file_as_from_memory(
     assert same(*found)
 
 
-def test_decoded_images_that_vanish_are_missed_aloud_and_only_by_who_had_not_opened_them(mapped):
+def test_deleted_cache_is_reported_unless_the_file_is_already_open(mapped):
     before = mapped.test.images[slice(None)]
     for path in mapped.test.images.path.parent.iterdir():
         path.unlink()
     assert torch.equal(mapped.test.images[slice(None)], before)  # still open
     cache.open_map.cache_clear()  # as in another process
-    with pytest.raises(RunError, match=r"\.npy are gone; .*run the same command again"):
+    with pytest.raises(RunError, match=r"\.npy were deleted .*run the same command again"):
         mapped.test.batch(slice(0, 2))
 
 
-def test_a_resumed_run_whose_data_vanished_says_so_and_goes_on_when_they_are_back(tmp_path):
+def test_resumed_run_reports_missing_data_and_continues_when_it_is_back(tmp_path):
     images = {f"{'ab'[n % 2]}/{n:02d}": one for n, one in enumerate(noise(80, 8, channels=1))}
-    place = write_images(tmp_path / "pets", images)
-    source = ImageFolder(folder=place, grey=True)
+    folder = write_images(tmp_path / "pets", images)
+    source = ImageFolder(folder=folder, grey=True)
     base = recipe()
     loop = replace(base.loop, batch_size=16, validation_images=16)
-    made = replace(base, dataset=source, loop=loop)
+    changed = replace(base, dataset=source, loop=loop)
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    jobs_train(made, whole)
+    train(changed, whole)
     killed = AfterSteps(5, partial(os.kill, os.getpid(), signal.SIGINT))
     with pytest.raises(Interrupted):
-        jobs_train(made, cut, reporter=killed)
-    place.rename(tmp_path / "elsewhere")
+        train(changed, cut, reporter=killed)
+    folder.rename(tmp_path / "elsewhere")
     with pytest.raises(DataError, match=r"pets"):
-        jobs_train(made, cut, resume=True)
-    (tmp_path / "elsewhere").rename(place)
-    jobs_train(made, cut, resume=True)
+        train(changed, cut, resume=True)
+    (tmp_path / "elsewhere").rename(folder)
+    train(changed, cut, resume=True)
     bits = [(run / "model" / "model.safetensors").read_bytes() for run in (whole, cut)]
     assert bits[0] == bits[1]

@@ -26,12 +26,12 @@ FINE = numpy.array([99, 1, 52, 3, 4, 5, 6, 7, 8, 0, 1, 2])
 
 
 def write_hub(
-    folder: Path, hundred: bool = False, place: str = "data", coding: str = "PNG"
+    folder: Path, hundred: bool = False, subfolder: str = "data", coding: str = "PNG"
 ) -> Path:
     train = 6 if hundred else 10
     for part, rows in (("train", slice(0, train)), ("test", slice(train, 12))):
         write_parquet(
-            folder / place / f"{part}-00000-of-00001.parquet",
+            folder / subfolder / f"{part}-00000-of-00001.parquet",
             [encoded(image, coding) for image in IMAGES[rows]],
             [int(label) for label in (FINE if hundred else LABELS)[rows]],
             HUNDRED if hundred else TEN,
@@ -70,7 +70,7 @@ def ten(layout: str, root: Path, monkeypatch) -> Path:
     if layout == "hub":
         return write_hub(root)
     if layout == "hub's own folder":
-        return write_hub(root, place="plain_text")
+        return write_hub(root, subfolder="plain_text")
     if layout == "binary":
         return write_binary(root / "cifar-10-batches-bin").parent
     dump = python3_pickle(4) if layout == "pickles of Python 3" else python2_pickle
@@ -88,48 +88,48 @@ def ten(layout: str, root: Path, monkeypatch) -> Path:
      "the folder around pickles", "pickles of Python 3"],
 )  # fmt: skip
 def test_cifar10_is_the_same_from_every_layout(layout, tmp_path, monkeypatch):
-    found = Cifar10(folder=ten(layout, tmp_path, monkeypatch)).load()
-    assert (found.name, found.class_names) == ("cifar10", tuple(TEN))
-    assert found.train.images.is_contiguous()
-    assert numpy.array_equal(found.train.images.numpy(), IMAGES[:10])
-    assert numpy.array_equal(found.test.images.numpy(), IMAGES[10:])
-    assert found.train.labels.tolist() == LABELS[:10].tolist()
-    assert found.test.labels.tolist() == [1, 2]
+    data = Cifar10(folder=ten(layout, tmp_path, monkeypatch)).load()
+    assert (data.name, data.class_names) == ("cifar10", tuple(TEN))
+    assert data.train.images.is_contiguous()
+    assert numpy.array_equal(data.train.images.numpy(), IMAGES[:10])
+    assert numpy.array_equal(data.test.images.numpy(), IMAGES[10:])
+    assert data.train.labels.tolist() == LABELS[:10].tolist()
+    assert data.test.labels.tolist() == [1, 2]
 
 
 @pytest.mark.parametrize("layout", ["hub", "binary", "archive", "pickles"])
 def test_cifar100_has_its_fine_labels_from_every_layout(layout, tmp_path, monkeypatch):
     if layout == "hub":
-        place = write_hub(tmp_path, hundred=True, place="cifar100")
+        folder = write_hub(tmp_path, hundred=True, subfolder="cifar100")
     elif layout == "binary":
-        place = write_binary(tmp_path / "cifar-100-binary", hundred=True).parent
+        folder = write_binary(tmp_path / "cifar-100-binary", hundred=True).parent
     else:
         inside = write_cifar100(tmp_path / "source" / "cifar-100-python", IMAGES, FINE)
-        place = inside.parent
+        folder = inside.parent
         if layout == "archive":
-            place = pack(inside, tmp_path / "cifar-100-python.tar.gz", monkeypatch).parent
-    found = Cifar100(folder=place).load()
-    assert (found.name, found.class_names) == ("cifar100", tuple(HUNDRED))
-    assert numpy.array_equal(found.train.images.numpy(), IMAGES[:6])
-    assert numpy.array_equal(found.test.images.numpy(), IMAGES[6:])
-    assert found.train.labels.tolist() == FINE[:6].tolist()
+            folder = pack(inside, tmp_path / "cifar-100-python.tar.gz", monkeypatch).parent
+    data = Cifar100(folder=folder).load()
+    assert (data.name, data.class_names) == ("cifar100", tuple(HUNDRED))
+    assert numpy.array_equal(data.train.images.numpy(), IMAGES[:6])
+    assert numpy.array_equal(data.test.images.numpy(), IMAGES[6:])
+    assert data.train.labels.tolist() == FINE[:6].tolist()
 
 
 @pytest.mark.parametrize("limit", [0, -5])
 @pytest.mark.parametrize("source", [Cifar10, Cifar100])
-def test_a_limit_below_one_is_refused(source, limit):
+def test_limit_below_one_is_refused(source, limit):
     with pytest.raises(ValueError, match=rf"limit must be 1 or more, or None .*, got {limit}"):
         source(limit=limit)
 
 
 @pytest.mark.parametrize("layout", ["hub", "pickles"])
-def test_the_limit_cuts_the_training_part_alone(layout, tmp_path, monkeypatch):
-    found = Cifar10(folder=ten(layout, tmp_path, monkeypatch), limit=3).load()
-    assert (len(found.train), len(found.test), found.classes) == (3, 2, 10)
-    assert torch.equal(found.train.images, torch.from_numpy(IMAGES[:3]))
+def test_limit_applies_to_the_training_split_only(layout, tmp_path, monkeypatch):
+    data = Cifar10(folder=ten(layout, tmp_path, monkeypatch), limit=3).load()
+    assert (len(data.train), len(data.test), data.classes) == (3, 2, 10)
+    assert torch.equal(data.train.images, torch.from_numpy(IMAGES[:3]))
 
 
-def test_jpeg_images_have_a_name_of_their_own(tmp_path):
+def test_data_set_of_jpeg_images_has_its_own_name(tmp_path):
     assert Cifar10(folder=write_hub(tmp_path, coding="JPEG")).load().name == "cifar10-jpeg"
 
 
@@ -145,12 +145,12 @@ class Runs:
         return os.system, (f"touch {self.path}",)
 
 
-def test_a_batch_that_would_run_a_command_is_refused_by_name(tmp_path):
-    place = write_cifar10(tmp_path / "cifar", IMAGES, LABELS)
+def test_batch_that_would_run_a_command_is_refused_by_name(tmp_path):
+    folder = write_cifar10(tmp_path / "cifar", IMAGES, LABELS)
     trap = Runs(tmp_path / "ran")
-    (place / "data_batch_3").write_bytes(python3_pickle(2)({"labels": [1], "data": trap}))
+    (folder / "data_batch_3").write_bytes(python3_pickle(2)({"labels": [1], "data": trap}))
     with pytest.raises(DataError, match=r"cifar: data_batch_3 is refused: it names \w+\.system"):
-        Cifar10(folder=place).load()
+        Cifar10(folder=folder).load()
     assert not (tmp_path / "ran").exists()
 
 
@@ -178,30 +178,30 @@ def test_a_batch_that_would_run_a_command_is_refused_by_name(tmp_path):
         ("batches.meta", {"label_names": 3}, "label_names must be a list of texts"),
     ],
 )
-def test_a_batch_with_another_content_is_refused(tmp_path, name, content, reason):
-    place = write_cifar10(tmp_path / "cifar", IMAGES, LABELS)
-    (place / name).write_bytes(python2_pickle(content))
+def test_batch_with_other_content_is_refused(tmp_path, name, content, reason):
+    folder = write_cifar10(tmp_path / "cifar", IMAGES, LABELS)
+    (folder / name).write_bytes(python2_pickle(content))
     with pytest.raises(DataError, match=reason):
-        Cifar10(folder=place).load()
+        Cifar10(folder=folder).load()
 
 
-def test_a_missing_batch_is_refused_by_name(tmp_path):
-    place = write_cifar10(tmp_path / "cifar", IMAGES, LABELS)
-    (place / "data_batch_4").unlink()
+def test_missing_batch_is_refused_by_name(tmp_path):
+    folder = write_cifar10(tmp_path / "cifar", IMAGES, LABELS)
+    (folder / "data_batch_4").unlink()
     with pytest.raises(DataError, match="lacks the file data_batch_4"):
-        Cifar10(folder=place).load()
+        Cifar10(folder=folder).load()
 
 
 @pytest.mark.parametrize("bytes_left", [0, 3072, 3075])
-def test_a_binary_file_cut_short_is_refused(tmp_path, bytes_left):
-    place = write_binary(tmp_path / "binary", hundred=True)
-    content = (place / "train.bin").read_bytes()
-    (place / "train.bin").write_bytes(content[:bytes_left])
-    with pytest.raises(DataError, match="no whole number of records of 3074 bytes"):
-        Cifar100(folder=place).load()
+def test_truncated_binary_file_is_refused(tmp_path, bytes_left):
+    folder = write_binary(tmp_path / "binary", hundred=True)
+    content = (folder / "train.bin").read_bytes()
+    (folder / "train.bin").write_bytes(content[:bytes_left])
+    with pytest.raises(DataError, match="must hold a whole number of records of 3074 bytes"):
+        Cifar100(folder=folder).load()
 
 
-def test_an_altered_archive_is_refused(tmp_path):
+def test_altered_archive_is_refused(tmp_path):
     inside = write_cifar10(tmp_path / "source" / "cifar-10-batches-py", IMAGES, LABELS)
     with tarfile.open(tmp_path / "cifar-10-python.tar.gz", "w:gz") as archive:
         archive.add(inside, inside.name)
@@ -209,21 +209,21 @@ def test_an_altered_archive_is_refused(tmp_path):
         Cifar10(folder=tmp_path).load()
 
 
-def test_a_missing_folder_is_refused_with_the_layouts(tmp_path):
+def test_missing_folder_is_refused_with_the_layouts(tmp_path):
     with pytest.raises(
         DataError, match=r"nowhere holds no data/train-\*.parquet.*cifar-100-python.tar.gz"
     ):
         Cifar100(folder=tmp_path / "nowhere").load()
 
 
-def test_a_folder_without_a_test_part_is_refused(tmp_path):
+def test_folder_without_a_test_split_is_refused(tmp_path):
     (write_hub(tmp_path) / "data" / "test-00000-of-00001.parquet").unlink()
     with pytest.raises(DataError, match=r"holds no data/test-\*.parquet"):
         Cifar10(folder=tmp_path).load()
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 0.99])
-def test_a_truncated_parquet_file_is_refused(tmp_path, share):
+def test_truncated_parquet_file_is_refused(tmp_path, share):
     path = write_hub(tmp_path) / "data" / "train-00000-of-00001.parquet"
     content = path.read_bytes()
     path.write_bytes(content[: int(share * len(content))])
@@ -240,23 +240,23 @@ def rewrite(folder: Path, images: list, labels: list, **columns: str) -> Path:
 GOOD = encoded(IMAGES[0])
 
 
-def test_a_missing_column_is_refused_by_name(tmp_path):
+def test_missing_column_is_refused_by_name(tmp_path):
     with pytest.raises(DataError, match=r"lacks the column img; it has \['image', 'label'\]"):
         Cifar10(folder=rewrite(tmp_path, [GOOD], [0], image="image")).load()
 
 
 @pytest.mark.parametrize("content", [b"", b"not an image", GOOD[:40], None])
-def test_a_broken_image_is_refused_by_its_number(tmp_path, content):
+def test_broken_image_is_refused_by_its_number(tmp_path, content):
     with pytest.raises(DataError, match="image 1 of test is broken"):
         Cifar10(folder=rewrite(tmp_path, [GOOD, content], [1, 2])).load()
 
 
-def test_a_missing_label_is_refused(tmp_path):
+def test_missing_label_is_refused(tmp_path):
     with pytest.raises(DataError, match="image 1 of test has no label"):
         Cifar10(folder=rewrite(tmp_path, [GOOD, GOOD], [1, None])).load()
 
 
-def test_a_part_without_rows_is_refused(tmp_path):
+def test_split_without_rows_is_refused(tmp_path):
     with pytest.raises(DataError, match="holds no image of test"):
         Cifar10(folder=rewrite(tmp_path, [], [])).load()
 
@@ -266,11 +266,11 @@ def test_images_of_different_sizes_are_refused(tmp_path):
         Cifar10(folder=rewrite(tmp_path, [GOOD, encoded(noise(1, 9)[0])], [0, 1])).load()
 
 
-def test_parts_that_name_their_classes_unalike_are_refused(tmp_path):
+def test_splits_with_different_class_names_are_refused(tmp_path):
     write_hub(tmp_path)
     path = tmp_path / "data" / "test-00000-of-00001.parquet"
     write_parquet(path, [GOOD], [0], TEN[::-1])
-    with pytest.raises(DataError, match="train and test name their classes unalike"):
+    with pytest.raises(DataError, match="train and test have different class names"):
         Cifar10(folder=tmp_path).load()
 
 
@@ -296,21 +296,21 @@ def in_memory(hundred: bool = False) -> datasets.DatasetDict:
 
 
 @pytest.mark.parametrize("hundred", [False, True])
-def test_without_a_folder_the_hub_is_asked(monkeypatch, hundred):
+def test_hub_is_used_without_a_folder(monkeypatch, hundred):
     asked = []
     monkeypatch.setattr(
         datasets, "load_dataset", lambda *names: asked.append(names) or in_memory(hundred)
     )
-    found = (Cifar100() if hundred else Cifar10(limit=4)).load()
+    data = (Cifar100() if hundred else Cifar10(limit=4)).load()
     expected = ("uoft-cs/cifar100", "cifar100") if hundred else ("uoft-cs/cifar10", "plain_text")
     assert asked == [expected]
-    assert numpy.array_equal(found.train.images.numpy(), IMAGES[: 6 if hundred else 4])
-    assert numpy.array_equal(found.test.images.numpy(), IMAGES[6:])
-    assert found.test.labels.tolist() == (FINE if hundred else LABELS)[6:].tolist()
-    assert found.class_names == tuple(HUNDRED if hundred else TEN)
+    assert numpy.array_equal(data.train.images.numpy(), IMAGES[: 6 if hundred else 4])
+    assert numpy.array_equal(data.test.images.numpy(), IMAGES[6:])
+    assert data.test.labels.tolist() == (FINE if hundred else LABELS)[6:].tolist()
+    assert data.class_names == tuple(HUNDRED if hundred else TEN)
 
 
-def test_a_hub_out_of_reach_is_refused_with_the_remedy(monkeypatch):
+def test_unreachable_hub_is_refused_with_the_remedy(monkeypatch):
     def unreachable(*names):
         raise ConnectionError("Couldn't reach the hub")
 
@@ -319,20 +319,20 @@ def test_a_hub_out_of_reach_is_refused_with_the_remedy(monkeypatch):
         Cifar10().load()
 
 
-def test_a_repository_without_a_test_part_is_refused(monkeypatch):
-    found = in_memory()
-    del found["test"]
-    monkeypatch.setattr(datasets, "load_dataset", lambda *names: found)
-    with pytest.raises(DataError, match="has no part test; it has train"):
+def test_repository_without_a_test_split_is_refused(monkeypatch):
+    data = in_memory()
+    del data["test"]
+    monkeypatch.setattr(datasets, "load_dataset", lambda *names: data)
+    with pytest.raises(DataError, match="has no split test; it has train"):
         Cifar10(hub="me/mine").load()
 
 
 @pytest.mark.data
 @pytest.mark.slow
-def test_a_real_copy_is_read():
+def test_real_copy_is_read():
     folder = Path(__file__).resolve().parents[3] / "shared" / "data" / "cifar10"
     if not folder.is_dir():
         pytest.skip("shared/data/cifar10 is not there")
-    found = Cifar10(folder=folder).load()
-    assert (len(found.train), len(found.test)) == (50000, 10000)
-    assert found.train.labels.bincount().tolist() == [5000] * 10
+    data = Cifar10(folder=folder).load()
+    assert (len(data.train), len(data.test)) == (50000, 10000)
+    assert data.train.labels.bincount().tolist() == [5000] * 10

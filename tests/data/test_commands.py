@@ -42,13 +42,13 @@ def digits(tmp_path_factory):
     return write_images(tmp_path_factory.mktemp("data") / "my_digits", images)
 
 
-def test_the_names_of_the_command_line_are_those_of_the_sources():
+def test_command_line_offers_every_source():
     assert list(get_args(Sources)) == list(SOURCES)
     assert set(get_args(DataSource)) == set(SOURCES.values())
 
 
 @pytest.mark.parametrize("name", SOURCES)
-def test_a_source_goes_through_json_and_back_with_its_place(name, tmp_path):
+def test_source_round_trips_through_json_with_its_folder(name, tmp_path):
     source = named_source(name, None if name == "digits" else tmp_path)
     recipe = replace(tiny.recipe(), dataset=source)
     content = json.loads(json.dumps(to_json(recipe)))
@@ -58,14 +58,14 @@ def test_a_source_goes_through_json_and_back_with_its_place(name, tmp_path):
         assert str(tmp_path) in content["dataset"].values()
 
 
-def test_recipes_of_before_are_still_read():
+def test_sources_of_old_recipes_are_still_read():
     before = {"kind": "Cifar10", "folder": "/data/cifar10", "limit": 5}
     found = from_json(before, DataSource)
     assert found == Cifar10(folder=Path("/data/cifar10"), limit=5)
     assert from_json({"kind": "Digits"}, DataSource) == Digits()
 
 
-def test_a_size_is_for_image_folders_alone(tmp_path, capsys):
+def test_size_is_for_image_folders_only(tmp_path, capsys):
     assert named_source("imagefolder", tmp_path, 32) == ImageFolder(folder=tmp_path, size=32)
     assert named_source("npz", tmp_path / "a.npz") == NpzFile(path=tmp_path / "a.npz")
     with pytest.raises(ValueError, match="--size is for an image folder; images of cifar10"):
@@ -74,9 +74,7 @@ def test_a_size_is_for_image_folders_alone(tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_any_recipe_is_trained_and_evaluated_on_a_folder_of_images(
-    digits, tmp_path, capsys, monkeypatch
-):
+def test_recipe_is_trained_and_evaluated_on_an_image_folder(digits, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(
         "equipoise.workflows.evaluate.self_checks", lambda *arguments, **settings: []
     )
@@ -100,7 +98,7 @@ def test_any_recipe_is_trained_and_evaluated_on_a_folder_of_images(
     assert stored.dataset == ImageFolder(folder=digits, size=8, grey=True)
 
 
-def test_a_folder_is_evaluated_on_by_its_name(digits, tmp_path, capsys, monkeypatch):
+def test_importable_model_is_evaluated_on_an_image_folder(digits, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(
         "equipoise.workflows.evaluate.self_checks", lambda *arguments, **settings: []
     )
@@ -117,7 +115,7 @@ def test_a_folder_is_evaluated_on_by_its_name(digits, tmp_path, capsys, monkeypa
     assert read_record(path)["data"] == "my_digits"
 
 
-def test_the_fields_of_another_source_become_flags(monkeypatch, tmp_path):
+def test_fields_of_another_source_become_flags(monkeypatch, tmp_path):
     asked = []
     monkeypatch.setattr(
         "equipoise.workflows.train.train", lambda recipe, folder, **rest: asked.append(recipe)
@@ -129,7 +127,7 @@ def test_the_fields_of_another_source_become_flags(monkeypatch, tmp_path):
     assert asked == [replace(base, dataset=source)]
 
 
-def test_an_unknown_data_set_is_refused_with_the_names(capsys):
+def test_unknown_data_set_is_refused_with_the_known_names(capsys):
     said = refused(capsys, "train", "standard_digits", "--dataset", "mnist")
     assert "invalid choice 'mnist'" in said
     assert "imagefolder" in said

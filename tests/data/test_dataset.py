@@ -33,13 +33,13 @@ def test_digits_are_1347_and_450_images_of_ten_classes():
     assert int(digits.train.images.max()) == 255  # grey level 16 is white
 
 
-def test_the_test_part_of_digits_is_the_same_at_every_load():
+def test_test_split_of_digits_is_the_same_at_every_load():
     first, second = Digits().load(), Digits().load()
     assert torch.equal(first.test.images, second.test.images)
     assert torch.equal(first.test.labels, second.test.labels)
 
 
-def test_a_batch_is_float_in_the_unit_interval_and_leaves_the_split_alone():
+def test_batch_is_float_in_the_unit_interval_and_does_not_change_the_split():
     split = numbered(256)
     images, labels = split.batch(slice(None))
     assert images.dtype == torch.float32
@@ -48,15 +48,15 @@ def test_a_batch_is_float_in_the_unit_interval_and_leaves_the_split_alone():
     assert int(split.images.max()) == 255
 
 
-def test_holding_out_parts_the_images_and_keeps_each_with_its_label():
-    kept, held = numbered().hold_out(12, seed=1)
-    assert (len(kept), len(held)) == (38, 12)
-    assert sorted([*kept.labels.tolist(), *held.labels.tolist()]) == list(range(50))
-    for part in (kept, held):
+def test_hold_out_divides_the_images_and_keeps_their_labels():
+    remaining, held_out = numbered().hold_out(12, seed=1)
+    assert (len(remaining), len(held_out)) == (38, 12)
+    assert sorted([*remaining.labels.tolist(), *held_out.labels.tolist()]) == list(range(50))
+    for part in (remaining, held_out):
         assert torch.equal(part.images[:, 0, 0, 0].long(), part.labels)
 
 
-def test_the_first_images_of_mixed_classes_are_the_first():
+def test_first_takes_the_first_images_of_mixed_classes():
     digits = Digits().load().test
     few = digits.first(30)
     assert torch.equal(few.images, digits.images[:30])
@@ -65,17 +65,17 @@ def test_the_first_images_of_mixed_classes_are_the_first():
 
 
 @pytest.mark.parametrize(("count", "rows"), [(1, [0]), (4, [0, 2, 5, 7]), (10, list(range(10)))])
-def test_of_images_sorted_by_class_evenly_spaced_ones_are_taken(count, rows):
+def test_first_takes_evenly_spaced_images_of_sorted_classes(count, rows):
     assert numbered(10).first(count).images[:, 0, 0, 0].tolist() == rows
 
 
 @pytest.mark.parametrize("count", [0, -5])
-def test_less_than_one_image_is_refused(count):
+def test_first_refuses_less_than_one_image(count):
     with pytest.raises(DataError, match=rf"images must be 1 or more, got {count}"):
         numbered().first(count)
 
 
-def test_what_is_held_out_depends_on_the_seed_alone():
+def test_hold_out_depends_only_on_the_seed():
     first, again, other = (numbered().hold_out(12, seed)[1].labels for seed in (1, 1, 2))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
@@ -113,15 +113,15 @@ def test_labels_that_are_not_whole_numbers_are_refused():
         unchecked(images=pixels(), labels=torch.zeros(4), classes=10)
 
 
-def test_labels_of_32_bits_are_widened():
+def test_int32_labels_become_int64():
     labels = torch.tensor([0, 1, 2, 3], dtype=torch.int32)
     assert (
         Split(images=pixels(), labels=labels, classes=4).batch(slice(None))[1].dtype == torch.long
     )
 
 
-def test_another_number_of_labels_than_images_is_refused():
-    with pytest.raises(DataError, match="4 images have 3 labels"):
+def test_different_numbers_of_images_and_labels_are_refused():
+    with pytest.raises(DataError, match="one label per image, got 4 images and 3 labels"):
         unchecked(images=pixels(), labels=torch.zeros(3, dtype=torch.long), classes=10)
 
 
@@ -133,7 +133,7 @@ def data_set(counts, side=8, channels=1, **changes) -> DataSet:
     return DataSet(name="pets", train=part, **(fields | changes))
 
 
-def test_the_summary_says_what_is_there_in_one_line():
+def test_summary_is_one_line_with_counts_and_sizes():
     assert data_set([1000, 1200, 1500], channels=3).summary() == (
         "pets: 3,700 training and 3 test images, 8x8, 3 channels; 3 classes of 1,000 (cat) to "
         "1,500 (emu) training images."
@@ -141,7 +141,7 @@ def test_the_summary_says_what_is_there_in_one_line():
     assert data_set([2, 2]).summary().endswith("8x8, grey; 2 classes of 2 training images.")
 
 
-def test_the_summary_warns_of_imbalanced_classes_and_ends_with_the_notes():
+def test_summary_warns_of_imbalanced_classes_and_ends_with_the_notes():
     assert "imbalanced" not in data_set([10, 20]).summary()
     assert "; imbalanced: look at the accuracy of each class." in data_set([10, 21]).summary()
     absent = data_set([5, 0, 5], notes=("two cats were left out",)).summary()

@@ -40,36 +40,36 @@ def of_classes(root, counts, **changes):
         ("TRAIN", "valid"),
     ],
 )
-def test_parts_in_folders_are_read_to_the_last_pixel(tmp_path, train, test):
-    found = ImageFolder(folder=with_parts(tmp_path / "pets", test, train)).load()
-    assert (found.name, found.class_names, found.notes) == ("pets", ("ape", "cat"), ())
-    assert numpy.array_equal(found.train.images.numpy(), IMAGES[[0, 2, 4, 6, 1, 3, 5, 7]])
-    assert found.train.labels.tolist() == [0] * 4 + [1] * 4
-    assert numpy.array_equal(found.test.images.numpy(), IMAGES[[8, 10, 9, 11]])
-    assert found.test.labels.tolist() == [0, 0, 1, 1]
+def test_training_and_test_folders_are_read_exactly(tmp_path, train, test):
+    data = ImageFolder(folder=with_parts(tmp_path / "pets", test, train)).load()
+    assert (data.name, data.class_names, data.notes) == ("pets", ("ape", "cat"), ())
+    assert numpy.array_equal(data.train.images.numpy(), IMAGES[[0, 2, 4, 6, 1, 3, 5, 7]])
+    assert data.train.labels.tolist() == [0] * 4 + [1] * 4
+    assert numpy.array_equal(data.test.images.numpy(), IMAGES[[8, 10, 9, 11]])
+    assert data.test.labels.tolist() == [0, 0, 1, 1]
 
 
-def test_images_deeper_in_a_class_folder_belong_to_it(tmp_path):
+def test_images_in_subfolders_belong_to_the_class(tmp_path):
     with_parts(tmp_path)
     write_images(tmp_path, {"train/cat/young/white/99": IMAGES[0]})
     assert ImageFolder(folder=tmp_path).load().train.labels.tolist() == [0] * 4 + [1] * 5
 
 
-def test_a_test_part_is_drawn_from_every_class_by_the_seed_alone(tmp_path):
+def test_test_images_are_selected_from_every_class_by_the_seed(tmp_path):
     source = of_classes(tmp_path / "pets", {"a": 10, "b": 20, "c": 2}, test_share=0.3)
-    found = source.load()
-    assert found.test.labels.bincount().tolist() == [3, 5, 1]
-    assert found.train.labels.bincount().tolist() == [7, 15, 1]
-    rows = torch.cat([found.train.images, found.test.images]).flatten(1)
+    data = source.load()
+    assert data.test.labels.bincount().tolist() == [3, 5, 1]
+    assert data.train.labels.bincount().tolist() == [7, 15, 1]
+    rows = torch.cat([data.train.images, data.test.images]).flatten(1)
     assert len(rows.unique(dim=0)) == 32  # nothing twice, nothing lost
-    assert "about 0.3 of each class was drawn for the test part" in found.summary()
+    assert "about 0.3 of each class was selected for testing" in data.summary()
     again = source.load()
-    assert torch.equal(again.test.images, found.test.images)
+    assert torch.equal(again.test.images, data.test.images)
     other = ImageFolder(folder=source.folder, test_share=0.3, split_seed=1).load()
-    assert not torch.equal(other.test.images, found.test.images)
+    assert not torch.equal(other.test.images, data.test.images)
 
 
-def test_an_image_more_moves_no_other_into_the_test_part(tmp_path):
+def test_adding_an_image_does_not_move_others_between_splits(tmp_path):
     source = of_classes(tmp_path / "pets", {"a": 30, "b": 30})
     before = source.load()
     write_images(source.folder, {"a/000": numpy.zeros((3, 8, 8), dtype=numpy.uint8)})
@@ -79,27 +79,27 @@ def test_an_image_more_moves_no_other_into_the_test_part(tmp_path):
         assert {image.numpy().tobytes() for image in old.images} <= kept
 
 
-def test_each_part_has_an_image_of_every_class_whatever_the_share(tmp_path):
+def test_each_split_has_an_image_of_every_class_at_any_share(tmp_path):
     source = of_classes(tmp_path / "pets", {"a": 5, "b": 5}, test_share=0.001)
     assert source.load().test.labels.bincount().tolist() == [1, 1]
     assert replace(source, test_share=0.999).load().train.labels.bincount().tolist() == [1, 1]
 
 
-def test_a_training_folder_alone_is_split_too(tmp_path):
+def test_single_training_folder_is_split(tmp_path):
     source = of_classes(tmp_path / "train", {"a": 5, "b": 5})
-    found = ImageFolder(folder=source.folder.parent).load()
-    assert (len(found.train), len(found.test), found.class_names) == (7, 3, ("a", "b"))
+    data = ImageFolder(folder=source.folder.parent).load()
+    assert (len(data.train), len(data.test), data.class_names) == (7, 3, ("a", "b"))
 
 
-def test_a_size_makes_images_of_several_sizes_one(tmp_path):
+def test_size_brings_images_of_several_sizes_together(tmp_path):
     wide = numpy.zeros((3, 8, 16), dtype=numpy.uint8)
     wide[:, :, 4:12] = IMAGES[1]
     images = {"a/1": IMAGES[0], "a/2": IMAGES[2], "b/1": wide, "b/2": wide}
     folder = write_images(tmp_path / "pets", images)
     with pytest.raises(DataError, match=r"a/..png 8x8 and b/..png 8x16.*--dataset.size 32"):
         ImageFolder(folder=folder, test_share=0.5).load()
-    found = ImageFolder(folder=folder, size=8, test_share=0.5).load()
-    assert numpy.array_equal(found.train.images[1].numpy(), IMAGES[1])
+    data = ImageFolder(folder=folder, size=8, test_share=0.5).load()
+    assert numpy.array_equal(data.train.images[1].numpy(), IMAGES[1])
     assert ImageFolder(folder=folder, size=5).load().train.images.shape[1:] == (3, 5, 5)
     grey = ImageFolder(folder=folder, size=8, grey=True).load()
     assert grey.channels == 1
@@ -123,79 +123,82 @@ def test_broken_images_are_refused_counted_and_named(tmp_path):
     assert "--dataset.on-broken skip" in said
 
 
-def test_broken_images_are_skipped_if_asked_and_still_counted_and_named(tmp_path):
-    found = ImageFolder(folder=broken(tmp_path), on_broken="skip").load()
-    assert numpy.array_equal(found.train.images.numpy(), IMAGES[[2, 4, 6, 1, 5, 7]])
-    assert numpy.array_equal(found.test.images.numpy(), IMAGES[[8, 10, 11]])
-    assert found.train.labels.tolist() == [0, 0, 0, 1, 1, 1]
-    assert "3 broken images were left out (train/ape/00.png: " in found.summary()
+def test_skipped_broken_images_are_counted_and_named(tmp_path):
+    data = ImageFolder(folder=broken(tmp_path), on_broken="skip").load()
+    assert numpy.array_equal(data.train.images.numpy(), IMAGES[[2, 4, 6, 1, 5, 7]])
+    assert numpy.array_equal(data.test.images.numpy(), IMAGES[[8, 10, 11]])
+    assert data.train.labels.tolist() == [0, 0, 0, 1, 1, 1]
+    assert "3 broken images were left out (train/ape/00.png: " in data.summary()
 
 
-def test_a_folder_of_nothing_but_broken_images_is_refused(tmp_path):
+def test_folder_of_only_broken_images_is_refused(tmp_path):
     folder = with_parts(tmp_path / "pets")
     for path in folder.rglob("*.png"):
         path.write_bytes(b"")
-    with pytest.raises(DataError, match=r"no image can be read. train/ape/00.png: it cannot"):
+    with pytest.raises(DataError, match=r"no image can be decoded. train/ape/00.png: it cannot"):
         ImageFolder(folder=folder, on_broken="skip").load()
 
 
-def test_files_that_are_no_images_and_folders_that_are_not_read_are_noted(tmp_path):
+def test_other_files_and_unread_folders_are_noted(tmp_path):
     folder = with_parts(tmp_path / "pets")
     with_parts(tmp_path / "pets", "val")
     (folder / "readme.txt").touch()
     (folder / "train" / "cat" / "Thumbs.db").touch()
     (folder / "train" / ".DS_Store").touch()
     (folder / "train" / ".cache").mkdir()
-    found = ImageFolder(folder=folder).load()
-    assert len(found.train) == 8
-    assert found.notes == (
-        "2 files that are no images were left out",
-        "the folder val was not read (test part: test)",
+    data = ImageFolder(folder=folder).load()
+    assert len(data.train) == 8
+    assert data.notes == (
+        "2 files that are not images were left out",
+        "the folder val was not read (test images: test)",
     )
 
 
-def test_folders_beside_a_training_part_alone_are_noted(tmp_path):
+def test_folders_beside_a_single_training_folder_are_noted(tmp_path):
     of_classes(tmp_path / "train", {"a": 5, "b": 5})
     write_images(tmp_path, {"other/1": IMAGES[0]})
-    found = ImageFolder(folder=tmp_path).load()
-    assert found.notes[0] == "the folder other was not read (test part: drawn from train)"
+    data = ImageFolder(folder=tmp_path).load()
+    assert data.notes[0] == "the folder other was not read (test images: selected from train)"
 
 
-def test_a_class_may_have_the_name_of_a_part(tmp_path):
-    found = of_classes(tmp_path / "traffic", {"bus": 5, "car": 5, "train": 5}).load()
-    assert found.class_names == ("bus", "car", "train")
+def test_class_may_be_called_train(tmp_path):
+    data = of_classes(tmp_path / "traffic", {"bus": 5, "car": 5, "train": 5}).load()
+    assert data.class_names == ("bus", "car", "train")
 
 
 @pytest.mark.parametrize(
     "images", [["test/a/1", "val/a/1"], ["a/1", "b/1", "Test/a/1"], ["train/1", "test/1"]]
 )
-def test_parts_are_not_taken_for_classes(tmp_path, images):
+def test_split_folders_are_not_taken_for_classes(tmp_path, images):
     write_images(tmp_path, dict(zip(images, IMAGES, strict=False)))
-    with pytest.raises(DataError, match=r"but no training part: .* another name if it is a class"):
+    with pytest.raises(DataError, match=r"but no training images: .* rename .* if it is a class"):
         ImageFolder(folder=tmp_path).load()
 
 
 @pytest.mark.parametrize(
     ("make", "reason"),
     [
-        (lambda root: (root / "train" / "dog").mkdir(), r"train/dog holds no image \(1 such"),
-        (lambda root: (root / "test" / "dog").mkdir(), "test/dog holds no image"),
+        (
+            lambda root: (root / "train" / "dog").mkdir(),
+            r"train/dog must hold images, got none \(1 such",
+        ),
+        (lambda root: (root / "test" / "dog").mkdir(), "test/dog must hold images, got none"),
         (
             lambda root: write_images(root, {"test/dog/1": IMAGES[0]}),
             "test has the class 'dog', which train lacks",
         ),
     ],
 )
-def test_class_folders_that_do_not_fit_are_refused(tmp_path, make, reason):
+def test_class_folders_that_do_not_match_are_refused(tmp_path, make, reason):
     make(with_parts(tmp_path))
     with pytest.raises(DataError, match=reason):
         ImageFolder(folder=tmp_path).load()
 
 
-def test_a_single_class_or_a_class_of_one_image_is_refused(tmp_path):
+def test_single_class_or_class_of_one_image_is_refused(tmp_path):
     with pytest.raises(DataError, match=r"two classes or more, got \['a'\]"):
         of_classes(tmp_path / "one", {"a": 3}).load()
-    with pytest.raises(DataError, match="the class 'b' has one image"):
+    with pytest.raises(DataError, match=r"the class 'b' must have two images or more, .* got 1"):
         of_classes(tmp_path / "two", {"a": 3, "b": 1}).load()
     (tmp_path / "three").mkdir()
     with pytest.raises(DataError, match=r"two classes or more, got \[\]"):
@@ -203,7 +206,7 @@ def test_a_single_class_or_a_class_of_one_image_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("folder", [None, "nowhere"])
-def test_a_missing_folder_is_refused(tmp_path, folder):
+def test_missing_folder_is_refused(tmp_path, folder):
     with pytest.raises(DataError, match="give --data FOLDER, which holds train/CLASS/"):
         ImageFolder(folder=folder and tmp_path / folder).load()
 

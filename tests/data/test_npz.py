@@ -22,12 +22,12 @@ def write(path, save=numpy.savez, **changes):
 
 @pytest.mark.parametrize("save", [numpy.savez, numpy.savez_compressed])
 def test_images_and_labels_are_read(tmp_path, save):
-    found = NpzFile(path=write(tmp_path / "mine.npz", save)).load()
-    assert (found.name, found.class_names) == ("mine", ("0", "1", "2"))
-    assert numpy.array_equal(found.train.images.numpy(), IMAGES[:5])
-    assert numpy.array_equal(found.test.images.numpy(), IMAGES[5:])
-    assert found.train.labels.tolist() == [0, 1, 2, 0, 1]
-    assert found.test.labels.tolist() == [2, 0]
+    data = NpzFile(path=write(tmp_path / "mine.npz", save)).load()
+    assert (data.name, data.class_names) == ("mine", ("0", "1", "2"))
+    assert numpy.array_equal(data.train.images.numpy(), IMAGES[:5])
+    assert numpy.array_equal(data.test.images.numpy(), IMAGES[5:])
+    assert data.train.labels.tolist() == [0, 1, 2, 0, 1]
+    assert data.test.labels.tolist() == [2, 0]
 
 
 def test_grey_images_columns_of_labels_and_class_names_are_read(tmp_path):
@@ -38,16 +38,16 @@ def test_grey_images_columns_of_labels_and_class_names_are_read(tmp_path):
         train_labels=ARRAYS["train_labels"][:, None],
         class_names=numpy.array(["cat", "dog", "emu", "fox"]),
     )
-    found = NpzFile(path=path, name="pets").load()
-    assert (found.name, found.class_names) == ("pets", ("cat", "dog", "emu", "fox"))
-    assert numpy.array_equal(found.train.images.numpy(), IMAGES[:5, :1])
-    assert found.classes == 4
+    data = NpzFile(path=path, name="pets").load()
+    assert (data.name, data.class_names) == ("pets", ("cat", "dog", "emu", "fox"))
+    assert numpy.array_equal(data.train.images.numpy(), IMAGES[:5, :1])
+    assert data.classes == 4
 
 
 def test_class_names_that_are_stored_as_bytes_are_decoded(tmp_path):
     names = numpy.array([name.encode() for name in ("chat", "chien", "émeu")])
-    found = NpzFile(path=write(tmp_path / "mine.npz", class_names=names)).load()
-    assert found.class_names == ("chat", "chien", "émeu")
+    data = NpzFile(path=write(tmp_path / "mine.npz", class_names=names)).load()
+    assert data.class_names == ("chat", "chien", "émeu")
 
 
 @pytest.mark.parametrize(
@@ -57,13 +57,19 @@ def test_class_names_that_are_stored_as_bytes_are_decoded(tmp_path):
         ({"train_images": ROWS[:5].astype(float)}, "train_images must be uint8 .* got float64"),
         ({"train_images": IMAGES[:5]}, r"train_images must be .* \(5, 3, 5, 5\)"),
         ({"test_images": ROWS[0, 0]}, r"test_images must be uint8 of shape .* \(5, 3\)"),
-        ({"test_images": ROWS[5:, :4]}, r"test_images must be like train_images.*\(3, 4, 5\)"),
+        (
+            {"test_images": ROWS[5:, :4]},
+            r"test_images must have the shape of train_images.*\(3, 4, 5\)",
+        ),
         ({"train_labels": numpy.zeros(5)}, "train_labels must be whole numbers.*float64"),
         ({"train_labels": numpy.zeros(4, dtype=int)}, "one for each of the 5 images"),
         ({"test_labels": numpy.array([0, 3])}, r"labels must be in \[0, 3\), got 0..3"),
         ({"test_labels": numpy.array([0, -1])}, r"labels must be in \[0, 3\), got -1..0"),
         ({"train_images": numpy.array([{}])}, "cannot be read as an .npz of plain arrays"),
-        ({"class_names": numpy.array("cat")}, r"class_names must be a row of texts.*shape \(\)"),
+        (
+            {"class_names": numpy.array("cat")},
+            r"class_names must be a vector of strings.*shape \(\)",
+        ),
         ({"class_names": numpy.array([{}])}, "cannot be read as an .npz of plain arrays"),
     ],
 )
@@ -73,13 +79,16 @@ def test_other_content_is_refused(tmp_path, changes, reason):
 
 
 @pytest.mark.parametrize("path", [None, "nowhere.npz"])
-def test_a_missing_file_is_refused(path, tmp_path):
-    with pytest.raises(DataError, match=r"give an .npz by --data FILE"):
+def test_missing_file_is_refused(path, tmp_path):
+    with pytest.raises(DataError, match=r"must be an existing .npz file, got .*; give --data FILE"):
         NpzFile(path=path and tmp_path / path).load()
 
 
-def test_a_compressed_array_of_great_size_is_refused_before_it_is_read(tmp_path, monkeypatch):
-    monkeypatch.setattr(npz, "LARGEST_PACKED", 300)
-    with pytest.raises(DataError, match=r"train_images.npy unpacks to 503 bytes.*numpy.savez"):
+def test_huge_compressed_array_is_refused_before_it_is_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(npz, "MAX_COMPRESSED_BYTES", 300)
+    with pytest.raises(
+        DataError,
+        match=r"train_images.npy must unpack to at most 300 bytes, got 503; .*numpy.savez",
+    ):
         NpzFile(path=write(tmp_path / "mine.npz", numpy.savez_compressed)).load()
     assert NpzFile(path=write(tmp_path / "mine.npz")).load()

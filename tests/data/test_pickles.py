@@ -15,19 +15,19 @@ CONTENT = {"labels": [3, 0, 70000, -1], "data": noise(2, 2).reshape(2, -1), "nam
 @pytest.mark.parametrize(
     "dump", [python2_pickle, python3_pickle(2), python3_pickle(3), python3_pickle(4)]
 )
-def test_what_cifar_files_hold_is_read(dump):
-    found = read_pickle(dump(CONTENT))
-    assert list(found) == ["labels", "data", "names"]
-    assert found["labels"] == [3, 0, 70000, -1]
-    assert found["data"].dtype == numpy.uint8
-    assert numpy.array_equal(found["data"], CONTENT["data"])
-    assert [n if isinstance(n, str) else n.decode() for n in found["names"]] == ["a", "b"]
+def test_content_of_cifar_files_is_read(dump):
+    batch = read_pickle(dump(CONTENT))
+    assert list(batch) == ["labels", "data", "names"]
+    assert batch["labels"] == [3, 0, 70000, -1]
+    assert batch["data"].dtype == numpy.uint8
+    assert numpy.array_equal(batch["data"], CONTENT["data"])
+    assert [n if isinstance(n, str) else n.decode() for n in batch["names"]] == ["a", "b"]
 
 
-def test_keys_of_python_2_are_texts_and_fortran_order_is_kept():
+def test_byte_keys_become_text_and_fortran_order_is_kept():
     columns = numpy.asfortranarray(CONTENT["data"])
-    found = read_pickle(python3_pickle(4)({b"data": columns}))
-    assert numpy.array_equal(found["data"], columns)
+    batch = read_pickle(python3_pickle(4)({b"data": columns}))
+    assert numpy.array_equal(batch["data"], columns)
 
 
 class Runs:
@@ -41,7 +41,7 @@ class Runs:
 
 
 @pytest.mark.parametrize("protocol", [0, 1, 2, 3, 4, 5])
-def test_a_pickle_that_runs_a_command_is_refused_and_runs_nothing(tmp_path, protocol):
+def test_pickle_that_runs_a_command_is_refused_and_runs_nothing(tmp_path, protocol):
     trap = Runs(f"touch {tmp_path / 'ran'}")
     for value in (trap, {"data": trap}, {(trap, 1): 2}, {"labels": [1, trap]}):
         content = pickle.dumps(value, protocol=protocol)
@@ -66,7 +66,7 @@ def test_arrays_of_another_type_than_uint8_are_refused(array):
         read_pickle(pickle.dumps({"data": array}, protocol=2))
 
 
-def test_a_hostile_pickle_leaves_no_trace_in_later_reads():
+def test_malicious_pickle_does_not_affect_later_reads():
     # BUILD with a slot state sets attributes of the callable that stands for numpy.dtype.
     state = b"N}X\x0c\x00\x00\x00__defaults__(X\x02\x00\x00\x00i8tq\x01s\x86b"
     content = b"\x80\x02cnumpy\ndtype\n" + state + b"0}."
@@ -75,7 +75,7 @@ def test_a_hostile_pickle_leaves_no_trace_in_later_reads():
         read_pickle(b"\x80\x02}X\x01\x00\x00\x00acnumpy\ndtype\n)Rs.")
 
 
-def test_an_array_that_announces_more_than_it_holds_is_refused_before_it_is_made():
+def test_array_larger_than_its_content_is_refused_before_it_is_allocated():
     content = python2_pickle({"data": noise(2, 2).reshape(2, 12)})
     huge = content.replace(b"J\x02\x00\x00\x00J", b"J\xff\xff\xff\x7fJ")
     assert huge != content
@@ -107,16 +107,16 @@ def test_an_array_that_announces_more_than_it_holds_is_refused_before_it_is_made
         b"\x80\x02c_codecs\nencode\nX\x01\x00\x00\x00aX\x03\x00\x00\x00zip\x86R.",
     ],
 )
-def test_damaged_and_strange_pickles_are_refused(content):
+def test_damaged_and_malicious_pickles_are_refused(content):
     with pytest.raises(DataError):
         read_pickle(content)
 
 
-def test_a_far_memo_place_costs_no_memory():
+def test_huge_memo_index_takes_no_memory():
     assert read_pickle(b"\x80\x02}r\xff\xff\xff\x7f.") == {}
 
 
-def test_every_cut_and_any_damage_ends_in_a_refusal_or_in_plain_content():
+def test_truncated_or_damaged_pickle_is_refused_or_read_as_plain_data():
     content = python2_pickle(CONTENT)
     for length in range(len(content)):
         with pytest.raises(DataError):
@@ -127,7 +127,7 @@ def test_every_cut_and_any_damage_ends_in_a_refusal_or_in_plain_content():
         for _ in range(dice.randint(1, 4)):
             changed[dice.randrange(len(changed))] = dice.randrange(256)
         try:
-            found = read_pickle(bytes(changed))
+            batch = read_pickle(bytes(changed))
         except DataError:
             continue
-        assert all(isinstance(key, str) for key in found)
+        assert all(isinstance(key, str) for key in batch)

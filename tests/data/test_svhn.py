@@ -32,16 +32,16 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_the_mat_files_are_read_and_10_is_the_digit_0(folder):
-    found = SVHN(folder=folder).load()
-    assert (found.name, found.class_names) == ("svhn", tuple("0123456789"))
-    assert numpy.array_equal(found.train.images.numpy(), IMAGES[:4])
-    assert numpy.array_equal(found.test.images.numpy(), IMAGES[4:])
-    assert found.train.labels.tolist() + found.test.labels.tolist() == DIGITS
+def test_mat_files_are_read_and_label_10_is_the_digit_0(folder):
+    data = SVHN(folder=folder).load()
+    assert (data.name, data.class_names) == ("svhn", tuple("0123456789"))
+    assert numpy.array_equal(data.train.images.numpy(), IMAGES[:4])
+    assert numpy.array_equal(data.test.images.numpy(), IMAGES[4:])
+    assert data.train.labels.tolist() + data.test.labels.tolist() == DIGITS
 
 
 @pytest.mark.parametrize("share", [0.0, 0.01, 0.9, 1.1])
-def test_a_file_that_is_not_the_published_one_is_refused_unread(folder, share):
+def test_file_other_than_the_published_one_is_refused_unread(folder, share):
     path = folder / "test_32x32.mat"
     content = path.read_bytes() + bytes(1000)
     path.write_bytes(content[: int(share * len(content))])
@@ -51,19 +51,19 @@ def test_a_file_that_is_not_the_published_one_is_refused_unread(folder, share):
         SVHN(folder=folder).load()
 
 
-def test_the_published_sums_are_those_of_the_original_files(tmp_path):
+def test_checksums_are_those_of_the_original_files(tmp_path):
     write_mat(tmp_path, "train", slice(0, 4))
     with pytest.raises(DataError, match="published one is e26dedcc434d2e4c54c9b2d4a06d8373"):
         SVHN(folder=tmp_path).load()
 
 
-def test_a_missing_file_is_refused(folder):
+def test_missing_file_is_refused(folder):
     (folder / "test_32x32.mat").unlink()
     with pytest.raises(DataError, match=r"test_32x32.mat cannot be read .*; give the folder"):
         SVHN(folder=folder).load()
 
 
-def test_the_hubs_parquet_and_the_hub_itself_are_read(tmp_path, monkeypatch):
+def test_parquet_files_and_the_hub_are_read(tmp_path, monkeypatch):
     for part, rows in (("train", slice(0, 4)), ("test", slice(4, 6))):
         write_parquet(
             tmp_path / "cropped_digits" / f"{part}-00000-of-00001.parquet",
@@ -83,6 +83,6 @@ def test_the_hubs_parquet_and_the_hub_itself_are_read(tmp_path, monkeypatch):
     )
     monkeypatch.setattr(datasets, "load_dataset", lambda *names: copy)
     for source in (SVHN(folder=tmp_path), SVHN()):
-        found = source.load()
-        assert numpy.array_equal(found.train.images.numpy(), IMAGES[:4])
-        assert found.test.labels.tolist() == DIGITS[4:]
+        data = source.load()
+        assert numpy.array_equal(data.train.images.numpy(), IMAGES[:4])
+        assert data.test.labels.tolist() == DIGITS[4:]

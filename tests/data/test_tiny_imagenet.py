@@ -27,13 +27,13 @@ def write(root):
     return root
 
 
-def check(found, names=("goldfish", "n02", "n03")):
-    assert (found.name, found.class_names) == ("tiny-imagenet", names)
+def check(data, names=("goldfish", "n02", "n03")):
+    assert (data.name, data.class_names) == ("tiny-imagenet", names)
     order = numpy.argsort(LABELS[:6], kind="stable")  # paths are sorted by class
-    assert numpy.array_equal(found.train.images[:].numpy(), IMAGES[:6][order])
-    assert found.train.labels.tolist() == sorted(LABELS[:6])
-    assert numpy.array_equal(found.test.images[:].numpy(), IMAGES[6:])
-    assert found.test.labels.tolist() == LABELS[6:]
+    assert numpy.array_equal(data.train.images[:].numpy(), IMAGES[:6][order])
+    assert data.train.labels.tolist() == sorted(LABELS[:6])
+    assert numpy.array_equal(data.test.images[:].numpy(), IMAGES[6:])
+    assert data.test.labels.tolist() == LABELS[6:]
 
 
 def pack(root, path):
@@ -47,7 +47,7 @@ def pack(root, path):
 
 
 @pytest.mark.parametrize("layout", ["folder", "around", "zip", "around the zip"])
-def test_every_layout_of_the_original_is_read(tmp_path, layout, monkeypatch):
+def test_every_original_layout_is_read(tmp_path, layout, monkeypatch):
     root = write(tmp_path / "tiny-imagenet-200")
     if layout in ("folder", "around"):
         check(TinyImageNet(folder=root if layout == "folder" else tmp_path).load())
@@ -58,13 +58,13 @@ def test_every_layout_of_the_original_is_read(tmp_path, layout, monkeypatch):
     check(TinyImageNet(folder=path if layout == "zip" else path.parent).load())
 
 
-def test_an_altered_archive_is_refused(tmp_path):
+def test_altered_archive_is_refused(tmp_path):
     pack(write(tmp_path / "a"), tmp_path / "tiny-imagenet-200.zip")
     with pytest.raises(DataError, match="the published one is 90528d7ca1a48142e341f4ef8d21d0de"):
         TinyImageNet(folder=tmp_path).load()
 
 
-def test_the_hubs_parquet_and_the_hub_itself_are_read(tmp_path, monkeypatch):
+def test_parquet_files_and_the_hub_are_read(tmp_path, monkeypatch):
     order = numpy.argsort(LABELS[:6], kind="stable").tolist()
     copies = {}
     for part, rows in (("train", order), ("valid", [6, 7, 8])):
@@ -100,7 +100,10 @@ def test_the_hubs_parquet_and_the_hub_itself_are_read(tmp_path, monkeypatch):
             lambda root: (root / "val" / "val_annotations.txt").write_text("../x.png\tn01\n"),
             "no such image or class",
         ),
-        (lambda root: (root / "wnids.txt").write_text("n01\nn05\n"), "train/n05/images holds no"),
+        (
+            lambda root: (root / "wnids.txt").write_text("n01\nn05\n"),
+            "train/n05/images must hold images",
+        ),
         (
             lambda root: (root / "val" / "images" / "val_7.png").write_bytes(b"x"),
             r"1 of 9 images are broken \(val/images/val_7.png: it cannot be read as an image",

@@ -1,6 +1,7 @@
-"""What is fuzzed: each target takes bytes, feeds them to one reader, and lets through only what is
-read or clearly refused. An audit hook watches that nothing is executed and nothing outside of the
-target's own folder is written."""
+"""Fuzz targets: each feeds bytes to one reader, which must read or clearly refuse them.
+
+An audit hook checks that no code is executed and nothing outside the target's folder is written.
+"""
 
 import contextlib
 import copy
@@ -46,7 +47,7 @@ _watched: list[Path] = []
 
 
 class Executed(BaseException):
-    """Not an Exception, so that no reader can turn it into a refusal."""
+    """Code was executed. A BaseException, so that no reader can turn it into a refusal."""
 
 
 def _audit(event: str, arguments: tuple[Any, ...]) -> None:
@@ -54,15 +55,15 @@ def _audit(event: str, arguments: tuple[Any, ...]) -> None:
         return
     if event.startswith(EXECUTES):
         raise Executed(f"{event} {arguments}")
-    path = None
+    target = None
     if (
         event == "open" and arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
     ) or event in WRITES:
-        path = arguments[0]
-    if isinstance(path, (str, bytes, os.PathLike)):
-        place = Path(os.fsdecode(path)).absolute()
-        if place != Path(os.devnull) and not place.is_relative_to(_watched[-1]):
-            raise Executed(f"{event} outside of {_watched[-1]}: {place}")
+        target = arguments[0]
+    if isinstance(target, (str, bytes, os.PathLike)):
+        path = Path(os.fsdecode(target)).absolute()
+        if path != Path(os.devnull) and not path.is_relative_to(_watched[-1]):
+            raise Executed(f"{event} outside {_watched[-1]}: {path}")
 
 
 sys.addaudithook(_audit)
@@ -70,7 +71,7 @@ sys.addaudithook(_audit)
 
 @contextlib.contextmanager
 def watched() -> Iterator[Path]:
-    """A folder of its own, outside of which nothing may be written meanwhile."""
+    """Context manager with a temporary folder, outside which nothing may be written."""
     with tempfile.TemporaryDirectory() as name:
         _watched.append(Path(name).absolute())
         try:
@@ -80,22 +81,22 @@ def watched() -> Iterator[Path]:
 
 
 class Choices:
-    """Bytes read as choices; 0 when they are used up."""
+    """Random choices that are read from bytes; zeros once these are used up."""
 
     def __init__(self, data: bytes) -> None:
-        self.data, self.at = data, 0
+        self.data, self.position = data, 0
 
     def byte(self) -> int:
-        self.at += 1
-        return self.data[self.at - 1] if self.at <= len(self.data) else 0
+        self.position += 1
+        return self.data[self.position - 1] if self.position <= len(self.data) else 0
 
     def of(self, options: Any) -> Any:
         return options[(self.byte() * 256 + self.byte()) % len(options)]
 
     def text(self) -> str:
         length = self.byte() % 16
-        self.at += length
-        return self.data[self.at - length : self.at].decode("utf-8", "replace")
+        self.position += length
+        return self.data[self.position - length : self.position].decode("utf-8", "replace")
 
     def value(self) -> Any:
         """A JSON value, often an awkward one."""
@@ -103,45 +104,45 @@ class Choices:
 
 
 def mutated(document: Any, choices: Choices) -> Any:
-    """The document with one to four places changed, deleted or added."""
+    """Copy the document with one to four values changed, deleted or added."""
     changed = copy.deepcopy(document)
     for _ in range(1 + choices.byte() % 4):
-        place: Any = changed
-        while isinstance(place, (dict, list)) and place:
-            key = choices.of(sorted(place) if isinstance(place, dict) else range(len(place)))
-            inside = place[key]
-            if not (isinstance(inside, (dict, list)) and inside) or choices.byte() % 3 == 0:
-                what = choices.byte() % 5
-                if what == 0:
-                    del place[key]
-                elif what == 1 and isinstance(place, dict):
-                    place[choices.text()] = choices.value()
+        node: Any = changed
+        while isinstance(node, (dict, list)) and node:
+            key = choices.of(sorted(node) if isinstance(node, dict) else range(len(node)))
+            child = node[key]
+            if not (isinstance(child, (dict, list)) and child) or choices.byte() % 3 == 0:
+                action = choices.byte() % 5
+                if action == 0:
+                    del node[key]
+                elif action == 1 and isinstance(node, dict):
+                    node[choices.text()] = choices.value()
                 else:
-                    place[key] = choices.value()
+                    node[key] = choices.value()
                 break
-            place = inside
+            node = child
     return changed
 
 
 def damaged(content: bytes, choices: Choices) -> bytes:
-    """The bytes with some of them changed, cut out or repeated."""
-    found = bytearray(content)
+    """Copy the bytes with some of them changed, cut off or repeated."""
+    changed = bytearray(content)
     for _ in range(1 + choices.byte() % 6):
-        if not found:
+        if not changed:
             break
-        at = (choices.byte() << 16 | choices.byte() << 8 | choices.byte()) % len(found)
-        what = choices.byte() % 4
-        if what == 0:
-            del found[at:]
-        elif what == 1:
-            found[at:at] = found[at : at + choices.byte()]
+        start = (choices.byte() << 16 | choices.byte() << 8 | choices.byte()) % len(changed)
+        action = choices.byte() % 4
+        if action == 0:
+            del changed[start:]
+        elif action == 1:
+            changed[start:start] = changed[start : start + choices.byte()]
         else:
-            found[at] = choices.byte()
-    return bytes(found)
+            changed[start] = choices.byte()
+    return bytes(changed)
 
 
 def epsilon(data: bytes) -> None:
-    """Half of them any text, half made of what numbers are made of."""
+    """Half of the texts are arbitrary, half consist of the characters of numbers."""
     text = data.decode("utf-8", "replace")
     if data and data[0] % 2:
         text = "".join("0123456789/.eE+-_ infa٣"[byte % 23] for byte in data[1:12])
@@ -155,9 +156,9 @@ _RECIPES = [to_json(make()) for make in RECIPES.values()]
 
 def recipe(data: bytes) -> None:
     choices = Choices(data)
-    found = from_json(mutated(choices.of(_RECIPES), choices))
-    assert isinstance(found, Recipe)
-    repr(found)
+    parsed = from_json(mutated(choices.of(_RECIPES), choices))
+    assert isinstance(parsed, Recipe)
+    repr(parsed)
 
 
 def record(data: bytes) -> None:
@@ -170,33 +171,33 @@ def record(data: bytes) -> None:
     with watched() as folder:
         path = folder / "r.json"
         path.write_text(json.dumps(mutated(full, Choices(data))))
-        found = read_record(path)
-        schema.check(found)
+        parsed = read_record(path)
+        schema.check(parsed)
         console = Console(file=io.StringIO())
-        console.print(report.rich_table([found], "t"))
-        console.print(report.rich_checks(found))
-        report.markdown_table([found])
-        console.print(report.rich_comparison([full, found | {"model": "two"}], "t"))
-        console.print(report.rich_columns([found], "t", found["suites"][0]["name"]))
+        console.print(report.rich_table([parsed], "t"))
+        console.print(report.rich_checks(parsed))
+        report.markdown_table([parsed])
+        console.print(report.rich_comparison([full, parsed | {"model": "two"}], "t"))
+        console.print(report.rich_columns([parsed], "t", parsed["suites"][0]["name"]))
 
 
 def _files(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
-def _made(make: Callable[[Path], Any]) -> dict[str, bytes]:
+def _files_of(make: Callable[[Path], Any]) -> dict[str, bytes]:
     with tempfile.TemporaryDirectory() as name:
         make(Path(name))
         return _files(Path(name))
 
 
-def _lay(files: dict[str, bytes], folder: Path) -> None:
+def _write_files(files: dict[str, bytes], folder: Path) -> None:
     for name, content in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(content)
 
 
-_MODEL = _made(lambda folder: save(tiny.wide_resnet(), folder, {"name": "x"}))
+_MODEL = _files_of(lambda folder: save(tiny.wide_resnet(), folder, {"name": "x"}))
 
 
 def model_folder(data: bytes) -> None:
@@ -208,18 +209,18 @@ def model_folder(data: bytes) -> None:
         name = choices.of(["config.json", "model.safetensors"])
         files[name] = damaged(files[name], choices)
     with watched() as folder:
-        _lay(files, folder)
+        _write_files(files, folder)
         load(folder)
 
 
-_CHECKPOINT = _made(
+_CHECKPOINT = _files_of(
     lambda folder: save_checkpoint(folder, {"a": torch.ones(3)}, {"stage": "x", "epoch": 1})
 )
 
 
 def checkpoint(data: bytes) -> None:
     with watched() as folder:
-        _lay({name: damaged(c, Choices(data)) for name, c in _CHECKPOINT.items()}, folder)
+        _write_files({name: damaged(c, Choices(data)) for name, c in _CHECKPOINT.items()}, folder)
         load_checkpoint(folder, lambda message: None)
 
 
@@ -236,11 +237,11 @@ def _parquet(folder: Path) -> None:
     }
     (folder / "data").mkdir()
     for part in ("train", "test"):
-        made = datasets.Dataset.from_dict(rows, features=features)
-        made.to_parquet(str(folder / "data" / f"{part}-0.parquet"))
+        split = datasets.Dataset.from_dict(rows, features=features)
+        split.to_parquet(str(folder / "data" / f"{part}-0.parquet"))
 
 
-_PARQUET = _made(_parquet)
+_PARQUET = _files_of(_parquet)
 
 
 def parquet(data: bytes) -> None:
@@ -248,7 +249,7 @@ def parquet(data: bytes) -> None:
     name = choices.of(sorted(files))
     files[name] = damaged(files[name], choices)
     with watched() as folder:
-        _lay(files, folder)
+        _write_files(files, folder)
         Cifar10(folder=folder).load()
 
 
@@ -257,12 +258,12 @@ def _npz(folder: Path) -> None:
     numpy.savez(folder / "x.npz", image=images, label=numpy.arange(4))
 
 
-_NPZ = _made(_npz)
+_NPZ = _files_of(_npz)
 
 
 def npz(data: bytes) -> None:
     with watched() as folder:
-        _lay({"x.npz": damaged(_NPZ["x.npz"], Choices(data))}, folder)
+        _write_files({"x.npz": damaged(_NPZ["x.npz"], Choices(data))}, folder)
         ExtraImages.read(folder / "x.npz", tiny.split(8))
 
 
@@ -277,25 +278,26 @@ _PICKLES.append(pickle.dumps({"label_names": ["a", "b"], "call": os.system}, pro
 
 
 def cifar_pickle(data: bytes) -> None:
-    """Damage where the opcodes are rather than in the pixels, every other time."""
+    """Damage the opcodes rather than the pixels, every other time."""
     choices = Choices(data)
-    found = choices.of(_PICKLES)
-    whole = choices.byte() % 2 or found.find(_PIXELS) < 0
-    at = len(found) if whole else found.find(_PIXELS)
+    content = choices.of(_PICKLES)
+    anywhere = choices.byte() % 2 or content.find(_PIXELS) < 0
+    end = len(content) if anywhere else content.find(_PIXELS)
     with watched():
-        value = read_pickle(damaged(found[:at], choices) + found[at:])
+        value = read_pickle(damaged(content[:end], choices) + content[end:])
     assert isinstance(value, dict)
 
 
 def _pictures() -> list[bytes]:
     from PIL import Image
 
-    plain, found = Image.fromarray(numpy.arange(192, dtype=numpy.uint8).reshape(8, 8, 3)), []
-    for coding in FORMATS:
+    plain = Image.fromarray(numpy.arange(192, dtype=numpy.uint8).reshape(8, 8, 3))
+    pictures = []
+    for file_format in FORMATS:
         stream = io.BytesIO()
-        plain.save(stream, format=coding)
-        found.append(stream.getvalue())
-    return found
+        plain.save(stream, format=file_format)
+        pictures.append(stream.getvalue())
+    return pictures
 
 
 _PICTURES = _pictures()
@@ -318,17 +320,17 @@ def _archives(folder: Path) -> None:
     (folder / "a.tar.gz").write_bytes(gzip.compress((folder / "a.tar").read_bytes(), mtime=0))
 
 
-_ARCHIVES = _made(_archives)
+_ARCHIVES = _files_of(_archives)
 
 
 def archive(data: bytes) -> None:
     choices = Choices(data)
     name = choices.of(sorted(_ARCHIVES))
     with watched() as folder:
-        _lay({name: damaged(_ARCHIVES[name], choices)}, folder)
+        _write_files({name: damaged(_ARCHIVES[name], choices)}, folder)
         with open_files(folder / name) as files:
-            for each in files.names:
-                files.read(each)
+            for path in files.names:
+                files.read(path)
 
 
 _TARGETS = (epsilon, recipe, record, model_folder, checkpoint, parquet, npz)
@@ -337,7 +339,7 @@ TARGETS: dict[str, Callable[[bytes], None]] = {target.__name__: target for targe
 
 
 def survives(target: Callable[[bytes], None], data: bytes) -> bool:
-    """Whether the input was read; False if it was clearly refused, else the error comes through."""
+    """Return True if the input was read and False if it was refused; raise any other error."""
     try:
         target(data)
     except Exception as error:

@@ -1,4 +1,4 @@
-"""Small writers of every layout, so that what is read can be compared to the last pixel."""
+"""Write small data sets in every layout, so that tests can compare every pixel."""
 
 import io
 import pickle
@@ -15,13 +15,13 @@ HUNDRED = [f"thing_{number}" for number in range(100)]
 
 
 def noise(count: int, side: int = 32, channels: int = 3, seed: int = 0) -> numpy.ndarray:
-    """uint8 of shape (count, channels, side, side)."""
+    """Random uint8 images of shape (count, channels, side, side)."""
     shape = (count, channels, side, side)
     return numpy.random.default_rng(seed).integers(0, 256, shape, dtype=numpy.uint8)
 
 
 def encoded(pixels: numpy.ndarray, coding: str = "PNG") -> bytes:
-    """One image of shape (channels, height, width)."""
+    """Encode one image of shape (channels, height, width)."""
     stream = io.BytesIO()
     plain = pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0)
     Image.fromarray(numpy.ascontiguousarray(plain)).save(stream, format=coding)
@@ -29,7 +29,7 @@ def encoded(pixels: numpy.ndarray, coding: str = "PNG") -> bytes:
 
 
 def announced_png(width: int, height: int) -> bytes:
-    """A PNG of a few bytes whose header announces any size."""
+    """A PNG of a few bytes with any size in its header."""
 
     def chunk(kind: bytes, content: bytes) -> bytes:
         check = zlib.crc32(kind + content)
@@ -48,20 +48,20 @@ def write_parquet(
     image: str = "img",
     label: str = "label",
 ) -> Path:
-    """A file in the layout of the hub."""
+    """Write a parquet file in the layout of the hub."""
     from datasets import ClassLabel, Features
     from datasets import Image as ImageFeature
     from pyarrow import Table, parquet
 
     features = Features({image: ImageFeature(), label: ClassLabel(names=names)})
-    rows = {image: [{"bytes": one, "path": None} for one in images], label: labels}
+    rows = {image: [{"bytes": content, "path": None} for content in images], label: labels}
     path.parent.mkdir(parents=True, exist_ok=True)
     parquet.write_table(Table.from_pydict(rows, schema=features.arrow_schema), path)
     return path
 
 
 def python2_pickle(value: Any) -> bytes:
-    """A protocol 2 pickle as Python 2 wrote the CIFAR files: its strings are bytes."""
+    """A protocol 2 pickle like the CIFAR files, which Python 2 wrote: its strings are bytes."""
     return b"\x80\x02" + _python2(value) + b"."
 
 
@@ -80,19 +80,19 @@ def _python2(value: Any) -> bytes:
     if isinstance(value, int):
         return b"J" + struct.pack("<i", value)
     rows, columns = value.shape
-    made = b"cnumpy.core.multiarray\n_reconstruct\nq\x03cnumpy\nndarray\nq\x04K\x00\x85U\x01b\x87R"
-    kind = b"cnumpy\ndtype\nq\x05U\x02u1K\x00K\x01\x87R(K\x03U\x01|NNN" + 2 * _python2(-1)
+    array = b"cnumpy.core.multiarray\n_reconstruct\nq\x03cnumpy\nndarray\nq\x04K\x00\x85U\x01b\x87R"
+    dtype = b"cnumpy\ndtype\nq\x05U\x02u1K\x00K\x01\x87R(K\x03U\x01|NNN" + 2 * _python2(-1)
     shape = _python2(rows) + _python2(columns) + b"\x86"
-    return made + b"(K\x01" + shape + kind + b"K\x00tb\x89" + _python2(value.tobytes()) + b"tb"
+    return array + b"(K\x01" + shape + dtype + b"K\x00tb\x89" + _python2(value.tobytes()) + b"tb"
 
 
 def python3_pickle(protocol: int) -> Any:
-    """A writer of today's pickles."""
+    """A function that writes pickles of a protocol."""
     return lambda value: pickle.dumps(value, protocol=protocol)
 
 
 def write_cifar10(folder: Path, images: Any, labels: Any, dump: Any = python2_pickle) -> Path:
-    """Five batches and a test batch; the last sixth of the images is the test part."""
+    """Write five batches and a test batch; the last sixth of the images is the test split."""
     folder.mkdir(parents=True, exist_ok=True)
     batches = [f"data_batch_{number}" for number in range(1, 6)] + ["test_batch"]
     for batch, rows in zip(batches, numpy.split(numpy.arange(len(images)), 6), strict=True):
@@ -109,7 +109,7 @@ def write_cifar10(folder: Path, images: Any, labels: Any, dump: Any = python2_pi
 
 
 def write_cifar100(folder: Path, images: Any, labels: Any, dump: Any = python2_pickle) -> Path:
-    """The first half is the training part."""
+    """Write a train and a test file; the first half is the training split."""
     folder.mkdir(parents=True, exist_ok=True)
     for part, rows in zip(
         ("train", "test"), numpy.split(numpy.arange(len(images)), 2), strict=True
@@ -127,7 +127,7 @@ def write_cifar100(folder: Path, images: Any, labels: Any, dump: Any = python2_p
 
 
 def write_images(root: Path, images: dict[str, numpy.ndarray]) -> Path:
-    """PNG files by their path without the ending."""
+    """Write PNG files; the keys are their paths without the suffix."""
     for name, pixels in images.items():
         path = root / f"{name}.png"
         path.parent.mkdir(parents=True, exist_ok=True)

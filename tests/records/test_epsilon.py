@@ -20,31 +20,31 @@ from equipoise.records.epsilon import check_epsilon, format_epsilon, parse_epsil
         ("300/255", 300 / 255),
     ],
 )
-def test_fractions_and_decimals_are_read(text, value):
+def test_fractions_and_decimals_are_parsed(text, value):
     assert parse_epsilon(text) == value
 
 
 @given(level=st.integers(0, 255))
 @settings(deadline=None, derandomize=True)
-def test_levels_of_255_survive_writing_and_reading_exactly(level):
+def test_multiples_of_1_255_round_trip_exactly(level):
     assert parse_epsilon(format_epsilon(level / 255)) == level / 255
 
 
 @given(value=st.floats(1e-6, 1e3))
 @settings(deadline=None, derandomize=True)
-def test_any_strength_survives_writing_and_reading_to_four_digits(value):
+def test_any_strength_round_trips_to_four_digits(value):
     assert parse_epsilon(format_epsilon(value)) == pytest.approx(value, rel=1e-3)
 
 
 @pytest.mark.parametrize(
     ("value", "text"), [(8 / 255, "8/255"), (0.0, "0"), (1.0, "1"), (0.1, "0.1"), (0.5, "0.5")]
 )
-def test_strengths_are_written_as_the_papers_write_them(value, text):
+def test_strengths_are_formatted_as_in_the_papers(value, text):
     assert format_epsilon(value) == text
 
 
 @pytest.mark.parametrize("text", ["eight", "", "nan", "inf", "1/0", "8/255/2", "1e400"])
-def test_text_that_is_no_number_is_refused(text):
+def test_text_that_is_not_a_number_is_refused(text):
     with pytest.raises(ValueError, match=r"epsilon must be a number or a fraction such as 8/255"):
         parse_epsilon(text)
 
@@ -68,7 +68,7 @@ def test_the_remedy_is_itself_accepted(value):
 
 
 @pytest.mark.parametrize("value", [-0.1, math.nan, math.inf, 256.0])
-def test_what_no_remedy_fits_is_refused_without_one(value):
+def test_values_without_a_sensible_remedy_are_refused_without_one(value):
     with pytest.raises(
         ValueError, match=r"epsilon must be in \[0, 1\] pixel units, got"
     ) as refusal:

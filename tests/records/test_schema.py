@@ -20,7 +20,7 @@ def without(path: str, value: object = None, *, delete: bool = True) -> dict:
     return changed
 
 
-def test_a_record_passes_with_more_fields_or_without_optional_ones():
+def test_record_may_have_extra_fields_and_lack_optional_ones():
     schema.check(record() | {"anything": [1, None]})
     schema.check(without("broken_at"))
     schema.check(record() | {"broken_by": ["quick/pgd", None]})
@@ -30,7 +30,7 @@ def test_a_record_passes_with_more_fields_or_without_optional_ones():
 @pytest.mark.parametrize(
     "path", ["model", "epsilons", "headline", "headline.average", "suites.0.attacks.0.name"]
 )
-def test_a_missing_field_is_named(path):
+def test_missing_field_is_named(path):
     with pytest.raises(ValueError, match=f"a field is missing.*{path.split('.')[-1]}"):
         schema.check(without(path))
 
@@ -38,22 +38,22 @@ def test_a_missing_field_is_named(path):
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        ("model", 3, "must be a str, got '3'"),
-        ("images", True, "must be a int, got 'True'"),
-        ("images", 2.0, "must be a int, got '2.0'"),
-        ("headline.average", float("nan"), "must be a float, got 'nan'"),
-        ("headline.accuracy.1", "0.5", "must be a float, got '0.5'"),
+        ("model", 3, "must be of type str, got '3'"),
+        ("images", True, "must be of type int, got 'True'"),
+        ("images", 2.0, "must be of type int, got '2.0'"),
+        ("headline.average", float("nan"), "must be of type float, got 'nan'"),
+        ("headline.accuracy.1", "0.5", "must be of type float, got '0.5'"),
         ("epsilons", 0.1, "epsilons"),
         ("suites.0", [], "suites"),
-        ("training_seed", "3", "must be a int"),
-        ("training_commit", 3, "must be a str"),
-        ("broken_by", ["quick/pgd", 0], "must be a str, got '0'"),
+        ("training_seed", "3", "must be of type int"),
+        ("training_commit", 3, "must be of type str"),
+        ("broken_by", ["quick/pgd", 0], "must be of type str, got '0'"),
         ("environment", {}, "field is missing.*environment"),
         ("fusing_weight", {"through_generator": [{"mean": 1}]}, "field is missing.*std"),
-        ("rescored", {"images": "4"}, "must be a int"),
+        ("rescored", {"images": "4"}, "must be of type int"),
     ],
 )
-def test_a_field_of_another_type_is_named(path, value, message):
+def test_field_of_the_wrong_type_is_named(path, value, message):
     with pytest.raises(ValueError, match=rf"damaged record: .*{message}"):
         schema.check(without(path, value, delete=False))
 
@@ -72,17 +72,17 @@ def test_a_field_of_another_type_is_named(path, value, message):
         ("images", 3, "has 2 entries, not 3"),
     ],
 )
-def test_lengths_that_do_not_fit_are_named(path, value, message):
+def test_field_of_the_wrong_length_is_named(path, value, message):
     with pytest.raises(ValueError, match=message):
         schema.check(without(path, value, delete=False))
 
 
 @pytest.mark.parametrize("content", [None, [], "x", 1, {}, {"format": 2}, {"format": True}])
-def test_what_is_no_record_is_refused(content):
-    with pytest.raises(ValueError, match=r"no record of format 1 \(found"):
+def test_other_json_is_refused(content):
+    with pytest.raises(ValueError, match=r"not a record of format 1 \(got"):
         schema.check(content)
 
 
-def test_a_count_of_images_beyond_all_memory_is_refused_without_taking_any():
+def test_huge_image_count_is_refused_without_allocating_memory():
     with pytest.raises(ValueError, match=r"broken_at has 2 entries, not 1000000"):
         schema.check(record() | {"images": 10**30})

@@ -34,7 +34,7 @@ def small_disk(tmp_path):
     subprocess.run(["umount", "-l", str(place)], check=True, capture_output=True)
 
 
-def test_a_full_disk_stops_training_with_the_remedy_and_loses_nothing(small_disk, tmp_path):
+def test_full_disk_stops_training_with_the_remedy_and_loses_nothing(small_disk, tmp_path):
     place, grow = small_disk
     data, recipe = tiny.digits(), tiny.recipe("afa_digits")
     whole = train(recipe, tmp_path / "whole", dataset=data)
@@ -50,7 +50,7 @@ def test_a_full_disk_stops_training_with_the_remedy_and_loses_nothing(small_disk
     assert tiny.same(tiny.weights(load(place / "run")), tiny.weights(whole))
 
 
-def test_curves_on_a_full_disk_are_refused_by_name(small_disk):
+def test_metrics_on_a_full_disk_are_refused_with_the_file_name(small_disk):
     place, grow = small_disk
     with metrics_log(place / "stage", 0) as log:
         log({"epoch": 0, "train": {"loss": 1.0}})

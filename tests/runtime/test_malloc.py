@@ -12,11 +12,11 @@ glibc = pytest.mark.skipif(
 
 
 @glibc
-def test_the_c_library_takes_the_settings():
+def test_glibc_accepts_the_settings():
     """What they are worth depends on the heap: benchmarks/pgd_step.py measures it."""
     assert keep_freed_memory()
 
 
-def test_other_systems_are_left_as_they_are(monkeypatch):
+def test_nothing_changes_on_other_systems(monkeypatch):
     monkeypatch.setattr(sys, "platform", "darwin")
     assert not keep_freed_memory()

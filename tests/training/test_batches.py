@@ -125,7 +125,7 @@ def test_labels_that_do_not_fit_are_refused(tmp_path, label):
 
 
 def test_a_file_without_any_image_is_refused(tmp_path):
-    with pytest.raises(DataError, match="one at least"):
+    with pytest.raises(DataError, match="at least one"):
         ExtraImages.read(write(tmp_path / "extra.npz", count=0), split())
 
 

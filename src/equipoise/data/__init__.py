@@ -1,8 +1,8 @@
-"""Data sets as uint8 images, handed out as floats in [0, 1]; augmentation on the device.
+"""Data sets of uint8 images, served as floats in [0, 1], and augmentation on the device.
 
 A source (``Digits()``, ``Cifar10(folder=...)``) is a small frozen description that a recipe stores;
-``source.load()`` reads it. Nothing here normalises: that is a layer of the model, so that an
-epsilon is always in pixel units.
+``source.load()`` reads the images. Nothing here normalises them: that is a layer of the model, so
+that an epsilon is always in pixel units.
 """
 
 from equipoise.data.augmentation import Augmentation

@@ -1,4 +1,4 @@
-"""The files of a folder or an archive, read one by one; archives are never unpacked onto disk."""
+"""Read the files of a folder or an archive one by one; archives are never unpacked onto disk."""
 
 import gzip
 import hashlib
@@ -17,10 +17,10 @@ from typing import Any
 
 from equipoise.data.dataset import DataError
 
-LARGEST = 2**29
-"""Largest single file that is read into memory, 512 MiB."""
-LARGEST_ARCHIVE = 2**31
-"""Largest content of a tar that is read, 2 GiB: it can only be read as a whole."""
+MAX_FILE_BYTES = 2**29
+"""Size limit of a single file, which is read into memory: 512 MiB."""
+MAX_ARCHIVE_BYTES = 2**31
+"""Size limit of the content of a tar, which can only be read as a whole: 2 GiB."""
 
 PUBLISHED = {
     "cifar-10-python.tar.gz": "c58f30108f718f92721af3b95e74349a",
@@ -33,7 +33,7 @@ PUBLISHED = {
 }
 """MD5 sums of published files by name: of CIFAR from its page, of the others from torchvision."""
 
-_BROKEN = (
+_READ_ERRORS = (
     tarfile.TarError,
     zipfile.BadZipFile,
     zlib.error,
@@ -46,13 +46,13 @@ _BROKEN = (
 
 @dataclass(frozen=True)
 class Files:
-    """What lies in a folder or an archive.
+    """Files of a folder or an archive.
 
     Args:
         origin: The folder or the archive.
-        names: Paths inside it, with slashes, sorted.
-        read: The content of one of them.
-        stamp: Size and times of one of them, or whatever else changes when it does.
+        names: Sorted paths inside it, with slashes.
+        read: Returns the content of a file.
+        stamp: Returns numbers that change when a file changes, such as its size and times.
     """
 
     origin: Path
@@ -60,22 +60,22 @@ class Files:
     read: Callable[[str], bytes]
     stamp: Callable[[str], Sequence[int]]
 
-    def named(self, name: str) -> str:
-        """The one path that ends in this file name.
+    def find(self, name: str) -> str:
+        """Find the first path with this file name.
 
         Raises:
             DataError: If there is none.
         """
-        for found in self.names:
-            if PurePosixPath(found).name == name:
-                return found
+        for path in self.names:
+            if PurePosixPath(path).name == name:
+                return path
         raise DataError(f"{self.origin} lacks the file {name}; copy or download it again.")
 
     def fingerprint(self, names: Sequence[str]) -> str:
-        """A hash of the origin and of the names and stamps of some files.
+        """Hash the origin, and the names and stamps of some files.
 
         Raises:
-            DataError: If one is not there, such as a link that leads nowhere.
+            DataError: If a file is missing, such as the target of a broken link.
         """
         stamps = [(name, *self.stamp(name)) for name in names]
         content = json.dumps([str(self.origin.resolve()), stamps])
@@ -87,32 +87,42 @@ def open_files(origin: Path, *, deep: bool = True) -> Iterator[Files]:
     """Open a folder, a ``.zip``, a ``.tar`` or a ``.tar.gz``.
 
     Args:
-        origin: Which.
-        deep: Look into the folders of a folder, too. Hidden files are left out, and so are links to
-            folders that are read already, or that hold this one.
+        origin: The folder or archive.
+        deep: Include the subfolders of a folder. Hidden files are left out, and so are links to
+            folders that are read already or that contain this one.
 
     Returns:
-        Its files, readable until the context ends.
+        A context manager that gives the files, readable until the context ends.
 
     Raises:
         DataError: If an archive is damaged, differs from its published checksum, holds links or
             paths that lead out of it, or is too large.
+
+    Example:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> _ = (folder / "a.txt").write_text("hello")
+        >>> with open_files(folder) as files:
+        ...     print(files.names, files.read("a.txt"))
+        ('a.txt',) b'hello'
     """
     if origin.is_dir():
         yield _folder(origin, deep)
         return
     if not origin.is_file():
-        raise DataError(f"there is no folder or archive {origin}; check --data.")
+        raise DataError(f"{origin} does not exist; check --data.")
     _verify(origin)
     if origin.suffix == ".zip":
-        with _refused(origin):
+        with _errors_of(origin):
             archive = zipfile.ZipFile(origin)
         with archive:
             yield _zip(origin, archive)
     elif origin.name.endswith((".tar", ".tar.gz", ".tgz")):
         yield _tar(origin)
     else:
-        raise DataError(f"{origin} is no folder, .zip, .tar or .tar.gz; check --data.")
+        raise DataError(
+            f"the data must be a folder, .zip, .tar or .tar.gz, got {origin}; check --data."
+        )
 
 
 def _folder(origin: Path, deep: bool) -> Files:
@@ -120,29 +130,29 @@ def _folder(origin: Path, deep: bool) -> Files:
     root = origin.resolve()
     seen = set(root.parents)
 
-    def new(folder: Path) -> bool:
-        """Whether it is read here: not by a link to what is read elsewhere, or lies around it."""
-        place = folder.resolve()
-        if place in seen or (folder.is_symlink() and place.is_relative_to(root)):
+    def is_new(folder: Path) -> bool:
+        """Whether to read a folder: not a link to one that is read elsewhere or contains it."""
+        target = folder.resolve()
+        if target in seen or (folder.is_symlink() and target.is_relative_to(root)):
             return False
-        seen.add(place)
+        seen.add(target)
         return True
 
-    for place, folders, files in os.walk(origin, followlinks=True):
-        shown = sorted(name for name in folders if deep and not name.startswith("."))
-        folders[:] = [name for name in shown if new(Path(place, name))]
-        inside = Path(place).relative_to(origin)
-        names += [(inside / name).as_posix() for name in files if not name.startswith(".")]
+    for parent, folders, files in os.walk(origin, followlinks=True):
+        visible = sorted(name for name in folders if deep and not name.startswith("."))
+        folders[:] = [name for name in visible if is_new(Path(parent, name))]
+        relative = Path(parent).relative_to(origin)
+        names += [(relative / name).as_posix() for name in files if not name.startswith(".")]
 
     def read(name: str) -> bytes:
-        with _refused(origin, name), (origin / name).open("rb") as file:
-            _bounded(origin, name, os.fstat(file.fileno()).st_size)
+        with _errors_of(origin, name), (origin / name).open("rb") as file:
+            _check_size(origin, name, os.fstat(file.fileno()).st_size)
             return file.read()
 
     def stamp(name: str) -> tuple[int, int, int]:
-        with _refused(origin, name):  # a link that leads nowhere, or a file just deleted
-            found = (origin / name).stat()
-        return found.st_size, found.st_mtime_ns, found.st_ctime_ns
+        with _errors_of(origin, name):  # a broken link, or a file that was just deleted
+            status = (origin / name).stat()
+        return status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
     return Files(origin, tuple(sorted(names)), read, stamp)
 
@@ -150,15 +160,18 @@ def _folder(origin: Path, deep: bool) -> Files:
 def _zip(origin: Path, archive: zipfile.ZipFile) -> Files:
     entries = {}
     for entry in archive.infolist():
-        _refuse_tricks(origin, entry.filename)
+        _check_member(origin, entry.filename)
         if stat.S_ISLNK(entry.external_attr >> 16):
-            raise DataError(f"{origin} holds a link ({entry.filename}); links are refused.")
+            raise DataError(
+                f"{origin} holds a link ({entry.filename}), which is refused; unpack it and give "
+                "the folder."
+            )
         if not entry.is_dir():
             entries[entry.filename] = entry
 
     def read(name: str) -> bytes:
-        _bounded(origin, name, entries[name].file_size)
-        with _refused(origin, name):
+        _check_size(origin, name, entries[name].file_size)
+        with _errors_of(origin, name):
             return archive.read(entries[name])
 
     def stamp(name: str) -> tuple[int, int]:
@@ -169,15 +182,18 @@ def _zip(origin: Path, archive: zipfile.ZipFile) -> Files:
 
 def _tar(origin: Path) -> Files:
     content: dict[str, bytes] = {}
-    with _refused(origin), origin.open("rb") as raw:
+    with _errors_of(origin), origin.open("rb") as raw:
         plain: Any = raw if origin.suffix == ".tar" else gzip.GzipFile(fileobj=raw)
-        bounded: Any = _AtMost(plain, origin)
+        bounded: Any = _BoundedStream(plain, origin)
         with tarfile.open(fileobj=bounded, mode="r|") as archive:
             for entry in archive:
-                _refuse_tricks(origin, entry.name)
+                _check_member(origin, entry.name)
                 if not (entry.isdir() or entry.isreg()):
-                    raise DataError(f"{origin} holds a link or device ({entry.name}); refused.")
-                _bounded(origin, entry.name, entry.size)
+                    raise DataError(
+                        f"{origin} holds a link or device ({entry.name}), which is refused; unpack "
+                        "it and give the folder."
+                    )
+                _check_size(origin, entry.name, entry.size)
                 file = archive.extractfile(entry)
                 if file is not None:
                     content[entry.name] = file.read()
@@ -188,44 +204,50 @@ def _tar(origin: Path) -> Files:
     return Files(origin, tuple(sorted(content)), content.__getitem__, stamp)
 
 
-class _AtMost:
-    """A stream that ends in a refusal, so that a small archive cannot fill the memory."""
+class _BoundedStream:
+    """Stream that raises beyond the size limit, so that a small archive cannot fill the memory."""
 
     def __init__(self, stream: Any, origin: Path) -> None:
-        self.stream, self.origin, self.left = stream, origin, LARGEST_ARCHIVE
+        self.stream, self.origin, self.left = stream, origin, MAX_ARCHIVE_BYTES
 
     def read(self, size: int) -> bytes:
         content = self.stream.read(size)
         self.left -= len(content)
         if self.left < 0:
-            raise DataError(f"{self.origin} unpacks to more than {LARGEST_ARCHIVE:,} bytes.")
+            raise DataError(
+                f"{self.origin} must unpack to at most {MAX_ARCHIVE_BYTES:,} bytes, got more; "
+                "unpack it and give the folder."
+            )
         return content
 
 
 @contextmanager
-def _refused(origin: Path, name: str = "") -> Iterator[None]:
-    """Damage as a refusal that names the file."""
+def _errors_of(origin: Path, name: str = "") -> Iterator[None]:
+    """Turn errors of a damaged file into a DataError that names it."""
     try:
         yield
-    except _BROKEN as error:
+    except _READ_ERRORS as error:
         raise DataError(
             f"{origin}{f': {name}' if name else ''} cannot be read ({error}); copy or download it "
             "again."
         ) from error
 
 
-def _refuse_tricks(origin: Path, name: str) -> None:
+def _check_member(origin: Path, name: str) -> None:
     parts = PurePosixPath(name).parts
     if not parts or name.startswith("/") or ".." in parts or "\\" in name or ":" in parts[0]:
         raise DataError(
-            f"{origin} holds the path {name!r}, which leads out of the archive; it was made to do "
-            "harm or is damaged, and nothing of it was used."
+            f"{origin} holds the path {name!r}, which leads out of the archive: it is malicious or "
+            "damaged. Nothing in it was used; download it again."
         )
 
 
-def _bounded(origin: Path, name: str, size: int) -> None:
-    if size > LARGEST:
-        raise DataError(f"{origin}: {name} has {size:,} bytes, more than the {LARGEST:,} allowed.")
+def _check_size(origin: Path, name: str, size: int) -> None:
+    if size > MAX_FILE_BYTES:
+        raise DataError(
+            f"{origin}: {name} must have at most {MAX_FILE_BYTES:,} bytes, got {size:,}; check "
+            "that it is the right file."
+        )
 
 
 def check_published(path: Path, digest: str, remedy: str) -> None:

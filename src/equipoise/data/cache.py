@@ -1,4 +1,4 @@
-"""Images decoded once into a file, from which batches are read; small sets are then read whole."""
+"""Cache of decoded images: one file per data set, read as a whole or batch by batch."""
 
 import contextlib
 import hashlib
@@ -26,20 +26,21 @@ from equipoise.runtime.files import (
     write_json,
 )
 
-WHOLE = 2**30
-"""Decoded images of a set up to this size, 1 GiB, live in memory or on the device; those of a
-larger one stay in the file."""
+MAX_BYTES_IN_MEMORY = 2**30
+"""Decoded images up to this size, 1 GiB, are kept in memory or on the device; larger data sets stay
+in the file."""
 VERSION = 2
-"""Changes when the same files would be decoded otherwise."""
-_BLOCK = 512
-"""Images that are decoded at once, at most; bounds the memory."""
+"""To be increased whenever the same files would be decoded differently."""
+_BLOCK_SIZE = 512
+"""Number of images that are decoded at once; bounds the memory."""
 
 
 def cache_folder() -> Path:
-    """Where decoded images are kept.
+    """Folder of decoded images.
 
     Returns:
-        ``EQUIPOISE_CACHE`` if that is set, or ``~/.cache/equipoise``. Its files may be deleted.
+        ``EQUIPOISE_CACHE`` if that is set, otherwise ``~/.cache/equipoise``. Its files may be
+        deleted at any time.
     """
     return Path(os.environ.get("EQUIPOISE_CACHE") or Path.home() / ".cache" / "equipoise")
 
@@ -53,18 +54,18 @@ def decode_once(
     grey: bool,
     where: Path | str,
 ) -> tuple[MappedImages, dict[int, str]]:
-    """Decode images into a file of the cache, or find them there.
+    """Decode images into a file of the cache, unless it exists.
 
     Args:
-        names: One an image, for messages.
-        read: Gives the content of the image of a number, or raises ``DataError``.
-        key: Changes whenever a content does.
-        size: As of ``decode``; without it all images must have one size.
-        grey: As of ``decode``.
-        where: For messages: what the images belong to.
+        names: Name of each image, for messages.
+        read: Returns the content of an image by its index, or raises ``DataError``.
+        key: Hash of the contents, or of what changes with them.
+        size: Side of the images in pixels, see ``decode``; ``None`` if all have the same size.
+        grey: Convert to one channel, see ``decode``.
+        where: Name of the data set, for messages.
 
     Returns:
-        The images, and why each broken one is broken, by number; those are black.
+        The images, and the reason for each broken one, by index. Broken images are black.
 
     Raises:
         DataError: If a file cannot be read, no image can be decoded, two differ in size, or the
@@ -72,28 +73,28 @@ def decode_once(
     """
     settings = json.dumps([VERSION, key, len(names), size, grey])
     path = cache_folder() / f"{hashlib.sha256(settings.encode()).hexdigest()[:32]}.npy"
-    if not _whole(path, len(names)):
+    if not _is_complete(path, len(names)):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             clear_temporaries(path.parent, older=STALE_SECONDS)
             _write(path, names, read, size, grey, where)
         except OSError as error:
             raise DataError(
-                f"decoded images cannot be kept in {path.parent} ({error.strerror or error}); make "
-                "room, or set EQUIPOISE_CACHE to another folder."
+                f"decoded images cannot be written to {path.parent} ({error.strerror or error}); "
+                "free some space, or set EQUIPOISE_CACHE to another folder."
             ) from error
     broken = read_json(path.with_suffix(".json"))["broken"]
     mapped = MappedImages(path=path, rows=torch.arange(len(names)))
-    return mapped, {int(number): reason for number, reason in broken.items()}
+    return mapped, {int(index): reason for index, reason in broken.items()}
 
 
-def in_memory(images: MappedImages) -> Any:
-    """Images as a tensor, if all of them take no more than ``WHOLE`` bytes."""
-    return images[slice(None)] if images.nbytes <= WHOLE else images
+def load_if_small(images: MappedImages) -> Any:
+    """Read images into a tensor, unless they take more than ``MAX_BYTES_IN_MEMORY``."""
+    return images[slice(None)] if images.nbytes <= MAX_BYTES_IN_MEMORY else images
 
 
-def _whole(path: Path, count: int) -> bool:
-    """Whether an earlier run left the file; the rename at its end vouches for its content."""
+def _is_complete(path: Path, count: int) -> bool:
+    """Whether an earlier run wrote the file; it is renamed only when it is complete."""
     try:
         return path.with_suffix(".json").exists() and len(open_map(path)) == count
     except (OSError, ValueError, EOFError):
@@ -108,37 +109,37 @@ def _write(
     grey: bool,
     where: Path | str,
 ) -> None:
-    def attempt(number: int) -> Any:
-        content = read(number)  # what cannot be read now is not broken for ever
+    def try_decode(index: int) -> Any:
+        content = read(index)  # outside the try: a file that cannot be read is not a broken image
         try:
             return decode(content, size=size, grey=grey)[0]
         except DataError as error:
             return str(error)
 
     broken: dict[int, str] = {}
-    first = None  # the first good image: all others have its shape
+    first = None  # index and shape of the first good image; all others must have its shape
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=PART)
     try:
-        # Pillow lets other threads run while it decodes, so threads are enough.
+        # Pillow releases the interpreter lock while it decodes, so threads are enough.
         with os.fdopen(handle, "wb") as file, ThreadPoolExecutor(os.cpu_count()) as pool:
-            for start in range(0, len(names), _BLOCK):
-                block = range(start, min(start + _BLOCK, len(names)))
-                for number, found in zip(block, pool.map(attempt, block), strict=True):
-                    if isinstance(found, str):
-                        broken[number] = found
+            for start in range(0, len(names), _BLOCK_SIZE):
+                block = range(start, min(start + _BLOCK_SIZE, len(names)))
+                for index, image in zip(block, pool.map(try_decode, block), strict=True):
+                    if isinstance(image, str):
+                        broken[index] = image
                     elif first is None:
-                        first = number, found.shape
-                        _header(file, (len(names), *found.shape))
-                        file.write(bytes(number * found.size))  # all before it are broken
-                    elif found.shape != first[1]:
-                        raise DataError(_other_size(where, names, first, number, found.shape))
+                        first = index, image.shape
+                        _write_header(file, (len(names), *image.shape))
+                        file.write(bytes(index * image.size))  # all before it are broken
+                    elif image.shape != first[1]:
+                        raise DataError(_size_message(where, names, first, (index, image.shape)))
                     if first is not None:
-                        black = isinstance(found, str)
-                        file.write(bytes(int(numpy.prod(first[1]))) if black else found.tobytes())
+                        black = isinstance(image, str)
+                        file.write(bytes(int(numpy.prod(first[1]))) if black else image.tobytes())
             file.flush()
             os.fsync(file.fileno())
         if first is None:
-            raise DataError(f"{where}: no image can be read. {names[0]}: {broken[0]}.")
+            raise DataError(f"{where}: no image can be decoded. {names[0]}: {broken[0]}.")
         make_readable(temporary)
         write_json(path.with_suffix(".json"), {"broken": broken})
         os.replace(temporary, path)
@@ -149,22 +150,16 @@ def _write(
         raise
 
 
-def _header(file: BinaryIO, shape: tuple[int, ...]) -> None:
+def _write_header(file: BinaryIO, shape: tuple[int, ...]) -> None:
     content = {"descr": "|u1", "fortran_order": False, "shape": shape}
     npy.write_array_header_1_0(file, content)
 
 
-def _other_size(
-    where: Path | str,
-    names: Sequence[str],
-    first: tuple[int, tuple[int, ...]],
-    number: int,
-    shape: tuple[int, ...],
+def _size_message(
+    where: Path | str, names: Sequence[str], *images: tuple[int, tuple[int, ...]]
 ) -> str:
-    sizes = " and ".join(
-        f"{names[n]} {height}x{width}" for n, (_, height, width) in (first, (number, shape))
-    )
+    sizes = " and ".join(f"{names[index]} {height}x{width}" for index, (_, height, width) in images)
     return (
-        f"{where}: images differ in size: {sizes} (height x width). Give one size to which all are "
-        "brought, such as --dataset.size 32."
+        f"{where}: images must have the same size, got {sizes} (height x width). Give the size "
+        "that all are scaled to, such as --dataset.size 32."
     )

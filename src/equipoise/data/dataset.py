@@ -1,4 +1,4 @@
-"""The parts of a data set, and a data set."""
+"""A data set, and its training and test split."""
 
 import hashlib
 from dataclasses import dataclass
@@ -10,26 +10,34 @@ from torch import Tensor
 from equipoise.data.memory_mapped import MappedImages
 from equipoise.types import Images
 
-IMBALANCED = 2.0
-"""A class with this many times the images of another makes a set imbalanced."""
+IMBALANCE_RATIO = 2.0
+"""Ratio of the largest to the smallest class above which a data set counts as imbalanced."""
 
 
 class DataError(ValueError):
-    """Data that cannot be used; the message names the file, the rule and the remedy."""
+    """Data cannot be used; the message names the file, the rule and the remedy."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Split:
-    """Images and labels of one part of a data set.
+    """Images and labels of one split of a data set.
 
     Args:
-        images: uint8, ``(n, channel, height, width)``. A large set is ``MappedImages``: it stays in
-            its file, whatever device its labels are on.
-        labels: Class indices ``(n,)``, kept as int64, which losses need.
-        classes: How many classes there are; labels lie in ``[0, classes)``.
+        images: uint8 tensor ``(n, channel, height, width)``, or ``MappedImages`` for a large data
+            set, which stays in its file whatever device the labels are on.
+        labels: Class indices ``(n,)``; stored as int64, which losses need.
+        classes: Number of classes; labels are in ``[0, classes)``.
 
     Raises:
         DataError: If shapes, types or labels do not fit.
+
+    Example:
+        >>> import torch
+        >>> images = torch.zeros(4, 3, 8, 8, dtype=torch.uint8)
+        >>> split = Split(images=images, labels=torch.tensor([0, 1, 1, 0]), classes=2)
+        >>> pixels, labels = split.batch(slice(0, 3))
+        >>> pixels.dtype, labels.tolist()
+        (torch.float32, [0, 1, 1])
     """
 
     images: UInt8[Tensor, "n channel height width"] | MappedImages
@@ -49,9 +57,12 @@ class Split:
             )
         object.__setattr__(self, "labels", self.labels.long())
         if len(self.images) != len(self.labels):
-            raise DataError(f"{len(self.images)} images have {len(self.labels)} labels.")
+            raise DataError(
+                f"a split must have one label per image, got {len(self.images)} images and "
+                f"{len(self.labels)} labels."
+            )
         if len(self.labels) == 0:
-            raise DataError("a split must hold at least one image, got none.")
+            raise DataError("a split must have at least one image, got none.")
         low, high = int(self.labels.min()), int(self.labels.max())
         if low < 0 or high >= self.classes:
             raise DataError(
@@ -64,31 +75,31 @@ class Split:
 
     @property
     def device(self) -> torch.device:
-        """Where batches are handed out."""
+        """Device of the batches."""
         return self.labels.device
 
     def to(self, device: torch.device | str) -> "Split":
-        """The same split on another device; ``MappedImages`` stay in their file."""
-        found = self.images
-        images = found if isinstance(found, MappedImages) else found.to(device)
+        """Copy the split to another device; ``MappedImages`` stay in their file."""
+        images = self.images
+        if not isinstance(images, MappedImages):
+            images = images.to(device)
         return Split(images=images, labels=self.labels.to(device), classes=self.classes)
 
     def take(self, rows: slice | Int[Tensor, " rows"]) -> "Split":
-        """The chosen rows as a split of their own."""
-        found = self.images
-        images = found.take(rows) if isinstance(found, MappedImages) else found[rows]
+        """Select rows as a new split."""
+        images = self.images
+        images = images.take(rows) if isinstance(images, MappedImages) else images[rows]
         return Split(images=images, labels=self.labels[rows], classes=self.classes)
 
     def first(self, count: int) -> "Split":
-        """So many images, for a quicker look: the first ones, where classes are mixed.
+        """Select some images for a quick evaluation.
 
         Args:
-            count: How many; all, if there are no more.
+            count: Number of images; all, if the split has fewer.
 
         Returns:
-            The first ``count`` images; where labels never fall, as in a part that is sorted by
-            class, ``count`` images at equal distances over the whole of it, so that no class is
-            left out before its turn.
+            The first ``count`` images. If the labels never decrease, as in a split that is sorted
+            by class, ``count`` evenly spaced images instead, so that all classes are represented.
 
         Raises:
             DataError: If the count is below 1.
@@ -100,27 +111,31 @@ class Split:
         return self.take(slice(0, count))
 
     def batch(self, rows: slice | Int[Tensor, " rows"]) -> tuple[Images, Int[Tensor, " rows"]]:
-        """The chosen rows as float32 images in [0, 1] and their labels."""
+        """Select rows as float32 images in [0, 1] and their labels."""
         return self.images[rows].to(self.device).float().div_(255.0), self.labels[rows]
 
     def hold_out(self, count: int, seed: int) -> tuple["Split", "Split"]:
-        """Part with ``count`` images drawn by ``seed``.
+        """Hold out ``count`` random images.
+
+        Args:
+            count: Number of images, at least 1 and fewer than the split has.
+            seed: Random seed of the selection.
 
         Returns:
-            What is left, and what was held out.
+            The remaining images, and the held-out ones.
 
         Raises:
-            DataError: If nothing would be left, or nothing held out.
+            DataError: If no image would remain, or none be held out.
         """
         self.check_held_out(count)
         order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))
         return self.take(order[count:]), self.take(order[:count])
 
     def check_held_out(self, count: int) -> None:
-        """Refuse to hold out none of the images, or all.
+        """Check a number of images to hold out.
 
         Raises:
-            DataError: If ``count`` is below 1, or nothing would be left.
+            DataError: If ``count`` is below 1, or no image would remain.
         """
         if not 0 < count < len(self):
             raise DataError(
@@ -131,14 +146,14 @@ class Split:
 
 @dataclass(frozen=True, kw_only=True)
 class DataSet:
-    """What a source loads to.
+    """A loaded data set.
 
     Args:
-        name: Goes into every record made from it.
-        train: Training part; validation images are held out of it, never of ``test``.
-        test: Test part, used for final scores only.
-        class_names: One name a class.
-        notes: What a reader should know about how it was read, such as images left out.
+        name: Name in records.
+        train: Training split; validation images are held out of it, never of ``test``.
+        test: Test split, used for final scores only.
+        class_names: Name of each class.
+        notes: Remarks about the reading, such as images that were left out.
     """
 
     name: str
@@ -149,7 +164,7 @@ class DataSet:
 
     @property
     def channels(self) -> int:
-        """Channels of its images."""
+        """Number of channels of the images."""
         return self.train.images.shape[1]
 
     @property
@@ -159,40 +174,42 @@ class DataSet:
 
     @property
     def image_shape(self) -> tuple[int, ...]:
-        """Channels, height and width of its images."""
+        """Channels, height and width of the images."""
         return tuple(self.train.images.shape[1:])
 
     def digest(self) -> str:
-        """A hash by which the same data know each other: of classes, labels and a few images.
+        """Hash of the class names, the labels and some images, to recognise the same data.
 
         Returns:
-            16 hexadecimal digits. All labels of both parts count, and 64 images of each at equal
-            distances: many images may lie in a file that takes long to read.
+            16 hexadecimal digits. They cover all labels of both splits and 64 evenly spaced images
+            of each; reading all images of a large file would take long.
         """
-        found = hashlib.sha256(repr((self.image_shape, self.class_names)).encode())
-        for part in (self.train, self.test):
-            some = torch.linspace(0, len(part) - 1, min(64, len(part))).long()
-            found.update(part.labels.cpu().to(torch.int64).numpy().tobytes())
-            found.update(part.images[some].cpu().contiguous().numpy().tobytes())
-        return found.hexdigest()[:16]
+        content = hashlib.sha256(repr((self.image_shape, self.class_names)).encode())
+        for split in (self.train, self.test):
+            rows = torch.linspace(0, len(split) - 1, min(64, len(split))).long()
+            content.update(split.labels.cpu().to(torch.int64).numpy().tobytes())
+            content.update(split.images[rows].cpu().contiguous().numpy().tobytes())
+        return content.hexdigest()[:16]
 
     def summary(self) -> str:
-        """What it holds, in one line.
+        """Summarise the data set in one line.
 
         Returns:
-            Images of each part, their size, the number of classes, the least and the most frequent
-            class, whether the training part is imbalanced, and the notes.
+            Number of images of each split, their size, the number of classes, the least and the
+            most frequent class, whether the training split is imbalanced, and the notes.
         """
         channels, height, width = self.train.images.shape[1:]
         counts = self.train.labels.bincount(minlength=self.classes)
-        few, many = int(counts.argmin()), int(counts.argmax())
-        least, most = int(counts[few]), int(counts[many])
-        spread = f"{least:,} ({self.class_names[few]}) to {most:,} ({self.class_names[many]})"
+        rarest, commonest = int(counts.argmin()), int(counts.argmax())
+        least, most = int(counts[rarest]), int(counts[commonest])
+        spread = (
+            f"{least:,} ({self.class_names[rarest]}) to {most:,} ({self.class_names[commonest]})"
+        )
         parts = [
             f"{self.name}: {len(self.train):,} training and {len(self.test):,} test images, "
             f"{height}x{width}, {'grey' if channels == 1 else f'{channels} channels'}",
             f"{self.classes} classes of {spread if most > least else f'{most:,}'} training images",
         ]
-        if most > IMBALANCED * least:
+        if most > IMBALANCE_RATIO * least:
             parts.append("imbalanced: look at the accuracy of each class")
         return "; ".join([*parts, *self.notes]) + "."

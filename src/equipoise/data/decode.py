@@ -1,4 +1,4 @@
-"""Encoded images to pixels, with bounds that are checked before anything is decoded."""
+"""Decode images, within limits that are checked before anything is decoded."""
 
 import io
 import re
@@ -9,13 +9,13 @@ import numpy
 from equipoise.data.dataset import DataError
 
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
-"""Formats that are read. Pillow knows more, EPS among them, which it hands to another program."""
-ENDINGS = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
-"""Endings of files that are taken for images."""
-PIXELS = 2**26
-"""Largest image that is decoded, 67 megapixels."""
-_DEEP = re.compile(";16[BLN]")
-"""In Pillow's name of how stored pixels are coded: 16 bits a channel, in some order of bytes."""
+"""Accepted file formats. Pillow knows more, among them EPS, which it passes to another program."""
+SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+"""File name suffixes of images."""
+MAX_PIXELS = 2**26
+"""Size limit of an image, 67 megapixels."""
+_SIXTEEN_BITS = re.compile(";16[BLN]")
+"""Mark of 16 bits per channel in Pillow's name of a raw pixel mode."""
 
 
 def decode(content: bytes, *, size: int | None = None, grey: bool = False) -> tuple[Any, str]:
@@ -23,52 +23,66 @@ def decode(content: bytes, *, size: int | None = None, grey: bool = False) -> tu
 
     Args:
         content: An encoded image.
-        size: Side of the square that it is brought to, as by ``prepared``; ``None`` keeps its size.
-        grey: One channel instead of red, green and blue.
+        size: Side in pixels of the square that it is scaled and cropped to, see ``prepare``;
+            ``None`` keeps its size.
+        grey: Convert to one channel instead of three.
 
     Returns:
-        A uint8 array ``(channel, height, width)``, and the format's name.
+        A uint8 array ``(channel, height, width)``, and the name of the format.
 
     Raises:
-        DataError: If it is no image of ``FORMATS``, is damaged, has more than ``PIXELS`` pixels, or
-            more than 8 bits a channel. The message says why and begins in the middle of a sentence.
+        DataError: If it is not an image of ``FORMATS``, is damaged, has more than ``MAX_PIXELS``
+            pixels, or more than 8 bits per channel. The message continues a sentence.
+
+    Example:
+        >>> from PIL import Image
+        >>> stream = io.BytesIO()
+        >>> Image.new("RGB", (6, 4), "white").save(stream, format="PNG")
+        >>> pixels, file_format = decode(stream.getvalue())
+        >>> pixels.shape, file_format
+        ((3, 4, 6), 'PNG')
     """
     from PIL import Image
 
     try:
-        with Image.open(io.BytesIO(content), formats=FORMATS) as image:  # reads the header alone
-            if image.width * image.height > PIXELS:
-                raise DataError(f"it has {image.width} x {image.height} pixels, over {PIXELS:,}")
-            pixels, _ = prepared(image, size=None if size is None else (size, size), grey=grey)
+        with Image.open(io.BytesIO(content), formats=FORMATS) as image:  # reads only the header
+            if image.width * image.height > MAX_PIXELS:
+                raise DataError(
+                    f"it must have at most {MAX_PIXELS:,} pixels, got {image.width}x{image.height}"
+                )
+            pixels, _ = prepare(image, size=None if size is None else (size, size), grey=grey)
             return pixels, str(image.format)
     except DataError:
         raise
-    except Exception as error:  # Pillow raises whatever its decoders do; bombs have a class too
+    except Exception as error:  # Pillow's decoders raise almost anything
         raise DataError(f"it cannot be read as an image ({error})") from error
 
 
-def prepared(image: Any, *, size: tuple[int, int] | None, grey: bool) -> tuple[Any, list[str]]:
-    """The pixels of an opened image as a model gets them, in training and from ``predict`` alike.
+def prepare(image: Any, *, size: tuple[int, int] | None, grey: bool) -> tuple[Any, list[str]]:
+    """Convert an opened image to the pixels that a model gets, in training and in ``predict``.
 
-    It is turned as its camera says (EXIF; not where that is damaged), put on white where it is
-    transparent, made grey or coloured, and scaled until it covers the size, whose middle is kept.
+    The image is rotated as its EXIF orientation says, put on a white background if it is
+    transparent, converted to grey or RGB, scaled until it covers the size, and cropped around its
+    centre.
 
     Args:
-        image: As Pillow opened it; its pixels are not read yet.
-        size: Height and width; ``None`` keeps its own.
-        grey: One channel instead of red, green and blue.
+        image: Image opened by Pillow; its pixels need not be read yet.
+        size: Height and width; ``None`` keeps those of the image.
+        grey: Convert to one channel instead of three.
 
     Returns:
-        A uint8 array ``(channel, height, width)``, and a sentence for each thing that was changed.
+        A uint8 array ``(channel, height, width)``, and a phrase for each change.
 
     Raises:
-        DataError: If it has more than 8 bits a channel.
-        Exception: Whatever Pillow raises where the image is damaged.
+        DataError: If it has more than 8 bits per channel.
+        Exception: Whatever Pillow raises for a damaged image.
     """
     from PIL import Image, ImageOps
 
-    # Pillow cuts coloured pixels of 16 bits down to 8; only what it is about to read shows them.
-    if image.mode.startswith(("I", "F")) or any(_DEEP.search(str(tile)) for tile in image.tile):
+    # Pillow silently reduces 16-bit colours to 8; only the tiles before loading show them.
+    if image.mode.startswith(("I", "F")) or any(
+        _SIXTEEN_BITS.search(str(tile)) for tile in image.tile
+    ):
         raise DataError("it has more than 8 bits a channel; save it with 8")
     image.load()
     image, notices = _upright(image)
@@ -95,6 +109,6 @@ def _upright(image: Any) -> tuple[Any, list[str]]:
     try:
         if image.getexif().get(ExifTags.Base.Orientation, 1) in range(2, 9):
             return ImageOps.exif_transpose(image), ["turned upright"]
-    except Exception:  # whatever Pillow raises on a damaged mark
+    except Exception:  # whatever Pillow raises for damaged EXIF data
         return image, []
     return image, []

@@ -1,4 +1,4 @@
-"""Any folder of images: a folder a class."""
+"""Any folder of images, with one subfolder per class."""
 
 import hashlib
 import os
@@ -10,46 +10,57 @@ from typing import Literal
 import torch
 
 from equipoise.data.archives import Files, open_files
-from equipoise.data.cache import decode_once, in_memory
+from equipoise.data.cache import decode_once, load_if_small
 from equipoise.data.dataset import DataError, DataSet, Split
-from equipoise.data.decode import ENDINGS
+from equipoise.data.decode import SUFFIXES
 
 TRAIN_FOLDERS = ("train", "training")
-"""Folders that are taken for the training part, in whatever case; the first one that is there."""
+"""Names of the folder of training images, in any case; the first one that exists is used."""
 TEST_FOLDERS = ("test", "testing", "val", "valid", "validation")
-"""Folders that are taken for the test part, likewise."""
-SHOWN = 5
-"""Broken images that a message names; it counts them all."""
+"""Names of the folder of test images, likewise."""
+MAX_NAMED = 5
+"""Number of broken images that a message names; it counts them all."""
 
-Labelled = list[tuple[str, int]]
-"""Paths and classes."""
+LabelledPaths = list[tuple[str, int]]
+"""Paths of images with their class indices."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageFolder:
-    """Images in folders, one a class: ``train/CLASS/...`` and ``test/CLASS/...``, or ``CLASS/...``.
+    """Images in class folders: ``train/CLASS/...`` and ``test/CLASS/...``, or only ``CLASS/...``.
 
-    The training part is the first of ``TRAIN_FOLDERS`` that is there, the test part the first of
-    ``TEST_FOLDERS``, if their folders hold the images; one that holds images itself is a class.
-    Where there is no test part, it is drawn from every class by ``split_seed``. Classes are
+    The training images are in the first of ``TRAIN_FOLDERS`` that exists, the test images in the
+    first of ``TEST_FOLDERS``. A folder that directly contains images is a class, whatever its name.
+    Without a folder of test images, some images of each class are selected for testing. Classes are
     numbered in the order of their sorted names. Images are decoded once, into the cache; see
     ``docs/how-to/data.md``.
 
     Args:
-        folder: Which folder.
-        name: Goes into records; the folder's name by default.
-        size: Bring images to so many pixels a side: the shorter side is scaled to it and the square
-            in the middle is kept. ``None`` takes them as they are; they must then have one size.
-        grey: One channel instead of red, green and blue.
-        test_share: About which share of each class is drawn for the test part where there is no
-            folder of test images, in (0, 1); of each class one image at least, and not all. An
-            image is drawn by its path in the folder, whatever else is there.
-        split_seed: Of that drawing.
+        folder: The folder.
+        name: Name in records; the folder's name by default.
+        size: Scale the shorter side of each image to this many pixels and crop the square in the
+            middle. ``None`` keeps the images as they are; they must then have the same size.
+        grey: Convert to one channel instead of three.
+        test_share: Approximate fraction of each class that is selected for testing if there is no
+            folder of test images, in (0, 1). Each class keeps at least one image in both splits.
+            The selection of an image depends only on its path in the folder and the seed.
+        split_seed: Random seed of that selection.
         on_broken: ``"refuse"`` a folder with broken images, or ``"skip"`` them; either way they are
-            counted and named. A file that the system does not read is refused always.
+            counted and named. A file that cannot be read is always refused.
 
     Raises:
         ValueError: If a number is out of range.
+
+    Example:
+        >>> import tempfile
+        >>> from PIL import Image
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> for path in ("cat/1.png", "cat/2.png", "dog/1.png", "dog/2.png"):
+        ...     (folder / path).parent.mkdir(exist_ok=True)
+        ...     Image.new("RGB", (12, 8)).save(folder / path)
+        >>> data = ImageFolder(folder=folder, size=8, test_share=0.5).load()
+        >>> data.class_names, len(data.train), data.image_shape
+        (('cat', 'dog'), 2, (3, 8, 8))
     """
 
     folder: Path | None = None
@@ -67,24 +78,24 @@ class ImageFolder:
             raise ValueError(f"test_share must be between 0 and 1, got {self.test_share}.")
 
     def load(self) -> DataSet:
-        """Find all images, and decode those that the cache does not have.
+        """Find all images, and decode those that are not in the cache.
 
         Returns:
-            The data set, with notes on what was left out.
+            The data set, with notes about files that were left out.
 
         Raises:
-            DataError: If there is no folder, a class has no image, parts have other classes or the
-                training part is missing, images differ in size, or one is broken and ``on_broken``
-                is ``"refuse"``.
+            DataError: If the folder is missing, a class has no image, the test split has a class
+                that the training split lacks, the training split is missing, images differ in size,
+                or an image is broken and ``on_broken`` is ``"refuse"``.
         """
         if self.folder is None or not self.folder.is_dir():
             raise DataError(
-                f"an image folder needs a folder, got {self.folder}; give --data FOLDER, which "
-                "holds train/CLASS/ and test/CLASS/, or CLASS/ alone."
+                f"folder must be an existing folder, got {self.folder}; give --data FOLDER, which "
+                "holds train/CLASS/ and test/CLASS/, or only CLASS/."
             )
         with open_files(self.folder) as files:
-            classes, train, test, notes = self._found(files)
-            return read_labelled(
+            classes, train, test, notes = self._find_images(files)
+            return load_labelled(
                 files,
                 train,
                 test,
@@ -96,67 +107,74 @@ class ImageFolder:
                 notes=notes,
             )
 
-    def _found(self, files: Files) -> tuple[tuple[str, ...], Labelled, Labelled, list[str]]:
-        tops = {name.split("/")[0] for name in files.names if "/" in name}
-        others = [name for name in files.names if not name.lower().endswith(ENDINGS)]
-        notes = [f"{len(others)} files that are no images were left out"] if others else []
-        paths = [name.split("/") for name in files.names if name.lower().endswith(ENDINGS)]
+    def _find_images(
+        self, files: Files
+    ) -> tuple[tuple[str, ...], LabelledPaths, LabelledPaths, list[str]]:
+        """Find the class names, the training and the test images, and notes."""
+        top_folders = {name.split("/")[0] for name in files.names if "/" in name}
+        others = [name for name in files.names if not name.lower().endswith(SUFFIXES)]
+        notes = [f"{len(others)} files that are not images were left out"] if others else []
+        paths = [name.split("/") for name in files.names if name.lower().endswith(SUFFIXES)]
         deep = {path[0] for path in paths if len(path) > 2}
-        parts = deep - {path[0] for path in paths if len(path) == 2}  # else it is a class
-        training, testing = (_named(parts, names) for names in (TRAIN_FOLDERS, TEST_FOLDERS))
+        splits = deep - {path[0] for path in paths if len(path) == 2}  # the others are classes
+        training, testing = (_first_of(splits, names) for names in (TRAIN_FOLDERS, TEST_FOLDERS))
         if training is None:
-            _refuse_parts(files.origin, testing, sorted({path[0] for path in paths if path[1:]}))
+            _check_class_names(
+                files.origin, testing, sorted({path[0] for path in paths if path[1:]})
+            )
         by_class = _by_class(files, f"{training}/" if training else "")
         classes = tuple(by_class)
-        unread = sorted(tops - {training, testing}) if training else []
+        unread = sorted(top_folders - {training, testing}) if training else []
         if unread:
-            part = testing or f"drawn from {training}"
-            notes.append(f"the folder {', '.join(unread)} was not read (test part: {part})")
+            origin = testing or f"selected from {training}"
+            notes.append(f"the folder {', '.join(unread)} was not read (test images: {origin})")
         if testing is None:
-            train, test = self._drawn(by_class)
-            notes.append(f"about {self.test_share:g} of each class was drawn for the test part")
+            train, test = self._select_test_images(by_class)
+            notes.append(f"about {self.test_share:g} of each class was selected for testing")
             return classes, train, test, notes
         tests = _by_class(files, f"{testing}/")
         unknown = sorted(set(tests) - set(classes))
         if unknown:
             raise DataError(
                 f"{files.origin / testing} has the class {unknown[0]!r}, which {training} lacks "
-                f"({len(unknown)} such); both need the same folders."
+                f"({len(unknown)} such classes); both need the same class folders."
             )
         return classes, _flat(by_class, classes), _flat(tests, classes), notes
 
-    def _drawn(self, by_class: dict[str, list[str]]) -> tuple[Labelled, Labelled]:
-        """A share of every class for the test part, one image at least and not all.
+    def _select_test_images(
+        self, by_class: dict[str, list[str]]
+    ) -> tuple[LabelledPaths, LabelledPaths]:
+        """Select a fraction of each class for testing: at least one image, and not all.
 
-        Each image's own place decides, so that one more moves no other.
+        Each image is selected by its own path, so that adding an image moves no other.
         """
-        train: Labelled = []
-        test: Labelled = []
+        train: LabelledPaths = []
+        test: LabelledPaths = []
         for label, (name, paths) in enumerate(by_class.items()):
             if len(paths) < 2:
                 raise DataError(
-                    f"{self.folder}: the class {name!r} has one image, which cannot be in both "
-                    "parts; add some, or make the folders train and test yourself."
+                    f"{self.folder}: the class {name!r} must have two images or more, one for each "
+                    f"split, got {len(paths)}; add some, or create the folders train and test."
                 )
-            places = {path: self._place(path) for path in paths}
-            drawn = {path for path in paths if places[path] < self.test_share}
-            drawn = drawn or {min(paths, key=places.__getitem__)}
-            if len(drawn) == len(paths):
-                drawn.remove(max(paths, key=places.__getitem__))
+            values = {path: self._uniform(path) for path in paths}
+            selected = {path for path in paths if values[path] < self.test_share}
+            selected = selected or {min(paths, key=values.__getitem__)}
+            if len(selected) == len(paths):
+                selected.remove(max(paths, key=values.__getitem__))
             for path in paths:
-                (test if path in drawn else train).append((path, label))
+                (test if path in selected else train).append((path, label))
         return train, test
 
-    def _place(self, path: str) -> float:
-        """A number in [0, 1) that looks drawn, from the seed and an image's path alone."""
+    def _uniform(self, path: str) -> float:
+        """Pseudo-random number in [0, 1) that depends only on the seed and the path."""
         content = os.fsencode(f"{self.split_seed}:{path}")
         return int.from_bytes(hashlib.sha256(content).digest()[:6], "big") / 2**48
 
 
-def read_labelled(
+def load_labelled(
     files: Files,
-    train: Labelled,
-    test: Labelled,
+    train: LabelledPaths,
+    test: LabelledPaths,
     *,
     name: str,
     class_names: tuple[str, ...],
@@ -165,98 +183,97 @@ def read_labelled(
     on_broken: Literal["refuse", "skip"] = "refuse",
     notes: Sequence[str] = (),
 ) -> DataSet:
-    """A data set from paths and classes, through the cache of decoded images.
+    """Load a data set from paths and class indices, through the cache of decoded images.
 
     Args:
-        files: Hold the images.
-        train: Of the training part.
-        test: Of the test part.
-        name: Of the data set.
-        class_names: One name a class.
-        size: As of ``ImageFolder``.
-        grey: As of ``ImageFolder``.
-        on_broken: As of ``ImageFolder``.
-        notes: What is known about the reading already.
-
-    Returns:
-        The data set.
+        files: Files that contain the images.
+        train: Training images.
+        test: Test images.
+        name: Name of the data set.
+        class_names: Name of each class.
+        size: Side of the images in pixels, see ``ImageFolder``.
+        grey: Convert to one channel, see ``ImageFolder``.
+        on_broken: How to handle broken images, see ``ImageFolder``.
+        notes: Remarks about the reading so far.
 
     Raises:
-        DataError: As ``ImageFolder.load``.
+        DataError: If images differ in size, or one is broken and ``on_broken`` is ``"refuse"``.
     """
-    whole = [*train, *test]
-    names = [path for path, _ in whole]
+    everything = [*train, *test]
+    names = [path for path, _ in everything]
     images, broken = decode_once(
         names,
-        lambda number: files.read(names[number]),
+        lambda index: files.read(names[index]),
         key=files.fingerprint(names),
         size=size,
         grey=grey,
         where=files.origin,
     )
     if broken:
-        some = "; ".join(f"{names[n]}: {reason}" for n, reason in list(broken.items())[:SHOWN])
+        reasons = [f"{names[index]}: {reason}" for index, reason in broken.items()]
+        named = "; ".join(reasons[:MAX_NAMED])
         if on_broken == "refuse":
             raise DataError(
-                f"{files.origin}: {len(broken)} of {len(names)} images are broken ({some}). Repair "
-                "or delete them, or leave them out by --dataset.on-broken skip."
+                f"{files.origin}: {len(broken)} of {len(names)} images are broken ({named}). "
+                "Repair or delete them, or skip them with --dataset.on-broken skip."
             )
-        notes = [*notes, f"{len(broken)} broken images were left out ({some})"]
-    good = torch.tensor([number not in broken for number in range(len(whole))])
-    labels = torch.tensor([label for _, label in whole])
-    first = torch.arange(len(whole)) < len(train)
-    parts = [
+        notes = [*notes, f"{len(broken)} broken images were left out ({named})"]
+    good = torch.tensor([index not in broken for index in range(len(everything))])
+    labels = torch.tensor([label for _, label in everything])
+    in_train = torch.arange(len(everything)) < len(train)
+    train_split, test_split = (
         Split(
-            images=in_memory(images.take(chosen)), labels=labels[chosen], classes=len(class_names)
+            images=load_if_small(images.take(rows)), labels=labels[rows], classes=len(class_names)
         )
-        for chosen in (good & first, good & ~first)
-    ]
+        for rows in (good & in_train, good & ~in_train)
+    )
     return DataSet(
-        name=name, train=parts[0], test=parts[1], class_names=class_names, notes=tuple(notes)
+        name=name, train=train_split, test=test_split, class_names=class_names, notes=tuple(notes)
     )
 
 
-def _named(folders: set[str], names: Sequence[str]) -> str | None:
-    """The folder of the first name that one has, in whatever case."""
-    order = sorted(folders, reverse=True)  # small letters first
-    return next((each for name in names for each in order if each.lower() == name), None)
+def _first_of(folders: set[str], names: Sequence[str]) -> str | None:
+    """Find the folder with the earliest of these names, in any case."""
+    ordered = sorted(folders, reverse=True)  # lower case first
+    return next((folder for name in names for folder in ordered if folder.lower() == name), None)
 
 
-def _refuse_parts(origin: Path, testing: str | None, tops: list[str]) -> None:
-    """Parts that would be taken for classes, since there is no training part."""
-    parts = TRAIN_FOLDERS + TEST_FOLDERS
-    if testing is not None or (tops and all(top.lower() in parts for top in tops)):
+def _check_class_names(origin: Path, testing: str | None, classes: list[str]) -> None:
+    """Refuse splits that would be taken for classes because the training split is missing."""
+    reserved = TRAIN_FOLDERS + TEST_FOLDERS
+    if testing is not None or (classes and all(name.lower() in reserved for name in classes)):
         raise DataError(
-            f"{origin} holds {', '.join(tops)}, but no training part: a folder train or training "
-            "that holds a folder for each class, and no image itself. Make one, or give "
-            f"{testing or tops[0]} another name if it is a class."
+            f"{origin} holds {', '.join(classes)}, but no training images: a folder train or "
+            "training with a folder for each class, and no image beside them. Create it, or rename "
+            f"{testing or classes[0]} if it is a class."
         )
 
 
 def _by_class(files: Files, prefix: str) -> dict[str, list[str]]:
-    """The images under each class folder, in sorted order."""
-    place = files.origin / prefix
-    found: dict[str, list[str]] = {
+    """List the images of each class folder, in sorted order."""
+    root = files.origin / prefix
+    by_class: dict[str, list[str]] = {
         folder.name: []
-        for folder in sorted(place.iterdir())
+        for folder in sorted(root.iterdir())
         if folder.is_dir() and not folder.name.startswith(".")
     }
     for path in files.names:
         top, _, rest = path.removeprefix(prefix).partition("/")
-        if path.startswith(prefix) and rest and path.lower().endswith(ENDINGS):
-            found[top].append(path)
-    if len(found) < 2:
+        if path.startswith(prefix) and rest and path.lower().endswith(SUFFIXES):
+            by_class[top].append(path)
+    if len(by_class) < 2:
         raise DataError(
-            f"{place} must hold a folder for each of two classes or more, got {list(found)}."
+            f"{root} must have a folder for each of two classes or more, got {list(by_class)}; "
+            "make a folder for each class."
         )
-    empty = [name for name, paths in found.items() if not paths]
+    empty = [name for name, paths in by_class.items() if not paths]
     if empty:
         raise DataError(
-            f"{place / empty[0]} holds no image ({len(empty)} such class folders); fill or delete "
-            f"it. Images end in {', '.join(ENDINGS)}."
+            f"{root / empty[0]} must hold images, got none ({len(empty)} such class folders); fill "
+            f"or delete it. Image files end in {', '.join(SUFFIXES)}."
         )
-    return found
+    return by_class
 
 
-def _flat(by_class: dict[str, list[str]], classes: tuple[str, ...]) -> Labelled:
+def _flat(by_class: dict[str, list[str]], classes: tuple[str, ...]) -> LabelledPaths:
     return [(path, classes.index(name)) for name, paths in by_class.items() for path in paths]

@@ -1,7 +1,6 @@
-"""Tables of encoded images: parquet files in a folder, and data sets of the hub."""
+"""Tables of encoded images: parquet files in a folder, or data sets of the Hugging Face hub."""
 
 import hashlib
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,14 +14,14 @@ from equipoise.data.decode import decode
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """What a data set of the hub calls things.
+    """Names that a data set has on the hub.
 
     Args:
-        title: The data set's name for people.
-        config: Its configuration on the hub, and the folder of its parquet files there.
+        title: Name of the data set in messages.
+        config: Configuration on the hub, which is also the folder of its parquet files there.
         image: Column of encoded images.
-        label: Column of classes.
-        test: Name of the part that is used for tests.
+        label: Column of class indices.
+        test: Name of the split that is used for testing.
     """
 
     title: str
@@ -34,14 +33,14 @@ class Table:
 
 @dataclass(frozen=True, kw_only=True)
 class Encoded:
-    """One part of such a table.
+    """One split of such a table.
 
     Args:
         images: Encoded images.
-        labels: Their classes.
-        names: One name a class, or none if the table does not say.
-        origin: Where it comes from.
-        part: Its name there.
+        labels: Class index of each image.
+        names: Class names; empty if the table has none.
+        origin: The folder, or the repository on the hub.
+        part: Name of the split there.
     """
 
     images: list[bytes]
@@ -51,129 +50,152 @@ class Encoded:
     part: str
 
     def where(self, number: int) -> str:
-        """An image's name in messages."""
+        """Name of an image in messages."""
         return f"{self.origin}: image {number} of {self.part}"
 
     def fingerprint(self) -> str:
-        """A hash of all images."""
-        found = hashlib.sha256()
+        """Hash of all encoded images."""
+        digest = hashlib.sha256()
         for content in self.images:
-            found.update(hashlib.sha256(content).digest())
-        return found.hexdigest()
+            digest.update(hashlib.sha256(content).digest())
+        return digest.hexdigest()
 
 
-def parquet_files(folder: Path, table: Table, part: str) -> list[Path]:
-    """The parquet files of one part, from the first place that has some.
+def read_table(folder: Path | None, hub: str, table: Table) -> tuple[Encoded, Encoded] | None:
+    """Read the training and the test split, from parquet files or from the hub.
+
+    Args:
+        folder: A copy of the hub's repository; ``None`` loads it from the hub, or from the cache
+            that ``datasets`` keeps of it.
+        hub: Repository on the hub, such as ``uoft-cs/cifar10``.
+        table: Names of the configuration, columns and splits.
 
     Returns:
-        Files in order, none if there are none: in ``data``, in the folder of the hub's
-        configuration, or in the folder itself.
+        Training and test split, or ``None`` if the folder holds no parquet files.
+
+    Raises:
+        DataError: If a file, split, column, image or label is missing, or cannot be read.
     """
+    if folder is not None and not _parquet_files(folder, table, "train"):
+        return None
+    splits = _from_hub(hub, table) if folder is None else _from_folder(folder, table)
+    origin = hub if folder is None else str(folder)
+    train, test = (_encoded(splits[part], table, origin, part) for part in ("train", table.test))
+    return train, test
+
+
+def _parquet_files(folder: Path, table: Table, part: str) -> list[Path]:
+    """Files of one split, in order, from the first of the usual folders that has some."""
     for place in (folder / "data", folder / table.config, folder):
-        found = sorted(place.glob(f"{part}-*.parquet"))
-        if found:
-            return found
+        files = sorted(place.glob(f"{part}-*.parquet"))
+        if files:
+            return files
     return []
 
 
-def from_parquet(folder: Path, table: Table) -> tuple[Encoded, Encoded]:
-    """Read both parts of a folder of parquet files.
-
-    Args:
-        folder: Of a copy of the hub's repository.
-        table: What its columns and parts are called.
-
-    Returns:
-        Training and test part.
-
-    Raises:
-        DataError: If a file or a column is missing or cannot be read.
-    """
+def _from_folder(folder: Path, table: Table) -> dict[str, Any]:
+    """Read the files into ``datasets.Dataset`` in memory, without its cache of converted copies."""
     import datasets
     from pyarrow import parquet
 
-    parts = []
+    splits = {}
     for part in ("train", table.test):
-        rows: list[dict[str, Any]] = []
-        names: tuple[str, ...] = ()
-        files = parquet_files(folder, table, part)
+        files = _parquet_files(folder, table, part)
         if not files:
             raise DataError(
                 f"{folder} holds no data/{part}-*.parquet; give the folder of a whole copy of the "
                 "data set (the one that holds the folder 'data')."
             )
+        shards = []
         for file in files:
             try:
-                schema = parquet.read_schema(file)
-                _refuse_missing(file, table, schema.names)
-                rows += parquet.read_table(file, columns=[table.image, table.label]).to_pylist()
-                names = _class_names(datasets.Features.from_arrow_schema(schema), table)
-            except DataError:
-                raise
-            except Exception as error:  # whatever pyarrow and the schema's JSON raise
+                # Without partitioning=None, a folder called "key=value" would become a column.
+                shards.append(datasets.Dataset(parquet.read_table(file, partitioning=None)))
+            except Exception as error:  # pyarrow and the JSON of the schema raise almost anything
                 raise DataError(
                     f"{file} cannot be read as parquet ({error}); copy or download it again."
                 ) from error
-        parts.append(_encoded(rows, table, names, str(folder), part))
-    return parts[0], parts[1]
+        try:
+            splits[part] = datasets.concatenate_datasets(shards)
+        except Exception as error:
+            raise DataError(
+                f"{files[0]} and the other files of {part} hold different columns ({error}); copy "
+                "or download them again."
+            ) from error
+    return splits
 
 
-def from_hub(repository: str, table: Table) -> tuple[Encoded, Encoded]:
-    """Load both parts from the hub, or from what ``datasets`` has of it in its cache.
-
-    Args:
-        repository: Such as ``uoft-cs/cifar10``.
-        table: What its configuration, columns and parts are called.
-
-    Returns:
-        Training and test part.
-
-    Raises:
-        DataError: If it cannot be loaded, or lacks a column or a part.
-    """
+def _from_hub(repository: str, table: Table) -> Any:
     import datasets
 
     try:
-        found: Any = datasets.load_dataset(repository, table.config)
-    except Exception as error:  # whatever the hub's client raises when it is out of reach
+        splits = datasets.load_dataset(repository, table.config)
+    except Exception as error:  # whatever the client raises when the hub cannot be reached
         raise DataError(
             f"{table.title} could not be loaded from the hub ({repository}: {error}). Give "
             "--data FOLDER with a copy on this machine; docs/how-to/data.md has the layouts."
         ) from error
-    parts = []
     for part in ("train", table.test):
-        if part not in found:
-            raise DataError(f"{repository} has no part {part}; it has {', '.join(found)}.")
-        rows = found[part]
-        _refuse_missing(repository, table, rows.column_names)
-        names = _class_names(rows.features, table)
-        rows = rows.cast_column(table.image, datasets.Image(decode=False))
-        parts.append(_encoded(rows, table, names, repository, part))
-    return parts[0], parts[1]
+        if part not in splits:
+            raise DataError(f"{repository} has no split {part}; it has {', '.join(splits)}.")
+    return splits
 
 
-def decoded(encoded: Encoded, classes: int) -> tuple[Split, str]:
-    """Decode one part into memory.
+def _encoded(split: Any, table: Table, origin: str, part: str) -> Encoded:
+    """Images and labels of a ``datasets.Dataset``, each checked."""
+    import datasets
+
+    missing = sorted({table.image, table.label} - set(split.column_names))
+    if missing:
+        raise DataError(
+            f"{origin}: {part} lacks the column {' and '.join(missing)}; it has "
+            f"{sorted(split.column_names)}."
+        )
+    try:
+        split = split.cast_column(table.image, datasets.Image(decode=False))
+        columns = split.select_columns([table.image, table.label]).with_format("arrow")
+        rows = columns[:].to_pylist()
+    except Exception as error:  # whatever datasets raises for a column of another type
+        raise DataError(
+            f"{origin}: {part} holds no images in the column {table.image} ({error})."
+        ) from error
+    names = tuple(getattr(split.features[table.label], "names", None) or ())
+    encoded = Encoded(images=[], labels=[], names=names, origin=origin, part=part)
+    for number, row in enumerate(rows):
+        image, label = row[table.image], row[table.label]
+        if not isinstance(label, int):
+            raise DataError(f"{encoded.where(number)} has no label (a whole number), got {label}.")
+        if not isinstance(image, dict) or not isinstance(image.get("bytes"), bytes):
+            raise DataError(f"{encoded.where(number)} is broken: it holds no encoded image.")
+        encoded.images.append(image["bytes"])
+        encoded.labels.append(label)
+    if not encoded.images:
+        raise DataError(f"{origin} holds no image of {part}.")
+    return encoded
+
+
+def decode_all(encoded: Encoded, classes: int) -> tuple[Split, str]:
+    """Decode all images of a split into memory.
 
     Args:
         encoded: Images of one size.
-        classes: How many classes there are.
+        classes: Number of classes.
 
     Returns:
-        The images in colour, and the format's name.
+        The colour images, and the name of their file format.
 
     Raises:
         DataError: If an image is broken, or two differ in size.
     """
     pixels: list[Any] = []
-    coding = ""
+    file_format = ""
     for number, content in enumerate(encoded.images):
         where = encoded.where(number)
         try:
-            image, found = decode(content)
+            image, image_format = decode(content)
         except DataError as error:
             raise DataError(f"{where} is broken: {error}.") from error
-        coding = coding or found
+        file_format = file_format or image_format
         if pixels and image.shape != pixels[0].shape:
             raise DataError(
                 f"images of {encoded.part} differ in size: {where} has (channels, height, "
@@ -181,33 +203,5 @@ def decoded(encoded: Encoded, classes: int) -> tuple[Split, str]:
             )
         pixels.append(image)
     images = torch.from_numpy(numpy.stack(pixels))
-    return Split(images=images, labels=torch.tensor(encoded.labels), classes=classes), coding
-
-
-def _encoded(
-    rows: Iterable[dict[str, Any]], table: Table, names: tuple[str, ...], origin: str, part: str
-) -> Encoded:
-    found = Encoded(images=[], labels=[], names=names, origin=origin, part=part)
-    for number, row in enumerate(rows):
-        image, label = row[table.image], row[table.label]
-        if label is None:
-            raise DataError(f"{found.where(number)} has no label.")
-        if not isinstance(image, dict) or not isinstance(image.get("bytes"), bytes):
-            raise DataError(f"{found.where(number)} is broken: it holds no encoded image.")
-        found.images.append(image["bytes"])
-        found.labels.append(int(label))
-    if not found.images:
-        raise DataError(f"{origin} holds no image of {part}.")
-    return found
-
-
-def _class_names(features: Any, table: Table) -> tuple[str, ...]:
-    return tuple(getattr(features[table.label], "names", None) or ())
-
-
-def _refuse_missing(where: Path | str, table: Table, columns: list[str]) -> None:
-    missing = sorted({table.image, table.label} - set(columns))
-    if missing:
-        raise DataError(
-            f"{where} lacks the column {' and '.join(missing)}; it has {sorted(columns)}."
-        )
+    labels = torch.tensor(encoded.labels)
+    return Split(images=images, labels=labels, classes=classes), file_format

@@ -1,4 +1,4 @@
-"""Street View House Numbers, cropped digits."""
+"""Street View House Numbers (SVHN), cropped digits."""
 
 import hashlib
 import io
@@ -8,10 +8,9 @@ from pathlib import Path
 import numpy
 import torch
 
-from equipoise.data import parquet
 from equipoise.data.archives import check_published
 from equipoise.data.dataset import DataError, DataSet, Split
-from equipoise.data.parquet import Table
+from equipoise.data.parquet import Table, decode_all, read_table
 
 _TABLE = Table(title="SVHN", config="cropped_digits")
 _NAMES = tuple(map(str, range(10)))
@@ -23,12 +22,16 @@ class SVHN:
     """SVHN, cropped digits: 73,257 training and 26,032 test images of 32x32 in ten classes.
 
     Args:
-        folder: Holds ``train_32x32.mat`` and ``test_32x32.mat`` (the file's label 10 is the digit
-            0), or the hub's parquet files.
+        folder: Folder with the original ``train_32x32.mat`` and ``test_32x32.mat``, or with the
+            hub's parquet files.
         hub: Repository on the hub that is used if there is no folder.
 
     Source:
         Netzer et al. 2011; http://ufldl.stanford.edu/housenumbers.
+
+    Example:
+        >>> from equipoise.data import SVHN
+        >>> data = SVHN(folder=Path("data/svhn")).load()  # doctest: +SKIP
     """
 
     folder: Path | None = None
@@ -41,18 +44,15 @@ class SVHN:
             The data set ``svhn``.
 
         Raises:
-            DataError: If a file or a variable in it is missing, or cannot be read, or the hub is
-                out of reach.
+            DataError: If a file is missing, cannot be read or is not the published one, or the hub
+                cannot be reached.
         """
-        if self.folder is not None and not parquet.parquet_files(self.folder, _TABLE, "train"):
-            train, test = (_from_mat(self.folder / f"{p}_32x32.mat") for p in ("train", "test"))
+        encoded = read_table(self.folder, self.hub, _TABLE)
+        if encoded is not None:
+            train, test = (decode_all(split, 10)[0] for split in encoded)
         else:
-            parts = (
-                parquet.from_hub(self.hub, _TABLE)
-                if self.folder is None
-                else parquet.from_parquet(self.folder, _TABLE)
-            )
-            train, test = (parquet.decoded(part, 10)[0] for part in parts)
+            assert self.folder is not None  # the hub has parquet alone
+            train, test = (_from_mat(self.folder / f"{p}_32x32.mat") for p in ("train", "test"))
         return DataSet(name="svhn", train=train, test=test, class_names=_NAMES)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from equipoise.data import DataError
-from equipoise.data.decode import prepared
+from equipoise.data.decode import prepare
 from equipoise.runtime.errors import RunError
 from equipoise.types import Images
 
@@ -35,7 +35,7 @@ def read_picture(path: Path, shape: tuple[int, ...]) -> tuple[Images, list[str]]
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path, formats=("PNG", "JPEG")) as file:
-                pixels, notices = prepared(file, size=(height, width), grey=channels == 1)
+                pixels, notices = prepare(file, size=(height, width), grey=channels == 1)
     except FileNotFoundError:
         raise RunError(f"{path} does not exist.") from None
     except DataError as error:

@@ -1,4 +1,4 @@
-"""How an attack strength is written and read: ``8/255`` in, ``8/255`` out. Never imports torch."""
+"""Parse and format attack strengths such as ``8/255``. Never imports torch."""
 
 from __future__ import annotations
 
@@ -10,22 +10,30 @@ import tyro
 
 
 def parse_epsilon(text: str) -> float:
-    """Read an attack strength in pixel units from text.
+    """Parse an attack strength in pixel units.
 
     Args:
         text: ``"8/255"``, ``"0.03"``, ``"0"``, or ``"3"`` for a length under L2.
 
     Returns:
-        The strength, 0 or more. Whether it is too large the threat says: ``Linf`` refuses ``8``,
-        which is the papers' shorthand for 8/255 and, read as pixels, allows any image.
+        The strength, 0 or more. There is no upper bound here: ``Linf`` refuses ``8``, the papers'
+        shorthand for 8/255, which would allow any image.
 
     Raises:
-        ValueError: If the text is no number of 0 or more.
+        ValueError: If the text is not a number, or is negative.
+
+    Example:
+        >>> parse_epsilon("8/255") == 8 / 255
+        True
+        >>> parse_epsilon("8/256/2")
+        Traceback (most recent call last):
+        ...
+        ValueError: epsilon must be a number or a fraction such as 8/255, got '8/256/2'.
     """
     try:
-        above, _, below = text.partition("/")
-        # Not Fraction, which writes 1e999999999 out.
-        value = float(above) / (int(below) if "/" in text else 1)
+        numerator, _, denominator = text.partition("/")
+        # Not Fraction, which would expand 1e999999999.
+        value = float(numerator) / (int(denominator) if "/" in text else 1)
         if not math.isfinite(value):
             raise ValueError
     except (ValueError, ZeroDivisionError, OverflowError):
@@ -38,10 +46,19 @@ def parse_epsilon(text: str) -> float:
 
 
 def check_epsilon(value: float) -> float:
-    """Return ``value`` if it is a distance in [0, 1] pixel units, as between two pixels.
+    """Return a distance if it is in [0, 1] pixel units, as between two pixel values.
+
+    Args:
+        value: The distance.
 
     Raises:
-        ValueError: If it is not; the message names the remedy.
+        ValueError: If it is not in [0, 1].
+
+    Example:
+        >>> check_epsilon(8)
+        Traceback (most recent call last):
+        ...
+        ValueError: epsilon must be in [0, 1] pixel units, got 8. For the papers' 8 write 8/255.
     """
     if math.isfinite(value) and 0.0 <= value <= 1.0:
         return float(value)
@@ -50,10 +67,17 @@ def check_epsilon(value: float) -> float:
 
 
 def format_epsilon(value: float) -> str:
-    """Write a strength as the fraction of 255 that it is, or else as a short decimal.
+    """Format a strength as a fraction of 255 if it is one, otherwise as a short decimal.
+
+    Args:
+        value: The strength in pixel units.
 
     Returns:
-        ``"8/255"`` for 0.03137..., ``"0"`` for 0, ``"0.2"`` for 0.2 although it is 51/255.
+        ``"8/255"`` for 0.03137..., ``"0"`` for 0, and ``"0.2"`` for 0.2, although that is 51/255.
+
+    Example:
+        >>> [format_epsilon(value) for value in (0, 8 / 255, 0.2)]
+        ['0', '8/255', '0.2']
     """
     levels = value * 255
     if value == 0 or value == 1:
@@ -63,21 +87,21 @@ def format_epsilon(value: float) -> str:
     return f"{value:.4g}"
 
 
-def _written(read: Callable[[str], float]) -> tyro.constructors.PrimitiveConstructorSpec[float]:
+def _argument(parse: Callable[[str], float]) -> tyro.constructors.PrimitiveConstructorSpec[float]:
     return tyro.constructors.PrimitiveConstructorSpec(
         nargs=1,
         metavar="EPSILON",
-        instance_from_str=lambda arguments: read(arguments[0]),
+        instance_from_str=lambda arguments: parse(arguments[0]),
         is_instance=lambda value: isinstance(value, (int, float)),
         str_from_instance=lambda value: [format_epsilon(value)],
     )
 
 
-Epsilon = Annotated[float, _written(parse_epsilon)]
-"""A strength in pixel units; on the command line ``8/255`` or a decimal."""
+Epsilon = Annotated[float, _argument(parse_epsilon)]
+"""A strength in pixel units; ``8/255`` or a decimal on the command line."""
 
-Distance = Annotated[float, _written(lambda text: check_epsilon(parse_epsilon(text)))]
-"""A deviation in [0, 1] pixel units, written like a strength."""
+Distance = Annotated[float, _argument(lambda text: check_epsilon(parse_epsilon(text)))]
+"""A distance in [0, 1] pixel units, written like a strength."""
 
 Epsilons = Annotated[
     tuple[float, ...],
@@ -88,7 +112,7 @@ Epsilons = Annotated[
             parse_epsilon(text) for text in ",".join(arguments).split(",") if text
         ),
         is_instance=lambda value: isinstance(value, tuple),
-        str_from_instance=lambda value: [format_epsilon(one) for one in value],
+        str_from_instance=lambda value: [format_epsilon(epsilon) for epsilon in value],
     ),
 ]
-"""Strengths, apart by spaces or commas, whose refusal tyro's own tuples would swallow."""
+"""Strengths, separated by spaces or commas. tyro's own tuples would hide the reason of an error."""

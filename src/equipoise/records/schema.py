@@ -1,4 +1,4 @@
-"""What every record must hold, checked when one is read: records come from elsewhere, too."""
+"""Fields of a record, checked whenever one is read: records may come from other people."""
 
 import functools
 import math
@@ -12,7 +12,7 @@ FORMAT = 1
 
 
 class Headline(TypedDict):
-    """The worst case over everything tried."""
+    """Worst case over all attacks."""
 
     accuracy: list[float]
     interval: list[list[float]]
@@ -21,7 +21,7 @@ class Headline(TypedDict):
 
 
 class AttackOutcome(TypedDict):
-    """One attack."""
+    """Result of one attack."""
 
     name: str
     broken_at: NotRequired[list[int]]
@@ -30,8 +30,8 @@ class AttackOutcome(TypedDict):
     backward_passes: NotRequired[int]
 
 
-class SuiteTried(TypedDict):
-    """One suite."""
+class SuiteOutcome(TypedDict):
+    """Result of one attack suite."""
 
     name: str
     accuracy: list[float]
@@ -42,7 +42,7 @@ class SuiteTried(TypedDict):
 
 
 class Check(TypedDict):
-    """One self-check's finding."""
+    """Result of one self-check."""
 
     name: str
     verdict: str
@@ -50,14 +50,14 @@ class Check(TypedDict):
     meaning: str
 
 
-class Rescored(TypedDict):
-    """The second pass."""
+class Verification(TypedDict):
+    """Second pass over the adversarial images."""
 
     images: int
 
 
 class Environment(TypedDict):
-    """Where a record was made."""
+    """Software and hardware that a record was computed with."""
 
     commit: str | None
     python: str
@@ -67,23 +67,23 @@ class Environment(TypedDict):
     devices: list[str]
 
 
-class Weight(TypedDict):
-    """An AFA model's W1 at one strength."""
+class FusingWeight(TypedDict):
+    """W1 of an AFA model at one strength."""
 
     mean: float
     std: float
     per_image: NotRequired[list[float]]
 
 
-class Weights(TypedDict):
-    """W1 at each strength, for images that were attacked in two ways."""
+class FusingWeights(TypedDict):
+    """W1 at each strength, for images attacked in two ways."""
 
-    through_generator: list[Weight]
-    through_robust_branch: list[Weight]
+    through_generator: list[FusingWeight]
+    through_robust_branch: list[FusingWeight]
 
 
 class Record(TypedDict):
-    """The fields that tables, comparisons and reports build on; a record may hold more."""
+    """Fields that tables, comparisons and reports use; a record may hold more."""
 
     format: int
     model: str
@@ -93,12 +93,12 @@ class Record(TypedDict):
     epsilons: list[float]
     epsilons_written: list[str]
     headline: Headline
-    suites: list[SuiteTried]
+    suites: list[SuiteOutcome]
     broken_at: NotRequired[list[int]]
     broken_by: NotRequired[list[str | None]]
-    fusing_weight: NotRequired[Weights]
+    fusing_weight: NotRequired[FusingWeights]
     importance: NotRequired[list[float]]
-    rescored: NotRequired[Rescored]
+    rescored: NotRequired[Verification]
     settings: NotRequired[list[Any]]
     seed: NotRequired[int]
     batch_size: NotRequired[int]
@@ -114,17 +114,17 @@ class Record(TypedDict):
 
 
 class Scores(TypedDict):
-    """A record's numbers as they travel inside an exported file."""
+    """Numbers of a record that are stored inside an exported file."""
 
     data: str
     images: int
     norm: str
     epsilons: list[float]
-    w1: list[Weight] | None
+    w1: list[FusingWeight] | None
 
 
 class ScoreCard(TypedDict):
-    """What an exported file says of itself."""
+    """Metadata of an exported file."""
 
     name: str
     classes: list[str]
@@ -134,7 +134,7 @@ class ScoreCard(TypedDict):
 
 
 def check_score_card(content: Any) -> None:
-    """Refuse what is no score card.
+    """Check the metadata of an exported file.
 
     Args:
         content: JSON values.
@@ -142,27 +142,39 @@ def check_score_card(content: Any) -> None:
     Raises:
         ValueError: If a field is missing, of the wrong type, not finite, or its length does not fit
             the others; the message names the field.
+
+    Example:
+        >>> check_score_card({"name": "afa"})
+        Traceback (most recent call last):
+        ...
+        ValueError: a damaged score card: a field is missing @ score card.classes; ...
     """
-    _structured(content, ScoreCard, "score card")
+    _check_fields(content, ScoreCard, "score card")
     scores = content["scores"]
     if scores and scores["w1"] is not None and len(scores["w1"]) != len(scores["epsilons"]):
         raise ValueError("a damaged score card: w1 and epsilons differ in length")
 
 
 def check(content: Any) -> None:
-    """Refuse what is no record.
+    """Check the fields of a record.
 
     Args:
         content: JSON values.
 
     Raises:
         ValueError: If a field is missing, of the wrong type, not finite, or its length does not fit
-            the others; the message names the field.
+            the others; the message names the field, and continues a sentence "PATH is ...".
+
+    Example:
+        >>> check({"format": 2})
+        Traceback (most recent call last):
+        ...
+        ValueError: not a record of format 1 (got 2)
     """
-    found = content.get("format") if isinstance(content, dict) else type(content).__name__
-    if found != FORMAT or isinstance(found, bool):
-        raise ValueError(f"no record of format {FORMAT} (found {found})")
-    _structured(content, Record, "record")
+    version = content.get("format") if isinstance(content, dict) else type(content).__name__
+    if version != FORMAT or isinstance(version, bool):
+        raise ValueError(f"not a record of format {FORMAT} (got {version})")
+    _check_fields(content, Record, "record")
     levels, images = len(content["epsilons"]), content["images"]
     headline, suites = content["headline"], content["suites"]
     lengths = {
@@ -186,14 +198,14 @@ def check(content: Any) -> None:
         lengths[f"broken_at of {suite['name']}"] = (len(suite["broken_at"]), images)
         lengths[f"broken_by of {suite['name']}"] = (len(suite["broken_by"]), images)
         for attack in suite["attacks"]:
-            found = (_length(attack, "broken_at", images), images)
-            lengths[f"broken_at of {suite['name']}/{attack['name']}"] = found
-    for name, (length, wanted) in lengths.items():
-        if length != wanted:
-            raise ValueError(f"a damaged record: {name} has {length} entries, not {wanted}")
+            name = f"broken_at of {suite['name']}/{attack['name']}"
+            lengths[name] = (_length(attack, "broken_at", images), images)
+    for name, (length, expected) in lengths.items():
+        if length != expected:
+            raise ValueError(f"a damaged record: {name} has {length} entries, not {expected}")
 
 
-def _structured(content: Any, kind: type, name: str) -> None:
+def _check_fields(content: Any, kind: type, name: str) -> None:
     try:
         _converter().structure(content, kind)
     except Exception as error:  # cattrs raises exception groups
@@ -201,28 +213,28 @@ def _structured(content: Any, kind: type, name: str) -> None:
         raise ValueError(f"a damaged {name}: {'; '.join(reasons[:3])}") from error
 
 
-def _length(content: Any, name: str, otherwise: int) -> int:
-    return len(content[name]) if name in content else otherwise
+def _length(content: Any, name: str, default: int) -> int:
+    return len(content[name]) if name in content else default
 
 
 @functools.cache
 def _converter() -> cattrs.Converter:
     converter = cattrs.Converter()
     for kind in (int, float, str, bool):
-        converter.register_structure_hook(kind, _strictly)
+        converter.register_structure_hook(kind, _check_type)
     for kind in (int, str):
         converter.register_structure_hook_factory(
             partial(operator.eq, kind | None),
-            lambda _, kind=kind: lambda value, _: value is None or _strictly(value, kind),
+            lambda _, kind=kind: lambda value, _: value is None or _check_type(value, kind),
         )
     return converter
 
 
-def _strictly(value: Any, kind: type) -> Any:
-    """A value of exactly this type; a whole number is a float too."""
+def _check_type(value: Any, kind: type) -> Any:
+    """Return a value if it is exactly of this type; an int is a float, too."""
     fits = type(value) is kind or (kind is float and type(value) is int)
     if not fits or (isinstance(value, float) and not math.isfinite(value)):
-        raise TypeError(f"must be a {kind.__name__}, got {str(value)[:40]!r}")
+        raise TypeError(f"must be of type {kind.__name__}, got {str(value)[:40]!r}")
     return value
 
 

@@ -1,3 +1,6 @@
 """Files, environment, seeds, signals and memory. Never imports torch."""
 
-__all__: list[str] = []
+from equipoise.runtime.errors import RunError, TrainingError
+from equipoise.runtime.run_folder import RunFolder
+
+__all__ = ["RunError", "RunFolder", "TrainingError"]

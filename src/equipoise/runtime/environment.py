@@ -1,4 +1,4 @@
-"""Where a number was computed: commit, package versions, hardware."""
+"""Commit, package versions and hardware that a result was computed with."""
 
 import contextlib
 import importlib.metadata
@@ -10,26 +10,34 @@ from typing import Any
 
 
 def environment() -> dict[str, Any]:
-    """Where a number was made.
+    """Describe the software and hardware of this process, for records and run folders.
 
     Returns:
-        Commit, Python and package versions, processor, cores and, if torch is loaded, devices.
+        Commit, Python and package versions, processor, cores and, if torch is loaded, GPU names.
+
+    Example:
+        >>> sorted(environment())
+        ['commit', 'cores', 'devices', 'platform', 'processor', 'python', 'versions']
     """
     versions = {package: version(package) for package in PACKAGES}
-    found: dict[str, Any] = {
+    return {
         "commit": commit(),
         "python": platform.python_version(),
-        "versions": {package: found for package, found in versions.items() if found is not None},
+        "versions": {name: number for name, number in versions.items() if number is not None},
         "platform": platform.platform(),
         "processor": _processor(),
         "cores": os.cpu_count(),
         "devices": _devices(),
     }
-    return found
 
 
 def version(package: str) -> str | None:
-    """The installed version of a package; ``None`` where it is not installed."""
+    """Installed version of a package, or ``None`` if it is not installed.
+
+    Example:
+        >>> version("no-such-package") is None
+        True
+    """
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
@@ -37,11 +45,11 @@ def version(package: str) -> str | None:
 
 
 def commit() -> str | None:
-    """The git commit of the package's source tree.
+    """Git commit of the source tree that this package is imported from.
 
     Returns:
-        The hash, with ``-dirty`` where tracked files differ from it; ``None`` if installed apart
-        from its repository.
+        The hash, followed by ``-dirty`` if tracked files differ from it; ``None`` if the package
+        is not in a git repository.
     """
     root = Path(__file__).resolve().parents[3]
     if not (root / ".git").exists():
@@ -54,10 +62,10 @@ def commit() -> str | None:
 
 
 def _git(root: Path, *arguments: str) -> str:
-    done = subprocess.run(
+    completed = subprocess.run(
         ["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True, timeout=10
     )
-    return done.stdout.strip()
+    return completed.stdout.strip()
 
 
 def _processor() -> str:
@@ -78,3 +86,4 @@ def _devices() -> list[str]:
 
 
 PACKAGES = ("equipoise", "torch", "numpy", "lightning-fabric", "safetensors")
+"""Packages whose versions are recorded."""

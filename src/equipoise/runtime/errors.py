@@ -1,9 +1,9 @@
-"""Errors whose message is written for the user: it names the file and the remedy."""
+"""Errors whose messages are written for the user."""
 
 
 class RunError(RuntimeError):
-    """A run folder or file that cannot be used; the message names it and the remedy."""
+    """A run folder or file cannot be used; the message names it and the remedy."""
 
 
 class TrainingError(RunError):
-    """Training that cannot go on; the message says why and what to change."""
+    """Training cannot continue; the message says why and what to change."""

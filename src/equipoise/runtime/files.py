@@ -28,10 +28,21 @@ _NO_LOCKS = {errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL}
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Replace ``path`` by ``content`` in one step.
+    """Replace a file atomically; create its folder if it does not exist.
+
+    Args:
+        path: The file.
+        content: Its new content.
 
     Raises:
-        RunError: If the disk is full or the folder cannot be written; the old file is untouched.
+        RunError: If the disk is full or the folder cannot be written; the old file is unchanged.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "new" / "note.txt"
+        >>> write_bytes(path, b"text")
+        >>> path.read_bytes()
+        b'text'
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -49,8 +60,8 @@ def write_bytes(path: Path, content: bytes) -> None:
             raise
     except OSError as error:
         raise RunError(
-            f"cannot write {path} ({error.strerror or error}); what was there is unchanged. "
-            "Free some space or choose another folder with --out, then run again with --resume."
+            f"cannot write {path} ({error.strerror or error}); the old file is unchanged. Free "
+            "some space or choose another folder with --out, then run again with --resume."
         ) from error
 
 
@@ -139,17 +150,17 @@ def _owner(path: Path) -> str:
 
 
 def make_readable(temporary: str) -> None:
-    """Make a file of ``mkstemp``, which is private, as readable as its owner's umask says."""
+    """Give a file of ``mkstemp``, which is private, the permissions of the umask."""
     os.chmod(temporary, 0o666 & ~_umask())
 
 
 def clear_temporaries(folder: Path, older: float = 0.0) -> None:
-    """Delete what writes that were cut short by a kill left in a folder.
+    """Delete temporary files that killed processes left in a folder.
 
     Args:
         folder: The folder.
-        older: Seconds since the write began; a younger file is left alone. For a folder that other
-            processes may be writing to, as ``STALE_SECONDS`` says.
+        older: Delete only files older than this many seconds. Use ``STALE_SECONDS`` for a folder
+            that other processes may be writing to.
     """
     for path in folder.glob(f".*{PART}"):
         with contextlib.suppress(OSError):
@@ -158,11 +169,22 @@ def clear_temporaries(folder: Path, older: float = 0.0) -> None:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Replace ``path`` by ``content`` as indented JSON, in one step.
+    """Replace a file by indented JSON, atomically.
+
+    Args:
+        path: The file.
+        content: JSON values.
 
     Raises:
-        RunError: As ``write_bytes``.
+        RunError: If the file cannot be written; see ``write_bytes``.
         ValueError: If a number is NaN or infinite, which JSON does not have.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "scores.json"
+        >>> write_json(path, {"clean": 0.91})
+        >>> read_json(path)
+        {'clean': 0.91}
     """
     text = json.dumps(content, indent=2, allow_nan=False) + "\n"
     write_bytes(path, text.encode())
@@ -173,21 +195,24 @@ def read_json(path: Path, limit: int | None = None) -> Any:
 
     Args:
         path: The file.
-        limit: Most bytes that are read, for a file that others wrote.
+        limit: Largest size in bytes that is accepted; ``None`` for any.
+
+    Returns:
+        JSON values.
 
     Raises:
-        RunError: If it is missing, damaged or larger than the limit.
+        RunError: If the file is missing, damaged or larger than the limit.
     """
     try:
         if limit is not None and path.stat().st_size > limit:
-            raise RunError(f"{path} has {path.stat().st_size} bytes; at most {limit} are read.")
+            raise RunError(f"{path} must have at most {limit} bytes, got {path.stat().st_size}.")
         return json.loads(path.read_bytes())
     except FileNotFoundError:
         raise RunError(f"{path} does not exist.") from None
     except OSError as error:
         raise RunError(f"{path} cannot be read ({error.strerror or error}).") from error
     except (ValueError, RecursionError) as error:
-        raise RunError(f"{path} is damaged: it is not JSON ({error}).") from error
+        raise RunError(f"{path} is damaged: it is not valid JSON ({error}).") from error
 
 
 def _umask() -> int:

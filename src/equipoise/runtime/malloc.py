@@ -1,4 +1,4 @@
-"""What the process does with memory that tensors gave back."""
+"""Keep freed CPU memory in glibc's heap."""
 
 import ctypes
 import sys
@@ -7,14 +7,14 @@ _TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # of glibc's malloc.h
 
 
 def keep_freed_memory() -> bool:
-    """Have glibc keep freed memory for the next tensors rather than return it to the system.
+    """Keep freed CPU memory in glibc's heap instead of returning it to the operating system.
 
-    A step of training on a processor frees and takes again everything between input and loss. By
-    default the system zeroes those pages every time, about a tenth of the step
-    (docs/decisions/017-keep-freed-memory.md). Elsewhere than with glibc nothing happens.
+    Each training step on CPU frees and allocates all activations again. By default the operating
+    system hands out new zeroed pages each time, about a tenth of the step
+    (docs/decisions/017-keep-freed-memory.md). With another C library than glibc, nothing changes.
 
     Returns:
-        Whether the C library took the settings.
+        Whether the C library accepted the settings.
     """
     if not sys.platform.startswith("linux"):
         return False

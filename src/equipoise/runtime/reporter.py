@@ -5,30 +5,35 @@ from typing import Protocol, runtime_checkable
 
 @runtime_checkable
 class Reporter(Protocol):
-    """Who is told how training goes."""
+    """Receives progress and log messages."""
 
     def begin(self, stage: str, steps: int, done: int) -> None:
-        """A stage of so many steps begins, or goes on after ``done`` of them; with 0 steps, work
-        that is reported in thousandths."""
+        """Start a stage.
+
+        Args:
+            stage: Name of the stage.
+            steps: Number of steps; 0 if progress is reported in thousandths.
+            done: Steps that were finished before, in a resumed run.
+        """
         ...
 
     def step(self, done: int, text: str) -> None:
-        """So many steps are done."""
+        """Report that ``done`` steps of the stage are finished, with a short status text."""
         ...
 
     def log(self, text: str) -> None:
-        """Something worth a line."""
+        """Print a line of text."""
         ...
 
 
 class NullReporter:
-    """A reporter that says nothing."""
+    """Reporter that discards everything."""
 
     def begin(self, stage: str, steps: int, done: int) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def step(self, done: int, text: str) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def log(self, text: str) -> None:
-        """Nothing."""
+        """Do nothing."""

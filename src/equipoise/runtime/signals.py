@@ -1,4 +1,4 @@
-"""Stopping a run politely: the first signal asks, the second one ends the process."""
+"""Stop a run on a signal: the first one requests a checkpoint, the second ends the process."""
 
 import contextlib
 import signal
@@ -7,32 +7,39 @@ from collections.abc import Iterator
 from typing import Any
 
 REQUEUE = 75
-"""Exit status of a process that was asked by SIGTERM to make room: EX_TEMPFAIL of sysexits.h, "try
-again later". Batch systems can be told to put such a job back into the queue."""
+"""Exit status after SIGTERM: EX_TEMPFAIL of sysexits.h, "try again later". Batch systems can be
+configured to requeue a job with this status."""
 
 INTERRUPTED = 130
-"""Exit status of a process that a person stopped with Ctrl-C, as shells have it."""
+"""Exit status after Ctrl-C, as in shells."""
 
 _by_hand = threading.Event()
 
 
 class Interrupted(Exception):
-    """The run was asked to stop and has saved a checkpoint."""
+    """The run was interrupted and has saved a checkpoint."""
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM came where nothing has to be saved."""
+    """SIGTERM arrived while there was nothing to save."""
 
 
 def exit_status() -> int:
-    """Of a process that was asked to stop: ``INTERRUPTED`` after Ctrl-C, else ``REQUEUE``, also
-    where another process of the run was the one that was asked."""
+    """Exit status of an interrupted process.
+
+    Returns:
+        ``INTERRUPTED`` after Ctrl-C in this process, otherwise ``REQUEUE``, also if the signal went
+        to another process of the run.
+    """
     return INTERRUPTED if _by_hand.is_set() else REQUEUE
 
 
 @contextlib.contextmanager
 def end_on_sigterm() -> Iterator[None]:
-    """Let SIGTERM unwind this process as Ctrl-C does, wherever it is not caught otherwise."""
+    """Context manager in which SIGTERM raises ``Terminated``, as Ctrl-C raises KeyboardInterrupt.
+
+    Outside the main thread, where signals cannot be caught, it does nothing.
+    """
 
     def end(number: int, frame: Any) -> None:
         raise Terminated
@@ -49,13 +56,20 @@ def end_on_sigterm() -> Iterator[None]:
 
 @contextlib.contextmanager
 def stop_on_signals(stop: threading.Event) -> Iterator[None]:
-    """Turn the first SIGINT or SIGTERM into a flag; the second one acts as if this were not here.
+    """Context manager in which the first SIGINT or SIGTERM sets a flag.
+
+    The second signal has its usual effect. Outside the main thread, where signals cannot be caught,
+    the context manager does nothing.
 
     Args:
-        stop: Set by the first signal.
+        stop: The flag.
 
-    Returns:
-        A context manager; outside the main thread, where signals cannot be caught, it does nothing.
+    Example:
+        >>> stop = threading.Event()
+        >>> with stop_on_signals(stop):
+        ...     signal.raise_signal(signal.SIGTERM)
+        >>> stop.is_set()
+        True
     """
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -10,7 +10,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from equipoise.data import DataError, Split
-from equipoise.data.npz import read_arrays, whole_labels
+from equipoise.data.npz import label_tensor, read_arrays
 from equipoise.distributed.shared_generator import shard
 from equipoise.training.config import TrainingConfig
 from equipoise.types import Images, Labels
@@ -70,7 +70,7 @@ class ExtraImages:
                 f"{path}: image must be uint8 of shape (n, {height}, {width}, {channels}), like "
                 f"the training images, got {images.dtype} of shape {images.shape}."
             )
-        labels = whole_labels(path, "label", arrays, len(images))
+        labels = label_tensor(path, "label", arrays, len(images))
         low, high = int(labels.min()), int(labels.max())
         if low < 0 or high >= like.classes:
             raise DataError(
