@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from equipoise.attacks.goals import misclassified
+from equipoise.attacks.goals import PassCount, misclassified
 from equipoise.attacks.threat import Linf, Threat
 from equipoise.evaluation.attack import Attack, AttackResult, Autocast, Kind
 from equipoise.types import Images, Labels, Logits, Predict
@@ -110,8 +110,8 @@ class AutoAttackPart(Attack):
         return AttackResult(
             broken=broken,
             images=found.detach(),
-            forward_passes=counted.forward_passes,
-            backward_passes=counted.backward_passes,
+            forward_passes=counted.passes.forward,
+            backward_passes=counted.passes.backward,
         )
 
     def describe(self) -> dict[str, Any]:
@@ -129,14 +129,13 @@ class AutoAttackPart(Attack):
 
 
 class _Counted(nn.Module):
+    """A model in eval mode, as the package asks for one, that counts its passes."""
+
     def __init__(self, predict: Predict) -> None:
         super().__init__()
-        self.predict = predict
-        self.forward_passes = self.backward_passes = 0
+        self.predict, self.passes = predict, PassCount()
         self.eval()
 
     def forward(self, images: Images) -> Logits:
-        self.forward_passes += len(images)
-        if torch.is_grad_enabled() and images.requires_grad:
-            self.backward_passes += len(images)
+        self.passes.add(images)
         return self.predict(images)

@@ -354,17 +354,17 @@ def robust_accuracy(
     for batch in torch.arange(len(split), device=split.device).split(batch_size):
         images, labels = split.batch(shard(batch, generator))
         images = images.contiguous(memory_format=torch.channels_last)
-        watched = SuccessTracker(predict, labels, margin)
+        tracker = SuccessTracker(predict, labels, margin)
         with torch.no_grad():
-            watched.note(images, predict(images))
+            tracker.record(images, predict(images))
         if not isinstance(threat.epsilon, float) or threat.epsilon > 0:
             # A goal of its own, to which nothing is broken yet: processes that share the images
             # must draw the same starts. What it breaks it no longer searches.
-            goal = SuccessTracker(searched, labels, margin, judge=predict)
+            goal = SuccessTracker(searched, labels, margin, confirm=predict)
             found = search(goal, images, threat, generator)
             with torch.no_grad():
-                watched.note(found, predict(found))
-        right += (~watched.broken).sum()
+                tracker.record(found, predict(found))
+        right += (~tracker.broken).sum()
     return int(total(right)) / len(split)
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from equipoise.attacks import PGD, Search, losses
 from equipoise.attacks.active_batch import value_and_gradient
 from equipoise.attacks.goals import SuccessTracker, cross_entropy
-from equipoise.attacks.threat import L2, Linf, Threat, narrowed
+from equipoise.attacks.threat import L2, Linf, Threat, select_rows
 from equipoise.data import Split
 from equipoise.evaluation.attack import Kind
 from equipoise.evaluation.robustness_profile import NEVER, AttackOutcome
@@ -244,9 +244,9 @@ class SelfCheckContext:
         rows = (self.right if among is None else among).nonzero().squeeze(1)
         generator, broken = self.generator(name), torch.zeros_like(self.right)
         for part in rows.split(self.batch_size) if len(rows) else ():
-            watched = SuccessTracker(self.model, self.labels[part], loss)
-            search(watched, self.images[part], narrowed(threat, part), generator)
-            broken[part] = watched.broken
+            tracker = SuccessTracker(self.model, self.labels[part], loss)
+            search(tracker, self.images[part], select_rows(threat, part), generator)
+            broken[part] = tracker.broken
         if threat is self.threat:
             self.broken |= broken
         return broken
@@ -317,16 +317,18 @@ class SelfCheckContext:
             at: Index into the strengths; images at 0 are not attacked.
         """
         strengths = torch.tensor(self.epsilons, device=at.device)[at]
-        threat = self.threat.at(strengths)
+        threat = self.threat.with_epsilon(strengths)
         return self.attacked("again", TWICE, losses.margin, threat=threat, among=at > 0)
 
     @cached_property
     def anywhere(self) -> Mask | None:
         """Broken by 50 steps where every image is allowed; ``None`` for an unknown threat."""
         if isinstance(self.threat, Linf):
-            threat: Threat = self.threat.at(1.0)
+            threat: Threat = self.threat.with_epsilon(1.0)
         elif isinstance(self.threat, L2):
-            threat = self.threat.at(sqrt(self.images[0].numel()))  # the pixel box's diagonal
+            threat = self.threat.with_epsilon(
+                sqrt(self.images[0].numel())
+            )  # the pixel box's diagonal
         else:
             return None
         broken = self.attacked("anywhere", ANYWHERE, losses.margin, threat=threat)

@@ -72,7 +72,7 @@ def rescore(
         epsilon = torch.tensor([strength for _, strength, _ in part], device=device)
         images = torch.cat([image for _, _, image in part]).to(device)
         clean, labels = split.batch(rows)
-        within = threat(float(epsilon.max())).at(epsilon)
+        within = threat(float(epsilon.max())).with_epsilon(epsilon)
         moved = (within.project(images, clean) - images).abs().amax(dim=(1, 2, 3))
         outside = ~(moved <= 1e-5)  # NaN is outside, too
         if bool(outside.any()):
