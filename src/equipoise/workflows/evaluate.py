@@ -12,12 +12,13 @@ from torch import nn
 
 from equipoise.data import DataSet, Split
 from equipoise.evaluation import (
+    EvaluationCache,
+    EvaluationFacts,
     Profile,
-    Store,
+    evaluation_cache_folder,
     images_hash,
-    known_place,
+    measure_profile,
     model_internals,
-    profile,
     record_of,
     suites_for,
 )
@@ -108,11 +109,11 @@ def evaluate(
     network, split = network.to(device), split.to(device)
     suites = _suites(network, evaluation, split.classes, seed, surrogates, device, trust)
     threat = THREATS[evaluation.norm]
-    known = known_place(place / "evaluations", name, network, split)
+    known = evaluation_cache_folder(place / "evaluations", name, network, split)
     reporter.begin(f"evaluate {name}", 0, 0)
     report: Callable[[str, float], None] = lambda text, share: reporter.step(int(share), text)  # noqa: E731
     began = time.monotonic()
-    found = profile(
+    found = measure_profile(
         network,
         split,
         threat=threat,
@@ -120,7 +121,7 @@ def evaluate(
         suites=suites,
         seed=seed,
         batch_size=batch_size,
-        store=Store(len(split), known),
+        cache=EvaluationCache(len(split), known),
         precision=search_precision,
         order=order,
         workers=workers,
@@ -152,17 +153,19 @@ def evaluate(
     reporter.step(1000, "done")
     record = record_of(
         found,
-        model=name,
-        data=dataset.name,
-        part=evaluation.part,
-        images_sha256=images_hash(split),
-        norm=evaluation.norm,
-        seed=seed,
-        batch_size=batch_size,
-        search_precision=search_precision,
-        seconds=time.monotonic() - began,
-        parameters=sum(parameter.numel() for parameter in network.parameters()),
-        extra=extra,
+        EvaluationFacts(
+            model=name,
+            data=dataset.name,
+            part=evaluation.part,
+            images_sha256=images_hash(split),
+            norm=evaluation.norm,
+            seed=seed,
+            batch_size=batch_size,
+            search_precision=search_precision,
+            seconds=time.monotonic() - began,
+            parameters=sum(parameter.numel() for parameter in network.parameters()),
+            extra=extra,
+        ),
     )
     usual = [card.get("evaluation"), 0, 256, "32-true", None]
     path = place / "records" / _record_name(record, settings, usual)
@@ -250,7 +253,7 @@ def _checked(
         split,
         threat=THREATS[evaluation.norm],
         epsilons=found.epsilons,
-        tried=found.tried,
+        outcomes=found.outcomes,
         seed=seed,
         report=report,
     )
