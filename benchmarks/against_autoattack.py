@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from equipoise import load
-from equipoise.evaluation import profile, suites_for
+from equipoise.evaluation import measure_profile, suites_for
 from equipoise.methods.stage import THREATS
 from equipoise.models import ConditionalNetwork
 from equipoise.models.io.model_folder import read_config
@@ -63,7 +63,7 @@ def one_model(
         }
     for which, suites in (("autoattack", ["autoattack"]), ("ours", ["standard", "adaptive"])):
         began = time.monotonic()
-        found = profile(
+        found = measure_profile(
             model,
             split,
             threat=THREATS[judge.norm],
@@ -81,12 +81,12 @@ def one_model(
             "broken_here_and_right_under_autoattack": int((~right & reference).sum()),
             "broke": {
                 f"{tried.suite}/{tried.name}": int((tried.broken_at > 0).sum())
-                for tried in found.tried
+                for tried in found.outcomes
             },
-            "backward_passes": sum(tried.backward_passes for tried in found.tried),
-            "forward_passes": sum(tried.forward_passes for tried in found.tried),
+            "backward_passes": sum(tried.backward_passes for tried in found.outcomes),
+            "forward_passes": sum(tried.forward_passes for tried in found.outcomes),
             "seconds_by_attack": {
-                f"{tried.suite}/{tried.name}": tried.seconds for tried in found.tried
+                f"{tried.suite}/{tried.name}": tried.seconds for tried in found.outcomes
             },
         }
     return row

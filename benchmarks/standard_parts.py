@@ -16,7 +16,7 @@ import torch
 from equipoise import load
 from equipoise.attacks import APGD, Square
 from equipoise.attacks.threat import Linf
-from equipoise.evaluation import SearchAttack, Suite, profile, suites_for
+from equipoise.evaluation import SearchAttack, Suite, measure_profile, suites_for
 from equipoise.models.io.model_folder import read_config
 from equipoise.runtime.environment import environment
 from equipoise.runtime.files import write_json
@@ -82,7 +82,9 @@ def one_model(folder: Path) -> dict[str, Any]:
             "accuracy": _left(found.broken, len(split)),
             "passes": found.forward_passes + found.backward_passes,
         }
-    judged = profile(model, split, threat=Linf, epsilons=(epsilon,), suites=[autoattack], seed=0)
+    judged = measure_profile(
+        model, split, threat=Linf, epsilons=(epsilon,), suites=[autoattack], seed=0
+    )
     reference = ~judged.correct()[-1][rows]
     forms = []
     for names in FORMS:

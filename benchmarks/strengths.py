@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from equipoise.attacks.threat import Linf
 from equipoise.data import Split
-from equipoise.evaluation import profile, suites_for
+from equipoise.evaluation import measure_profile, suites_for
 from equipoise.execution.local import execute
 from equipoise.recipes import RECIPES
 
@@ -60,7 +60,7 @@ def trained(epochs: int) -> tuple[nn.Module, Split]:
 
 def ours(model: nn.Module, split: Split, order: Any) -> Tensor:
     """Which images are right at each strength, by our engine."""
-    found = profile(
+    found = measure_profile(
         model,
         split,
         threat=Linf,

@@ -1,4 +1,4 @@
-"""Array types that every package shares. All tensors are images in [0, 1], logits or labels."""
+"""Array types that every package shares: images in [0, 1], logits, labels and per-image values."""
 
 from collections.abc import Callable
 
@@ -6,15 +6,16 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 Images = Float[Tensor, "batch channel height width"]
-
+"""A batch of images. Pixels are in [0, 1]; a model normalises them itself."""
 
 Logits = Float[Tensor, "batch classes"]
-
+"""Unnormalised class scores."""
 
 Labels = Int[Tensor, " batch"]
-
+"""Class indices, counted from 0."""
 
 PerImage = Float[Tensor, " batch"]
-
+"""One number for each image: a loss that is not reduced."""
 
 Predict = Callable[[Images], Logits]
+"""A model as attacks and objectives see it: any function from images to logits."""

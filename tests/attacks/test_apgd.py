@@ -17,7 +17,7 @@ class Open:
 
     epsilon: object = 1.0
 
-    def at(self, epsilon):
+    def with_epsilon(self, epsilon):
         return Open(epsilon)
 
     def project(self, images, clean):
@@ -193,9 +193,9 @@ def test_breaks_exactly_the_images_nearer_to_the_boundary_than_epsilon(threat, d
     normal = weight[1 - label] - weight[label]
     distance = -margin(two_classes, labels)(clean) / torch.linalg.vector_norm(normal, ord=dual)
     epsilon = distance * torch.tensor([0.0, 0.5, 0.98, 1.02, 1.5, 2.0])
-    watched = SuccessTracker(two_classes, labels, margin_loss)
-    APGD(steps=20)(watched, clean, threat(epsilon), torch.Generator().manual_seed(0))
-    assert watched.broken.tolist() == [False, False, False, True, True, True]
+    tracker = SuccessTracker(two_classes, labels, margin_loss)
+    APGD(steps=20)(tracker, clean, threat(epsilon), torch.Generator().manual_seed(0))
+    assert tracker.broken.tolist() == [False, False, False, True, True, True]
 
 
 class Counted:
@@ -226,13 +226,13 @@ def test_dropping_images_that_are_done_changes_nothing_for_the_others(
     network, images, labels, epsilon = hard_and_easy
     threat = kind(epsilon * (0.05 if kind is Linf else 0.4))
     attack, counted = APGD(steps=steps, restarts=restarts), Counted(network)
-    watched = SuccessTracker(counted, labels, margin_loss)
-    found = attack(watched, images, threat, torch.Generator().manual_seed(0))
+    tracker = SuccessTracker(counted, labels, margin_loss)
+    found = attack(tracker, images, threat, torch.Generator().manual_seed(0))
     plain = attack(margin(network, labels), images, threat, torch.Generator().manual_seed(0))
-    left = ~watched.broken
+    left = ~tracker.broken
     assert 1 < left.sum() < 6
     torch.testing.assert_close(found[left], plain[left])
-    assert torch.equal(found[~left], watched.images[~left])
+    assert torch.equal(found[~left], tracker.images[~left])
     assert counted.shown == sorted(counted.shown, reverse=True)
     assert counted.shown[-1] == left.sum()
 
@@ -240,9 +240,9 @@ def test_dropping_images_that_are_done_changes_nothing_for_the_others(
 def test_images_that_were_done_before_cost_nothing(hard_and_easy):
     network, images, labels, _ = hard_and_easy
     counted = Counted(network)
-    watched = SuccessTracker(counted, (labels + 1) % 3, margin_loss)
-    watched(images)
-    assert torch.equal(APGD()(watched, images, Linf(0.1), torch.Generator()), images)
+    tracker = SuccessTracker(counted, (labels + 1) % 3, margin_loss)
+    tracker(images)
+    assert torch.equal(APGD()(tracker, images, Linf(0.1), torch.Generator()), images)
     assert counted.shown == [6]
 
 

@@ -54,26 +54,26 @@ def test_watched_climbs_its_loss_and_what_is_added_to_it():
 
 
 def test_watched_remembers_the_first_broken_point_of_each_image():
-    watched = goals.SuccessTracker(first_pixel_as_logits, torch.tensor([0, 0, 0]), losses.margin)
-    watched(dark_then(0.1, 0.9, 0.1))
-    watched(dark_then(0.2, 0.1, 0.7))
-    watched(dark_then(0.3, 0.8, 0.9))
-    assert watched.broken.tolist() == [False, True, True]
-    assert torch.equal(watched.images, dark_then(0.0, 0.9, 0.7))
+    tracker = goals.SuccessTracker(first_pixel_as_logits, torch.tensor([0, 0, 0]), losses.margin)
+    tracker(dark_then(0.1, 0.9, 0.1))
+    tracker(dark_then(0.2, 0.1, 0.7))
+    tracker(dark_then(0.3, 0.8, 0.9))
+    assert tracker.broken.tolist() == [False, True, True]
+    assert torch.equal(tracker.images, dark_then(0.0, 0.9, 0.7))
 
 
 def test_logits_of_nan_are_right_for_no_class():
-    watched = goals.SuccessTracker(first_pixel_as_logits, torch.tensor([0, 1, 0]), losses.margin)
-    watched(dark_then(torch.nan, torch.nan, 0.1))
-    assert watched.broken.tolist() == [True, True, False]
+    tracker = goals.SuccessTracker(first_pixel_as_logits, torch.tensor([0, 1, 0]), losses.margin)
+    tracker(dark_then(torch.nan, torch.nan, 0.1))
+    assert tracker.broken.tolist() == [True, True, False]
 
 
 def test_watched_keeps_no_graph_and_no_view_of_what_it_saw():
-    watched = goals.SuccessTracker(first_pixel_as_logits, torch.tensor([0]), losses.margin)
+    tracker = goals.SuccessTracker(first_pixel_as_logits, torch.tensor([0]), losses.margin)
     images = dark_then(0.9).requires_grad_(True)
-    value = watched(images)
+    value = tracker(images)
     with torch.no_grad():
         images.zero_()
     assert value.requires_grad
-    assert not watched.images.requires_grad
-    assert torch.equal(watched.images, dark_then(0.9))
+    assert not tracker.images.requires_grad
+    assert torch.equal(tracker.images, dark_then(0.9))

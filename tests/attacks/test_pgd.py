@@ -89,7 +89,7 @@ def test_a_start_for_other_images_is_refused_and_no_gradient_comes_through_it():
 def test_a_given_start_stays_with_its_images_where_others_are_done():
     images = torch.full((3, 1, 8, 8), 0.5)
     goal = goals.SuccessTracker(lambda x: x.flatten(1)[:, :2], torch.zeros(3).long(), losses.margin)
-    goal.note(images, torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]]))  # the second is broken
+    goal.record(images, torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]]))  # the second is broken
     given = images + torch.tensor([-0.1, 0.0, 0.1])[:, None, None, None]
     seen = []
     goal.predict = lambda x: seen.append(x.detach().clone()) or x.flatten(1)[:, :2]
@@ -155,11 +155,14 @@ def test_an_attack_runs_where_gradients_are_off():
         ({"steps": 1, "step_size": 0.1, "restarts": 0}, "steps and restarts must be 1 or more"),
         ({"steps": 1}, "give exactly one of step_size"),
         ({"steps": 1, "step_size": 0.1, "relative_step": 0.1}, "give exactly one of step_size"),
-        ({"steps": 1, "step_size": 0.0}, "a step must be longer than 0, got 0"),
-        ({"steps": 1, "relative_step": float("nan")}, "a step must be longer than 0, got nan"),
+        ({"steps": 1, "step_size": 0.0}, "the length of a step must be above 0, got 0"),
+        (
+            {"steps": 1, "relative_step": float("nan")},
+            "the length of a step must be above 0, got nan",
+        ),
         (
             {"steps": 1, "step_size": 0.1, "restarts": 2, "random_start": False},
-            "restarts without random_start",
+            "restarts must be 1 without random_start, got 2",
         ),
     ],
 )
@@ -178,7 +181,7 @@ def test_images_that_are_done_before_the_search_keep_what_was_found():
     images = torch.full((3, 1, 8, 8), 0.5)
     labels = torch.zeros(3, dtype=torch.long)
     goal = goals.SuccessTracker(lambda x: x.flatten(1)[:, :2], labels, losses.margin)
-    goal.note(images, torch.tensor([[0.0, 1.0]] * 3))
+    goal.record(images, torch.tensor([[0.0, 1.0]] * 3))
     for restarts in (1, 2):
         search = PGD(steps=2, relative_step=0.5, restarts=restarts, keep="best")
         found = search(goal, images, Linf(0.1), torch.Generator())

@@ -168,16 +168,16 @@ def test_dropping_images_that_are_done_changes_nothing_for_the_others(
     labels, shown = quantised(images).argmax(dim=1), []
     threat = kind(torch.linspace(0.4 if kind is Linf else 1.5, 0.0, 6))
     counted = lambda images: shown.append(len(images)) or quantised(images)  # noqa: E731
-    watched, attack = (
+    tracker, attack = (
         SuccessTracker(counted, labels, margin_loss),
         Square(queries=60, restarts=restarts),
     )
-    found = attack(watched, images, threat, seeded())
+    found = attack(tracker, images, threat, seeded())
     plain = attack(margin(quantised, labels), images, threat, seeded())
-    left = ~watched.broken
+    left = ~tracker.broken
     assert 0 < left.sum() < 6
     assert torch.equal(found[left], plain[left])
-    assert torch.equal(found[~left], watched.images[~left])
+    assert torch.equal(found[~left], tracker.images[~left])
     assert shown == sorted(shown, reverse=True)
     assert shown[-1] == left.sum()
 
@@ -186,9 +186,9 @@ def test_images_that_were_done_before_cost_nothing(quantised, generator):
     images = torch.rand(6, 1, 6, 6, generator=generator)
     labels, shown = (quantised(images).argmax(dim=1) + 1) % 3, []
     counted = lambda images: shown.append(len(images)) or quantised(images)  # noqa: E731
-    watched = SuccessTracker(counted, labels, margin_loss)
-    watched(images)
-    assert torch.equal(Square()(watched, images, Linf(0.1), seeded()), images)
+    tracker = SuccessTracker(counted, labels, margin_loss)
+    tracker(images)
+    assert torch.equal(Square()(tracker, images, Linf(0.1), seeded()), images)
     assert shown == [6]
 
 
@@ -212,9 +212,9 @@ def test_a_threat_of_another_kind_is_refused():
 
     class Stranger:
         epsilon = 0.1
-        at = project = random_start = ascent = lambda *rest: rest
+        with_epsilon = project = random_start = ascent = lambda *rest: rest
 
     images = torch.full((1, 1, 4, 4), 0.5)
     Square(queries=2)(waves, images, Other(0.1), seeded())
-    with pytest.raises(TypeError, match="Square attacks threats Linf and L2, got Stranger"):
+    with pytest.raises(TypeError, match="the threat of Square must be Linf or L2, got Stranger"):
         Square()(waves, images, Stranger(), seeded())

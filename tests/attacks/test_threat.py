@@ -135,7 +135,7 @@ def test_l2_ascent_of_a_zero_gradient_is_zero():
 
 @pytest.mark.parametrize("kind", THREATS)
 def test_at_changes_the_strength_and_keeps_the_kind(kind):
-    assert kind(0.1).at(0.2) == kind(0.2)
+    assert kind(0.1).with_epsilon(0.2) == kind(0.2)
 
 
 @pytest.mark.parametrize("epsilon", [8, torch.tensor([0.0, 8.0])])

@@ -8,7 +8,7 @@ from torch import nn
 
 from equipoise.attacks.threat import L2, Linf
 from equipoise.data import Split
-from equipoise.evaluation import profile, suites_for
+from equipoise.evaluation import measure_profile, suites_for
 from equipoise.evaluation.autoattack import PARTS, AutoAttackPart
 
 
@@ -59,7 +59,7 @@ def test_image_by_image_it_is_what_the_package_gives_by_itself(
     with torch.no_grad():
         expected = model(found).argmax(dim=1) == labels
     suites = suites_for(model, ("autoattack",), classes=10, seed=7)
-    ours = profile(
+    ours = measure_profile(
         model, data, threat=threat, epsilons=(epsilon,), suites=suites, seed=7, batch_size=16
     )
     assert 0.05 < float(expected.float().mean()) < 0.95

@@ -6,11 +6,17 @@ from tiny import linear, split, wide_resnet
 from torch import nn
 
 from equipoise.attacks.threat import L2, Linf
-from equipoise.evaluation import model_internals, profile, record_of, suites_for
+from equipoise.evaluation import (
+    EvaluationFacts,
+    measure_profile,
+    model_internals,
+    record_of,
+    suites_for,
+)
 from equipoise.evaluation import record as record_module
 from equipoise.models import FeatureStack, fuse_branches, with_branches
 
-EPSILONS = (0.0, 0.1, 8 / 255)  # in no order
+EPSILONS = (0.0, 0.1, 8 / 255)  # not sorted
 
 
 def adaptive() -> nn.Module:
@@ -18,7 +24,7 @@ def adaptive() -> nn.Module:
     return fuse_branches(with_branches(wide_resnet(), 2), placement="input").eval()
 
 
-def look(model: nn.Module, data, epsilons=EPSILONS, threat=Linf, seed: int = 0) -> dict:
+def internals(model: nn.Module, data, epsilons=EPSILONS, threat=Linf, seed: int = 0) -> dict:
     return model_internals(model, data, threat=threat, epsilons=epsilons, seed=seed)
 
 
@@ -26,9 +32,8 @@ def record(model: nn.Module | None = None, seed: int = 0, images: int = 12) -> d
     model = (model or linear()).eval()
     data = split(images)
     suites = suites_for(model, ("quick", "adaptive"), classes=10, steps=2, restarts=1)
-    found = profile(model, data, threat=Linf, epsilons=EPSILONS, suites=suites, seed=seed)
-    return record_of(
-        found,
+    profile = measure_profile(model, data, threat=Linf, epsilons=EPSILONS, suites=suites, seed=seed)
+    facts = EvaluationFacts(
         model="a model",
         data="noise",
         part="test",
@@ -39,8 +44,9 @@ def record(model: nn.Module | None = None, seed: int = 0, images: int = 12) -> d
         search_precision="32-true",
         seconds=1.0,
         parameters=650,
-        extra=look(model, data, found.epsilons, seed=seed),
+        extra=internals(model, data, profile.epsilons, seed=seed),
     )
+    return record_of(profile, facts)
 
 
 def test_a_record_is_json():
@@ -65,7 +71,7 @@ def test_the_headline_is_the_worst_case_with_its_interval():
     assert headline["clean_and_strongest"] == pytest.approx((accuracy[0] + accuracy[-1]) / 2)
 
 
-def test_every_attack_is_described_by_its_steps_and_restarts():
+def test_the_record_of_an_attack_holds_its_settings():
     found = record(adaptive())
     assert [suite["name"] for suite in found["suites"]] == ["quick", "adaptive"]
     for suite in found["suites"]:
@@ -82,7 +88,7 @@ def test_every_attack_is_described_by_its_steps_and_restarts():
     )
 
 
-def test_a_record_says_where_and_how_it_was_made():
+def test_a_record_holds_its_settings_and_environment():
     found = record()
     assert found["format"] == 1
     assert (found["model"], found["data"], found["norm"]) == ("a model", "noise", "Linf")
@@ -102,9 +108,9 @@ def untimed(found):
     return found
 
 
-def test_the_insides_of_an_adaptive_network_are_its_fusing_weights_at_every_strength():
+def test_the_internals_of_an_adaptive_network_are_its_fusing_weights():
     model, data = adaptive(), split(12)
-    curves = look(model, data)["fusing_weight"]
+    curves = internals(model, data)["fusing_weight"]
     assert set(curves) == {"through_generator", "through_robust_branch"}
     with torch.no_grad():
         clean = 1 - model.logits_and_weight(data.batch(slice(None))[0])[1]
@@ -116,41 +122,41 @@ def test_the_insides_of_an_adaptive_network_are_its_fusing_weights_at_every_stre
         assert all(round(w, 4) == w for point in curve for w in point["per_image"])
 
 
-def test_a_record_holds_the_weights_of_the_first_images_only(monkeypatch):
-    monkeypatch.setattr(record_module, "PER_IMAGE", 5)
+def test_a_record_holds_the_fusing_weights_of_the_first_images_only(monkeypatch):
+    monkeypatch.setattr(record_module, "WEIGHTS_PER_RECORD", 5)
     model, data = adaptive(), split(12)
-    curve = look(model, data)["fusing_weight"]["through_generator"]
-    first = look(model, split(12).take(slice(0, 5)))["fusing_weight"]["through_generator"]
+    curve = internals(model, data)["fusing_weight"]["through_generator"]
+    first = internals(model, split(12).take(slice(0, 5)))["fusing_weight"]["through_generator"]
     assert curve[0]["per_image"] == first[0]["per_image"]
     assert curve[0]["mean"] != first[0]["mean"]
 
 
-def test_the_insides_of_a_stack_are_its_members_importance():
+def test_the_internals_of_a_stack_are_the_importances_of_its_members():
     stack = FeatureStack([wide_resnet(), wide_resnet(seed=1)], 10).eval()
-    importance = look(stack, split(2))["importance"]
+    importance = internals(stack, split(2))["importance"]
     assert len(importance) == 2
     assert sum(importance) == pytest.approx(1)
 
 
-def test_a_plain_network_has_no_insides():
-    assert look(wide_resnet().eval(), split(2)) == {}
+def test_a_plain_network_has_no_internals():
+    assert internals(wide_resnet().eval(), split(2)) == {}
 
 
-def test_looking_inside_uses_the_geometry_that_is_asked_for():
+def test_internals_are_measured_under_the_given_threat():
     made = []
 
     def threat(epsilon):
         made.append(epsilon)
         return L2(epsilon)
 
-    look(adaptive(), split(2), (0.0, 0.5), threat)
+    internals(adaptive(), split(2), (0.0, 0.5), threat)
     assert set(made) == {0.5}
 
 
-def test_looking_inside_leaves_the_model_as_it_was():
+def test_measuring_internals_leaves_the_model_unchanged():
     model = adaptive()
     before = [p.requires_grad for p in model.parameters()]
-    look(model, split(2))
+    internals(model, split(2))
     assert [p.requires_grad for p in model.parameters()] == before
     assert not model.training
 
@@ -159,7 +165,7 @@ def test_a_record_of_a_single_image_is_json_too():
     json.dumps(record(adaptive(), images=1), allow_nan=False)
 
 
-def test_what_happens_inside_is_measured_without_holding_all_images(monkeypatch):
+def test_internals_are_measured_in_batches(monkeypatch):
     data, asked = split(300), []
     batch = type(data).batch
 
@@ -169,5 +175,5 @@ def test_what_happens_inside_is_measured_without_holding_all_images(monkeypatch)
         return images, labels
 
     monkeypatch.setattr(type(data), "batch", counted)
-    look(adaptive(), data, epsilons=(0.0,))
+    internals(adaptive(), data, epsilons=(0.0,))
     assert max(asked) == 256

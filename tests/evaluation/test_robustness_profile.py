@@ -25,7 +25,7 @@ def test_an_image_broken_at_a_strength_stays_broken_above_it():
 
 
 class Unusual(AlwaysZero):
-    """Answers a number of its own where the last pixel is above ``above``."""
+    """Returns ``value`` as every logit where the last pixel is above ``above``."""
 
     def __init__(self, value: float, above: float) -> None:
         super().__init__()
@@ -37,19 +37,19 @@ class Unusual(AlwaysZero):
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
-def test_a_model_that_answers_no_numbers_is_refused(value):
-    with pytest.raises(ValueError, match=r"NaN or infinity to 6 of 6 clean images.* find where"):
+def test_a_model_with_logits_that_are_not_finite_is_refused(value):
+    with pytest.raises(ValueError, match=r"NaN or infinity for 6 of 6 clean images.* find where"):
         run(Unusual(value, above=-1.0).eval(), numbered(), [scripted("a", {})])
 
 
-def test_not_a_number_under_attack_is_right_for_no_class():
+def test_nan_under_attack_counts_as_misclassified():
     model = Unusual(torch.nan, above=0.01).eval()
     found = run(model, numbered(), [scripted("a", {0.1: {0, 1}})], epsilons=(0.1,))
     assert found.accuracy() == pytest.approx([1, 4 / 6])
     assert found.rescored.images == 2
 
 
-def test_only_survivors_are_attacked_on():
+def test_only_survivors_are_attacked_at_the_next_strength():
     first, second = [], []
     suites = [
         scripted("a", {0.02: {0}, 0.1: {1}}, first),
@@ -64,8 +64,8 @@ def test_only_survivors_are_attacked_on():
         (0.2, [2, 3, 4]),
     ]
     assert second == [(0.02, [1, 2, 3, 4]), (0.05, [1, 2, 3, 4]), (0.1, [3, 4]), (0.2, [3, 4])]
-    assert [tried.images_attacked for tried in found.tried] == [(5, 4, 4, 3), (4, 4, 2, 2)]
-    assert [tried.broken_at.tolist() for tried in found.tried] == [
+    assert [outcome.images_attacked for outcome in found.outcomes] == [(5, 4, 4, 3), (4, 4, 2, 2)]
+    assert [outcome.broken_at.tolist() for outcome in found.outcomes] == [
         [1, 3, -1, -1, -1, 0],
         [-1, -1, 2, -1, -1, 0],
     ]
@@ -73,7 +73,7 @@ def test_only_survivors_are_attacked_on():
     assert found.broken_by("a") == ["a/a", "a/a", None, None, None, "clean"]
 
 
-def test_an_independent_suite_sees_every_image_and_counts_for_the_worst_case_alone():
+def test_an_independent_suite_attacks_every_image_and_counts_for_the_worst_case_only():
     first, second, third = [], [], []
     suites = [
         scripted("a", {0.1: {0}}, first),
@@ -91,20 +91,22 @@ def test_an_independent_suite_sees_every_image_and_counts_for_the_worst_case_alo
 
 def test_passes_are_counted():
     found = run(always_zero(), numbered(), [scripted("a", {})], epsilons=(0.1,), batch_size=4)
-    assert (found.tried[0].forward_passes, found.tried[0].backward_passes) == (12, 2)
+    assert (found.outcomes[0].forward_passes, found.outcomes[0].backward_passes) == (12, 2)
 
 
 def test_an_image_outside_its_threat_is_refused():
     class Cheating(Scripted):
         def run(self, model, images, labels, threat, generator, autocast=None):
-            return super().run(model, images, labels, threat.at(2 * threat.epsilon), generator)
+            return super().run(
+                model, images, labels, threat.with_epsilon(2 * threat.epsilon), generator
+            )
 
     attack = Cheating(name="a", breaks={0.2: {3}}, calls=[])
-    with pytest.raises(EvaluationError, match=r"found for image 3 lies outside its threat of 0.1"):
+    with pytest.raises(EvaluationError, match=r"version of image 3 is outside its threat of 0.1"):
         run(always_zero(), numbered(), [Suite(name="s", attacks=(attack,))], epsilons=(0.1,))
 
 
-def test_a_model_whose_answer_depends_on_the_batch_is_refused_in_the_second_pass():
+def test_a_model_that_depends_on_the_batch_is_refused_by_the_verification():
     class Batchwise(nn.Module):
         def forward(self, images):
             wrong = images[:, 0, 7, 7] > 0.01
@@ -112,13 +114,17 @@ def test_a_model_whose_answer_depends_on_the_batch_is_refused_in_the_second_pass
             return nn.functional.one_hot(lit, 2) + 0 * images[:, 0, 0, :2]
 
     suites = [scripted("a", {0.1: {0, 1}})]
-    with pytest.raises(EvaluationError, match="2 of 2 adversarial images did not fool the model"):
+    with pytest.raises(
+        EvaluationError, match="2 of 2 adversarial images were classified correctly"
+    ):
         run(Batchwise().eval(), numbered(), suites, epsilons=(0.1,), batch_size=6)
 
 
-def test_every_image_found_is_judged_again_in_batches_of_another_size(of_adaptive):
+def test_every_adversarial_image_is_evaluated_again_in_batches_of_another_size(of_adaptive):
     found = of_adaptive[3]
-    broken = [at for tried in found.tried for at in tried.broken_at.tolist() if at > 0]
+    broken = [
+        level for outcome in found.outcomes for level in outcome.broken_at.tolist() if level > 0
+    ]
     assert found.rescored.images == len(broken) > 0
     assert found.rescored.batch_size != 256
     assert found.rescored.boundary == 0
@@ -139,7 +145,7 @@ def test_a_later_suite_may_break_an_image_at_a_lower_strength_than_an_earlier_on
     assert found.accuracy() == pytest.approx([1, 5 / 6, 5 / 6, 5 / 6, 5 / 6])
 
 
-def test_later_attacks_of_a_suite_see_what_the_earlier_ones_left():
+def test_later_attacks_of_a_suite_see_the_survivors_of_earlier_ones():
     calls = []
     suite = scripted("a", {0.02: {0, 1}}, calls)
     (second,) = scripted("b", {}, calls).attacks
@@ -153,14 +159,14 @@ def test_strengths_are_sorted_and_zero_is_always_among_them():
     assert found.epsilons == (0.0, 0.05, 0.2)
 
 
-def test_a_model_that_loses_everything_is_profiled_to_the_end():
+def test_a_model_whose_images_are_all_broken_has_a_whole_profile():
     found = run(always_zero(), numbered(), [scripted("a", {0.02: set(range(6))})])
     assert found.accuracy() == [1.0, 0.0, 0.0, 0.0, 0.0]
     assert run(always_zero(), numbered(wrong=6), [scripted("a", {})]).accuracy() == [0.0] * 5
 
 
 @pytest.mark.parametrize("threat", [Linf, L2])
-def test_real_attacks_with_nobody_left_to_attack_change_nothing(threat):
+def test_attacks_without_a_correctly_classified_image_change_nothing(threat):
     suites = suites_for(always_zero(), ("quick",), classes=2, steps=2, restarts=2)
     assert run(always_zero(), numbered(wrong=6), suites, threat=threat).accuracy() == [0.0] * 5
 
@@ -176,7 +182,7 @@ def test_a_linear_models_robust_accuracy_is_exact(batch_size):
         clear = left.abs() > 1e-4
         assert torch.equal(found.correct()[level][clear], (left > 0)[clear])
         shares.append(float((left > 0).double().mean()))
-    assert len(set(shares)) >= 3  # the strengths tell models apart
+    assert len(set(shares)) >= 3  # or the strengths would test nothing
 
 
 def test_a_linear_models_robust_accuracy_is_exact_under_l2_too():
@@ -217,10 +223,12 @@ def test_the_same_seed_gives_the_same_profile(of_adaptive):
     again = run(model, data, suites, epsilons=STRENGTHS)
     assert torch.equal(again.broken_at(), found.broken_at())
     assert again.broken_by() == found.broken_by()
-    assert [t.images_attacked for t in again.tried] == [t.images_attacked for t in found.tried]
+    assert [t.images_attacked for t in again.outcomes] == [
+        t.images_attacked for t in found.outcomes
+    ]
 
 
-def test_every_attack_at_every_strength_has_random_starts_of_its_own_from_the_seed():
+def test_every_attack_at_every_strength_has_its_own_seed():
     def drawn(seed):
         seen = []
 
@@ -263,7 +271,7 @@ def test_a_model_of_another_class_count_is_refused():
         run(wide_resnet(classes=7).eval(), split(4), [scripted("a", {})])
 
 
-def test_a_model_that_returns_no_tensor_is_refused():
+def test_a_model_that_does_not_return_a_tensor_is_refused():
     class Pair(nn.Module):
         def forward(self, images):
             return images, images
@@ -277,12 +285,14 @@ def test_a_strength_above_one_is_refused_with_the_remedy():
         run(always_zero(), numbered(), [scripted("a", {})], epsilons=(8.0,))
 
 
-def test_a_run_of_no_suites_is_refused():
-    with pytest.raises(ValueError, match="nothing to try"):
+def test_an_evaluation_without_suites_is_refused():
+    with pytest.raises(
+        ValueError, match=r"suites must hold at least one suite, got none.*Add quick"
+    ):
         run(always_zero(), numbered(), [])
 
 
-def test_progress_is_reported_between_nothing_and_all():
+def test_progress_is_reported_as_a_share_from_0_to_1():
     seen = []
     run(
         always_zero(),
@@ -301,7 +311,7 @@ def test_the_interval_surrounds_the_accuracy(of_adaptive):
     found = of_adaptive[3]
     for (low, high), accuracy in zip(found.interval(), found.accuracy(), strict=True):
         assert low <= accuracy <= high
-        assert high - low > 0.1  # 24 images say little
+        assert high - low > 0.1  # 24 images give a wide interval
 
 
 def test_never_broken_is_minus_one():
@@ -309,7 +319,7 @@ def test_never_broken_is_minus_one():
     assert found.broken_at().tolist() == [NEVER] * 6
 
 
-def test_a_different_threat_at_each_strength_is_made_by_the_given_function():
+def test_the_given_function_builds_the_threat_of_each_strength():
     made = []
 
     def threat(epsilon):
@@ -320,7 +330,7 @@ def test_a_different_threat_at_each_strength_is_made_by_the_given_function():
     assert set(made) == {0.02, 0.1}
 
 
-def test_from_the_strongest_down_only_what_was_broken_is_attacked_on():
+def test_descending_order_attacks_only_images_that_were_broken_above():
     first, second = [], []
     suites = [
         scripted("a", {0.05: {0}, 0.1: {0, 1}, 0.2: {0, 1, 2}}, first),
@@ -336,13 +346,13 @@ def test_from_the_strongest_down_only_what_was_broken_is_attacked_on():
     ]
     # Images 2 and 3 hold at 0.1, so they are not attacked below it.
     assert second == [(0.2, [3, 4]), (0.1, [2, 3]), (0.05, [1]), (0.02, [0, 1])]
-    assert [tried.images_attacked for tried in found.tried] == [(1, 2, 3, 5), (2, 1, 2, 2)]
+    assert [outcome.images_attacked for outcome in found.outcomes] == [(1, 2, 3, 5), (2, 1, 2, 2)]
     assert found.broken_at().tolist() == [1, 1, 4, 4, -1, 0]
     assert found.broken_by() == ["b/b", "b/b", "a/a", "b/b", None, "clean"]
     assert found.order == "descending"
 
 
-def test_from_the_strongest_down_a_linear_models_robust_accuracy_is_exact():
+def test_descending_order_is_exact_for_a_linear_model():
     model, data = linear(2).eval(), grey()
     suites = suites_for(model, ("quick",), classes=2, steps=20, restarts=1)
     up, down = (run(model, data, suites, order=order) for order in ("ascending", "descending"))
@@ -350,8 +360,8 @@ def test_from_the_strongest_down_a_linear_models_robust_accuracy_is_exact():
 
 
 @pytest.mark.parametrize("threat", [Linf, L2])
-def test_an_image_of_no_numbers_is_outside_every_threat(threat):
+def test_an_image_of_nan_is_outside_every_threat(threat):
     data = split(4)
     found = [(1, 0.1, torch.full((1, 1, 8, 8), torch.nan))]
-    with pytest.raises(EvaluationError, match="image 1 lies outside its threat"):
+    with pytest.raises(EvaluationError, match="image 1 is outside its threat"):
         rescore(linear().eval(), data, threat, found, other_than=4)

@@ -1,4 +1,4 @@
-"""Every check has a model that must set it off; honest models must set off none."""
+"""Every check fails for a model made for it; sound models pass all checks."""
 
 import json
 from dataclasses import asdict, replace
@@ -14,7 +14,7 @@ from equipoise.attacks.threat import L2, Linf
 from equipoise.data import Split
 from equipoise.evaluation import self_checks as module
 from equipoise.evaluation.robustness_profile import AttackOutcome
-from equipoise.evaluation.self_check_attacks import Finding, graded, scale_free_cross_entropy
+from equipoise.evaluation.self_check_context import Finding, grade, scale_free_cross_entropy
 from equipoise.evaluation.self_checks import check_range, self_checks
 from equipoise.models import fuse_branches, with_branches
 
@@ -25,8 +25,8 @@ def data(count: int = IMAGES) -> Split:
     return digits(test=count).test
 
 
-def tried(kind, broken_at, name="attack") -> AttackOutcome:
-    """What an attack did, by image."""
+def outcome(kind, broken_at, name="attack") -> AttackOutcome:
+    """The outcome of an attack that broke each image at the given level."""
     return AttackOutcome(
         suite="suite",
         name=name,
@@ -41,13 +41,13 @@ def tried(kind, broken_at, name="attack") -> AttackOutcome:
 
 
 def run(model, on=None, **changes) -> dict[str, Finding]:
-    settings = {"threat": Linf, "epsilons": (0.0, bad.EPSILON), "tried": (), "seed": 0}
+    settings = {"threat": Linf, "epsilons": (0.0, bad.EPSILON), "outcomes": (), "seed": 0}
     found = self_checks(model, on or data(), **(settings | changes))
     return {finding.name: finding for finding in found}
 
 
-def amiss(found: dict[str, Finding]) -> dict[str, str]:
-    return {name: one.verdict for name, one in found.items() if one.verdict != "pass"}
+def not_passed(found: dict[str, Finding]) -> dict[str, str]:
+    return {name: finding.verdict for name, finding in found.items() if finding.verdict != "pass"}
 
 
 @pytest.fixture
@@ -55,14 +55,14 @@ def only(monkeypatch):
     """Run one check alone."""
 
     def choose(name: str) -> None:
-        for table in ("LOOKS", "ATTACKS"):
-            kept = {key: check for key, check in getattr(module, table).items() if key == name}
-            monkeypatch.setattr(module, table, kept)
+        for table in ("PASSIVE_CHECKS", "ATTACK_CHECKS"):
+            chosen = {key: check for key, check in getattr(module, table).items() if key == name}
+            monkeypatch.setattr(module, table, chosen)
 
     return choose
 
 
-HONEST = {
+SOUND = {
     "standard": (lambda: bad.standard(), Linf, 0.1),
     "standard, all broken": (lambda: bad.standard(), Linf, 0.2),
     "robust": (lambda: bad.robust(), Linf, 0.2),
@@ -73,18 +73,18 @@ HONEST = {
 }
 
 
-@pytest.mark.parametrize(("make", "threat", "epsilon"), HONEST.values(), ids=HONEST)
-def test_an_honest_model_sets_off_nothing(make, threat, epsilon):
+@pytest.mark.parametrize(("make", "threat", "epsilon"), SOUND.values(), ids=SOUND)
+def test_a_sound_model_passes_every_check(make, threat, epsilon):
     found = run(make(), threat=threat, epsilons=(0.0, epsilon))
-    assert amiss(found) == {}
-    assert set(found) == {*module.LOOKS, *module.ATTACKS} - {"gate", "missed"}
+    assert not_passed(found) == {}
+    assert set(found) == {*module.PASSIVE_CHECKS, *module.ATTACK_CHECKS} - {"gate", "missed"}
 
 
-def test_an_honest_model_sets_off_nothing_with_other_random_numbers():
-    assert amiss(run(bad.robust(1), seed=1)) == {}
+def test_a_sound_model_passes_with_another_seed_too():
+    assert not_passed(run(bad.robust(1), seed=1)) == {}
 
 
-DISHONEST = {
+MISLEADING = {
     "noise": (lambda: bad.Noisy(bad.robust()), {"randomised"}),
     "noise on attacked images": (lambda: bad.NoisyWhenAttacked(bad.robust()), {"randomised"}),
     "batch statistics": (lambda: bad.OnBatchStatistics(bad.robust()), {"batch-dependent"}),
@@ -114,34 +114,39 @@ DISHONEST = {
 }
 
 
-@pytest.mark.parametrize(("make", "failing"), DISHONEST.values(), ids=DISHONEST)
-def test_a_dishonest_model_fails_the_checks_made_for_it(make, failing):
-    torch.manual_seed(0)  # of the random models, which draw as they please
-    found = amiss(run(make()))
+@pytest.mark.parametrize(("make", "failing"), MISLEADING.values(), ids=MISLEADING)
+def test_a_misleading_model_fails_exactly_the_checks_made_for_it(make, failing):
+    torch.manual_seed(0)  # the random models draw from the global generator
+    found = not_passed(run(make()))
     assert {name for name, verdict in found.items() if verdict == "fail"} == failing
-    # What warns besides is a consequence; more than two would be a check that cannot tell.
+    # Warnings may follow from the same fault; more than two would make the checks unspecific.
     assert len(found) - len(failing) <= 2
 
 
-def test_every_check_is_set_off_by_some_model_of_these_tests():
-    caught = set().union(*(failing for _, failing in DISHONEST.values()))
-    assert {*module.LOOKS, *module.ATTACKS} - caught == {"mode", "range", "gate", "missed"}
+def test_every_check_fails_for_some_model_of_these_tests():
+    caught = set().union(*(failing for _, failing in MISLEADING.values()))
+    assert {*module.PASSIVE_CHECKS, *module.ATTACK_CHECKS} - caught == {
+        "mode",
+        "range",
+        "gate",
+        "missed",
+    }
 
 
 @pytest.mark.parametrize("factor", [1e-2, 10.0])
-def test_logits_of_a_somewhat_odd_scale_do_not_fail(factor):
+def test_logits_of_an_unusual_scale_do_not_fail(factor):
     found = run(bad.Times(bad.robust(), factor))
     assert found["logit scale"].verdict == ("warn" if factor < 1 else "pass")
 
 
-def test_the_logits_scale_is_measured(only):
+def test_the_scale_of_the_logits_is_measured(only):
     only("logit scale")
     plain = run(bad.robust())["logit scale"].numbers["logit_deviation"]
     scaled = run(bad.Times(bad.robust(), 100.0))["logit scale"].numbers["logit_deviation"]
     assert scaled == pytest.approx(100 * plain, rel=1e-4)
 
 
-def test_the_scale_free_loss_takes_out_the_scale_and_keeps_the_ascent_direction():
+def test_the_scale_free_loss_removes_the_scale_and_keeps_the_ascent_direction():
     logits = torch.randn(6, 10, generator=torch.Generator().manual_seed(0)).requires_grad_()
     labels = torch.arange(6)
     value = scale_free_cross_entropy(logits, labels)
@@ -157,13 +162,13 @@ def in_train_mode() -> nn.Module:
     return bad.network().train()
 
 
-def with_dropout_awake() -> nn.Module:
+def with_dropout_in_train_mode() -> nn.Module:
     model = nn.Sequential(bad.network(), nn.Dropout(0.5)).eval()
     model[1].train()
     return model
 
 
-def with_a_norm_awake() -> nn.Module:
+def with_a_norm_in_train_mode() -> nn.Module:
     model = wide_resnet().eval()
     model.norm.train()
     return model
@@ -173,12 +178,12 @@ def with_a_norm_awake() -> nn.Module:
     ("make", "named"),
     [
         (in_train_mode, "the model itself."),
-        (with_dropout_awake, "1 modules are in train mode: 1."),
-        (with_a_norm_awake, "1 modules are in train mode: norm."),
-        (lambda: bad.Around(bad.network()).train(), "the model itself."),
+        (with_dropout_in_train_mode, "1 module is in train mode: 1."),
+        (with_a_norm_in_train_mode, "1 module is in train mode: norm."),
+        (lambda: bad.Wrapper(bad.network()).train(), "the model itself."),
     ],
 )
-def test_a_model_in_train_mode_fails_and_the_modules_are_named(only, make, named):
+def test_modules_in_train_mode_fail_and_are_named(only, make, named):
     only("mode")
     model = make()
     found = run(model)["mode"]
@@ -187,16 +192,16 @@ def test_a_model_in_train_mode_fails_and_the_modules_are_named(only, make, named
     assert "model.eval()" in found.meaning
 
 
-def test_a_module_that_does_the_same_in_both_modes_may_be_in_either(only):
+def test_a_module_that_ignores_the_mode_may_be_in_train_mode(only):
     only("mode")
     model = wide_resnet().eval()
     model.linear.train()
-    assert amiss(run(model)) == {}
+    assert not_passed(run(model)) == {}
 
 
-def test_a_strangers_module_in_train_mode_counts(only):
+def test_an_unknown_module_in_train_mode_counts(only):
     only("mode")
-    model = nn.Sequential(bad.Around(bad.network())).eval()
+    model = nn.Sequential(bad.Wrapper(bad.network())).eval()
     model[0].training = True
     assert run(model)["mode"].numbers == {"modules_in_train_mode": 1}
 
@@ -219,7 +224,7 @@ def test_images_must_fill_the_pixel_range(images, verdict):
     json.dumps(asdict(found), allow_nan=False)
 
 
-def test_images_that_were_divided_by_255_twice_are_noticed(only):
+def test_images_divided_by_255_twice_fail(only):
     only("range")
     dark = replace(data(), images=data().images // 255)
     assert run(bad.standard(), dark)["range"].verdict == "fail"
@@ -234,66 +239,67 @@ def broken(rows, level: int = 1) -> list[int]:
     return [level if row in rows else -1 for row in range(IMAGES)]
 
 
-def by_noise_only() -> list[int]:
-    """Images that Square is said to have broken in a model which gradients do not break."""
-    right = bad.Quantised(bad.robust())(data().batch(slice(None))[0]).argmax(1) == data().labels
-    return right.nonzero().flatten().tolist()[:30]
+def unbroken_by_gradients() -> list[int]:
+    """Images that gradient attacks cannot break, for an outcome in which Square breaks them."""
+    correct = bad.Quantised(bad.robust())(data().batch(slice(None))[0]).argmax(1) == data().labels
+    return correct.nonzero().flatten().tolist()[:30]
 
 
-def test_what_black_box_attacks_alone_break_fails(only):
+def test_images_that_only_black_box_attacks_break_fail(only):
     only("black box")
-    outcomes = [tried("white box", NEVER_BROKEN), tried("black box", broken(by_noise_only()))]
+    outcomes = [
+        outcome("white box", NEVER_BROKEN),
+        outcome("black box", broken(unbroken_by_gradients())),
+    ]
     alone = run(bad.Quantised(bad.robust()))["black box"]
-    found = run(bad.Quantised(bad.robust()), tried=outcomes)["black box"]
+    found = run(bad.Quantised(bad.robust()), outcomes=outcomes)["black box"]
     assert found.verdict == "fail"
     assert found.numbers["share"] > alone.numbers["share"] + 0.1
     assert found.numbers["noise"] == alone.numbers["noise"]
 
 
-def test_what_a_black_box_attack_broke_first_is_no_sign_if_gradients_break_it_too(only):
-    """Survivors alone are attacked on, so ``tried`` cannot tell; the check attacks again."""
+def test_images_that_gradients_break_too_do_not_count_for_the_black_box(only):
+    """Later attacks see survivors only, so ``outcomes`` cannot tell; the check attacks again."""
     only("black box")
     images, labels = data().batch(slice(None))
     found = (bad.robust()(bad.attacked(bad.robust(), images, labels)).argmax(1) != labels).nonzero()
     assert len(found) > 30
-    square = tried("black box", broken(found.flatten().tolist()))
-    assert run(bad.robust(), tried=[square])["black box"].verdict == "pass"
+    square = outcome("black box", broken(found.flatten().tolist()))
+    assert run(bad.robust(), outcomes=[square])["black box"].verdict == "pass"
 
 
 @pytest.mark.parametrize(
-    ("kind", "level", "ahead"),
+    ("kind", "level", "counts"),
     [("white box", 1, False), ("white box", 2, True), ("gate", 1, True)],
 )
-def test_a_black_box_attack_is_ahead_where_white_box_ones_need_more_strength(
-    only, kind, level, ahead
-):
+def test_a_black_box_attack_counts_if_white_box_ones_need_more_strength(only, kind, level, counts):
     only("black box")
-    rows = by_noise_only()
-    outcomes = [tried("transfer", broken(rows, 1)), tried(kind, broken(rows, level))]
+    rows = unbroken_by_gradients()
+    outcomes = [outcome("transfer", broken(rows, 1)), outcome(kind, broken(rows, level))]
     model = bad.Quantised(bad.robust())
-    found = run(model, tried=outcomes, epsilons=(0.0, 0.05, bad.EPSILON))["black box"]
-    assert (found.numbers["share"] > 0.2) == ahead
+    found = run(model, outcomes=outcomes, epsilons=(0.0, 0.05, bad.EPSILON))["black box"]
+    assert (found.numbers["share"] > 0.2) == counts
 
 
-def test_only_images_that_are_looked_at_count_for_the_black_box(only):
+def test_only_the_first_images_count_for_the_black_box(only):
     only("black box")
     always_right = replace(data(), labels=torch.zeros(IMAGES).long())
-    square = tried("black box", [-1] * 8 + [1] * (IMAGES - 8))
+    square = outcome("black box", [-1] * 8 + [1] * (IMAGES - 8))
     for images, share in ((8, 0.0), (16, 0.5)):
-        found = run(bad.Constant(), always_right, tried=[square], images=images)["black box"]
+        found = run(bad.Constant(), always_right, outcomes=[square], images=images)["black box"]
         assert found.numbers["share"] == share
 
 
-def test_images_that_the_evaluation_counts_as_right_but_are_not_are_reported():
-    found = run(bad.robust(), tried=[tried("white box", NEVER_BROKEN)])
-    assert amiss(found) == {"missed": "warn"}
+def test_images_that_the_evaluation_missed_are_reported():
+    found = run(bad.robust(), outcomes=[outcome("white box", NEVER_BROKEN)])
+    assert not_passed(found) == {"missed": "warn"}
     assert found["missed"].numbers["share"] > 0.2
     assert "at 0.2 the score is too high" in found["missed"].meaning
 
 
-def test_an_evaluation_that_broke_as_much_has_missed_nothing():
-    thorough = [tried("white box", NEVER_BROKEN), tried("white box", [1] * IMAGES)]
-    assert run(bad.robust(), tried=thorough)["missed"].verdict == "pass"
+def test_an_evaluation_that_broke_everything_missed_nothing():
+    thorough = [outcome("white box", NEVER_BROKEN), outcome("white box", [1] * IMAGES)]
+    assert run(bad.robust(), outcomes=thorough)["missed"].verdict == "pass"
 
 
 @pytest.fixture(scope="module")
@@ -305,78 +311,76 @@ def adaptive() -> nn.Module:
     ("count", "verdict"), [(0, "pass"), (1, "pass"), (5, "pass"), (12, "warn"), (30, "fail")]
 )
 @pytest.mark.parametrize("kind", ["gate", "transfer"])
-def test_the_gate_decides_where_only_attacks_on_it_break_images(
-    only, adaptive, kind, count, verdict
-):
+def test_images_that_only_gate_attacks_break_are_counted(only, adaptive, kind, count, verdict):
     only("gate")
     elsewhere = broken(range(64, IMAGES))
     outcomes = [
-        tried("white box", elsewhere),
-        tried("black box", elsewhere),
-        tried(kind, broken({*range(count), *range(64, IMAGES)})),
+        outcome("white box", elsewhere),
+        outcome("black box", elsewhere),
+        outcome(kind, broken({*range(count), *range(64, IMAGES)})),
     ]
-    found = run(adaptive, tried=outcomes, images=4)["gate"]
+    found = run(adaptive, outcomes=outcomes, images=4)["gate"]
     assert found.verdict == verdict
     assert found.numbers == {"share": pytest.approx(count / IMAGES), "attacks": 1}
     if verdict != "pass":
-        assert "the gate decides" in found.meaning
+        assert "the score depends on the gate" in found.meaning
 
 
-def test_a_gate_that_nothing_attacked_is_a_warning(only, adaptive):
+def test_a_gate_that_was_not_attacked_is_a_warning(only, adaptive):
     only("gate")
-    found = run(adaptive, tried=[tried("white box", NEVER_BROKEN)])["gate"]
-    assert (found.verdict, found.found) == ("warn", "no attack on the weight generator was tried.")
+    found = run(adaptive, outcomes=[outcome("white box", NEVER_BROKEN)])["gate"]
+    assert (found.verdict, found.found) == ("warn", "no attack on the weight generator was run.")
 
 
 def test_a_model_without_a_gate_has_no_finding_about_one(only):
     only("gate")
-    assert run(bad.robust(), tried=[tried("gate", [1] * IMAGES)]) == {}
+    assert run(bad.robust(), outcomes=[outcome("gate", [1] * IMAGES)]) == {}
 
 
-# What does not apply, what raises, what is left behind
+# Checks that do not apply, errors, and side effects
 
 
-def test_a_check_in_which_the_model_raises_fails_with_the_errors_text():
+def test_a_model_that_raises_fails_with_the_text_of_the_error():
     found = run(bad.Raising(bad.robust()))
     assert found["more steps"].verdict == "fail"
-    assert found["more steps"].found == "the model raised RuntimeError: these are no digits"
+    assert found["more steps"].found == "the model raised RuntimeError: not a digit"
     assert found["gradients"].verdict == "pass"
 
 
-def test_a_model_that_returns_no_tensor_is_a_finding_and_no_crash():
+def test_a_model_that_does_not_return_a_tensor_is_a_finding():
     class Pair(nn.Module):
         def forward(self, images):
             return images, images
 
     found = run(Pair().eval())
-    assert set(amiss(found)) >= {"randomised", "probabilities", "gradients", "more steps"}
+    assert set(not_passed(found)) >= {"randomised", "probabilities", "gradients", "more steps"}
 
 
-def test_a_model_without_gradients_is_told_once():
+def test_a_model_without_gradients_fails_one_check_and_is_not_attacked():
     found = run(bad.Detached(bad.robust()))
-    assert amiss(found) == {"gradients": "fail"}
-    assert not set(found) & set(module.ATTACKS)
+    assert not_passed(found) == {"gradients": "fail"}
+    assert not set(found) & set(module.ATTACK_CHECKS)
 
 
 def test_a_model_that_is_always_wrong_is_not_attacked():
     wrong = replace(data(), labels=torch.ones_like(data().labels))
-    assert not set(run(bad.Constant(), wrong)) & {"gradients", *module.ATTACKS}
+    assert not set(run(bad.Constant(), wrong)) & {"gradients", *module.ATTACK_CHECKS}
 
 
-def test_an_evaluation_without_a_strength_attacks_nothing():
-    assert not set(run(bad.robust(), epsilons=(0.0,))) & set(module.ATTACKS)
+def test_an_evaluation_of_clean_images_runs_no_attack_check():
+    assert not set(run(bad.robust(), epsilons=(0.0,))) & set(module.ATTACK_CHECKS)
 
 
 def test_one_image_is_enough():
     assert "batch-dependent" not in run(bad.robust(), data(1))
 
 
-def test_a_geometry_of_somebody_elses_has_no_huge_epsilon():
+def test_an_unknown_threat_has_no_huge_epsilon():
     class Box:
         def __init__(self, epsilon):
             self.inner, self.epsilon = Linf(epsilon), epsilon
 
-        def at(self, epsilon):
+        def with_epsilon(self, epsilon):
             return Box(epsilon)
 
         def __getattr__(self, name):
@@ -387,11 +391,11 @@ def test_a_geometry_of_somebody_elses_has_no_huge_epsilon():
         random_start = lambda self, *args: self.inner.random_start(*args)  # noqa: E731
         ascent = lambda self, *args: self.inner.ascent(*args)  # noqa: E731
 
-        def at(self, epsilon):
+        def with_epsilon(self, epsilon):
             return Somebodys(epsilon)
 
     found = run(bad.robust(), threat=Somebodys)
-    assert amiss(found) == {}
+    assert not_passed(found) == {}
     assert "huge epsilon" not in found
 
 
@@ -401,8 +405,8 @@ def test_the_same_seed_gives_the_same_findings():
     assert run(bad.robust(), seed=4) != first
 
 
-def test_the_batch_size_does_not_matter_to_an_honest_model():
-    assert amiss(run(bad.robust(), batch_size=50)) == {}
+def test_a_sound_model_passes_at_another_batch_size():
+    assert not_passed(run(bad.robust(), batch_size=50)) == {}
 
 
 def test_the_global_generator_is_left_alone():
@@ -412,7 +416,7 @@ def test_the_global_generator_is_left_alone():
 
 
 def test_the_model_is_left_as_it_was_found():
-    model = with_a_norm_awake()
+    model = with_a_norm_in_train_mode()
     model.linear.weight.requires_grad_(False)
     before, modes = weights(model), [m.training for m in model.modules()]
     run(model, split(6))
@@ -425,19 +429,19 @@ def test_the_model_is_left_as_it_was_found():
 def test_the_worst_case_costs_about_450_passes_over_the_images():
     model = bad.Constant()
     always_right = replace(data(8), labels=torch.zeros(8).long())
-    square = tried("black box", [1] * 8)
-    found = run(model, always_right, tried=[square])
+    square = outcome("black box", [1] * 8)
+    found = run(model, always_right, outcomes=[square])
     assert found["more steps"].verdict == "pass"  # nothing breaks, so every step is taken
     assert 400 * 8 < model.seen <= 500 * 8
 
 
-def test_only_the_first_images_are_looked_at():
+def test_only_the_first_images_are_attacked():
     model = bad.Constant()
     run(model, replace(data(), labels=torch.zeros(IMAGES).long()), images=2)
     assert model.seen <= 500 * 2
 
 
-def test_findings_go_into_a_record_as_they_are():
+def test_findings_are_json():
     for model in (bad.NotNumbers(bad.robust()), bad.robust()):
         for finding in run(model, data(16)).values():
             assert json.loads(json.dumps(asdict(finding), allow_nan=False))["name"] == finding.name
@@ -450,11 +454,11 @@ def test_found_and_meaning_are_sentences():
             assert finding.meaning.endswith(".")
 
 
-def test_progress_is_reported_between_nothing_and_all():
+def test_progress_is_reported_as_a_share_from_0_to_1():
     seen = []
     run(bad.standard(), data(4), report=lambda text, share: seen.append((text, share)))
     assert [text for text, _ in seen] == [
-        f"self-check: {name}" for name in (*module.LOOKS, *module.ATTACKS)
+        f"self-check: {name}" for name in (*module.PASSIVE_CHECKS, *module.ATTACK_CHECKS)
     ]
     shares = [share for _, share in seen]
     assert shares[0] == 0
@@ -466,7 +470,7 @@ def test_progress_is_reported_between_nothing_and_all():
     ("hits", "count", "verdict"),
     [
         (0, 128, "pass"),
-        (1, 2, "pass"),  # one image may be chance at any count
+        (1, 2, "pass"),  # a single image may be chance
         (3, 128, "pass"),  # 2.3 %, but not beyond the noise of 128 images
         (6, 128, "warn"),
         (300, 10_000, "warn"),
@@ -474,8 +478,8 @@ def test_progress_is_reported_between_nothing_and_all():
         (128, 128, "fail"),
     ],
 )
-def test_a_verdict_allows_for_the_noise_of_few_images(hits, count, verdict):
-    assert graded(hits, count, warn=0.02, fail=0.08) == verdict
+def test_a_grade_allows_for_sampling_noise(hits, count, verdict):
+    assert grade(hits, count, warn=0.02, fail=0.08) == verdict
 
 
 @pytest.mark.parametrize(
@@ -487,11 +491,14 @@ def test_a_verdict_allows_for_the_noise_of_few_images(hits, count, verdict):
         ({"epsilons": (0.0, 8.0)}, r"For the papers' 8 write 8 ?/ ?255"),
         ({"images": 0}, r"images and batch_size must be 1 or more, got 0 and 256"),
         ({"batch_size": 0}, r"got 128 and 0"),
-        ({"tried": [tried("gate", [-1] * 3)]}, r"suite/attack was tried on 3 images but the split"),
-        ({"tried": [tried("gate", [-1, 0, 1, 2])]}, r"index into the 2 epsilons, got -1..2"),
-        ({"tried": [tried("gate", [-2, 0, 1, 1])]}, r"got -2..1"),
+        (
+            {"outcomes": [outcome("gate", [-1] * 3)]},
+            r"suite/attack was run on 3 images but the split",
+        ),
+        ({"outcomes": [outcome("gate", [-1, 0, 1, 2])]}, r"index into the 2 epsilons, got -1..2"),
+        ({"outcomes": [outcome("gate", [-2, 0, 1, 1])]}, r"got -2..1"),
     ],
 )
-def test_what_makes_no_sense_is_refused(changes, message):
+def test_inconsistent_arguments_are_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         run(bad.standard(), data(4), **changes)

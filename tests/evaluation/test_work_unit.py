@@ -1,4 +1,4 @@
-"""What was found is kept and taken again, and other processes help to find it."""
+"""Results are cached and reused, and other processes compute them too."""
 
 import dataclasses
 import multiprocessing
@@ -20,23 +20,65 @@ from scripted import (
 from tiny import linear, split
 from torch import nn
 
-from equipoise.evaluation import EvaluationError, Store, Suite, suites_for, work_unit
+from equipoise.evaluation import EvaluationCache, EvaluationError, Suite, suites_for, work_unit
+from equipoise.evaluation.work_unit import AttackKey
+
+ATTACK = {"name": "a", "steps": 3}
+KEY = AttackKey(attack=ATTACK, norm="Linf", epsilon=0.1, seed=0)
 
 
-def test_what_is_on_disk_is_not_computed_again(tmp_path):
+def test_a_key_depends_on_everything_that_decides_a_result():
+    changes = [
+        {},
+        {"attack": ATTACK | {"steps": 4}},
+        {"norm": "L2"},
+        {"epsilon": 0.2},
+        {"seed": 1},
+        {"precision": "bf16-mixed"},
+    ]
+    names = {dataclasses.replace(KEY, **change).name() for change in changes}
+    assert len(names) == 6
+    assert dataclasses.replace(KEY, attack=dict(reversed(ATTACK.items()))).name() in names
+
+
+def test_a_key_changes_with_the_version(monkeypatch):
+    before = KEY.name()
+    monkeypatch.setattr(work_unit, "version", lambda package: "99")
+    assert KEY.name() != before
+
+
+def test_the_keys_of_existing_caches_stay_valid(monkeypatch):
+    """Computed before ``AttackKey`` existed, when a key was a list."""
+    monkeypatch.setattr(work_unit, "version", lambda package: "1.2.3")
+    attack = {"name": "a/b", "steps": 3, "kind": "white box"}
+    key = AttackKey(attack=attack, norm="Linf", epsilon=8 / 255, seed=0)
+    assert key.name() == "a_b_78b90a2f8959"
+    attack = {"steps": 3, "name": "pgd", "relative_step": None}
+    key = AttackKey(attack=attack, norm="L2", epsilon=0.5, seed=7, precision="bf16-mixed")
+    assert key.name() == "pgd_5c8de69abec4"
+
+
+def test_results_on_disk_are_not_computed_again(tmp_path):
     breaks = {0.02: {0}, 0.1: {1}}
-    first = run(always_zero(), numbered(), [scripted("a", breaks)], store=Store(6, tmp_path))
+    first = run(
+        always_zero(), numbered(), [scripted("a", breaks)], cache=EvaluationCache(6, tmp_path)
+    )
     calls = []
-    again = run(always_zero(), numbered(), [scripted("a", breaks, calls)], store=Store(6, tmp_path))
+    again = run(
+        always_zero(),
+        numbered(),
+        [scripted("a", breaks, calls)],
+        cache=EvaluationCache(6, tmp_path),
+    )
     assert calls == []
     assert again == dataclasses.replace(
-        first, suites=again.suites, tried=again.tried, clean=again.clean
+        first, suites=again.suites, outcomes=again.outcomes, clean=again.clean
     )
     assert again.broken_at().tolist() == first.broken_at().tolist()
-    assert again.tried[0].forward_passes == first.tried[0].forward_passes
+    assert again.outcomes[0].forward_passes == first.outcomes[0].forward_passes
 
 
-def test_more_strengths_and_suites_reuse_what_is_known(tmp_path):
+def test_more_strengths_and_suites_reuse_cached_results(tmp_path):
     breaks = {0.02: {0}, 0.05: {1}, 0.1: {2}}
     calls = []
     run(
@@ -44,18 +86,26 @@ def test_more_strengths_and_suites_reuse_what_is_known(tmp_path):
         numbered(),
         [scripted("a", breaks)],
         epsilons=(0.02, 0.1),
-        store=Store(6, tmp_path),
+        cache=EvaluationCache(6, tmp_path),
     )
     suites = [scripted("a", breaks, calls), scripted("b", {})]
-    found = run(always_zero(), numbered(), suites, epsilons=(0.05,), store=Store(6, tmp_path))
+    found = run(
+        always_zero(), numbered(), suites, epsilons=(0.05,), cache=EvaluationCache(6, tmp_path)
+    )
     assert calls == [(0.05, [0, 1, 2, 3, 4, 5])]
     assert found.accuracy() == pytest.approx([1, 5 / 6])
     calls.clear()
-    run(always_zero(), numbered(), suites, epsilons=(0.02, 0.05, 0.1), store=Store(6, tmp_path))
+    run(
+        always_zero(),
+        numbered(),
+        suites,
+        epsilons=(0.02, 0.05, 0.1),
+        cache=EvaluationCache(6, tmp_path),
+    )
     assert calls == []
 
 
-def test_what_other_code_of_an_attack_found_is_not_taken(tmp_path, monkeypatch):
+def test_results_of_other_attack_code_are_not_reused(tmp_path, monkeypatch):
     for name in work_unit.CODE:
         path = tmp_path / f"{name.replace('*', 'goals')}.py"
         path.parent.mkdir(exist_ok=True)
@@ -65,18 +115,18 @@ def test_what_other_code_of_an_attack_found_is_not_taken(tmp_path, monkeypatch):
     for place in (work_unit.PACKAGE, tmp_path):
         monkeypatch.setattr(work_unit, "PACKAGE", place)
         work_unit.code_hash.cache_clear()
-        run(always_zero(), numbered(), suites, epsilons=(0.1,), store=Store(6, tmp_path))
+        run(always_zero(), numbered(), suites, epsilons=(0.1,), cache=EvaluationCache(6, tmp_path))
     work_unit.code_hash.cache_clear()
     assert len(calls) == 2
 
 
-def test_a_run_cut_short_at_any_unit_ends_in_the_same_profile(tmp_path):
+def test_a_run_stopped_at_any_unit_continues_to_the_same_profile(tmp_path):
     model = adaptive()
     data = labelled_by(model)
     suites = suites_for(model, ("quick",), classes=10, steps=3, restarts=2)
     whole = run(model, data, suites, epsilons=STRENGTHS, batch_size=7)
 
-    class Cut(Store):
+    class Cut(EvaluationCache):
         left = 0
 
         def put(self, *arguments):
@@ -90,29 +140,37 @@ def test_a_run_cut_short_at_any_unit_ends_in_the_same_profile(tmp_path):
         store = Cut(len(data), folder)
         store.left = units
         with pytest.raises(KeyboardInterrupt):
-            run(model, data, suites, epsilons=STRENGTHS, batch_size=7, store=store)
+            run(model, data, suites, epsilons=STRENGTHS, batch_size=7, cache=store)
         assert len(list(folder.rglob("*.safetensors"))) == units
         again = run(
-            model, data, suites, epsilons=STRENGTHS, batch_size=7, store=Store(len(data), folder)
+            model,
+            data,
+            suites,
+            epsilons=STRENGTHS,
+            batch_size=7,
+            cache=EvaluationCache(len(data), folder),
         )
-        assert [t.broken_at.tolist() for t in again.tried] == [
-            t.broken_at.tolist() for t in whole.tried
+        assert [t.broken_at.tolist() for t in again.outcomes] == [
+            t.broken_at.tolist() for t in whole.outcomes
         ]
 
 
 def test_a_damaged_unit_is_computed_again(tmp_path):
-    run(always_zero(), numbered(), [scripted("a", {0.1: {2}})], store=Store(6, tmp_path))
+    run(always_zero(), numbered(), [scripted("a", {0.1: {2}})], cache=EvaluationCache(6, tmp_path))
     unit = sorted(tmp_path.rglob("*.safetensors"))[0]
     unit.write_bytes(unit.read_bytes()[:20])
     calls = []
     found = run(
-        always_zero(), numbered(), [scripted("a", {0.1: {2}}, calls)], store=Store(6, tmp_path)
+        always_zero(),
+        numbered(),
+        [scripted("a", {0.1: {2}}, calls)],
+        cache=EvaluationCache(6, tmp_path),
     )
     assert len(calls) == 1
     assert found.accuracy()[-1] == pytest.approx(5 / 6)
 
 
-def test_an_attack_that_fails_midway_is_named_and_what_was_finished_is_kept(tmp_path):
+def test_an_attack_that_fails_is_named_and_finished_units_are_kept(tmp_path):
     class Failing(Scripted):
         def run(self, model, images, *rest, **more):
             if len(self.calls) == 1:
@@ -126,19 +184,23 @@ def test_an_attack_that_fails_midway_is_named_and_what_was_finished_is_kept(tmp_
             numbered(),
             [Suite(name="s", attacks=(attack,))],
             batch_size=3,
-            store=Store(6, tmp_path),
+            cache=EvaluationCache(6, tmp_path),
         )
     assert len(list(tmp_path.rglob("*.safetensors"))) == 1
 
 
 @pytest.mark.slow
-def test_several_processes_find_what_one_finds(of_adaptive, tmp_path):
+def test_several_processes_give_the_result_of_one(of_adaptive, tmp_path):
     model, data, suites, _ = of_adaptive
     settings = {"epsilons": STRENGTHS, "batch_size": 5}
     one = run(model, data, suites, **settings)
-    two = run(model, data, suites, workers=2, store=Store(len(data), tmp_path), **settings)
-    assert [t.broken_at.tolist() for t in two.tried] == [t.broken_at.tolist() for t in one.tried]
-    assert [t.forward_passes for t in two.tried] == [t.forward_passes for t in one.tried]
+    two = run(
+        model, data, suites, workers=2, cache=EvaluationCache(len(data), tmp_path), **settings
+    )
+    assert [t.broken_at.tolist() for t in two.outcomes] == [
+        t.broken_at.tolist() for t in one.outcomes
+    ]
+    assert [t.forward_passes for t in two.outcomes] == [t.forward_passes for t in one.outcomes]
 
 
 @pytest.mark.slow
@@ -155,7 +217,7 @@ def fails(*arguments):
 
 
 class Dies(AlwaysZero):
-    """Ends the process that loads it, as the kernel does where memory runs out."""
+    """Kills the process that loads it, as the kernel does when memory runs out."""
 
     def __setstate__(self, state):
         if multiprocessing.parent_process() is not None:
@@ -165,14 +227,14 @@ class Dies(AlwaysZero):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("size", [1, 10**6])  # also more than a pipe takes at once
-def test_a_process_that_dies_while_it_loads_is_named_with_the_remedy(size):
+def test_a_process_that_dies_while_loading_is_an_error_with_a_remedy(size):
     model = Dies().eval()
     model.weight = nn.Parameter(torch.zeros(size))
     with pytest.raises(EvaluationError, match=r"a process .* was killed .*with fewer --workers"):
         run(model, numbered(), [scripted("a", {})], workers=2, batch_size=2)
 
 
-def test_a_model_that_cannot_be_copied_asks_for_one_process():
+def test_a_model_that_cannot_be_pickled_is_an_error_with_a_remedy():
     model = always_zero()
     model.unpicklable = lambda: None
     with pytest.raises(EvaluationError, match=r"cannot be copied .*--workers 1"):

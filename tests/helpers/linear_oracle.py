@@ -8,7 +8,7 @@ from equipoise.data import Split
 
 
 def exact(model: nn.Module, data: Split, epsilon: float, norm: float) -> torch.Tensor:
-    """How far a two-class linear model's margin stays above 0 at its worst, per image."""
+    """Return the worst-case margin of a two-class linear model, per image: robust if above 0."""
     layer = model[-1]
     weight = layer.weight[0] - layer.weight[1]
     bias = layer.bias[0] - layer.bias[1]
@@ -19,7 +19,7 @@ def exact(model: nn.Module, data: Split, epsilon: float, norm: float) -> torch.T
 
 
 def grey(count: int = 200) -> Split:
-    """Images so grey that the pixel box binds at no strength up to 0.2."""
+    """Return images so grey that clamping to [0, 1] changes nothing at epsilons up to 0.2."""
     data = split(count, classes=2)
     images = 60 + (data.images % 130)
     model = linear(2)

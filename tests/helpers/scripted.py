@@ -1,4 +1,4 @@
-"""Attacks that break what they are told to, and models to whom that is done."""
+"""Attacks that break the images that a script names, and models for them."""
 
 import dataclasses
 
@@ -8,7 +8,7 @@ from torch import nn
 
 from equipoise.attacks.threat import Linf
 from equipoise.data import Split
-from equipoise.evaluation import AttackResult, Profile, Suite, profile
+from equipoise.evaluation import AttackResult, Profile, Suite, measure_profile
 from equipoise.models import fuse_branches, with_branches
 
 EPSILONS = (0.0, 0.02, 0.05, 0.1, 0.2)
@@ -18,7 +18,7 @@ STRENGTHS = (0.0, 0.02, 0.1)
 
 
 def adaptive() -> nn.Module:
-    """An adaptive network whose two branches answer differently."""
+    """Build an adaptive network whose two branches differ."""
     network = with_branches(wide_resnet(), 2)
     generator = torch.Generator().manual_seed(1)
     for module in network.modules():
@@ -30,7 +30,7 @@ def adaptive() -> nn.Module:
 
 
 def labelled_by(model: nn.Module, count: int = 24) -> Split:
-    """Images that the model gets right, all but the last two."""
+    """Return images that the model classifies correctly, except the last two."""
     images = split(count).images
     with torch.no_grad():
         labels = model(images.float() / 255).argmax(dim=1)
@@ -40,12 +40,12 @@ def labelled_by(model: nn.Module, count: int = 24) -> Split:
 
 def run(model, data, suites, **changes) -> Profile:
     settings = {"threat": Linf, "epsilons": EPSILONS, "seed": 0}
-    return profile(model, data, suites=suites, **(settings | changes))
+    return measure_profile(model, data, suites=suites, **(settings | changes))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Scripted:
-    """Breaks, at each strength, the images whose first pixel says so, by lighting the last one."""
+    """Breaks, at each strength, the images with given first pixels, by lighting the last one."""
 
     name: str
     breaks: dict
@@ -55,12 +55,12 @@ class Scripted:
     def run(self, model, images, labels, threat, generator, autocast=None):
         rows = (images[:, 0, 0, 0] * 255).round().long()
         self.calls.append((round(threat.epsilon, 3), rows.tolist()))
-        wanted = self.breaks.get(round(threat.epsilon, 3), ())
-        broken = torch.tensor([int(row) in wanted for row in rows], dtype=torch.bool)
-        found = images.clone()
-        found[broken, 0, 7, 7] += threat.epsilon
+        to_break = self.breaks.get(round(threat.epsilon, 3), ())
+        broken = torch.tensor([int(row) in to_break for row in rows], dtype=torch.bool)
+        adversarial = images.clone()
+        adversarial[broken, 0, 7, 7] += threat.epsilon
         return AttackResult(
-            broken=broken, images=found, forward_passes=2 * len(rows), backward_passes=1
+            broken=broken, images=adversarial, forward_passes=2 * len(rows), backward_passes=1
         )
 
     def describe(self):
@@ -84,7 +84,7 @@ class AlwaysZero(nn.Module):
 
 
 def numbered(wrong: int = 0) -> Split:
-    """Six images whose first pixel is their number; the last ``wrong`` have label 1."""
+    """Return six images whose first pixel is their number; the last ``wrong`` have label 1."""
     images = torch.zeros(6, 1, 8, 8, dtype=torch.uint8)
     images[:, 0, 0, 0] = torch.arange(6)
     labels = (torch.arange(6) >= 6 - wrong).long()

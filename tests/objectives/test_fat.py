@@ -37,7 +37,7 @@ def test_an_image_stops_tau_steps_after_it_is_first_misclassified(tau):
     steps = ((found - clean)[:, 0, 0, 0] / STEP).round().int().tolist()
     assert steps == [min(flips + tau, STEPS) for flips in FLIPS]
     # The point that the last step reaches is not looked at any more.
-    assert goal.done.tolist() == [flips + tau < STEPS for flips in FLIPS]
+    assert goal.finished.tolist() == [flips + tau < STEPS for flips in FLIPS]
 
 
 def test_an_image_that_is_done_is_not_sent_through_the_network_again():
@@ -58,14 +58,14 @@ def test_points_are_counted_at_which_it_is_misclassified_as_algorithm_1_says():
     done = []
     for step in range(5):
         goal(clean + 0.1 * step)
-        done.append(goal.done.item())
+        done.append(goal.finished.item())
     assert done == [False, False, False, False, True]
-    torch.testing.assert_close(goal.found(clean), clean + 0.4)
+    torch.testing.assert_close(goal.replace_finished(clean), clean + 0.4)
 
 
 def test_the_point_that_is_found_is_the_one_where_it_stopped():
     goal, found = search(FAT(tau=0))
-    assert torch.equal(goal.found(torch.zeros_like(found))[:3], found[:3])
+    assert torch.equal(goal.replace_finished(torch.zeros_like(found))[:3], found[:3])
     assert (brightness(found)[:3].argmax(dim=1) == 1).all()
 
 
@@ -91,11 +91,11 @@ def test_rows_keep_their_order_and_their_clean_image_while_others_leave():
     goal = FAT(over=TRADES(), tau=0).goal(brightness, clean, labels)
     goal(clean)
     left = torch.tensor([5, 2])
-    part = goal.narrowed(left)
+    part = goal.select(left)
     points = clean[left] + 0.001
     wanted = TRADES().goal(brightness, clean[left], labels[left])(points)
     assert torch.equal(part(points), wanted)
-    assert part.done.tolist() == goal.done[left].tolist()
+    assert part.finished.tolist() == goal.finished[left].tolist()
 
 
 def test_its_start_and_losses_are_those_of_what_it_is_over():

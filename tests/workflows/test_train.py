@@ -9,7 +9,7 @@ import torch
 
 from equipoise import load
 from equipoise.data import Cifar10, DataError, Digits
-from equipoise.evaluation import images_hash, profile
+from equipoise.evaluation import images_hash, measure_profile
 from equipoise.models import AdaptiveNetwork, save, with_conditioning
 from equipoise.models.io import model_folder
 from equipoise.models.io.model_folder import ModelFolderError, read_config
@@ -388,8 +388,8 @@ def test_the_demo_trains_and_evaluates_its_recipes_once(tmp_path, monkeypatch):
 def test_validation_images_are_those_held_out_of_this_training(trained, data, monkeypatch):
     seen = []
     monkeypatch.setattr(
-        "equipoise.workflows.evaluate.profile",
-        lambda model, split, **rest: seen.append(split) or profile(model, split, **rest),
+        "equipoise.workflows.evaluate.measure_profile",
+        lambda model, split, **rest: seen.append(split) or measure_profile(model, split, **rest),
     )
     settings = replace(QUICK, images=None, part="validation")
     record, path = evaluate(trained, evaluation=settings, dataset=data)
@@ -457,9 +457,9 @@ def test_a_record_names_the_weights_that_were_evaluated(tmp_path, trained, data,
 
     def replaced(*arguments, **settings):
         save(tiny.wide_resnet(seed=5), place, read_config(place)["card"])
-        return profile(*arguments, **settings)
+        return measure_profile(*arguments, **settings)
 
-    monkeypatch.setattr("equipoise.workflows.evaluate.profile", replaced)
+    monkeypatch.setattr("equipoise.workflows.evaluate.measure_profile", replaced)
     record, _ = evaluate(place, evaluation=QUICK, dataset=data)
     assert record["weights_sha256"] == evaluated != model_card.weights_sha256(place)
 

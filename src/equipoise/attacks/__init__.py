@@ -1,4 +1,9 @@
-"""Searches: each climbs a goal inside a threat and knows no model. This list is the catalogue."""
+"""Attacks: searches that maximise a goal inside a threat.
+
+An attack is ``search(goal, clean, threat, generator)``. The search (``PGD``, ``APGD``, ``Square``)
+never sees a model; the goal (``attacks.goals``) is what it maximises, and the threat
+(``attacks.threat``) is the set of allowed perturbations.
+"""
 
 from equipoise.attacks.apgd import APGD
 from equipoise.attacks.pgd import PGD, Search, fgsm, iterative_fgsm

@@ -1,4 +1,4 @@
-"""What every search needs: the images it still works on, gradients, and the best point so far."""
+"""What every search needs: the images still under attack, gradients, and the best point so far."""
 
 from collections.abc import Sequence
 
@@ -7,66 +7,84 @@ from jaxtyping import Float
 from torch import Tensor
 
 from equipoise.attacks.goals import Finishable, Goal
-from equipoise.attacks.threat import Threat, narrowed
+from equipoise.attacks.threat import Threat, select_rows
 from equipoise.types import Images, PerImage
 
 
-class Work:
-    """The images that a search still works on; fewer and fewer where the goal is ``Finishable``.
+class ActiveBatch:
+    """The images that a search still works on; it shrinks as a ``Finishable`` goal finishes them.
 
     Args:
-        goal: What to climb.
+        goal: The goal to maximise.
         clean: Images in [0, 1].
         threat: Where to search.
 
     Attributes:
-        goal: The goal of the images that are left.
-        clean: Those images.
-        threat: Their threat.
-        rows: Their places in the whole batch.
+        goal: The goal for the images that remain.
+        clean: The clean images that remain.
+        threat: The threat for the images that remain.
+        rows: Their indices in the whole batch.
+
+    Example:
+        >>> import torch
+        >>> from equipoise.attacks.active_batch import ActiveBatch
+        >>> from equipoise.attacks.goals import SuccessTracker
+        >>> from equipoise.attacks.losses import margin
+        >>> from equipoise.attacks.threat import Linf
+        >>> predict = lambda images: torch.cat([0.5 - images, images - 0.5], dim=1)[:, :, 0, 0]
+        >>> clean = torch.tensor([0.4, 0.9, 0.3]).reshape(3, 1, 1, 1)
+        >>> goal = SuccessTracker(predict, torch.tensor([0, 0, 0]), margin)
+        >>> batch = ActiveBatch(goal, clean, Linf(0.1))
+        >>> values = batch.goal(batch.clean)  # the second image is misclassified
+        >>> (values,) = batch.drop_finished(values)
+        >>> batch.rows, len(values)
+        (tensor([0, 2]), 2)
+        >>> batch.whole_batch(torch.zeros(2, 1, 1, 1)).flatten()
+        tensor([0.0000, 0.9000, 0.0000])
     """
 
     def __init__(self, goal: Goal, clean: Images, threat: Threat) -> None:
         self.goal, self.clean, self.threat = goal, clean, threat
         self.rows = torch.arange(len(clean), device=clean.device)
-        self._whole_goal, self._whole = goal, clean
+        self._whole_goal, self._whole_clean = goal, clean
 
     def drop_finished(self, *state: Tensor) -> tuple[Tensor, ...]:
-        """Drop the images that are done.
+        """Drop the images that the goal has finished.
 
         Args:
-            state: Tensors with one row an image that is still worked on.
+            state: Tensors with one row for each image that is still under attack.
 
         Returns:
             The same tensors without the rows of dropped images.
         """
         if not isinstance(self.goal, Finishable):
             return state
-        done = self.goal.done
-        if not bool(done.any()):
+        finished = self.goal.finished
+        if not bool(finished.any()):
             return state
-        left = (~done).nonzero().squeeze(1)
-        self.rows, self.clean = self.rows[left], self.clean[left]
-        self.goal, self.threat = self.goal.narrowed(left), narrowed(self.threat, left)
-        return tuple(part[left] for part in state)
+        remaining = (~finished).nonzero().squeeze(1)
+        self.rows, self.clean = self.rows[remaining], self.clean[remaining]
+        self.goal = self.goal.select(remaining)
+        self.threat = select_rows(self.threat, remaining)
+        return tuple(tensor[remaining] for tensor in state)
 
-    def is_over(self) -> bool:
-        """Whether no image is left."""
+    def is_empty(self) -> bool:
+        """Return whether no image remains."""
         return len(self.rows) == 0
 
-    def finish(
-        self, images: Float[Tensor, "left channel height width"]
-    ) -> Float[Tensor, "all channel height width"]:
-        """All images again: these where work went on to the end, else what the goal found."""
+    def whole_batch(
+        self, images: Float[Tensor, "remaining channel height width"]
+    ) -> Float[Tensor, "batch channel height width"]:
+        """Return ``images`` together with the stored images of those that were dropped."""
         if not isinstance(self._whole_goal, Finishable):
             return images
-        whole = self._whole.clone()
+        whole = self._whole_clean.clone()
         whole[self.rows] = images
-        return self._whole_goal.found(whole)
+        return self._whole_goal.replace_finished(whole)
 
 
 def value_and_gradient(goal: Goal, images: Images) -> tuple[PerImage, Images]:
-    """The goal at ``images`` and its gradient with respect to them alone, both detached."""
+    """Return the goal at ``images`` and its gradient with respect to them, both detached."""
     points = images.detach().requires_grad_(True)
     with torch.enable_grad():
         value = goal(points)
@@ -76,24 +94,26 @@ def value_and_gradient(goal: Goal, images: Images) -> tuple[PerImage, Images]:
 
 @torch.no_grad()
 def value_only(goal: Goal, images: Images) -> PerImage:
-    """The goal at ``images``, without a gradient."""
+    """Return the goal at ``images``, computed without a gradient."""
     return goal(images)
 
 
-def better(best: Sequence[Tensor], rival: Images, rival_value: PerImage) -> tuple[Images, PerImage]:
-    """The higher of two points per image.
+def keep_better(
+    best: Sequence[Tensor], candidate: Images, candidate_value: PerImage
+) -> tuple[Images, PerImage]:
+    """Keep the point with the higher value, image by image.
 
     Args:
-        best: Images and values so far, or nothing yet.
-        rival: Other images.
-        rival_value: Their values; NaN never wins over a number.
+        best: The best images and their values so far, or an empty sequence.
+        candidate: Other points for the same images.
+        candidate_value: Their values; a NaN never replaces a number.
 
     Returns:
-        Images and values.
+        The best images and their values.
     """
     if not best:
-        return rival, rival_value
+        return candidate, candidate_value
     images, value = best
-    wins = (rival_value > value) | value.isnan()  # not >=, and NaN is not kept
-    chosen = torch.where(wins[:, None, None, None], rival, images)
-    return chosen, torch.where(wins, rival_value, value)
+    higher = (candidate_value > value) | value.isnan()  # a tie keeps the point, a NaN does not
+    chosen = torch.where(higher[:, None, None, None], candidate, images)
+    return chosen, torch.where(higher, candidate_value, value)

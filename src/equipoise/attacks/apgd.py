@@ -1,4 +1,4 @@
-"""Auto-PGD: projected gradient ascent that sets its own step length, image by image."""
+"""Auto-PGD: projected gradient ascent with momentum that adapts its step size per image."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,41 +7,55 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from equipoise.attacks.active_batch import Work, better, value_and_gradient, value_only
+from equipoise.attacks.active_batch import ActiveBatch, keep_better, value_and_gradient, value_only
 from equipoise.attacks.goals import Goal
-from equipoise.attacks.threat import Threat, per_image
+from equipoise.attacks.threat import Threat, broadcast_epsilon
 from equipoise.types import Images, PerImage
 
 
 @dataclass(frozen=True, kw_only=True)
 class APGD:
-    """Gradient ascent with momentum whose steps start at twice epsilon and are halved on the way.
+    """Auto-PGD: gradient ascent with momentum whose step starts at 2 epsilon and is halved.
 
-    At each of its ``checkpoints`` an image whose goal rose too seldom, or whose best point is the
-    same as at the last one, goes back to its best point and on with half the step. Each image
-    ends at the point with the highest goal of all visited. One restart costs ``steps`` gradients
-    and one forward pass more. An image that a ``Finishable`` goal is done with costs nothing
-    further, and what is found for one image does not depend on when others are done.
+    The search has checkpoints. At each one, an image restarts from its best point with half the
+    step if too few steps since the last checkpoint raised its goal, or if its best point is still
+    the same. The result is the visited point with the highest goal. One restart costs ``steps``
+    gradients and one more forward pass. Images that a ``Finishable`` goal has finished cost nothing
+    more, and the result for one image does not depend on when others are finished.
 
     Args:
-        steps: Gradient steps, 1 or more.
-        restarts: Independent searches, each from a random point; each image keeps the one whose
-            goal is highest.
-        rho: Share of the steps since the last checkpoint that has to raise the goal, or the step
-            is halved, [0, 1].
-        momentum: The paper's alpha, (0, 1]: share of the new step; the rest repeats the last move.
-            1 is plain ascent.
+        steps: Number of gradient steps, 1 or more.
+        restarts: Number of independent searches, each from a random point; each image keeps the one
+            with the highest goal.
+        rho: The step is halved unless more than this share of the steps since the last checkpoint
+            raised the goal, in [0, 1].
+        momentum: The paper's alpha, in (0, 1]: weight of the new step; the rest repeats the last
+            move. 1 is gradient ascent without momentum.
 
     Raises:
-        ValueError: If a count is not positive or a share lies outside its range.
+        ValueError: If a count is not positive, or ``rho`` or ``momentum`` is out of range.
 
     Source:
-        Croce and Hein 2020, Algorithm 1, in the form of their code: the step is halved at exactly
-        the share ``rho`` too, not for want of a better point at the first checkpoint, and after
-        going back the next value is compared with the last one before. Deviations: the first
-        point is drawn uniformly from the threat, not stretched to its border; the first value is
-        compared with the start's (as printed), where their code compares it with 0; the last
-        point's gradient, which nobody reads, is not computed; a NaN in a gradient counts as 0.
+        Croce and Hein 2020, Algorithm 1, as implemented in their code: the step is also halved at
+        exactly the share ``rho``; an unchanged best point does not count at the first checkpoint;
+        after a return to the best point, the next value is compared with the last one before it.
+        Deviations: the start is drawn uniformly from the threat, not scaled to its boundary; the
+        first value is compared with that of the start (as printed), where their code compares it
+        with 0; the gradient at the last point is not computed, because it is not used; a NaN in a
+        gradient counts as 0.
+
+    Example:
+        >>> import torch
+        >>> from equipoise.attacks import APGD
+        >>> from equipoise.attacks.threat import Linf
+        >>> goal = lambda images: -(images - 0.42).square().sum(dim=(1, 2, 3))  # highest at 0.42
+        >>> clean = torch.full((1, 1, 1, 1), 0.5)
+        >>> apgd = APGD(steps=50)
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> for epsilon in (0.2, 0.05):  # 0.42 is inside the first ball, outside the second
+        ...     print(f"{apgd(goal, clean, Linf(epsilon), generator).item():.2f}")
+        0.42
+        0.45
     """
 
     steps: int = 100
@@ -64,10 +78,10 @@ class APGD:
     def __call__(
         self, goal: Goal, clean: Images, threat: Threat, generator: torch.Generator
     ) -> Images:
-        """Search from random points around ``clean``.
+        """Maximise ``goal`` inside ``threat`` around ``clean``, from random points.
 
         Args:
-            goal: What to climb.
+            goal: The goal to maximise.
             clean: Images in [0, 1].
             threat: Where to search.
             generator: The only source of randomness.
@@ -76,67 +90,74 @@ class APGD:
             Images of the same shape, inside the threat, detached.
         """
         clean = clean.detach()
-        work = Work(goal, clean, threat)
+        batch = ActiveBatch(goal, clean, threat)
         best: Sequence[Tensor] = ()
         for _ in range(self.restarts):
-            best = work.drop_finished(*best)
-            if work.is_over():
+            best = batch.drop_finished(*best)
+            if batch.is_empty():
                 break
-            # For all images, so that a start does not depend on when others were done.
-            start = threat.random_start(clean, generator)[work.rows]
-            best = self._search(work, start, best)
-        return work.finish(best[0] if best else work.clean)
+            # Drawn for the whole batch, so that a start does not depend on when others finished.
+            start = threat.random_start(clean, generator)[batch.rows]
+            best = self._search(batch, start, best)
+        return batch.whole_batch(best[0] if best else batch.clean)
 
-    def _search(self, work: Work, start: Images, best: Sequence[Tensor]) -> Sequence[Tensor]:
-        climb = _begin(work, start)
-        marks = checkpoints(self.steps)
-        last_mark = 0
+    def _search(
+        self, batch: ActiveBatch, start: Images, best: Sequence[Tensor]
+    ) -> Sequence[Tensor]:
+        state = _initial_state(batch, start)
+        step_numbers = checkpoints(self.steps)
+        last_checkpoint = 0
         for step in range(1, self.steps + 1):
-            left = work.drop_finished(*climb, *best)
-            climb, best = _Climb(*left[: len(climb)]), left[len(climb) :]
-            if work.is_over():
+            remaining = batch.drop_finished(*state, *best)
+            state, best = _State(*remaining[: len(state)]), remaining[len(state) :]
+            if batch.is_empty():
                 break
-            images = self._move(work, climb, share=1.0 if step == 1 else self.momentum)
+            images = self._next_point(batch, state, momentum=1.0 if step == 1 else self.momentum)
             if step < self.steps:
-                climb = climb.at(images, *_value_and_gradient(work.goal, images))
+                state = state.after_step(images, *_value_and_gradient(batch.goal, images))
             else:
-                climb = climb.at(images, value_only(work.goal, images), climb.gradient)
-            if step in marks:
-                climb = climb.checked(enough=self.rho * (step - last_mark))
-                last_mark = step
-        return better(best, climb.best, climb.best_value)
+                state = state.after_step(images, value_only(batch.goal, images), state.gradient)
+            if step in step_numbers:
+                state = state.after_checkpoint(self.rho * (step - last_checkpoint))
+                last_checkpoint = step
+        return keep_better(best, state.best, state.best_value)
 
-    def _move(self, work: Work, climb: "_Climb", share: float) -> Images:
-        ahead = climb.images + climb.step * work.threat.ascent(climb.gradient)
-        ahead = work.threat.project(ahead, work.clean)
-        again = climb.images - climb.previous
-        images = climb.images + (ahead - climb.images) * share + again * (1 - share)
-        return work.threat.project(images, work.clean)
+    def _next_point(self, batch: ActiveBatch, state: "_State", momentum: float) -> Images:
+        ahead = state.images + state.step * batch.threat.ascent(state.gradient)
+        ahead = batch.threat.project(ahead, batch.clean)
+        last_move = state.images - state.previous
+        images = state.images + (ahead - state.images) * momentum + last_move * (1 - momentum)
+        return batch.threat.project(images, batch.clean)
 
 
 def checkpoints(steps: int) -> list[int]:
-    """After which steps the step length is looked at.
+    """Return the numbers of the steps after which the step size may be halved.
 
     Returns:
-        Counts of steps, ascending, all below ``steps``. The first comes after 22 % of the steps;
-        each gap is 3 % of the steps shorter than the one before, down to 6 %.
+        Step numbers, ascending, all below ``steps``. The first is at 22 % of the steps; each gap is
+        3 % of the steps shorter than the one before, down to 6 %.
 
     Source:
-        Croce and Hein 2020, their rule for the checkpoints w_j. Deviation: shares are cut to whole
-        steps as in their code; the paper rounds up.
+        Croce and Hein 2020, their rule for the checkpoints w_j. Deviation: shares are rounded down
+        to whole steps as in their code; the paper rounds up.
+
+    Example:
+        >>> from equipoise.attacks.apgd import checkpoints
+        >>> checkpoints(100)
+        [22, 41, 57, 70, 80, 87, 93, 99]
     """
     gap, shrink, least = (max(int(share * steps), 1) for share in (0.22, 0.03, 0.06))
-    marks = []
-    mark = gap
-    while mark < steps:
-        marks.append(mark)
+    numbers = []
+    number = gap
+    while number < steps:
+        numbers.append(number)
         gap = max(gap - shrink, least)
-        mark += gap
-    return marks
+        number += gap
+    return numbers
 
 
-class _Climb(NamedTuple):
-    """Where each image stands. Every tensor has one row an image."""
+class _State(NamedTuple):
+    """The state of a search. Every tensor has one row per image."""
 
     images: Tensor
     previous: Tensor  # the images before the last move
@@ -148,40 +169,40 @@ class _Climb(NamedTuple):
     step: Tensor  # pixel units, (batch, 1, 1, 1)
     rises: Tensor  # moves since the last checkpoint that raised the value
     halved: Tensor  # whether the last checkpoint halved the step
-    checked_value: Tensor  # the best value at the last checkpoint
+    checkpoint_value: Tensor  # the best value at the last checkpoint
 
-    def at(self, images: Images, value: PerImage, gradient: Images) -> "_Climb":
-        """After a move."""
-        wins = (value > self.best_value) | self.best_value.isnan()
+    def after_step(self, images: Images, value: PerImage, gradient: Images) -> "_State":
+        """Move to ``images`` and update the best point."""
+        higher = (value > self.best_value) | self.best_value.isnan()
         return self._replace(
             images=images,
             previous=self.images,
             value=value,
             gradient=gradient,
-            best=_choose(wins, images, self.best),
-            best_value=torch.where(wins, value, self.best_value),
-            best_gradient=_choose(wins, gradient, self.best_gradient),
+            best=_where(higher, images, self.best),
+            best_value=torch.where(higher, value, self.best_value),
+            best_gradient=_where(higher, gradient, self.best_gradient),
             rises=self.rises + (value > self.value),
         )
 
-    def checked(self, enough: float) -> "_Climb":
-        """After a checkpoint: back to the best point with half the step, where that is due."""
-        stuck = ~self.halved & ~(self.best_value > self.checked_value)
-        halve = (self.rises <= enough) | stuck
+    def after_checkpoint(self, enough_rises: float) -> "_State":
+        """Return to the best point with half the step, for the images that need it."""
+        stuck = ~self.halved & ~(self.best_value > self.checkpoint_value)
+        halve = (self.rises <= enough_rises) | stuck
         return self._replace(
-            images=_choose(halve, self.best, self.images),
-            gradient=_choose(halve, self.best_gradient, self.gradient),
-            step=_choose(halve, self.step / 2, self.step),
+            images=_where(halve, self.best, self.images),
+            gradient=_where(halve, self.best_gradient, self.gradient),
+            step=_where(halve, self.step / 2, self.step),
             rises=torch.zeros_like(self.rises),
             halved=halve,
-            checked_value=self.best_value,
+            checkpoint_value=self.best_value,
         )
 
 
-def _begin(work: Work, start: Images) -> _Climb:
-    value, gradient = _value_and_gradient(work.goal, start)
-    epsilon = per_image(work.threat.epsilon, work.clean)
-    return _Climb(
+def _initial_state(batch: ActiveBatch, start: Images) -> _State:
+    value, gradient = _value_and_gradient(batch.goal, start)
+    epsilon = broadcast_epsilon(batch.threat.epsilon, batch.clean)
+    return _State(
         images=start,
         previous=start,
         value=value,
@@ -191,15 +212,15 @@ def _begin(work: Work, start: Images) -> _Climb:
         best_gradient=gradient,
         step=torch.full_like(start[:, :1, :1, :1], 2.0) * epsilon,
         rises=torch.zeros_like(value, dtype=torch.long),
-        halved=torch.ones_like(value, dtype=torch.bool),  # so no image is stuck at the first check
-        checked_value=value,
+        halved=torch.ones_like(value, dtype=torch.bool),  # no image is stuck at the first one
+        checkpoint_value=value,
     )
 
 
 def _value_and_gradient(goal: Goal, images: Images) -> tuple[PerImage, Images]:
     value, gradient = value_and_gradient(goal, images)
-    return value, gradient.nan_to_num()  # one NaN would stay in the images to the end
+    return value, gradient.nan_to_num()  # momentum would carry a NaN to the end of the search
 
 
-def _choose(where: Tensor, yes: Tensor, no: Tensor) -> Tensor:
-    return torch.where(where[:, None, None, None], yes, no)
+def _where(rows: Tensor, chosen: Tensor, other: Tensor) -> Tensor:
+    return torch.where(rows[:, None, None, None], chosen, other)

@@ -1,10 +1,12 @@
-"""What an attack climbs: a goal takes images and returns one number an image.
+"""Goals: what an attack maximises. A goal takes images and returns one number per image.
 
-A goal closes over whatever it needs (a model's ``predict``, labels, a surrogate), so a search never
-sees a model. ``predict`` is any function from images in [0, 1] to logits.
+A goal closes over everything it needs (a model's ``predict``, labels, a surrogate), so a search
+never sees a model. ``predict`` is any function from images in [0, 1] to logits.
 """
 
+import copy
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -14,76 +16,113 @@ from torch import Tensor
 from equipoise.attacks import losses
 from equipoise.types import Images, Labels, Logits, PerImage, Predict
 
-Joint = Callable[[Images], tuple[Logits, Logits, PerImage | float]]
-"""One forward pass: logits to judge, logits to take the loss of, and what is added to the loss."""
+JointForward = Callable[[Images], tuple[Logits, Logits, PerImage | float]]
+"""One forward pass with three results: the logits that decide whether an image is misclassified,
+the logits that the loss is computed from, and a term that is added to the loss."""
 
 
 @runtime_checkable
 class Goal(Protocol):
-    """Images ``(batch, channel, height, width)`` in, one number an image out; higher is worse
-    for the model. Row i of the answer depends on row i of the images alone."""
+    """A function from images ``(batch, channel, height, width)`` to one number per image.
+
+    Higher is worse for the model. Row i of the result depends on row i of the images alone.
+    """
 
     def __call__(self, images: Images, /) -> PerImage:
-        """The number to climb, per image."""
+        """Return the value to maximise, per image."""
         ...
 
 
 @runtime_checkable
 class Finishable(Goal, Protocol):
-    """A goal that knows which images need no further search and can go on without them."""
+    """A goal that knows which images need no further search, so that a search can drop them."""
 
     @property
-    def done(self) -> Bool[Tensor, " batch"]:
+    def finished(self) -> Bool[Tensor, " batch"]:
         """Whether each image needs no further search."""
         ...
 
-    def found(self, images: Images) -> Images:
-        """``images`` with the point that was found in place of each that is done."""
+    def replace_finished(self, images: Images) -> Images:
+        """Return ``images`` with each finished one replaced by its stored adversarial image."""
         ...
 
-    def narrowed(self, rows: Int[Tensor, " rows"]) -> "Finishable":
-        """The same goal for some of the images; what it finds is noted here too."""
+    def select(self, rows: Int[Tensor, " rows"]) -> "Finishable":
+        """Return the goal for some of the images; it shares what it has visited with this one."""
         ...
 
 
 def cross_entropy(predict: Predict, labels: Labels) -> Goal:
-    """Climb the label's cross-entropy.
+    """Build the goal that maximises the cross-entropy of the labels.
 
     Returns:
         The goal of PGD-AT, AFS Eq. (3)-(5) and the papers' PGD evaluations.
+
+    Example:
+        >>> import torch
+        >>> from equipoise.attacks import fgsm
+        >>> from equipoise.attacks.goals import cross_entropy
+        >>> from equipoise.attacks.threat import Linf
+        >>> predict = lambda images: torch.stack([images.sum((1, 2, 3)), torch.ones(2)], dim=1)
+        >>> goal = cross_entropy(predict, labels=torch.tensor([0, 1]))
+        >>> fgsm()(goal, torch.full((2, 1, 1, 1), 0.5), Linf(0.1), torch.Generator()).flatten()
+        tensor([0.4000, 0.6000])
     """
     return lambda images: losses.cross_entropy(predict(images), labels)
 
 
 def margin(predict: Predict, labels: Labels) -> Goal:
-    """Climb the largest wrong logit minus the label's logit.
+    """Build the goal that maximises the largest wrong logit minus the label's logit.
 
     Returns:
-        The goal of the C&W attack in its L-inf form, kappa left out: it is positive exactly where
-        the image is misclassified, so the best point of a search is a broken one if any was.
+        The goal of the C&W attack in its L-inf form without kappa. It is positive exactly where
+        the image is misclassified, so the best point of a search is misclassified if any was.
+
+    Example:
+        >>> import torch
+        >>> from equipoise.attacks.goals import margin
+        >>> predict = lambda images: images.flatten(1)  # two pixels are the two logits
+        >>> goal = margin(predict, labels=torch.tensor([0, 0]))
+        >>> goal(torch.tensor([[0.75, 0.25], [0.25, 1.0]]).reshape(2, 1, 1, 2))
+        tensor([-0.5000,  0.7500])
     """
     return lambda images: losses.margin(predict(images), labels)
 
 
 def dlr(predict: Predict, labels: Labels) -> Goal:
-    """Climb the difference of logits ratio.
+    """Build the goal that maximises the difference of logits ratio.
 
     Returns:
-        The goal of APGD-DLR, for three classes or more: the margin, made independent of the
-        logits' scale.
+        The goal of APGD-DLR, for three classes or more: the margin, made independent of the scale
+        of the logits.
+
+    Example:
+        >>> import torch
+        >>> from equipoise.attacks.goals import dlr
+        >>> predict = lambda images: 100 * images.flatten(1)
+        >>> goal = dlr(predict, labels=torch.tensor([0]))
+        >>> goal(torch.tensor([0.75, 0.5, 0.25]).reshape(1, 1, 1, 3))
+        tensor([-0.5000])
     """
     return lambda images: losses.dlr(predict(images), labels)
 
 
 def kl_divergence(predict: Predict, clean: Images) -> Goal:
-    """Climb the KL divergence from the prediction at the clean images.
+    """Build the goal that maximises the KL divergence from the prediction at the clean images.
 
-    The clean prediction is made once, when the goal is first called, so that it sees the mode in
-    which the network is attacked.
+    The clean prediction is computed once, at the first call of the goal, so that it is made in the
+    mode in which the network is attacked.
 
     Returns:
-        The goal of TRADES' training attack. It is flat at the clean images themselves: a search
-        has to begin beside them.
+        The goal of TRADES' training attack. Its gradient is zero at the clean images themselves,
+        so a search has to start next to them.
+
+    Example:
+        >>> import torch
+        >>> from equipoise.attacks.goals import kl_divergence
+        >>> clean = torch.tensor([1.0, 0.0]).reshape(1, 1, 1, 2)
+        >>> goal = kl_divergence(lambda images: images.flatten(1), clean)
+        >>> goal(clean), goal(1 - clean)
+        (tensor([0.]), tensor([0.4621]))
     """
     reference: list[Logits] = []
 
@@ -96,24 +135,103 @@ def kl_divergence(predict: Predict, clean: Images) -> Goal:
     return goal
 
 
-class EarlyStoppedGoal:
-    """A goal that lets an image go soon after the search has crossed the decision boundary.
+def misclassified(logits: Logits, labels: Labels) -> Bool[Tensor, " batch"]:
+    """Return whether the largest logit of each row is another one than the label's.
 
-    It counts at how many of the visited points an image was misclassified. The image is done at the
-    first point that brings the count above ``tau``: ``tau`` steps after the first misclassified
-    one, where the search does not cross back. That point is what is ``found``.
+    A row that contains a NaN counts as misclassified whatever its label.
+
+    Example:
+        >>> import torch
+        >>> from equipoise.attacks.goals import misclassified
+        >>> logits = torch.tensor([[2.0, 1.0], [2.0, 1.0], [torch.nan, 1.0]])
+        >>> misclassified(logits, torch.tensor([0, 1, 0]))
+        tensor([False,  True,  True])
+    """
+    return (logits.argmax(dim=1) != labels) | logits.isnan().any(dim=1)
+
+
+@dataclass
+class PassCount:
+    """Images sent through a network, and those of them whose gradient was computed."""
+
+    forward: int = 0
+    backward: int = 0
+
+    def add(self, images: Images) -> None:
+        """Count one call; its backward pass counts if autograd records it."""
+        self.forward += len(images)
+        if torch.is_grad_enabled() and images.requires_grad:
+            self.backward += len(images)
+
+
+class _Visited:
+    """The misclassified points of a whole batch, shared by a goal and its selections.
+
+    An image is finished once it was misclassified at ``limit`` visited points; the last of these
+    points is stored.
+    """
+
+    def __init__(self, labels: Labels, limit: int, storage: Images | None = None) -> None:
+        self.counts = torch.zeros_like(labels)
+        self.limit, self.storage = limit, storage
+
+    def add(self, rows: Tensor, images: Images, wrong: Bool[Tensor, " rows"]) -> None:
+        if self.storage is None:
+            shape = (len(self.counts), *images.shape[1:])
+            self.storage = torch.zeros(shape, device=images.device)
+        self.counts[rows[wrong]] += 1
+        store = wrong & (self.counts[rows] == self.limit)
+        self.storage[rows[store]] = images.detach()[store].to(self.storage.dtype)
+
+    def finished(self, rows: Tensor) -> Bool[Tensor, " rows"]:
+        return self.counts[rows] >= self.limit
+
+    def images(self, rows: Tensor) -> Images:
+        assert self.storage is not None, "no point has been visited yet"
+        return self.storage[rows]
+
+    def replace_finished(self, rows: Tensor, images: Images) -> Images:
+        finished = self.finished(rows)
+        if not bool(finished.any()):
+            return images
+        stored = self.images(rows).to(images.dtype)
+        return torch.where(finished[:, None, None, None], stored, images)
+
+
+class EarlyStoppedGoal:
+    """A ``Finishable`` goal that stops the attack soon after it crosses the decision boundary.
+
+    It counts the visited points at which an image is misclassified. The image is finished at the
+    point that makes this count exceed ``tau``: ``tau`` steps after the first misclassified point,
+    unless the search crosses back. That point is the stored one.
 
     Args:
         predict: Images to logits.
         clean: The images under attack.
-        labels: ``(batch,)``.
-        climb: Makes the goal to climb, as ``climb(predict, clean, labels)``; it calls its
-            ``predict`` at the visited points last. Made anew for the images that are left, so one
-            that begins with the clean images predicts them again then.
-        tau: Further steps, 0 or more.
+        labels: Class indices, ``(batch,)``.
+        make_goal: Builds the goal to maximise, as ``make_goal(predict, clean, labels)``. The last
+            call of its ``predict`` has to be at the visited points. The goal is built again for the
+            images that remain, so one that starts by predicting the clean images repeats that.
+        tau: Number of further misclassified points, 0 or more.
 
     Source:
         Zhang et al. 2020 (FAT), Algorithm 1.
+
+    Example:
+        >>> import torch
+        >>> from equipoise.attacks.goals import EarlyStoppedGoal, margin
+        >>> predict = lambda images: torch.cat([0.5 - images, images - 0.5], dim=1)[:, :, 0, 0]
+        >>> make_goal = lambda predict, clean, labels: margin(predict, labels)
+        >>> clean, label = torch.zeros(1, 1, 1, 1), torch.tensor([0])
+        >>> goal = EarlyStoppedGoal(predict, clean, label, make_goal, tau=1)
+        >>> for pixel in (0.25, 0.625, 0.75):
+        ...     _ = goal(torch.full((1, 1, 1, 1), pixel))
+        ...     print(pixel, goal.finished.item())
+        0.25 False
+        0.625 False
+        0.75 True
+        >>> goal.replace_finished(clean).item()
+        0.75
     """
 
     def __init__(
@@ -121,82 +239,80 @@ class EarlyStoppedGoal:
         predict: Predict,
         clean: Images,
         labels: Labels,
-        climb: Callable[[Predict, Images, Labels], Goal],
+        make_goal: Callable[[Predict, Images, Labels], Goal],
         tau: int,
     ) -> None:
-        self.predict, self.clean, self.labels = predict, clean, labels
-        self.climb, self.tau = climb, tau
-        self.goal = climb(self._recorded, clean, labels)
+        self.predict, self.clean, self.labels, self.make_goal = predict, clean, labels, make_goal
         self.rows = torch.arange(len(labels), device=labels.device)
-        self.root = self
-        self._logits: Logits | None = None
-        self._misses = torch.zeros_like(labels)
-        self._images = torch.zeros_like(clean)
+        self._visited = _Visited(labels, limit=tau + 1, storage=torch.zeros_like(clean))
+        self._build_goal()
 
     def __call__(self, images: Images, /) -> PerImage:
-        """The goal at ``images``, taking note of what is misclassified there."""
-        value = self.goal(images)
+        """Evaluate the goal at ``images`` and count those that are misclassified."""
+        value = self._goal(images)
         assert self._logits is not None, "the goal did not call its predict"
-        wrong = self._logits.argmax(dim=1) != self.labels
-        self.root._misses[self.rows[wrong]] += 1
-        enough = wrong & (self.root._misses[self.rows] == self.tau + 1)
-        self.root._images[self.rows[enough]] = images.detach()[enough]
+        self._visited.add(self.rows, images, misclassified(self._logits, self.labels))
         return value
 
     @property
-    def done(self) -> Bool[Tensor, " batch"]:
+    def finished(self) -> Bool[Tensor, " batch"]:
         """Whether each image was misclassified at more than ``tau`` points."""
-        return self.root._misses[self.rows] > self.tau
+        return self._visited.finished(self.rows)
 
-    def found(self, images: Images) -> Images:
-        """``images`` with the point where the search stopped in place of each that is done."""
-        done = self.done[:, None, None, None]
-        return torch.where(done, self.root._images[self.rows], images)
+    def replace_finished(self, images: Images) -> Images:
+        """Return ``images`` with each finished one replaced by the point where it stopped."""
+        return self._visited.replace_finished(self.rows, images)
 
-    def narrowed(self, rows: Int[Tensor, " rows"]) -> "EarlyStoppedGoal":
-        """The same goal for some of the images; what it finds is noted here too."""
-        part = EarlyStoppedGoal(
-            self.predict, self.clean[rows], self.labels[rows], self.climb, self.tau
-        )
-        part.rows, part.root = self.rows[rows], self.root
+    def select(self, rows: Int[Tensor, " rows"]) -> "EarlyStoppedGoal":
+        """Return the goal for some of the images; it shares its counts with this one."""
+        part = copy.copy(self)
+        part.rows, part.clean, part.labels = self.rows[rows], self.clean[rows], self.labels[rows]
+        part._build_goal()
         return part
 
-    def _recorded(self, images: Images) -> Logits:
+    def _build_goal(self) -> None:
+        self._logits: Logits | None = None
+        self._goal = self.make_goal(self._predict_and_keep, self.clean, self.labels)
+
+    def _predict_and_keep(self, images: Images) -> Logits:
         logits = self.predict(images)
         self._logits = logits.detach()
         return logits
 
 
-def misclassified(logits: Logits, labels: Labels) -> Bool[Tensor, " batch"]:
-    """Whether each row of logits ``(batch, classes)`` puts another class than its label first.
-
-    A row that holds a NaN is right for no class.
-    """
-    return (logits.argmax(dim=1) != labels) | logits.isnan().any(dim=1)
-
-
 class SuccessTracker:
-    """A goal that remembers the first misclassified point of every image.
+    """A ``Finishable`` goal that stores the first misclassified point of every image.
 
-    A search keeps the point where its goal is highest, which under cross-entropy need not be
-    misclassified although another visited point was. Evaluation wants any broken point, and no
-    further work on an image that has one: this goal is ``Finishable``.
+    A search returns the point where its goal is highest. Under the cross-entropy, that point need
+    not be misclassified although another visited point was. Evaluation counts any misclassified
+    point, and does no further work on an image that has one.
 
     Args:
         predict: Images to logits.
-        labels: ``(batch,)``.
-        loss: The per-image loss to climb, called as ``loss(logits, labels)``, or as
-            ``loss(logits, labels, targets)`` where there are targets.
-        joint: Called in place of ``predict``; gives, from one forward pass, the logits that are
-            judged, those that the loss is taken of, and a number per image that is added to the
-            loss. For attacks on something beside the logits, such as AFA's gate.
-        targets: ``(batch,)``, the class to push each image to, for a targeted loss.
-        judge: Images to logits; decides whether a point that ``predict`` misclassifies counts. For
-            a ``predict`` of lower precision.
+        labels: Class indices, ``(batch,)``.
+        loss: Per-image loss to maximise, called as ``loss(logits, labels)``, or as
+            ``loss(logits, labels, targets)`` if there are targets.
+        joint: Called instead of ``predict``, for attacks on something besides the logits, such as
+            AFA's gate.
+        targets: Class to push each image towards, ``(batch,)``, for a targeted loss.
+        confirm: Images to logits; a point that ``predict`` misclassifies counts only if this
+            function misclassifies it too. For a ``predict`` of lower precision.
 
     Attributes:
-        forward_passes: Images that ``predict`` or ``joint`` was called with.
-        backward_passes: Those of them whose gradient was wanted.
+        passes: Calls of ``predict`` or ``joint``, counted in images.
+
+    Example:
+        >>> import torch
+        >>> from equipoise.attacks import PGD, losses
+        >>> from equipoise.attacks.goals import SuccessTracker
+        >>> from equipoise.attacks.threat import Linf
+        >>> predict = lambda images: torch.cat([0.5 - images, images - 0.5], dim=1)[:, :, 0, 0]
+        >>> clean = torch.tensor([0.45, 0.2]).reshape(2, 1, 1, 1)
+        >>> tracker = SuccessTracker(predict, torch.tensor([0, 0]), losses.margin)
+        >>> search = PGD(steps=4, relative_step=0.5, random_start=False)
+        >>> adversarial = search(tracker, clean, Linf(0.1), torch.Generator())
+        >>> tracker.broken
+        tensor([ True, False])
     """
 
     def __init__(
@@ -204,82 +320,63 @@ class SuccessTracker:
         predict: Predict,
         labels: Labels,
         loss: Callable[..., PerImage],
-        joint: Joint | None = None,
+        joint: JointForward | None = None,
         targets: Labels | None = None,
-        judge: Predict | None = None,
+        confirm: Predict | None = None,
     ) -> None:
-        self.predict, self.judge = predict, judge
-        self.labels, self.targets = labels, targets
-        self.loss, self.joint = loss, joint
+        self.predict, self.joint, self.confirm = predict, joint, confirm
+        self.labels, self.targets, self.loss = labels, targets, loss
         self.rows = torch.arange(len(labels), device=labels.device)
-        self.root = self
-        self.forward_passes = self.backward_passes = 0
-        self._broken = torch.zeros_like(labels, dtype=torch.bool)
-        self._images: Tensor | None = None
+        self.passes = PassCount()
+        self._visited = _Visited(labels, limit=1)
 
     def __call__(self, images: Images, /) -> PerImage:
-        """The loss at ``images``, taking note of what is misclassified there."""
-        self.root.forward_passes += len(images)
-        if torch.is_grad_enabled() and images.requires_grad:
-            self.root.backward_passes += len(images)
+        """Evaluate the loss at ``images`` and store those that are newly misclassified."""
+        self.passes.add(images)
         added: PerImage | float = 0.0
         if self.joint is None:
-            logits = climbed = self.predict(images)
+            logits = attacked_logits = self.predict(images)
         else:
-            logits, climbed, added = self.joint(images)
-        self.note(images, logits)
+            logits, attacked_logits, added = self.joint(images)
+        self.record(images, logits)
         if self.targets is None:
-            return self.loss(climbed, self.labels) + added
-        return self.loss(climbed, self.labels, self.targets) + added
+            return self.loss(attacked_logits, self.labels) + added
+        return self.loss(attacked_logits, self.labels, self.targets) + added
 
     @property
     def broken(self) -> Bool[Tensor, " batch"]:
         """Whether a misclassified point of each image was visited."""
-        return self.root._broken[self.rows]
+        return self._visited.finished(self.rows)
 
-    @property
-    def done(self) -> Bool[Tensor, " batch"]:
-        """The same: a broken image needs no further search."""
-        return self.broken
+    finished = broken
 
     @property
     def images(self) -> Images:
-        """The first misclassified point of each image; rows without one hold zeros."""
-        assert self.root._images is not None, "nothing has been visited yet"
-        return self.root._images[self.rows]
+        """The first misclassified point of each image; rows without one are zero."""
+        return self._visited.images(self.rows)
 
-    def found(self, images: Images) -> Images:
-        """``images`` with the misclassified point in place of each that has one."""
-        broken = self.broken
-        if not bool(broken.any()):
-            return images
-        return torch.where(broken[:, None, None, None], self.images.to(images.dtype), images)
+    def replace_finished(self, images: Images) -> Images:
+        """Return ``images`` with each broken one replaced by its misclassified point."""
+        return self._visited.replace_finished(self.rows, images)
 
-    def narrowed(self, rows: Int[Tensor, " rows"]) -> "SuccessTracker":
-        """The same goal for some of the images; what it finds is noted here too."""
-        targets = None if self.targets is None else self.targets[rows]
-        part = SuccessTracker(
-            self.predict, self.labels[rows], self.loss, self.joint, targets, self.judge
-        )
-        part.rows, part.root = self.rows[rows], self.root
+    def select(self, rows: Int[Tensor, " rows"]) -> "SuccessTracker":
+        """Return the goal for some of the images; it shares what it has visited with this one."""
+        part = copy.copy(self)
+        part.rows, part.labels = self.rows[rows], self.labels[rows]
+        part.targets = None if self.targets is None else self.targets[rows]
         return part
 
-    def towards(self, targets: Labels) -> "SuccessTracker":
-        """The same goal with other targets; what it finds is noted here too."""
-        part = self.narrowed(torch.arange(len(self.labels), device=self.labels.device))
+    def with_targets(self, targets: Labels) -> "SuccessTracker":
+        """Return the goal with other targets; it shares what it has visited with this one."""
+        part = copy.copy(self)
         part.targets = targets
         return part
 
     @torch.no_grad()
-    def note(self, images: Images, logits: Logits) -> None:
-        """Remember the images that these logits misclassify and that were not broken before."""
-        if self.root._images is None:
-            self.root._images = torch.zeros(
-                len(self.root.labels), *images.shape[1:], device=images.device
-            )
-        fresh = misclassified(logits, self.labels) & ~self.broken
-        if self.judge is not None and bool(fresh.any()):
-            rows = fresh.nonzero().squeeze(1)
-            fresh[rows] = misclassified(self.judge(images[rows].detach()), self.labels[rows])
-        self.root._images[self.rows[fresh]] = images.detach()[fresh].to(self.root._images.dtype)
-        self.root._broken[self.rows[fresh]] = True
+    def record(self, images: Images, logits: Logits) -> None:
+        """Store the images that ``logits`` misclassify and that were not broken before."""
+        wrong = misclassified(logits, self.labels) & ~self.broken
+        if self.confirm is not None and bool(wrong.any()):
+            rows = wrong.nonzero().squeeze(1)
+            wrong[rows] = misclassified(self.confirm(images[rows].detach()), self.labels[rows])
+        self._visited.add(self.rows, images, wrong)

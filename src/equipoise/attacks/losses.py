@@ -1,6 +1,7 @@
-"""Per-image losses: logits in, one number an image out. No reduction, no model.
+"""Per-image losses: logits in, one number per image out. No reduction, no model.
 
-All are computed in float32 whatever the logits' precision, so that autocast does not round them.
+All losses are computed in float32 whatever the precision of the logits, so that autocast does not
+round them.
 """
 
 import torch
@@ -12,15 +13,21 @@ from equipoise.types import Labels, Logits, PerImage
 
 
 def cross_entropy(logits: Logits, labels: Labels, label_smoothing: float = 0.0) -> PerImage:
-    """Negative log-probability of the label.
+    """Return the negative log-probability of the label.
 
     Args:
         logits: Unnormalised scores.
         labels: Class indices.
-        label_smoothing: Share of the target spread evenly over all classes, [0, 1].
+        label_smoothing: Share of the target spread evenly over all classes, in [0, 1].
 
     Returns:
         ``(batch,)``, not reduced.
+
+    Example:
+        >>> import torch
+        >>> from equipoise.attacks.losses import cross_entropy
+        >>> cross_entropy(torch.tensor([[2.0, 0.0], [0.0, 0.0]]), torch.tensor([0, 1]))
+        tensor([0.1269, 0.6931])
     """
     return functional.cross_entropy(
         logits.float(), labels, reduction="none", label_smoothing=label_smoothing
@@ -28,7 +35,7 @@ def cross_entropy(logits: Logits, labels: Labels, label_smoothing: float = 0.0) 
 
 
 def soft_cross_entropy(logits: Logits, targets: Float[Tensor, "batch classes"]) -> PerImage:
-    """Cross-entropy against a distribution over the classes.
+    """Return the cross-entropy against a distribution over the classes.
 
     Args:
         logits: Unnormalised scores.
@@ -36,60 +43,87 @@ def soft_cross_entropy(logits: Logits, targets: Float[Tensor, "batch classes"]) 
 
     Returns:
         ``(batch,)``, not reduced.
+
+    Example:
+        >>> import torch
+        >>> from equipoise.attacks.losses import soft_cross_entropy
+        >>> soft_cross_entropy(torch.tensor([[2.0, 0.0]]), torch.tensor([[0.5, 0.5]]))
+        tensor([1.1269])
     """
     return functional.cross_entropy(logits.float(), targets.float(), reduction="none")
 
 
 def kl_divergence(logits: Logits, reference: Logits) -> PerImage:
-    """How far a prediction is from a reference: ``sum_c p_c (log p_c - log q_c)``.
+    """Return the KL divergence ``sum_c p_c (log p_c - log q_c)`` of q from the reference p.
 
-    Both are taken in log space, so that value and gradient stay finite where a probability is 0 in
-    float32. (With a target of probabilities, torch's own gradient is NaN there.)
+    Both are taken in log space, so that value and gradient stay finite where a probability
+    underflows to 0 in float32. (With probabilities as the target, torch's own gradient is NaN
+    there.)
 
     Args:
-        logits: Of q, the prediction.
-        reference: Logits of p, what it should be; the gradient flows to them as well.
+        logits: Logits of the prediction q.
+        reference: Logits of the reference p; the gradient flows to them as well.
 
     Returns:
-        ``(batch,)``, 0 or more up to rounding; 0 where both predictions are the same.
+        ``(batch,)``, 0 or more up to rounding; 0 where both predictions are equal.
 
     Source:
-        Zhang et al. 2019 (TRADES): the loss inside their maximum, as their code takes it.
+        Zhang et al. 2019 (TRADES), the loss inside their maximum, as implemented in their code.
+
+    Example:
+        >>> import torch
+        >>> from equipoise.attacks.losses import kl_divergence
+        >>> clean = torch.tensor([[2.0, 0.0]])
+        >>> kl_divergence(torch.tensor([[0.0, 0.0]]), clean)
+        tensor([0.3278])
+        >>> kl_divergence(clean, clean)
+        tensor([0.])
     """
-    ours, wanted = (each.float().log_softmax(dim=1) for each in (logits, reference))
-    terms = functional.kl_div(ours, wanted, reduction="none", log_target=True)
-    return terms.sum(dim=1)
+    log_q, log_p = logits.float().log_softmax(dim=1), reference.float().log_softmax(dim=1)
+    return functional.kl_div(log_q, log_p, reduction="none", log_target=True).sum(dim=1)
 
 
 def boosted_cross_entropy(logits: Logits, labels: Labels) -> PerImage:
-    """MART's BCE: cross-entropy plus a margin term, ``-log p_y - log(1 - max_{j != y} p_j)``.
+    """Return MART's boosted cross-entropy, ``-log p_y - log(1 - max_{j != y} p_j)``.
 
     Args:
         logits: Unnormalised scores.
         labels: Class indices.
 
     Returns:
-        ``(batch,)``; the margin term is at most 9.21, since 1.0001 stands for the 1 under its log.
+        ``(batch,)``; the second term is at most 9.21, because 1.0001 replaces the 1 in its log.
 
     Source:
-        Wang et al. 2020 (MART), "boosted cross-entropy"; the 1.0001 and the 1e-12 are of
+        Wang et al. 2020 (MART), "boosted cross-entropy"; the constants 1.0001 and 1e-12 are from
         their code.
+
+    Example:
+        >>> import torch
+        >>> from equipoise.attacks.losses import boosted_cross_entropy
+        >>> boosted_cross_entropy(torch.tensor([[0.0, 0.0]]), torch.tensor([0]))
+        tensor([1.3861])
     """
     logits = logits.float()
     wrong = logits.scatter(1, labels[:, None], float("-inf")).argmax(dim=1, keepdim=True)
-    likeliest = logits.softmax(dim=1).gather(1, wrong).squeeze(1)
-    return cross_entropy(logits, labels) - torch.log(1.0001 - likeliest + 1e-12)
+    largest_wrong = logits.softmax(dim=1).gather(1, wrong).squeeze(1)
+    return cross_entropy(logits, labels) - torch.log(1.0001 - largest_wrong + 1e-12)
 
 
 def margin(logits: Logits, labels: Labels) -> PerImage:
-    """Largest wrong logit minus the label's logit; positive exactly where misclassified.
+    """Return the largest wrong logit minus the label's; positive exactly where misclassified.
 
     Returns:
-        ``(batch,)``; a tie is 0 and counts as not misclassified.
+        ``(batch,)``; 0 for a tie, which counts as not misclassified.
 
     Source:
-        Carlini and Wagner 2017, f_6 with kappa left out; ascending it is the C&W attack of
-        Madry et al. 2018.
+        Carlini and Wagner 2017, f_6 without kappa; maximising it is the C&W attack of Madry et
+        al. 2018.
+
+    Example:
+        >>> import torch
+        >>> from equipoise.attacks.losses import margin
+        >>> margin(torch.tensor([[2.0, 0.5, -1.0], [0.0, 3.0, 1.0]]), torch.tensor([0, 2]))
+        tensor([-1.5000,  2.0000])
     """
     logits = logits.float()
     wrong = logits.scatter(1, labels[:, None], float("-inf"))
@@ -97,19 +131,27 @@ def margin(logits: Logits, labels: Labels) -> PerImage:
 
 
 def dlr(logits: Logits, labels: Labels) -> PerImage:
-    """The margin over the difference of the largest and the third largest logit.
+    """Return the difference of logits ratio: the margin over (largest - third largest logit).
 
-    A positive factor on the logits leaves it as it is, so that a network cannot hide behind large
-    logits. It is positive exactly where misclassified.
+    Multiplying the logits by a positive factor does not change it, so a network cannot mask its
+    gradients by large logits. It is positive exactly where misclassified.
 
     Returns:
-        ``(batch,)``; 1 wherever the label's logit is the third largest, so flat there.
+        ``(batch,)``; constantly 1, and so without a gradient, where the label's logit is the third
+        largest.
 
     Raises:
         ValueError: If there are fewer than three classes.
 
     Source:
-        Croce and Hein 2020, Eq. (6), "difference of logits ratio"; the 1e-12 is of their code.
+        Croce and Hein 2020, Eq. (6), "difference of logits ratio"; the 1e-12 is from their code.
+
+    Example:
+        >>> import torch
+        >>> from equipoise.attacks.losses import dlr
+        >>> logits, label = torch.tensor([[2.0, 0.5, -1.0]]), torch.tensor([0])
+        >>> dlr(logits, label), dlr(1000 * logits, label)
+        (tensor([-0.5000]), tensor([-0.5000]))
     """
     _check_classes(logits, least=3, name="DLR")
     first, _, third = logits.float().topk(3, dim=1).values.unbind(dim=1)
@@ -117,37 +159,54 @@ def dlr(logits: Logits, labels: Labels) -> PerImage:
 
 
 def targeted_margin(logits: Logits, labels: Labels, targets: Labels) -> PerImage:
-    """The target's logit minus the label's.
+    """Return the target's logit minus the label's.
 
     Args:
         logits: Unnormalised scores.
         labels: Class indices.
-        targets: Class indices, for each image the wrong class to push it to.
+        targets: The wrong class to push each image towards.
 
     Returns:
-        ``(batch,)``; where it is positive, the image is misclassified (as any class).
+        ``(batch,)``; where it is positive, the image is misclassified (as some class, not
+        necessarily as the target).
+
+    Example:
+        >>> import torch
+        >>> from equipoise.attacks.losses import targeted_margin
+        >>> logits = torch.tensor([[2.0, 0.5, -1.0]])
+        >>> targeted_margin(logits, labels=torch.tensor([0]), targets=torch.tensor([2]))
+        tensor([-3.])
     """
     logits = logits.float()
-    label, target = (logits.gather(1, each[:, None]).squeeze(1) for each in (labels, targets))
-    return target - label
+    label_logit = logits.gather(1, labels[:, None]).squeeze(1)
+    target_logit = logits.gather(1, targets[:, None]).squeeze(1)
+    return target_logit - label_logit
 
 
 def targeted_dlr(logits: Logits, labels: Labels, targets: Labels) -> PerImage:
-    """The targeted margin, made independent of the logits' scale.
+    """Return the targeted margin, made independent of the scale of the logits.
 
     Args:
         logits: Unnormalised scores.
         labels: Class indices.
-        targets: Class indices, for each image the wrong class to push it to.
+        targets: The wrong class to push each image towards.
 
     Returns:
-        ``(batch,)``; the largest logit minus the mean of the third and fourth divides it.
+        ``(batch,)``: the targeted margin divided by the largest logit minus the mean of the third
+        and the fourth.
 
     Raises:
         ValueError: If there are fewer than four classes.
 
     Source:
-        Croce and Hein 2020, Eq. (7); the 1e-12 is of their code.
+        Croce and Hein 2020, Eq. (7); the 1e-12 is from their code.
+
+    Example:
+        >>> import torch
+        >>> from equipoise.attacks.losses import targeted_dlr
+        >>> logits = torch.tensor([[4.0, 3.0, 1.0, -1.0]])
+        >>> targeted_dlr(logits, labels=torch.tensor([0]), targets=torch.tensor([1]))
+        tensor([-0.2500])
     """
     _check_classes(logits, least=4, name="targeted DLR")
     first, _, third, fourth = logits.float().topk(4, dim=1).values.unbind(dim=1)
@@ -155,36 +214,49 @@ def targeted_dlr(logits: Logits, labels: Labels, targets: Labels) -> PerImage:
 
 
 def gate_cross_entropy(gate: PerImage, target: float | PerImage) -> PerImage:
-    """Binary cross-entropy of a fusing weight against where it should be.
+    """Return the binary cross-entropy of AFA's fusing weight W0 against a target.
 
     Args:
-        gate: The fusing weight W0 before its sigmoid, so that the loss still pulls where the
-            weight itself has saturated.
-        target: Wanted W0 in [0, 1], one for all or one an image.
+        gate: The fusing weight before its sigmoid, so that the loss has a gradient even where the
+            weight itself saturates.
+        target: Target for W0, in [0, 1]: one for all images, or one per image.
 
     Returns:
         ``(batch,)``.
 
     Source:
         AFA Sec. 5.2, "Adaptive attack"; the paper does not print the target.
+
+    Example:
+        >>> import torch
+        >>> from equipoise.attacks.losses import gate_cross_entropy
+        >>> gate_cross_entropy(torch.tensor([0.0, 4.0]), target=1.0)
+        tensor([0.6931, 0.0181])
     """
-    wanted = torch.as_tensor(target, dtype=torch.float32, device=gate.device).expand_as(gate)
-    return functional.binary_cross_entropy_with_logits(gate.float(), wanted, reduction="none")
+    targets = torch.as_tensor(target, dtype=torch.float32, device=gate.device).expand_as(gate)
+    return functional.binary_cross_entropy_with_logits(gate.float(), targets, reduction="none")
 
 
 def carlini_wagner(logits: Logits, labels: Labels, kappa: float = 0.0) -> PerImage:
-    """The C&W loss with its confidence: ``-max(z_y - max_{j != y} z_j + kappa, 0)``.
+    """Return the C&W loss with confidence kappa, ``-max(z_y - max_{j != y} z_j + kappa, 0)``.
 
     Args:
         logits: Unnormalised scores.
         labels: Class indices.
-        kappa: Wanted lead of the wrong class, in units of logits; the gradient is zero beyond it.
+        kappa: Lead of the wrong class, in units of logits, beyond which the gradient is zero.
 
     Returns:
         ``(batch,)``, 0 or less.
 
     Source:
-        Carlini and Wagner 2017, f_6, in the L-inf form of Madry et al. 2018, which has kappa 50.
+        Carlini and Wagner 2017, f_6, in the L-inf form of Madry et al. 2018 with kappa 50.
+
+    Example:
+        >>> import torch
+        >>> from equipoise.attacks.losses import carlini_wagner
+        >>> logits = torch.tensor([[2.0, 0.5], [0.0, 3.0], [0.0, 9.0]])
+        >>> carlini_wagner(logits, torch.tensor([0, 0, 0]), kappa=5.0)
+        tensor([-6.5000, -2.0000, -0.0000])
     """
     return -(kappa - margin(logits, labels)).clamp_min(0.0)
 

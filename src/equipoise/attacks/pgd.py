@@ -1,4 +1,4 @@
-"""Projected gradient ascent. FGSM and I-FGSM are settings of it, C&W's L-inf form is a goal."""
+"""PGD: projected gradient ascent. FGSM and I-FGSM are settings of it; C&W (L-inf) is a goal."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,21 +7,21 @@ from typing import Literal, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from equipoise.attacks.active_batch import Work, better, value_and_gradient, value_only
+from equipoise.attacks.active_batch import ActiveBatch, keep_better, value_and_gradient, value_only
 from equipoise.attacks.goals import Goal
-from equipoise.attacks.threat import Threat, per_image
+from equipoise.attacks.threat import Threat, broadcast_epsilon
 from equipoise.distributed.shared_generator import randn_like
 from equipoise.types import Images
 
 
 @runtime_checkable
 class Search(Protocol):
-    """How an attack looks for a high point of its goal inside a threat."""
+    """An algorithm that looks for a high value of a goal inside a threat."""
 
     def __call__(
         self, goal: Goal, clean: Images, threat: Threat, generator: torch.Generator
     ) -> Images:
-        """Images in the threat around ``clean`` at which the goal is high."""
+        """Return images inside the threat around ``clean`` at which the goal is high."""
         ...
 
 
@@ -29,29 +29,41 @@ class Search(Protocol):
 class PGD:
     """Projected gradient ascent with restarts.
 
-    It reads gradients with respect to the images alone: no parameter's ``.grad``, no mode and no
-    statistic is touched by it (the goal decides in which mode its model is called).
+    PGD computes gradients with respect to the images alone. It never changes a parameter's
+    ``.grad``, a batch-norm statistic or the train/eval mode; the goal decides in which mode its
+    model is called.
 
     Args:
-        steps: Gradient steps, 1 or more.
-        step_size: Length of a step in pixel units, in the threat's norm; cut to epsilon where it
-            is longer. Give this or ``relative_step``.
+        steps: Number of gradient steps, 1 or more.
+        step_size: Length of a step in pixel units, in the threat's norm; clipped to epsilon. Give
+            this or ``relative_step``.
         relative_step: Length of a step as a multiple of epsilon.
-        random_start: Begin at a random point of the threat rather than at the clean image.
-        start_noise: Begin at the clean image plus Gaussian noise of this deviation, in pixel units,
-            projected onto the threat; where it is given, ``random_start`` has no say.
-        restarts: Independent searches; each image keeps the one whose goal is highest.
-        keep: ``"last"`` returns each search's last point, as training does; ``"best"`` the point
-            with the highest goal of all visited, the last one included (one more forward pass).
+        random_start: Start at a random point of the threat instead of the clean image.
+        start_noise: Start at the clean image plus Gaussian noise of this standard deviation, in
+            pixel units, projected onto the threat. Overrides ``random_start``.
+        restarts: Number of independent searches; each image keeps the one with the highest goal.
+        keep: ``"last"`` returns the last point of each search, as training does. ``"best"`` returns
+            the visited point with the highest goal, which costs one more forward pass.
 
     Raises:
-        ValueError: If a count is not positive, or not exactly one step length is given, or several
-            restarts would all start at the clean image, or the noise is not above 0.
+        ValueError: If a count is not positive, if not exactly one step length is given, if several
+            restarts would all start at the clean image, or if the noise is not positive.
 
     Source:
-        Madry et al. 2018, Sec. 2.1; AFS Eq. (4) with the sign it leaves out. Deviation from the
-        AFS code: ``step_size`` is cut to epsilon, and the pixel box holds at every step. The start
-        by noise is that of TRADES' code; deviation: it is projected, there only the later points.
+        Madry et al. 2018, Sec. 2.1; AFS Eq. (4) with the sign that it omits. Deviations from the
+        AFS code: ``step_size`` is clipped to epsilon, and images stay in [0, 1] at every step. The
+        noise start is that of the TRADES code; deviation: here the start is projected too.
+
+    Example:
+        >>> import torch
+        >>> from equipoise.attacks import PGD
+        >>> from equipoise.attacks.threat import Linf
+        >>> goal = lambda images: images.sum(dim=(1, 2, 3))  # maximised by the brightest image
+        >>> pgd = PGD(steps=10, relative_step=0.25)
+        >>> clean = torch.tensor([0.2, 0.9]).reshape(2, 1, 1, 1)
+        >>> threat = Linf(torch.tensor([0.1, 0.3]))  # one epsilon per image
+        >>> pgd(goal, clean, threat, torch.Generator().manual_seed(0)).flatten()
+        tensor([0.3000, 1.0000])
     """
 
     steps: int
@@ -69,19 +81,22 @@ class PGD:
             )
         if (self.step_size is None) == (self.relative_step is None):
             raise ValueError(
-                "give exactly one of step_size (pixel units) and relative_step (share of epsilon), "
-                f"got step_size={self.step_size} and relative_step={self.relative_step}."
+                "give exactly one of step_size (pixel units) and relative_step (multiple of "
+                f"epsilon), got step_size={self.step_size} and relative_step={self.relative_step}."
             )
         length = self.step_size if self.step_size is not None else self.relative_step
         if length is None or not length > 0:
-            raise ValueError(f"a step must be longer than 0, got {length}.")
+            raise ValueError(f"the length of a step must be above 0, got {length}.")
         if self.start_noise is not None and not self.start_noise > 0:
             raise ValueError(
-                f"start_noise must be above 0, got {self.start_noise}. To begin at the clean "
+                f"start_noise must be above 0, got {self.start_noise}. To start at the clean "
                 "image, leave it None and set random_start=False."
             )
         if self.restarts > 1 and not self.random_start and self.start_noise is None:
-            raise ValueError("restarts without random_start repeat one search; set random_start.")
+            raise ValueError(
+                f"restarts must be 1 without random_start, got {self.restarts}: every restart "
+                "would repeat the same search. Set random_start=True."
+            )
 
     def __call__(
         self,
@@ -91,52 +106,51 @@ class PGD:
         generator: torch.Generator,
         start: Images | None = None,
     ) -> Images:
-        """Search from ``clean``.
+        """Maximise ``goal`` inside ``threat`` around ``clean``.
 
         Args:
-            goal: What to climb.
+            goal: The goal to maximise.
             clean: Images in [0, 1].
             threat: Where to search.
             generator: The only source of randomness.
-            start: Where the first search begins, projected onto the threat, in place of what the
-                settings say.
+            start: Start of the first search, projected onto the threat. Overrides ``random_start``
+                and ``start_noise`` there.
 
         Returns:
             Images of the same shape, inside the threat, detached.
 
         Raises:
-            ValueError: If ``start`` has another shape than ``clean``.
+            ValueError: If ``start`` and ``clean`` have different shapes.
         """
         if start is not None and start.shape != clean.shape:
             raise ValueError(
                 f"start must have the shape of the clean images, {tuple(clean.shape)}, got "
                 f"{tuple(start.shape)}."
             )
-        work = Work(goal, clean.detach(), threat)
-        images = work.clean
+        batch = ActiveBatch(goal, clean.detach(), threat)
+        images = batch.clean
         best: Sequence[Tensor] = ()
-        for number in range(self.restarts):
-            best = work.drop_finished(*best)
-            images = self._start(work.threat, work.clean, generator)  # drawn in any case
-            if start is not None and number == 0:
-                images = work.threat.project(start.detach()[work.rows], work.clean)
-            if work.is_over():
+        for restart in range(self.restarts):
+            best = batch.drop_finished(*best)
+            images = self._start(batch.threat, batch.clean, generator)  # drawn in any case
+            if start is not None and restart == 0:
+                images = batch.threat.project(start.detach()[batch.rows], batch.clean)
+            if batch.is_empty():
                 break
             for _ in range(self.steps):
-                value, gradient = value_and_gradient(work.goal, images)
+                value, gradient = value_and_gradient(batch.goal, images)
                 if self.keep == "best":
-                    best = better(best, images, value)
-                step = self._step(work.threat, work.clean)
-                # One NaN would make a whole image NaN, which no class is right for.
-                ascent = work.threat.ascent(gradient.nan_to_num())
-                images = ascent.mul_(step).add_(images)
-                images = work.threat.project(images, work.clean)
-                images, *best = work.drop_finished(images, *best)
-                if work.is_over():
+                    best = keep_better(best, images, value)
+                # A single NaN would turn the whole image into NaN, which is always misclassified.
+                direction = batch.threat.ascent(gradient.nan_to_num())
+                images = direction.mul_(self._step_length(batch.threat, batch.clean)).add_(images)
+                images = batch.threat.project(images, batch.clean)
+                images, *best = batch.drop_finished(images, *best)
+                if batch.is_empty():
                     break
-            if not work.is_over() and (self.keep == "best" or self.restarts > 1):
-                best = better(best, images, value_only(work.goal, images))
-        return work.finish(best[0] if best else images)
+            if not batch.is_empty() and (self.keep == "best" or self.restarts > 1):
+                best = keep_better(best, images, value_only(batch.goal, images))
+        return batch.whole_batch(best[0] if best else images)
 
     def _start(self, threat: Threat, clean: Images, generator: torch.Generator) -> Images:
         if self.start_noise is not None:
@@ -144,35 +158,45 @@ class PGD:
             return threat.project(clean + self.start_noise * noise, clean)
         return threat.random_start(clean, generator) if self.random_start else clean.clone()
 
-    def _step(self, threat: Threat, clean: Images) -> float | Tensor:
-        epsilon = per_image(threat.epsilon, clean)
+    def _step_length(self, threat: Threat, clean: Images) -> float | Tensor:
+        epsilon = broadcast_epsilon(threat.epsilon, clean)
         if self.relative_step is not None:
             return self.relative_step * epsilon
-        assert self.step_size is not None  # __post_init__
+        assert self.step_size is not None  # __post_init__ requires one of the two
         if isinstance(epsilon, Tensor):
             return epsilon.clamp_max(self.step_size)
         return min(self.step_size, epsilon)
 
 
 def fgsm() -> PGD:
-    """The fast gradient sign method: one step as long as epsilon, from the clean image.
+    """Build the fast gradient sign method: one step of length epsilon from the clean image.
 
     Returns:
         The search.
 
     Source:
         Goodfellow et al. 2015, Sec. 4.
+
+    Example:
+        >>> from equipoise.attacks import fgsm
+        >>> fgsm().steps, fgsm().relative_step, fgsm().random_start
+        (1, 1.0, False)
     """
     return PGD(steps=1, relative_step=1.0, random_start=False)
 
 
 def iterative_fgsm(steps: int = 10) -> PGD:
-    """I-FGSM (basic iterative method): PGD from the clean image, steps of epsilon / ``steps``.
+    """Build I-FGSM (the basic iterative method): PGD from the clean image, steps of epsilon / n.
 
     Returns:
         The search.
 
     Source:
         Kurakin et al. 2017, Sec. 2; AFA Sec. 2.1 ("only a fraction of the allowed noise limit").
+
+    Example:
+        >>> from equipoise.attacks import iterative_fgsm
+        >>> iterative_fgsm(steps=4).relative_step
+        0.25
     """
     return PGD(steps=steps, relative_step=1.0 / steps, random_start=False)

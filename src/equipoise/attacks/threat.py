@@ -1,8 +1,8 @@
-"""What the attacker may do: a ball around the clean image, inside the pixel box [0, 1].
+"""Threat models: the ball around the clean image that an attack may search, inside [0, 1].
 
-A threat is plain geometry: it projects, draws a random start and turns a gradient into a step
-direction. Its epsilon is one number, or one number *per image*, so that attacks of many strengths
-run as one batch.
+A threat is plain geometry. It projects images, draws a random start and turns a gradient into a
+step direction. Its epsilon is one number, or one number *per image*, so that attacks of different
+strengths run as one batch.
 """
 
 from dataclasses import dataclass
@@ -19,43 +19,55 @@ from equipoise.types import Images
 
 @runtime_checkable
 class Threat(Protocol):
-    """The geometry every search needs; ``Linf`` and ``L2`` are the two that exist."""
+    """The geometry that every search needs. ``Linf`` and ``L2`` implement it."""
 
     @property
     def epsilon(self) -> float | Float[Tensor, " batch"]:
-        """Radius of the ball in pixel units, one for all images or one each."""
+        """Radius of the ball in pixel units: one for all images, or one per image."""
         ...
 
-    def at(self, epsilon: float | Float[Tensor, " batch"]) -> "Threat":
-        """The same kind of threat at another strength."""
+    def with_epsilon(self, epsilon: float | Float[Tensor, " batch"]) -> "Threat":
+        """Return the same kind of threat with another epsilon."""
         ...
 
     def project(self, images: Images, clean: Images) -> Images:
-        """The nearest point of the ball around ``clean``, inside the pixel box."""
+        """Project ``images`` onto the ball around ``clean`` and onto [0, 1]."""
         ...
 
     def random_start(self, clean: Images, generator: torch.Generator) -> Images:
-        """A point drawn uniformly from the ball, inside the pixel box."""
+        """Draw a point uniformly from the ball, then project it onto [0, 1]."""
         ...
 
     def ascent(self, gradient: Images) -> Images:
-        """The steepest ascent direction whose length, in the threat's own norm, is one."""
+        """Return the steepest ascent direction, of length one in the threat's own norm."""
         ...
 
 
 @dataclass(frozen=True)
 class Linf:
-    """Every pixel may move by at most ``epsilon``.
+    """The L-infinity ball: every pixel may change by at most ``epsilon``.
 
     Args:
-        epsilon: Radius in pixel units, [0, 1]: one number, or a tensor ``(batch,)`` with one for
-            each image.
+        epsilon: Radius in pixel units, in [0, 1]: one number, or a tensor ``(batch,)`` with one
+            radius per image.
 
     Raises:
-        ValueError: If ``epsilon`` lies outside [0, 1]; ``8`` is refused, ``8 / 255`` is meant.
+        ValueError: If ``epsilon`` is outside [0, 1], such as ``8`` in place of ``8 / 255``.
 
     Source:
-        Madry et al. 2018, Sec. 2.1; AFS Eq. (4), which prints neither the sign nor the pixel box.
+        Madry et al. 2018, Sec. 2.1; AFS Eq. (4), which prints neither the sign nor the projection
+        onto [0, 1].
+
+    Example:
+        >>> import torch
+        >>> from equipoise.attacks.threat import Linf
+        >>> clean, far = torch.full((1, 1, 1, 2), 0.5), torch.tensor([[[[0.9, 0.55]]]])
+        >>> Linf(0.1).project(far, clean)
+        tensor([[[[0.6000, 0.5500]]]])
+        >>> Linf(8)
+        Traceback (most recent call last):
+        ...
+        ValueError: epsilon must be in [0, 1] pixel units, got 8. For the papers' 8 write 8/255.
     """
 
     epsilon: float | Float[Tensor, " batch"]
@@ -63,38 +75,48 @@ class Linf:
     def __post_init__(self) -> None:
         _check_radius(self.epsilon, largest=1.0)
 
-    def at(self, epsilon: float | Float[Tensor, " batch"]) -> "Linf":
-        """The same threat at another strength."""
+    def with_epsilon(self, epsilon: float | Float[Tensor, " batch"]) -> "Linf":
+        """Return an L-infinity threat with another epsilon."""
         return Linf(epsilon)
 
     def project(self, images: Images, clean: Images) -> Images:
         """Clamp every pixel to within ``epsilon`` of ``clean`` and to [0, 1]."""
-        radius = per_image(self.epsilon, clean)
+        radius = broadcast_epsilon(self.epsilon, clean)
         return images.clamp((clean - radius).clamp_min_(0.0), (clean + radius).clamp_max_(1.0))
 
     def random_start(self, clean: Images, generator: torch.Generator) -> Images:
-        """Uniform noise in ``(-epsilon, epsilon)`` on every pixel, then the pixel box."""
+        """Add uniform noise in ``(-epsilon, epsilon)`` to every pixel, then clamp to [0, 1]."""
         noise = uniform_like(clean, -1.0, 1.0, generator)
-        return self.project(clean + noise * per_image(self.epsilon, clean), clean)
+        return self.project(clean + noise * broadcast_epsilon(self.epsilon, clean), clean)
 
     def ascent(self, gradient: Images) -> Images:
-        """The sign of the gradient."""
+        """Return the sign of the gradient."""
         return gradient.sign()
 
 
 @dataclass(frozen=True)
 class L2:
-    """The perturbation's Euclidean length may be at most ``epsilon``.
+    """The L2 ball: the Euclidean length of the perturbation is at most ``epsilon``.
 
     Args:
         epsilon: Radius in pixel units, over all channels and pixels of one image (0.5 and 1 are
-            usual for CIFAR-10): one number, or a tensor ``(batch,)``.
+            usual for CIFAR-10): one number, or a tensor ``(batch,)`` with one radius per image.
 
     Raises:
-        ValueError: If ``epsilon`` is negative, infinite or not a number.
+        ValueError: If ``epsilon`` is negative, infinite or NaN.
 
     Source:
         Madry et al. 2018, Appendix A.
+
+    Example:
+        >>> import torch
+        >>> from equipoise.attacks.threat import L2
+        >>> clean = torch.full((1, 1, 1, 2), 0.5)
+        >>> step = L2(0.5).ascent(torch.tensor([[[[3.0, -4.0]]]]))
+        >>> step
+        tensor([[[[ 0.6000, -0.8000]]]])
+        >>> L2(0.5).project(clean + step, clean)
+        tensor([[[[0.8000, 0.1000]]]])
     """
 
     epsilon: float | Float[Tensor, " batch"]
@@ -102,57 +124,71 @@ class L2:
     def __post_init__(self) -> None:
         _check_radius(self.epsilon, largest=None)
 
-    def at(self, epsilon: float | Float[Tensor, " batch"]) -> "L2":
-        """The same threat at another strength."""
+    def with_epsilon(self, epsilon: float | Float[Tensor, " batch"]) -> "L2":
+        """Return an L2 threat with another epsilon."""
         return L2(epsilon)
 
     def project(self, images: Images, clean: Images) -> Images:
-        """Shrink the perturbation to the ball, then clamp to [0, 1], which only shortens it."""
-        radius = per_image(self.epsilon, clean)
+        """Scale the perturbation to the ball, then clamp to [0, 1], which only shortens it."""
+        radius = broadcast_epsilon(self.epsilon, clean)
         perturbation = images - clean
         length = _length(perturbation)
-        # The small factor keeps float32 rounding inside the ball.
+        # The factor 1 - 1e-6 keeps float32 rounding inside the ball.
         scale = torch.where(length > radius, radius * (1 - 1e-6) / length.clamp_min(1e-12), 1.0)
         return (clean + perturbation * scale).clamp(0.0, 1.0)
 
     def random_start(self, clean: Images, generator: torch.Generator) -> Images:
-        """A uniform direction and a radius that make the point uniform in the ball."""
+        """Draw a uniform direction, and a radius that makes the point uniform in the ball."""
         direction = randn_like(clean, generator)
         fraction = uniform_like(clean[:, :1, :1, :1], 0.0, 1.0, generator)
-        radius = per_image(self.epsilon, clean) * fraction ** (1.0 / clean.shape[1:].numel())
+        dimensions = clean.shape[1:].numel()
+        radius = broadcast_epsilon(self.epsilon, clean) * fraction ** (1.0 / dimensions)
         return self.project(clean + self.ascent(direction) * radius, clean)
 
     def ascent(self, gradient: Images) -> Images:
-        """The gradient divided by its length; zero where the gradient is zero."""
-        # Scaled by the largest entry first: a gradient of 1e-30 squares to zero in float32.
+        """Return the gradient divided by its length; zero where the gradient is zero."""
+        # Scale by the largest entry first: a gradient of 1e-30 squares to zero in float32.
         largest = gradient.abs().amax(dim=(1, 2, 3), keepdim=True)
         scaled = gradient / torch.where(largest > 0, largest, 1.0)
         return scaled / _length(scaled).clamp_min(1e-12)
 
 
-def narrowed(threat: Threat, rows: Int[Tensor, " rows"]) -> Threat:
-    """The same threat for some of the images: only a strength per image changes."""
+def select_rows(threat: Threat, rows: Int[Tensor, " rows"]) -> Threat:
+    """Return the threat for some images of the batch; only a per-image epsilon changes.
+
+    Example:
+        >>> import torch
+        >>> from equipoise.attacks.threat import Linf, select_rows
+        >>> select_rows(Linf(torch.tensor([0.0, 0.1, 0.2])), torch.tensor([0, 2])).epsilon
+        tensor([0.0000, 0.2000])
+    """
     epsilon = threat.epsilon
-    return threat.at(epsilon[rows]) if isinstance(epsilon, Tensor) else threat
+    return threat.with_epsilon(epsilon[rows]) if isinstance(epsilon, Tensor) else threat
 
 
-def per_image(value: float | Float[Tensor, " batch"], images: Images) -> float | Tensor:
-    """Shape a number, or one number an image, so that it broadcasts over ``images``.
+def broadcast_epsilon(epsilon: float | Float[Tensor, " batch"], images: Images) -> float | Tensor:
+    """Shape an epsilon so that it broadcasts over ``images``.
 
     Returns:
         The number itself, or a tensor ``(batch, 1, 1, 1)`` on the images' device.
 
     Raises:
-        ValueError: If there is not one number for each image.
+        ValueError: If a tensor does not hold one epsilon per image.
+
+    Example:
+        >>> import torch
+        >>> from equipoise.attacks.threat import broadcast_epsilon
+        >>> broadcast_epsilon(torch.tensor([0.1, 0.2]), torch.zeros(2, 3, 8, 8)).shape
+        torch.Size([2, 1, 1, 1])
     """
-    if not isinstance(value, Tensor):
-        return value
-    if value.shape != (images.shape[0],):
+    if not isinstance(epsilon, Tensor):
+        return epsilon
+    if epsilon.shape != (images.shape[0],):
         raise ValueError(
             f"epsilon must be one number or one for each of the {images.shape[0]} images, "
-            f"got a tensor of shape {tuple(value.shape)}."
+            f"got a tensor of shape {tuple(epsilon.shape)}."
         )
-    return value.to(images.device, images.dtype)[:, None, None, None]
+    return epsilon.to(images.device, images.dtype)[:, None, None, None]
 
 
 def _length(perturbation: Images) -> Tensor:
@@ -166,10 +202,10 @@ def _check_radius(epsilon: float | Tensor, largest: float | None) -> None:
                 f"epsilon must be a number or a tensor of shape (batch,), "
                 f"got shape {tuple(epsilon.shape)}."
             )
-        low, high = (epsilon.min().item(), epsilon.max().item()) if len(epsilon) else (0.0, 0.0)
+        bounds = (epsilon.min().item(), epsilon.max().item()) if len(epsilon) else (0.0, 0.0)
     else:
-        low = high = float(epsilon)
-    for value in (low, high):
+        bounds = (float(epsilon), float(epsilon))
+    for value in bounds:
         if largest is not None:
             check_epsilon(value)
         elif not 0.0 <= value < float("inf"):

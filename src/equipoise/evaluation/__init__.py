@@ -1,9 +1,15 @@
-"""How strong a model really is: suites of attacks over a grid of strengths, carried upwards."""
+"""Evaluation: attack suites over a grid of strengths, each image's worst case, and self-checks."""
 
 from equipoise.evaluation.attack import Attack, AttackResult, SearchAttack
-from equipoise.evaluation.cache import Store, fingerprint, images_hash, known_place
-from equipoise.evaluation.record import model_internals, record_of
-from equipoise.evaluation.robustness_profile import AttackOutcome, Profile, profile, robust_accuracy
+from equipoise.evaluation.cache import (
+    EvaluationCache,
+    evaluation_cache_folder,
+    fingerprint,
+    images_hash,
+)
+from equipoise.evaluation.quick_accuracy import robust_accuracy
+from equipoise.evaluation.record import EvaluationFacts, model_internals, record_of
+from equipoise.evaluation.robustness_profile import AttackOutcome, Profile, measure_profile
 from equipoise.evaluation.suites import Suite, SuiteName, suites_for
 from equipoise.evaluation.verification import EvaluationError
 
@@ -11,17 +17,18 @@ __all__ = [
     "Attack",
     "AttackOutcome",
     "AttackResult",
+    "EvaluationCache",
     "EvaluationError",
+    "EvaluationFacts",
     "Profile",
     "SearchAttack",
-    "Store",
     "Suite",
     "SuiteName",
+    "evaluation_cache_folder",
     "fingerprint",
     "images_hash",
-    "known_place",
+    "measure_profile",
     "model_internals",
-    "profile",
     "record_of",
     "robust_accuracy",
     "suites_for",

@@ -1,4 +1,4 @@
-"""One attack of an evaluation: a search, what it climbs, and what of it goes into the record."""
+"""One attack of an evaluation: a search, the loss it maximises, and its settings for the record."""
 
 import contextlib
 from collections.abc import Callable
@@ -11,24 +11,29 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from equipoise.attacks import Search, losses
-from equipoise.attacks.goals import Joint, SuccessTracker
+from equipoise.attacks.goals import JointForward, SuccessTracker
 from equipoise.attacks.threat import Threat
 from equipoise.types import Images, Labels, Logits, PerImage, Predict
 
 Kind = Literal["white box", "black box", "transfer", "gate"]
+"""What the attacker knows: the model, its logits alone, another model, or (AFA) the gate too."""
+
 Loss = Literal["cross_entropy", "margin", "dlr", "cw", "targeted_dlr", "targeted_margin"]
+"""Names of functions in ``equipoise.attacks.losses``; ``"cw"`` is ``carlini_wagner``."""
+
 Autocast = Callable[[], contextlib.AbstractContextManager[Any]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class AttackResult:
-    """What one attack did to a batch.
+    """The result of one attack on a batch.
 
     Args:
-        broken: ``(batch,)``, whether a misclassified point was found.
-        images: ``(batch, channel, height, width)``, that point; other rows have no meaning.
-        forward_passes: Images sent through a network.
-        backward_passes: Images whose gradient was taken.
+        broken: Whether a misclassified point was found, ``(batch,)``.
+        images: That point, ``(batch, channel, height, width)``; rows of unbroken images have no
+            meaning.
+        forward_passes: Number of images sent through a network.
+        backward_passes: Number of images whose gradient was computed.
     """
 
     broken: Bool[Tensor, " batch"]
@@ -36,19 +41,29 @@ class AttackResult:
     forward_passes: int
     backward_passes: int
 
+    @classmethod
+    def of(cls, tracker: SuccessTracker, images: Images) -> "AttackResult":
+        """Read the result from a tracker; ``images`` fill the rows that are not broken."""
+        return cls(
+            broken=tracker.broken,
+            images=tracker.replace_finished(images),
+            forward_passes=tracker.passes.forward,
+            backward_passes=tracker.passes.backward,
+        )
+
 
 @runtime_checkable
 class Attack(Protocol):
-    """What the engine runs: ``SearchAttack``, or AutoAttack's parts."""
+    """What an evaluation runs: a ``SearchAttack``, or a part of AutoAttack."""
 
     @property
     def name(self) -> str:
-        """Unique within its suite."""
+        """Name, unique within its suite."""
         ...
 
     @property
     def kind(self) -> Kind:
-        """What the attacker sees."""
+        """What the attacker knows."""
         ...
 
     def run(
@@ -60,31 +75,46 @@ class Attack(Protocol):
         generator: torch.Generator,
         autocast: Autocast = contextlib.nullcontext,
     ) -> AttackResult:
-        """Attack a batch of images that are classified rightly."""
+        """Attack a batch of images that the model classifies correctly."""
         ...
 
     def describe(self) -> dict[str, Any]:
-        """Its settings, for the record; two attacks that describe alike do the same."""
+        """Return the settings for the record and the cache key, ``"name"`` and ``"kind"`` included.
+
+        Two attacks with equal settings must have equal results.
+        """
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class SearchAttack:
-    """A search and what it climbs, named for the record.
+    """A search and the loss that it maximises, with a name for the record.
 
     Args:
-        name: Unique within its suite.
-        search: How to look.
-        loss: Per-image loss to climb.
-        kind: What the attacker sees.
-        targets: Classes to aim at, one search each, the likeliest wrong ones first; for targeted
-            losses.
-        joint: Gives, from one forward pass, the logits that are judged, the logits that the loss
-            is taken of, and a number per image that is added to the loss.
-        source: Climb the loss of this function's logits instead of the model's own, and carry the
-            images found over to the model (a transfer attack).
-        kappa: Of the loss ``"cw"``.
-        surrogate: Hash of the weights of a source that is another model.
+        name: Name, unique within its suite.
+        search: The search.
+        loss: Per-image loss to maximise.
+        kind: What the attacker knows.
+        targets: For targeted losses: number of wrong classes to aim at, one search each, in the
+            order of their logits.
+        joint: Called instead of the model; see ``JointForward``.
+        source: Attack this function instead of the model, and evaluate the images that it finds on
+            the model (a transfer attack).
+        kappa: Confidence of the loss ``"cw"``.
+        surrogate: Hash of the weights, if ``source`` is another model.
+
+    Example:
+        >>> import torch
+        >>> from equipoise.attacks import PGD
+        >>> from equipoise.attacks.threat import Linf
+        >>> from equipoise.evaluation import SearchAttack
+        >>> search = PGD(steps=10, relative_step=0.25)
+        >>> attack = SearchAttack(name="pgd-10", search=search, loss="margin")
+        >>> model = lambda images: torch.cat([0.5 - images, images - 0.5], dim=1)[:, :, 0, 0]
+        >>> images, labels = torch.tensor([0.45, 0.1]).reshape(2, 1, 1, 1), torch.tensor([0, 0])
+        >>> result = attack.run(model, images, labels, Linf(0.1), torch.Generator().manual_seed(0))
+        >>> result.broken
+        tensor([ True, False])
     """
 
     name: str
@@ -92,7 +122,7 @@ class SearchAttack:
     loss: Loss
     kind: Kind = "white box"
     targets: int = 0
-    joint: Joint | None = None
+    joint: JointForward | None = None
     source: Predict | None = None
     kappa: float | None = None
     surrogate: str | None = None
@@ -114,47 +144,29 @@ class SearchAttack:
             labels: Class indices.
             threat: Where to search.
             generator: The only source of randomness.
-            autocast: Precision of the search; what it finds is judged in float32.
+            autocast: Precision of the search; what it finds is confirmed in float32.
 
         Returns:
-            What was broken and by which images. Every point that a white-box search visits counts;
-            of a transfer attack, the point that it returns.
+            The result. For a white-box search, every visited point counts; for a transfer attack,
+            only the point that it returns.
         """
-        predict = self.source or model
-        lower = autocast is not contextlib.nullcontext
-        watched = SuccessTracker(
-            _under(autocast, predict),
+        tracker = SuccessTracker(
+            _under(autocast, model),
             labels,
             self._loss(),
             None if self.joint is None else _under(autocast, self.joint),
-            judge=model if lower else None,
+            confirm=None if autocast is contextlib.nullcontext else model,
         )
         if self.source is None:
-            self._search(watched, model, images, threat, generator)
-            return _found(watched, images, 0)
-        # A surrogate's own mistakes do not count, so its search is not cut short by them either.
-        loss = self._loss()
-        climbed = 0
-
-        def goal(points: Images) -> PerImage:
-            nonlocal climbed
-            climbed += len(points)
-            return loss(_under(autocast, predict)(points), labels)
-
-        carried = self.search(goal, images, threat, generator)
-        with torch.no_grad():
-            watched.note(carried, model(carried))
-        found = _found(watched, images, len(images))
-        return AttackResult(
-            broken=found.broken,
-            images=found.images,
-            forward_passes=found.forward_passes + climbed,
-            backward_passes=found.backward_passes + climbed,
-        )
+            self._search(tracker, model, images, threat, generator)
+        else:
+            predict = _under(autocast, self.source)
+            self._transfer(predict, tracker, model, images, threat, generator)
+        return AttackResult.of(tracker, images)
 
     def describe(self) -> dict[str, Any]:
-        """Its settings, for the record."""
-        found: dict[str, Any] = {
+        """Return the settings for the record and the cache key."""
+        settings: dict[str, Any] = {
             "name": self.name,
             "kind": self.kind,
             "loss": self.loss,
@@ -162,50 +174,72 @@ class SearchAttack:
             **(asdict(self.search) if is_dataclass(self.search) else {}),
         }
         if self.targets:
-            found["targets"] = self.targets
+            settings["targets"] = self.targets
         if self.kappa is not None:
-            found["kappa"] = self.kappa
+            settings["kappa"] = self.kappa
         if self.surrogate is not None:
-            found["surrogate"] = self.surrogate
-        return found
+            settings["surrogate"] = self.surrogate
+        return settings
 
     def _loss(self) -> Callable[..., PerImage]:
         if self.loss == "cw":
             return partial(losses.carlini_wagner, kappa=self.kappa or 0.0)
-        found: Callable[..., PerImage] = getattr(losses, self.loss)
-        return found
+        loss: Callable[..., PerImage] = getattr(losses, self.loss)
+        return loss
 
     def _search(
         self,
-        watched: SuccessTracker,
+        tracker: SuccessTracker,
         model: Predict,
         images: Images,
         threat: Threat,
         generator: torch.Generator,
     ) -> None:
         if not self.targets:
-            _judge(watched, self.search(watched, images, threat, generator), model)
+            _record_last_point(tracker, self.search(tracker, images, threat, generator), model)
             return
         with torch.no_grad():
-            order = _wrong_classes(model(images), watched.labels)
-        for number in range(min(self.targets, order.shape[1])):
-            if bool(watched.broken.all()):
+            wrong_classes = _wrong_classes(model(images), tracker.labels)
+        for number in range(min(self.targets, wrong_classes.shape[1])):
+            if bool(tracker.broken.all()):
                 break
-            goal = watched.towards(order[:, number])
-            _judge(watched, self.search(goal, images, threat, generator), model)
+            goal = tracker.with_targets(wrong_classes[:, number])
+            _record_last_point(tracker, self.search(goal, images, threat, generator), model)
+
+    def _transfer(
+        self,
+        source: Predict,
+        tracker: SuccessTracker,
+        model: Predict,
+        images: Images,
+        threat: Threat,
+        generator: torch.Generator,
+    ) -> None:
+        # The goal is not the tracker: a surrogate's own mistakes neither count nor end its search.
+        loss = self._loss()
+
+        def goal(points: Images) -> PerImage:
+            tracker.passes.forward += len(points)
+            tracker.passes.backward += len(points)
+            return loss(source(points), tracker.labels)
+
+        found = self.search(goal, images, threat, generator)
+        with torch.no_grad():
+            tracker.record(found, model(found))
+        tracker.passes.forward += len(images)
 
 
 @torch.no_grad()
-def _judge(watched: SuccessTracker, images: Images, model: Predict) -> None:
-    """The point that a search ends at counts too, which a search of FGSM's kind never asks for."""
-    rows = (~watched.broken).nonzero().squeeze(1)
+def _record_last_point(tracker: SuccessTracker, images: Images, model: Predict) -> None:
+    """Count the point that a search returns, which FGSM, for example, never evaluates."""
+    rows = (~tracker.broken).nonzero().squeeze(1)
     if len(rows):
-        watched.narrowed(rows).note(images[rows], model(images[rows]))
-        watched.forward_passes += len(rows)
+        tracker.select(rows).record(images[rows], model(images[rows]))
+        tracker.passes.forward += len(rows)
 
 
 def _wrong_classes(logits: Logits, labels: Labels) -> Tensor:
-    """Every wrong class of each image, the likeliest first."""
+    """Return every wrong class of each image, by descending logit."""
     wrong = logits.float().scatter(1, labels[:, None].long(), float("-inf"))
     return wrong.argsort(dim=1, descending=True)[:, :-1]
 
@@ -219,12 +253,3 @@ def _under(autocast: Autocast, function: Callable[[Images], Any]) -> Callable[[I
             return function(images)
 
     return call
-
-
-def _found(watched: SuccessTracker, images: Images, more_forward: int) -> AttackResult:
-    return AttackResult(
-        broken=watched.broken,
-        images=watched.found(images),
-        forward_passes=watched.forward_passes + more_forward,
-        backward_passes=watched.backward_passes,
-    )

@@ -1,7 +1,7 @@
-"""AutoAttack's four attacks at their original settings, run by its own package.
+"""AutoAttack: its four attacks at their original settings, run by its own package.
 
-Only this is ever called AutoAttack. The package's own resumption does not work, it is silent and
-takes one strength; so the engine feeds it batches of survivors and keeps the state.
+Equipoise calls nothing else AutoAttack. The package itself cannot resume, reports no progress and
+takes one strength; so each part is run as an ordinary attack, on batches of surviving images.
 """
 
 import contextlib
@@ -12,14 +12,14 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from equipoise.attacks.goals import misclassified
+from equipoise.attacks.goals import PassCount, misclassified
 from equipoise.attacks.threat import Linf, Threat
 from equipoise.evaluation.attack import Attack, AttackResult, Autocast, Kind
 from equipoise.types import Images, Labels, Logits, Predict
 
 Part = Literal["apgd-ce", "apgd-t", "fab-t", "square"]
 PARTS: tuple[Part, ...] = ("apgd-ce", "apgd-t", "fab-t", "square")
-"""The standard version, in its order."""
+"""The parts of the standard version, in its order."""
 
 SETTINGS: dict[str, dict[str, int]] = {
     "apgd-ce": {"steps": 100, "restarts": 1},
@@ -31,21 +31,27 @@ SETTINGS: dict[str, dict[str, int]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class AutoAttackPart(Attack):
-    """One part of AutoAttack.
+    """One of the four attacks of AutoAttack.
 
     Args:
-        part: Which one.
-        seed: The package draws everything from it anew for every batch.
-        classes: Number of classes. The targeted parts aim at 9, or at all wrong ones where there
-            are fewer; with fewer than 4 classes ``apgd-t`` cannot run.
+        part: Name of the attack.
+        seed: Random seed; the package starts from it again for every batch.
+        classes: Number of classes. The targeted attacks aim at 9 wrong classes, or at all of them
+            if there are fewer.
 
     Raises:
-        ValueError: If there are too few classes; from ``run``, if the package is not installed.
+        ValueError: If there are fewer than 4 classes; from ``run``, if the package is not
+            installed.
 
     Source:
         Croce and Hein 2020; https://github.com/fra31/auto-attack, through ``pyautoattack``.
-        Deviation: with fewer than 10 classes the number of targets is cut, as its documentation
-        asks for.
+        Deviation: with fewer than 10 classes, the number of targets is reduced as its documentation
+        requires.
+
+    Example:
+        >>> from equipoise.evaluation.autoattack import AutoAttackPart
+        >>> AutoAttackPart(part="apgd-t", seed=0, classes=5).describe()["targets"]
+        4
     """
 
     part: Part
@@ -55,18 +61,18 @@ class AutoAttackPart(Attack):
     def __post_init__(self) -> None:
         if self.classes < 4:
             raise ValueError(
-                f"AutoAttack needs 4 classes or more, got {self.classes}: its targeted loss takes "
-                "the fourth largest logit. Use the suite standard, which has the margin instead."
+                f"AutoAttack needs 4 classes or more, got {self.classes}: its targeted loss uses "
+                "the fourth largest logit. Use the suite standard, which uses the margin instead."
             )
 
     @property
     def name(self) -> str:
-        """The package's own name of the part."""
+        """The package's own name of the attack."""
         return self.part
 
     @property
     def kind(self) -> Kind:
-        """Square sees logits alone."""
+        """What the attacker knows: Square uses the logits alone."""
         return "black box" if self.part == "square" else "white box"
 
     def run(
@@ -78,7 +84,7 @@ class AutoAttackPart(Attack):
         generator: torch.Generator,
         autocast: Autocast = contextlib.nullcontext,
     ) -> AttackResult:
-        """Attack a batch, always in float32; the generator is not used."""
+        """Attack a batch, always in float32. The generator is not used."""
         try:
             from pyautoattack import AutoAttack
         except ImportError as error:
@@ -88,11 +94,11 @@ class AutoAttackPart(Attack):
             ) from error
         counted = _Counted(model)
         labels = labels.long()
-        # Its notes about the model are what the self-checks say in their own words.
+        # Its warnings about the model repeat what the self-checks report.
         logging.getLogger("auto-attack").setLevel(logging.ERROR)
         devices = [images.device] if images.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices):
-            judge = AutoAttack(
+            autoattack = AutoAttack(
                 counted,
                 norm="Linf" if isinstance(threat, Linf) else "L2",
                 eps=float(threat.epsilon),
@@ -100,22 +106,24 @@ class AutoAttackPart(Attack):
                 device=images.device,
                 version="standard",
             )
-            judge.attacks_to_run = [self.part]
-            judge.apgd_targeted.n_target_classes = min(9, self.classes - 1)
-            judge.fab.n_target_classes = min(9, self.classes - 1)
+            autoattack.attacks_to_run = [self.part]
+            autoattack.apgd_targeted.n_target_classes = min(9, self.classes - 1)
+            autoattack.fab.n_target_classes = min(9, self.classes - 1)
             images = images.contiguous()
-            found, _ = judge.run_standard_evaluation(images, labels, batch_size=len(images))
+            adversarial, _ = autoattack.run_standard_evaluation(
+                images, labels, batch_size=len(images)
+            )
         with torch.no_grad():
-            broken = misclassified(model(found), labels)
+            broken = misclassified(model(adversarial), labels)
         return AttackResult(
             broken=broken,
-            images=found.detach(),
-            forward_passes=counted.forward_passes,
-            backward_passes=counted.backward_passes,
+            images=adversarial.detach(),
+            forward_passes=counted.passes.forward,
+            backward_passes=counted.passes.backward,
         )
 
     def describe(self) -> dict[str, Any]:
-        """Its settings, for the record."""
+        """Return the settings for the record and the cache key."""
         settings = dict(SETTINGS[self.part])
         if "targets" in settings:
             settings["targets"] = min(9, self.classes - 1)
@@ -129,14 +137,13 @@ class AutoAttackPart(Attack):
 
 
 class _Counted(nn.Module):
+    """A model in eval mode, as the package asks for one, that counts its passes."""
+
     def __init__(self, predict: Predict) -> None:
         super().__init__()
-        self.predict = predict
-        self.forward_passes = self.backward_passes = 0
+        self.predict, self.passes = predict, PassCount()
         self.eval()
 
     def forward(self, images: Images) -> Logits:
-        self.forward_passes += len(images)
-        if torch.is_grad_enabled() and images.requires_grad:
-            self.backward_passes += len(images)
+        self.passes.add(images)
         return self.predict(images)

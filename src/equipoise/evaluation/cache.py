@@ -1,13 +1,12 @@
-"""What is already known about a model under attack, unit by unit, in memory and on disk.
+"""Cache of attack results, work unit by work unit, in memory and on disk.
 
-A unit is one attack at one strength on one batch. It is written whole or not at all, and the same
-unit comes out the same whoever computes it: so an evaluation may be killed anywhere, be shared
-between processes, or be taken up again at more strengths.
+A unit is one attack at one strength on one batch. It is written completely or not at all, and its
+result is the same in whichever process it is computed. So an evaluation may be killed at any time,
+shared between processes, or continued at more strengths.
 """
 
 import hashlib
 import itertools
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,89 +19,106 @@ from torch import Tensor, nn
 
 from equipoise.data import Split
 from equipoise.evaluation.attack import AttackResult
-from equipoise.runtime.environment import version
 from equipoise.runtime.errors import RunError
 from equipoise.runtime.files import STALE_SECONDS, clear_temporaries, write_bytes
 from equipoise.types import Images
 
 UNKNOWN, SURVIVED, BROKEN = 0, 1, 2
 ANSWERS = "answers.safetensors"
-ROUNDING = 1e-3
+"""File in a cache folder with the logits and an input gradient of the model it belongs to."""
+
+ANSWER_TOLERANCE = 1e-3
+"""Relative L2 distance up to which two answers count as equal: other threads, another device."""
 
 
-class Store:
-    """Outcomes by attack, strength and image.
+class EvaluationCache:
+    """Outcomes and adversarial images, by attack, strength and image.
 
-    Several evaluations may share a folder: an image that one of them broke stays broken.
+    Several evaluations may share a folder. If one of them broke an image, it stays broken.
 
     Args:
         count: Number of images under evaluation.
-        folder: Where units are kept; ``None`` for memory only.
+        folder: Folder of the units; ``None`` keeps them in memory only.
 
     Raises:
-        RunError: If a unit on disk belongs to more images than there are. A damaged unit is
-            deleted, and computed again.
+        RunError: If a unit on disk names an image beyond ``count``. A damaged unit is deleted and
+            computed again.
+
+    Example:
+        >>> import torch
+        >>> from equipoise.evaluation import AttackResult, EvaluationCache
+        >>> from equipoise.evaluation.cache import BROKEN, SURVIVED, UNKNOWN
+        >>> cache = EvaluationCache(count=3)
+        >>> result = AttackResult(
+        ...     broken=torch.tensor([True, False]),
+        ...     images=torch.zeros(2, 1, 8, 8),
+        ...     forward_passes=4,
+        ...     backward_passes=2,
+        ... )
+        >>> cache.put("pgd", torch.tensor([2, 0]), result, seconds=0.1)
+        >>> cache.outcome("pgd", torch.arange(3)).tolist() == [SURVIVED, UNKNOWN, BROKEN]
+        True
+        >>> [row for row, image in cache.adversarial_images("pgd")]
+        [2]
     """
 
     def __init__(self, count: int, folder: Path | None = None) -> None:
         self.count = count
         self.folder = folder
-        self._known: dict[str, Tensor] = {}
-        self._found: dict[str, dict[int, Tensor]] = {}
+        self._outcomes: dict[str, Tensor] = {}
+        self._images: dict[str, dict[int, Tensor]] = {}
         self._costs: dict[str, list[float]] = {}
         if folder is not None and folder.is_dir():
-            for place in sorted(path for path in folder.iterdir() if path.is_dir()):
-                clear_temporaries(place, older=STALE_SECONDS)
-                for path in sorted(place.glob("*.safetensors")):
-                    self._read(place.name, path)
+            for key_folder in sorted(path for path in folder.iterdir() if path.is_dir()):
+                clear_temporaries(key_folder, older=STALE_SECONDS)
+                for path in sorted(key_folder.glob("*.safetensors")):
+                    self._read(key_folder.name, path)
 
     def outcome(self, key: str, rows: Int[Tensor, " rows"]) -> Int[Tensor, " rows"]:
-        """What is known of each image: unknown, survived or broken."""
-        return self._table(key)[rows]
+        """Return UNKNOWN, SURVIVED or BROKEN for each image."""
+        return self._outcomes_of(key)[rows]
 
     def put(
-        self, key: str, rows: Int[Tensor, " rows"], found: AttackResult, seconds: float
+        self, key: str, rows: Int[Tensor, " rows"], result: AttackResult, seconds: float
     ) -> None:
-        """Add a unit, on disk first.
+        """Add a unit, first on disk and then in memory.
 
         Args:
-            key: Attack and strength, from ``unit_key``.
-            rows: Which images.
-            found: What the attack did to them.
+            key: Key of the attack and strength, from ``EvaluationContext.key``.
+            rows: Indices of the images.
+            result: Result of the attack on them.
             seconds: Time it took.
 
         Raises:
-            RunError: If it cannot be written.
+            RunError: If the unit cannot be written.
         """
-        broken = found.broken.cpu()
+        broken = result.broken.cpu()
         tensors = {
             "rows": rows.cpu(),
             "broken": broken,
-            "images": found.images.detach().cpu()[broken].contiguous(),
+            "images": result.images.detach().cpu()[broken].contiguous(),
             "cost": torch.tensor(
-                [found.forward_passes, found.backward_passes, seconds], dtype=torch.float64
+                [result.forward_passes, result.backward_passes, seconds], dtype=torch.float64
             ),
         }
         if self.folder is not None:
-            rest = hashlib.sha256(tensors["rows"].numpy().tobytes()).hexdigest()[:8]
-            name = f"{int(rows[0]):08d}_{len(rows)}_{rest}.safetensors"
-            path = self.folder / key / name
+            digest = hashlib.sha256(tensors["rows"].numpy().tobytes()).hexdigest()[:8]
+            path = self.folder / key / f"{int(rows[0]):08d}_{len(rows)}_{digest}.safetensors"
             write_bytes(path, safetensors.torch.save(tensors))
         self._add(key, tensors)
 
     def cost(self, key: str) -> tuple[int, int, float]:
-        """Forward passes, backward passes and seconds of all units of an attack and strength."""
+        """Return forward passes, backward passes and seconds of all units of a key."""
         forward, backward, seconds = self._costs.get(key, [0.0, 0.0, 0.0])
         return int(forward), int(backward), seconds
 
-    def found(self, key: str) -> Iterator[tuple[int, Images]]:
-        """Every adversarial image ``(1, channel, height, width)`` of an attack and strength, with
-        the image's place in the split."""
-        for row, image in sorted(self._found.get(key, {}).items()):
+    def adversarial_images(self, key: str) -> Iterator[tuple[int, Images]]:
+        """Yield the row and the adversarial image ``(1, channel, height, width)`` of each break."""
+        for row, image in sorted(self._images.get(key, {}).items()):
             yield row, image[None]
 
-    def _table(self, key: str) -> Tensor:
-        return self._known.setdefault(key, torch.full((self.count,), UNKNOWN, dtype=torch.int8))
+    def _outcomes_of(self, key: str) -> Tensor:
+        return self._outcomes.setdefault(key, torch.full((self.count,), UNKNOWN, dtype=torch.int8))
 
     def _read(self, key: str, path: Path) -> None:
         try:
@@ -113,84 +129,83 @@ class Store:
             return
         if len(rows) and int(rows.max()) >= self.count:
             raise RunError(
-                f"{path} speaks of image {int(rows.max())}, but only {self.count} are evaluated; "
-                f"delete {self.folder}."
+                f"{path} holds image {int(rows.max())}, but only {self.count} images are under "
+                f"evaluation; delete {self.folder}."
             )
         self._add(key, tensors)
 
     def _add(self, key: str, tensors: dict[str, Tensor]) -> None:
         rows, broken = tensors["rows"], tensors["broken"].bool()
-        table, now = self._table(key), torch.where(broken, BROKEN, SURVIVED).to(torch.int8)
-        table[rows] = table[rows].maximum(now)
-        images = self._found.setdefault(key, {})
+        outcomes = self._outcomes_of(key)
+        new_outcomes = torch.where(broken, BROKEN, SURVIVED).to(torch.int8)
+        outcomes[rows] = outcomes[rows].maximum(new_outcomes)
+        images = self._images.setdefault(key, {})
         for row, image in zip(rows[broken].tolist(), tensors["images"], strict=True):
             images[row] = image
         costs = self._costs.setdefault(key, [0.0, 0.0, 0.0])
-        for number, value in enumerate(tensors["cost"].tolist()):
-            costs[number] += value
+        for index, value in enumerate(tensors["cost"].tolist()):
+            costs[index] += value
 
 
-def unit_key(attack: dict[str, Any], norm: str, epsilon: float, seed: int, precision: str) -> str:
-    """The name of an attack at a strength; attacks with the same settings share it.
+def evaluation_cache_folder(parent: Path, name: str, model: nn.Module, split: Split) -> Path:
+    """Return the cache folder of exactly this function on exactly these images.
 
-    Args:
-        attack: What ``Attack.describe`` says.
-        norm: Geometry of the threat.
-        epsilon: Strength.
-        seed: Of the evaluation.
-        precision: Of the searches.
-
-    Returns:
-        A folder name. It changes with the version of Equipoise, whose attacks may have changed.
-    """
-    text = json.dumps(
-        [attack, norm, epsilon, seed, precision, version("equipoise")], sort_keys=True
-    )
-    return f"{attack['name']}_{hashlib.sha256(text.encode()).hexdigest()[:12]}".replace("/", "_")
-
-
-def known_place(home: Path, name: str, model: nn.Module, split: Split) -> Path:
-    """Where the units of this very function are kept.
-
-    Weights do not say what a network computes with them: its code may have been changed since, or a
-    setting that is no weight. So beside the units lies what the network answered then, logits and
-    an input gradient; where it answers otherwise now, they are another's.
+    Weights do not determine what a network computes: its code, or a setting that is not a weight,
+    may have changed. So each folder also holds the network's logits and an input gradient. If they
+    differ from those of ``model``, the folder belongs to another function.
 
     Args:
-        home: Of the evaluations of a model.
-        name: The model's.
+        parent: Folder of all caches of a model.
+        name: Name of the model.
         model: The network, in eval mode.
-        split: The images that it is judged on.
+        split: The images under evaluation.
 
     Returns:
-        A folder named after the fingerprint, with the answers in it, if there are any; with a
-        number behind it where another function came first.
+        A folder named after the fingerprint, with a number appended if another function took the
+        name first. It holds the model's answers, if the model has any.
 
     Raises:
-        RunError: If they cannot be written.
+        RunError: If the answers cannot be written.
+
+    Example:
+        >>> import tempfile, torch
+        >>> from pathlib import Path
+        >>> from equipoise.data import Split
+        >>> from equipoise.evaluation import evaluation_cache_folder
+        >>> images = torch.zeros(2, 1, 2, 2, dtype=torch.uint8)
+        >>> split = Split(images=images, labels=torch.tensor([0, 1]), classes=4)
+        >>> model = torch.nn.Flatten().eval()
+        >>> with tempfile.TemporaryDirectory() as parent:
+        ...     folder = evaluation_cache_folder(Path(parent), "cnn", model, split)
+        ...     print(folder.name[:4], [path.name for path in folder.iterdir()])
+        cnn_ ['answers.safetensors']
     """
-    folder = home / f"{name}_{fingerprint(model, split)[:12]}"
+    first_folder = parent / f"{name}_{fingerprint(model, split)[:12]}"
     answers = _answers(model, split)
     if not answers:
-        return folder
+        return first_folder
     for number in itertools.count(1):
-        place = folder if number == 1 else folder.with_name(f"{folder.name}-{number}")
-        path = place / ANSWERS
+        suffix = "" if number == 1 else f"-{number}"
+        folder = first_folder.with_name(f"{first_folder.name}{suffix}")
+        path = folder / ANSWERS
         try:
-            before = safetensors.torch.load_file(path)
+            stored_answers = safetensors.torch.load_file(path)
         except (safetensors.SafetensorError, OSError):
-            if place.exists() and any(each.is_dir() for each in place.iterdir()):
-                continue  # units without answers: nobody knows whose
+            if folder.exists() and any(entry.is_dir() for entry in folder.iterdir()):
+                continue  # units without answers: their function is unknown
             write_bytes(path, safetensors.torch.save(answers))
-            return place
-        if _alike(before, answers):
-            return place
-    raise AssertionError("numbers do not end")
+            return folder
+        if _agree(stored_answers, answers):
+            return folder
+    raise AssertionError("itertools.count is infinite")
 
 
 def _answers(model: nn.Module, split: Split) -> dict[str, Tensor]:
-    """What it makes of a few images, and the gradient of the sum of squares; nothing where it is in
-    train mode or returns no finite tensor, which an evaluation refuses with better words."""
+    """Return the logits of a few images, and the gradient of the sum of their squares.
+
+    Empty for a model in train mode or without finite logits; the evaluation refuses it later with
+    a better message.
+    """
     if model.training:
         return {}
     images, _ = split.batch(slice(0, 16))
@@ -204,20 +219,20 @@ def _answers(model: nn.Module, split: Split) -> dict[str, Tensor]:
         logits = model(points)
         if not isinstance(logits, Tensor) or not bool(logits.isfinite().all()):
             return {}
-        found = {"logits": logits}
+        answers = {"logits": logits}
         if getattr(model, "gives_gradients", True) and logits.requires_grad:
             squares = logits.square().sum()
             (gradient,) = torch.autograd.grad(squares, points, allow_unused=True)
-            found["gradient"] = torch.zeros_like(points) if gradient is None else gradient
-    return {name: value.detach().cpu().float().contiguous() for name, value in found.items()}
+            answers["gradient"] = torch.zeros_like(points) if gradient is None else gradient
+    return {name: value.detach().cpu().float().contiguous() for name, value in answers.items()}
 
 
-def _alike(before: dict[str, Tensor], now: dict[str, Tensor]) -> bool:
-    """Whether two answers are the same up to the rounding of other threads or another device."""
-    return before.keys() == now.keys() and all(
-        torch.equal(before[name].isfinite(), value.isfinite())
-        and bool(_finite(before[name] - value).norm() <= ROUNDING * _finite(value).norm())
-        for name, value in now.items()
+def _agree(stored: dict[str, Tensor], answers: dict[str, Tensor]) -> bool:
+    """Return whether two answers are equal up to rounding."""
+    return stored.keys() == answers.keys() and all(
+        torch.equal(stored[name].isfinite(), value.isfinite())
+        and bool(_finite(stored[name] - value).norm() <= ANSWER_TOLERANCE * _finite(value).norm())
+        for name, value in answers.items()
     )
 
 
@@ -226,44 +241,62 @@ def _finite(values: Tensor) -> Tensor:
 
 
 def fingerprint(model: nn.Module, split: Split) -> str:
-    """A hash of a model's weights and of the images and labels it is judged on.
+    """Return a hash of a model's weights and of the images and labels under evaluation.
 
     Returns:
         64 hexadecimal digits.
     """
-    found = _weights(model)
-    found.update(images_hash(split).encode())
-    digest: str = found.hexdigest()
-    return digest
+    digest = _weights_digest(model)
+    digest.update(images_hash(split).encode())
+    hexadecimal: str = digest.hexdigest()
+    return hexadecimal
 
 
 def weights_hash(model: nn.Module) -> str:
-    """A short hash of a model's kind and weights.
+    """Return a short hash of a model's architecture (its ``repr``) and weights.
 
     Returns:
         12 hexadecimal digits.
+
+    Example:
+        >>> import torch
+        >>> from equipoise.evaluation.cache import weights_hash
+        >>> model = torch.nn.Linear(2, 2)
+        >>> before = weights_hash(model)
+        >>> _ = torch.nn.init.zeros_(model.bias)
+        >>> len(before), weights_hash(model) == before
+        (12, False)
     """
-    return _weights(model).hexdigest()[:12]
+    return _weights_digest(model).hexdigest()[:12]
 
 
-def _weights(model: nn.Module) -> Any:
-    found = hashlib.sha256(repr(model).encode())
+def _weights_digest(model: nn.Module) -> Any:
+    digest = hashlib.sha256(repr(model).encode())
     for name, value in sorted(model.state_dict().items()):
-        found.update(name.encode())
+        digest.update(name.encode())
         content = value.detach().cpu().contiguous().view(-1).view(torch.uint8)  # any dtype
-        found.update(content.numpy().tobytes())
-    return found
+        digest.update(content.numpy().tobytes())
+    return digest
 
 
 def images_hash(split: Split) -> str:
-    """A hash of images and labels, so that records of the same images know each other.
+    """Return a hash of images and labels, which identifies the test set of a record.
 
     Returns:
         64 hexadecimal digits.
+
+    Example:
+        >>> import torch
+        >>> from equipoise.data import Split
+        >>> from equipoise.evaluation import images_hash
+        >>> images = torch.zeros(2, 1, 8, 8, dtype=torch.uint8)
+        >>> split = Split(images=images, labels=torch.tensor([0, 1]), classes=2)
+        >>> images_hash(split)[:12]
+        '604ddb808b45'
     """
-    found = hashlib.sha256()
-    for first in range(0, len(split), 1024):  # images may lie in a file that memory cannot hold
+    digest = hashlib.sha256()
+    for first in range(0, len(split), 1024):  # a memory-mapped file may be larger than memory
         pixels = split.images[first : first + 1024]
-        found.update(pixels.cpu().contiguous().numpy().tobytes())
-    found.update(split.labels.cpu().to(torch.int64).numpy().tobytes())
-    return found.hexdigest()
+        digest.update(pixels.cpu().contiguous().numpy().tobytes())
+    digest.update(split.labels.cpu().to(torch.int64).numpy().tobytes())
+    return digest.hexdigest()

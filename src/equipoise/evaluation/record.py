@@ -1,11 +1,12 @@
-"""A profile as the JSON record that tables and figures are made from."""
+"""A robustness profile as the JSON record that tables and figures are made from."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from equipoise.attacks import PGD
 from equipoise.attacks.goals import cross_entropy
@@ -21,97 +22,105 @@ from equipoise.runtime.environment import environment
 from equipoise.runtime.seeds import derive_seed
 from equipoise.types import Predict
 
-PER_IMAGE = 256
-"""Of how many images, the first ones, a record holds each one's own fusing weight."""
+WEIGHTS_PER_RECORD = 256
+"""Number of images, the first ones, whose individual fusing weights a record holds."""
 
 
-def record_of(
-    found: Profile,
-    *,
-    model: str,
-    data: str,
-    part: str,
-    images_sha256: str,
-    norm: str,
-    seed: int,
-    batch_size: int,
-    search_precision: str,
-    seconds: float,
-    parameters: int,
-    extra: dict[str, Any] | None = None,
-) -> dict[str, Any]:
-    """Everything a reader needs to judge the numbers, and to make them again.
+@dataclass(frozen=True, kw_only=True)
+class EvaluationFacts:
+    """What a record says about an evaluation besides its profile.
 
     Args:
-        found: The profile.
-        model: The model's name in tables.
+        model: Name of the model in tables.
         data: Name of the data set.
-        part: Which images of it were used, ``"test"`` or ``"validation"``.
-        images_sha256: Hash of those images and their labels.
+        part: Part of it that was used, ``"test"`` or ``"validation"``.
+        images_sha256: Hash of its images and labels, from ``images_hash``.
         norm: Geometry of the threat.
-        seed: Of the evaluation.
-        batch_size: Images attacked at once.
-        search_precision: Of the searches; scores are float32.
-        seconds: Wall time it took, from what was known before.
+        seed: Random seed of the evaluation.
+        batch_size: Number of images attacked at once.
+        search_precision: Precision of the searches; scores are always float32.
+        seconds: Wall time of this run, without results that were cached before.
         parameters: Number of parameters of the model.
-        extra: Further facts, such as the training seed, self-checks or the fusing weights.
+        extra: Further fields, such as the training seed, self-checks or fusing weights.
+    """
+
+    model: str
+    data: str
+    part: str
+    images_sha256: str
+    norm: str
+    seed: int
+    batch_size: int
+    search_precision: str
+    seconds: float
+    parameters: int
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+def record_of(profile: Profile, facts: EvaluationFacts) -> dict[str, Any]:
+    """Build the record: everything needed to interpret the numbers and to reproduce them.
+
+    Args:
+        profile: The profile.
+        facts: What else the record says.
 
     Returns:
-        A JSON object. ``"headline"`` is the per-image worst case over everything tried.
+        A JSON object. ``"headline"`` is the worst case of each image over all attacks.
     """
-    worst, intervals = found.accuracy(), found.interval()
+    accuracy, intervals = profile.accuracy(), profile.interval()
     return {
         "format": FORMAT,
-        "model": model,
-        "data": data,
-        "part": part,
-        "norm": norm,
-        "images": len(found.clean),
-        "images_sha256": images_sha256,
-        "epsilons": list(found.epsilons),
-        "epsilons_written": [format_epsilon(epsilon) for epsilon in found.epsilons],
+        "model": facts.model,
+        "data": facts.data,
+        "part": facts.part,
+        "norm": facts.norm,
+        "images": len(profile.clean),
+        "images_sha256": facts.images_sha256,
+        "epsilons": list(profile.epsilons),
+        "epsilons_written": [format_epsilon(epsilon) for epsilon in profile.epsilons],
         "headline": {
-            "accuracy": worst,
-            "interval": [list(pair) for pair in intervals],
-            "average": sum(worst) / len(worst),
-            "clean_and_strongest": (worst[0] + worst[-1]) / 2,
+            "accuracy": accuracy,
+            "interval": [list(bounds) for bounds in intervals],
+            "average": sum(accuracy) / len(accuracy),
+            "clean_and_strongest": (accuracy[0] + accuracy[-1]) / 2,
         },
-        "broken_at": found.broken_at().tolist(),
-        "broken_by": found.broken_by(),
-        "suites": [_suite(found, suite) for suite in found.suites],
-        "rescored": asdict(found.rescored),
-        "seed": seed,
-        "batch_size": batch_size,
-        "search_precision": search_precision,
-        "order": found.order,
-        "seconds": round(seconds, 2),
-        "forward_passes": sum(tried.forward_passes for tried in found.tried),
-        "backward_passes": sum(tried.backward_passes for tried in found.tried),
-        "parameters": parameters,
+        "broken_at": profile.broken_at().tolist(),
+        "broken_by": profile.broken_by(),
+        "suites": [_suite_record(profile, suite) for suite in profile.suites],
+        "rescored": asdict(profile.rescored),
+        "seed": facts.seed,
+        "batch_size": facts.batch_size,
+        "search_precision": facts.search_precision,
+        "order": profile.order,
+        "seconds": round(facts.seconds, 2),
+        "forward_passes": sum(outcome.forward_passes for outcome in profile.outcomes),
+        "backward_passes": sum(outcome.backward_passes for outcome in profile.outcomes),
+        "parameters": facts.parameters,
         "environment": environment(),
-        **(extra or {}),
+        **facts.extra,
     }
 
 
-def _suite(found: Profile, suite: Suite) -> dict[str, Any]:
+def _suite_record(profile: Profile, suite: Suite) -> dict[str, Any]:
     return {
         "name": suite.name,
         "independent": suite.independent,
-        # Of this suite and those before it, which left it the rest; of itself if independent.
-        "accuracy": found.accuracy(suite.name),
-        "broken_at": found.broken_at(suite.name).tolist(),
-        "broken_by": found.broken_by(suite.name),
+        # A suite attacks what those before it left, so their breaks count too; an independent
+        # suite counts alone.
+        "accuracy": profile.accuracy(suite.name),
+        "broken_at": profile.broken_at(suite.name).tolist(),
+        "broken_by": profile.broken_by(suite.name),
         "attacks": [
             {
-                **tried.settings,
-                "broken_at": tried.broken_at.tolist(),
-                "images_attacked": list(tried.images_attacked),
-                "forward_passes": tried.forward_passes,
-                "backward_passes": tried.backward_passes,
-                "seconds": tried.seconds,
+                **outcome.settings,
+                "broken_at": outcome.broken_at.tolist(),
+                "images_attacked": list(outcome.images_attacked),
+                "forward_passes": outcome.forward_passes,
+                "backward_passes": outcome.backward_passes,
+                "seconds": outcome.seconds,
             }
-            for tried in found.tried
-            if tried.suite == suite.name
+            for outcome in profile.outcomes
+            if outcome.suite == suite.name
         ],
     }
 
@@ -124,54 +133,81 @@ def model_internals(
     epsilons: Sequence[float],
     seed: int,
 ) -> dict[str, Any]:
-    """What a composite model does inside, for its record.
+    """Measure the internals of a composite model, for its record.
 
     Args:
-        model: An AFA or AFS model; any other gives nothing.
+        model: An AFA or AFS model; the result is empty for any other.
         split: Test images.
-        threat: Makes the threat of a strength.
+        threat: Builds the threat of a strength.
         epsilons: Strengths.
-        seed: Of the attack's random starts.
+        seed: Random seed of the attack.
 
     Returns:
-        For AFA, ``fusing_weight``: mean and deviation of W1 = 1 - W0 on images attacked through
-        the generator, and through the fixed robust branch, at each strength; and W1 of each of the
-        first ``PER_IMAGE`` images, to 4 digits. For AFS, each member's ``importance``.
+        For AFA, ``fusing_weight``: mean and standard deviation of W1 = 1 - W0 at each strength, on
+        images attacked through the generator and through the fixed robust branch; and W1 of each of
+        the first ``WEIGHTS_PER_RECORD`` images, to 4 digits. For AFS, the ``importance`` of each
+        member.
 
     Source:
         AFA Fig. 6; AFS Fig. 4(b).
+
+    Example:
+        >>> import torch
+        >>> from equipoise.attacks.threat import Linf
+        >>> from equipoise.data import Split
+        >>> from equipoise.evaluation import model_internals
+        >>> from equipoise.models import FeatureStack, WideResNet
+        >>> members = [WideResNet(depth=10, width=1, classes=2) for _ in range(2)]
+        >>> stack = FeatureStack(members, classes=2).eval()
+        >>> pixels = torch.zeros(1, 3, 8, 8, dtype=torch.uint8)
+        >>> split = Split(images=pixels, labels=torch.tensor([0]), classes=2)
+        >>> internals = model_internals(stack, split, threat=Linf, epsilons=(0.0,), seed=0)
+        >>> len(internals["importance"])
+        2
     """
     if isinstance(model, FeatureStack):
         return {"importance": model.importance().tolist()}
     if not isinstance(model, AdaptiveNetwork):
         return {}
-    search = PGD(steps=20, relative_step=0.25)
-    curves: dict[str, list[dict[str, Any]]] = {}
     sources: dict[str, Predict] = {
         "through_generator": model,
         "through_robust_branch": partial(model, weight=0.0),
     }
+    curves: dict[str, list[dict[str, Any]]] = {name: [] for name in sources}
     with attack_mode(model):
         for name, source in sources.items():
-            curves[name] = []
             for epsilon in epsilons:
-                weights = []
                 generator = torch.Generator(split.device)
                 generator.manual_seed(derive_seed(seed, "insides", name, f"{epsilon}"))
-                for rows in torch.arange(len(split), device=split.device).split(256):
-                    images, labels = split.batch(rows)
-                    victims = images.contiguous(memory_format=torch.channels_last)
-                    if epsilon > 0:
-                        goal = cross_entropy(source, labels)
-                        victims = search(goal, victims, threat(epsilon), generator)
-                    with torch.no_grad():
-                        weights.append(1 - model.logits_and_weight(victims)[1])
-                w1 = torch.cat(weights)
+                w1 = _fusing_weights(model, source, split, threat, epsilon, generator)
                 curves[name].append(
                     {
                         "mean": float(w1.mean()),
                         "std": float(w1.std(correction=0)),
-                        "per_image": [round(value, 4) for value in w1[:PER_IMAGE].tolist()],
+                        "per_image": [
+                            round(value, 4) for value in w1[:WEIGHTS_PER_RECORD].tolist()
+                        ],
                     }
                 )
     return {"fusing_weight": curves}
+
+
+def _fusing_weights(
+    model: AdaptiveNetwork,
+    source: Predict,
+    split: Split,
+    threat: Callable[[float], Threat],
+    epsilon: float,
+    generator: torch.Generator,
+) -> Tensor:
+    """Return W1 of every image, attacked through ``source`` at one strength."""
+    search = PGD(steps=20, relative_step=0.25)
+    weights = []
+    for rows in torch.arange(len(split), device=split.device).split(256):
+        images, labels = split.batch(rows)
+        images = images.contiguous(memory_format=torch.channels_last)
+        if epsilon > 0:
+            images = search(cross_entropy(source, labels), images, threat(epsilon), generator)
+        with torch.no_grad():
+            weights.append(1 - model.logits_and_weight(images)[1])
+    return torch.cat(weights)

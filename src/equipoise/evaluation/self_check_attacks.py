@@ -1,371 +1,132 @@
-"""What self-checks are made of: findings, and attacks that run at most once and are shared."""
-
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import cached_property
-from itertools import pairwise
-from math import isfinite, sqrt
-from typing import Literal
+"""Self-checks that attack the model: signs that attacks fail although the model is not robust."""
 
 import torch
-from jaxtyping import Bool, Float, Int
-from torch import Tensor, nn
 
-from equipoise.attacks import PGD, Search, losses
-from equipoise.attacks.active_batch import value_and_gradient
-from equipoise.attacks.goals import SuccessTracker, cross_entropy
-from equipoise.attacks.threat import L2, Linf, Threat, narrowed
-from equipoise.data import Split
-from equipoise.evaluation.attack import Kind
-from equipoise.evaluation.robustness_profile import NEVER, AttackOutcome
-from equipoise.records.statistics import wilson_interval
-from equipoise.runtime.seeds import derive_seed
-from equipoise.types import Images, Labels, Logits, PerImage
-
-Mask = Bool[Tensor, " batch"]
-Verdict = Literal["pass", "warn", "fail"]
-
-ACTS_BY_MODE = (
-    nn.modules.batchnorm._NormBase,  # batch norms and instance norms
-    nn.modules.dropout._DropoutNd,
-    nn.RReLU,
-    nn.MultiheadAttention,
-    nn.RNNBase,
+from equipoise.evaluation.self_check_context import (
+    NOISE_DRAWS,
+    Finding,
+    SelfCheckContext,
+    grade,
 )
-DRAWS = 25
-ONE_STEP = PGD(steps=1, relative_step=1.0, random_start=False, keep="best")
-MANY_STEPS = PGD(steps=20, relative_step=0.25, keep="best")
-TWICE = PGD(steps=20, relative_step=0.25, restarts=2, keep="best")
-LONG = PGD(steps=100, relative_step=0.1, restarts=2, keep="best")
-ANYWHERE = PGD(steps=50, relative_step=0.25, keep="best")
-ANYWHERE_FROM_CLEAN = PGD(steps=50, relative_step=0.25, random_start=False, keep="best")
+from equipoise.records.epsilon import format_epsilon
 
 
-@dataclass(frozen=True, kw_only=True)
-class Finding:
-    """What one check measured.
-
-    Args:
-        name: The check's name, such as ``"randomised"``.
-        verdict: ``"fail"``: the score says nothing, or too much; ``"warn"``: look before you trust
-            it.
-        found: One sentence with the numbers.
-        meaning: One sentence: what it means for the score, and what to do.
-        numbers: The same numbers for a record; shares are in [0, 1].
-    """
-
-    name: str
-    verdict: Verdict
-    found: str
-    meaning: str
-    numbers: dict[str, float]
-
-    @classmethod
-    def of(
-        cls,
-        name: str,
-        verdict: Verdict,
-        found: str,
-        numbers: dict[str, float],
-        *,
-        good: str,
-        bad: str,
-    ) -> "Finding":
-        """A finding whose meaning is ``good`` if it passed, else ``bad``; JSON has no NaN, so a
-        number that is not finite is left out."""
-        numbers = {key: value for key, value in numbers.items() if isfinite(value)}
-        meaning = good if verdict == "pass" else bad
-        return cls(name=name, verdict=verdict, found=found, meaning=meaning, numbers=numbers)
+def one_step(context: SelfCheckContext) -> Finding:
+    """Check whether one step breaks images that many steps of the same budget do not."""
+    one_step_only = context.broken_by_one_step & ~context.broken_by_cross_entropy
+    hits, count = int(one_step_only.sum()), len(context)
+    return Finding.of(
+        "one step",
+        grade(hits, count, warn=0.02, fail=0.06),
+        f"one step breaks {hits} of {count} images ({hits / count:.1%}) that 20 steps with the "
+        "same epsilon do not.",
+        {"share": hits / count},
+        good="many steps are at least as strong as one, as they must be.",
+        bad="following the gradient leads away from what one step finds, so the gradient is "
+        "misleading and the score too high; attack a smoothed model or use a gradient-free attack.",
+    )
 
 
-def graded(hits: int, count: int, *, warn: float, fail: float) -> Verdict:
-    """The verdict on a share of images; a single image may always be chance.
-
-    Args:
-        hits: Images that speak against the score.
-        count: Of so many.
-        warn: Share, [0, 1], that must be passed by more than the noise of so few images: the lower
-            end of the Wilson interval of one standard error counts.
-        fail: The same for a failure.
-
-    Returns:
-        The verdict.
-    """
-    least = wilson_interval(hits, count, z=1.0)[0] if hits > 1 else 0.0
-    return "fail" if least > fail else "warn" if least > warn else "pass"
-
-
-def scale_free_cross_entropy(logits: Logits, labels: Labels) -> PerImage:
-    """Cross-entropy of logits divided by their own standard deviation over the classes.
-
-    The deviation is held fixed in the gradient, so that only the logits' scale is taken out:
-    softmax in float32 saturates for large logits, and the cross-entropy's gradient vanishes there.
-
-    Returns:
-        ``(batch,)``.
-
-    Source:
-        Ours, after the scale invariance of the DLR loss (Croce and Hein 2020, Sec. 4).
-    """
-    logits = logits.float()
-    scale = logits.detach().std(dim=1, keepdim=True)
-    return losses.cross_entropy(logits / torch.where(scale > 0, scale, 1.0), labels)
+def logit_scale(context: SelfCheckContext) -> Finding:
+    """Check whether removing the scale of the logits makes the cross-entropy attack stronger."""
+    scale_free_only = context.broken_by_scale_free & ~context.broken_by_cross_entropy
+    hits, count = int(scale_free_only.sum()), len(context)
+    deviation = float(context.logits.float().std(dim=1).median())
+    return Finding.of(
+        "logit scale",
+        grade(hits, count, warn=0.03, fail=0.10),
+        f"with rescaled logits, 20 steps break {hits} of {count} images ({hits / count:.1%}) that "
+        f"the same steps on the plain logits (standard deviation {deviation:.3g}) do not.",
+        {"share": hits / count, "logit_deviation": deviation},
+        good="softmax does not saturate, so cross-entropy attacks have usable gradients.",
+        bad="the softmax of these logits saturates in float32 or is flat, so cross-entropy attacks "
+        "overestimate robustness; rely on scale-free losses (margin, DLR).",
+    )
 
 
-def apart(one: Logits, other: Logits) -> float:
-    """The largest difference of two answers, as a share of the rows' spread over the classes."""
-    spread = one.std(dim=1).mean().nan_to_num(1.0).clamp_min(1e-30)
-    return float((one - other).nan_to_num(0.0).abs().max() / spread)
+def goals_disagree(context: SelfCheckContext) -> Finding:
+    """Check whether attacks on the margin break many more images than on the cross-entropy."""
+    count = len(context)
+    margin = int(context.broken_by_margin.sum())
+    cross_entropy = int(context.broken_by_cross_entropy.sum())
+    gap = margin - cross_entropy
+    return Finding.of(
+        "goals disagree",
+        grade(max(0, gap), count, warn=0.08, fail=0.13),
+        f"of {count} images, 20 steps break {margin} on the margin and {cross_entropy} on the "
+        f"cross-entropy: {gap / count:.1%} more.",
+        {"margin": margin / count, "cross_entropy": cross_entropy / count, "gap": gap / count},
+        good="the two goals agree to a few points, as they do on sound models.",
+        bad="training has flattened the cross-entropy but not the decision, so a cross-entropy "
+        "score overestimates robustness; report the worst case over margin and targeted attacks.",
+    )
 
 
-class SelfCheckContext:
-    """The images that are looked at, and which of them each probe breaks at the strongest epsilon.
-
-    Every probe starts from the images that are right without an attack, is computed when it is
-    first asked for, and has random numbers of its own.
-
-    Args:
-        model: Images in [0, 1] to logits. Attacks expect it inside ``attack_mode``.
-        split: The images of the evaluation, on the model's device.
-        threat: Makes the threat of a strength.
-        epsilons: Strengths, ascending from 0.
-        tried: What the evaluation tried, on all images of ``split``.
-        seed: Of all random numbers.
-        images: Look at the first so many images.
-        batch_size: Images at once.
-
-    Attributes:
-        awake: Names of the modules that were in train mode when this was made and are known to act
-            by it, or may; the model itself is ``""``.
-        broken: Which images any probe so far has broken within the strongest epsilon.
-
-    Raises:
-        ValueError: If the strengths do not ascend from 0, ``images`` or ``batch_size`` is not
-            positive, or ``tried`` is about other images or strengths.
-    """
-
-    def __init__(
-        self,
-        model: nn.Module,
-        split: Split,
-        *,
-        threat: Callable[[float], Threat],
-        epsilons: Sequence[float],
-        tried: Sequence[AttackOutcome],
-        seed: int,
-        images: int,
-        batch_size: int,
-    ) -> None:
-        _refuse(len(split), epsilons, tried, images, batch_size)
-        self.model = model
-        self.awake = tuple(
-            name
-            for name, module in model.named_modules()
-            if module.training and (name == "" or _acts_by_mode(module))
-        )
-        self.tried, self.all_images = tuple(tried), len(split)
-        clean, self.labels = split.first(images).batch(slice(None))
-        self.images = clean.contiguous(memory_format=torch.channels_last)
-        self.threat, self.epsilons = threat(epsilons[-1]), tuple(epsilons)
-        self.seed, self.batch_size = seed, batch_size
-        self.broken = torch.zeros_like(self.labels, dtype=torch.bool)
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def generator(self, name: str) -> torch.Generator:
-        """Random numbers of one named use."""
-        generator = torch.Generator(self.images.device)
-        return generator.manual_seed(derive_seed(self.seed, "self checks", name))
-
-    @property
-    def attackable(self) -> bool:
-        """Whether there is a strength, an image that is right, and a gradient to attack with."""
-        return len(self.epsilons) > 1 and bool(self.right.any()) and self.differentiable
-
-    @cached_property
-    def differentiable(self) -> bool:
-        """Whether autograd reaches the images through the model at all."""
-        with torch.enable_grad():
-            answer: Tensor = self.model(self.images[:1].clone().requires_grad_(True))
-            return answer.requires_grad
-
-    @property
-    def survived(self) -> Mask:
-        """Whether each image looked at is right after all that the evaluation tried."""
-        never = [one.broken_at[: len(self)] == NEVER for one in self.tried]
-        return torch.stack(never).all(dim=0).to(self.labels.device)
-
-    def ahead(self, kinds: tuple[Kind, ...], others: tuple[Kind, ...]) -> Int[Tensor, " n"]:
-        """Where attacks of some kinds broke an image that others never did, or only later.
-
-        Args:
-            kinds: Their strength is given.
-            others: What is compared with; both a ``AttackOutcome``'s ``kind``.
-
-        Returns:
-            ``(n,)`` for all images of the evaluation: index of the lowest strength at which
-            ``kinds`` broke the image if ``others`` had not by then, else 0.
-        """
-        never = torch.iinfo(torch.int64).max
-
-        def lowest(wanted: tuple[Kind, ...]) -> Tensor:
-            rows = [one.broken_at.cpu() for one in self.tried if one.kind in wanted]
-            rows = [torch.where(row > 0, row.long(), never) for row in rows]
-            return torch.stack([torch.full((self.all_images,), never), *rows]).amin(dim=0)
-
-        at, before = lowest(kinds), lowest(others)
-        return torch.where(at < before, at, 0).to(self.labels.device)
-
-    @torch.no_grad()
-    def logits_of(self, images: Images) -> Logits:
-        """The model's answer."""
-        return torch.cat([self.model(part) for part in images.split(self.batch_size)])
-
-    def attacked(
-        self,
-        name: str,
-        search: Search,
-        loss: Callable[..., PerImage],
-        *,
-        threat: Threat | None = None,
-        among: Mask | None = None,
-    ) -> Mask:
-        """Which images a white-box search breaks; every point that it visits counts.
-
-        Args:
-            name: Of its random numbers.
-            search: How to look.
-            loss: Per-image loss to climb.
-            threat: Where to search; at the strongest epsilon by default.
-            among: Attack only these images; all that are right by default.
-        """
-        threat = self.threat if threat is None else threat
-        rows = (self.right if among is None else among).nonzero().squeeze(1)
-        generator, broken = self.generator(name), torch.zeros_like(self.right)
-        for part in rows.split(self.batch_size) if len(rows) else ():
-            watched = SuccessTracker(self.model, self.labels[part], loss)
-            search(watched, self.images[part], narrowed(threat, part), generator)
-            broken[part] = watched.broken
-        if threat is self.threat:
-            self.broken |= broken
-        return broken
-
-    @cached_property
-    def logits(self) -> Logits:
-        """Of the images without an attack."""
-        return self.logits_of(self.images)
-
-    @cached_property
-    def right(self) -> Mask:
-        """Whether each image is classified rightly without an attack."""
-        return self.logits.argmax(dim=1) == self.labels
-
-    @cached_property
-    def gradient(self) -> Float[Tensor, "batch channel height width"]:
-        """Of each label's cross-entropy with respect to the image."""
-        parts = zip(
-            self.images.split(self.batch_size), self.labels.split(self.batch_size), strict=True
-        )
-        return torch.cat(
-            [
-                value_and_gradient(cross_entropy(self.model, labels), images)[1]
-                for images, labels in parts
-            ]
-        )
-
-    @cached_property
-    def noise(self) -> Mask:
-        """Broken by one of 25 random points of the threat."""
-        generator, broken = self.generator("noise"), torch.zeros_like(self.right)
-        for _ in range(DRAWS):
-            points = self.threat.random_start(self.images, generator)
-            broken |= self.logits_of(points).argmax(dim=1) != self.labels
-        self.broken |= broken & self.right
-        return broken & self.right
-
-    @cached_property
-    def one_step(self) -> Mask:
-        """Broken by FGSM."""
-        return self.attacked("one step", ONE_STEP, losses.cross_entropy)
-
-    @cached_property
-    def by_cross_entropy(self) -> Mask:
-        """Broken by 20 steps on the cross-entropy."""
-        return self.attacked("cross-entropy", MANY_STEPS, losses.cross_entropy)
-
-    @cached_property
-    def by_scale_free(self) -> Mask:
-        """Broken by 20 steps on the cross-entropy of logits of one scale."""
-        return self.attacked("scale-free", MANY_STEPS, scale_free_cross_entropy)
-
-    @cached_property
-    def by_margin(self) -> Mask:
-        """Broken by 20 steps on the margin."""
-        return self.attacked("margin", MANY_STEPS, losses.margin)
-
-    @cached_property
-    def only_long(self) -> Mask:
-        """Broken by 100 steps on the margin, twice, of those that 20 steps on any loss left."""
-        left = self.right & ~(self.by_margin | self.by_cross_entropy | self.by_scale_free)
-        return self.attacked("long", LONG, losses.margin, among=left)
-
-    def again(self, at: Int[Tensor, " batch"]) -> Mask:
-        """Broken by 20 steps on the margin, twice, each image at a strength of its own.
-
-        Args:
-            at: Index into the strengths; images at 0 are not attacked.
-        """
-        strengths = torch.tensor(self.epsilons, device=at.device)[at]
-        threat = self.threat.at(strengths)
-        return self.attacked("again", TWICE, losses.margin, threat=threat, among=at > 0)
-
-    @cached_property
-    def anywhere(self) -> Mask | None:
-        """Broken by 50 steps where every image is allowed; ``None`` for an unknown threat."""
-        if isinstance(self.threat, Linf):
-            threat: Threat = self.threat.at(1.0)
-        elif isinstance(self.threat, L2):
-            threat = self.threat.at(sqrt(self.images[0].numel()))  # the pixel box's diagonal
-        else:
-            return None
-        broken = self.attacked("anywhere", ANYWHERE, losses.margin, threat=threat)
-        return broken | self.attacked(
-            "anywhere from clean",
-            ANYWHERE_FROM_CLEAN,
-            losses.cross_entropy,
-            threat=threat,
-            among=self.right & ~broken,
-        )
+def black_box(context: SelfCheckContext) -> Finding:
+    """Check whether attacks without the model's gradient break images that others cannot."""
+    count, strongest = len(context), len(context.epsilons) - 1
+    levels = context.broken_first(("black box", "transfer"), ("white box",))[:count]
+    levels = torch.where((levels == 0) & context.broken_by_noise, strongest, levels)
+    # The evaluation ran no gradient attack on an image after a black-box attack broke it.
+    hits = int(((levels > 0) & ~context.broken_again(levels)).sum())
+    return Finding.of(
+        "black box",
+        grade(hits, count, warn=0.002, fail=0.02),
+        f"{NOISE_DRAWS} draws of noise, black-box or transfer attacks break "
+        f"{int((levels > 0).sum())} of {count} images before gradient attacks do, and gradient "
+        f"attacks at the same strength cannot break {hits} ({hits / count:.1%}) of these.",
+        {"share": hits / count, "noise": float(context.broken_by_noise.double().mean())},
+        good="knowing the model helps an attack, as it must.",
+        bad="an attack that knows less finds more, so the gradients are misleading and the score "
+        "too high; give black-box attacks more queries and attack a smoothed model.",
+    )
 
 
-def _acts_by_mode(module: nn.Module) -> bool:
-    """Whether train mode changes what a module does; of a stranger's, that is not known."""
-    known = type(module).__module__.startswith("torch.nn.")
-    return not known or isinstance(module, ACTS_BY_MODE)
+def huge_epsilon(context: SelfCheckContext) -> Finding | None:
+    """Check whether images survive an attack that may turn them into any other image."""
+    if context.broken_without_limit is None:
+        return None
+    hits, count = int((context.correct & ~context.broken_without_limit).sum()), len(context)
+    return Finding.of(
+        "huge epsilon",
+        grade(hits, count, warn=0.01, fail=0.05),
+        f"{hits} of {count} images ({hits / count:.1%}) survive 50 steps at an epsilon that allows "
+        "every image.",
+        {"share": hits / count},
+        good="an attack without a limit breaks every image, as it must.",
+        bad="each of them could be turned into an image of another class, so the attack has "
+        "failed, and surviving it at small strengths proves nothing.",
+    )
 
 
-def _refuse(
-    count: int,
-    epsilons: Sequence[float],
-    tried: Sequence[AttackOutcome],
-    images: int,
-    batch_size: int,
-) -> None:
-    ascends = all(low < high for low, high in pairwise(epsilons))
-    if not epsilons or epsilons[0] != 0 or not ascends:
-        raise ValueError(f"epsilons must ascend from 0, got {tuple(epsilons)}.")
-    if images < 1 or batch_size < 1:
-        raise ValueError(f"images and batch_size must be 1 or more, got {images} and {batch_size}.")
-    for one in tried:
-        if len(one.broken_at) != count:
-            raise ValueError(
-                f"{one.suite}/{one.name} was tried on {len(one.broken_at)} images but the split "
-                f"has {count}; give the split that was evaluated."
-            )
-        low, high = int(one.broken_at.min()), int(one.broken_at.max())
-        if low < NEVER or high >= len(epsilons):
-            raise ValueError(
-                f"{one.suite}/{one.name}: broken_at must be -1 or an index into the "
-                f"{len(epsilons)} epsilons, got {low}..{high}."
-            )
+def more_steps(context: SelfCheckContext) -> Finding:
+    """Check whether five times the steps, twice, break many more images."""
+    hits, count = int(context.broken_by_long_only.sum()), len(context)
+    return Finding.of(
+        "more steps",
+        grade(hits, count, warn=0.02, fail=0.08),
+        f"100 steps on the margin, twice, break {hits} of {count} images ({hits / count:.1%}) that "
+        "survive 20 steps.",
+        {"share": hits / count},
+        good="the attack has converged: more steps find little more.",
+        bad="the attack has not converged, so the score is too high; raise steps and restarts "
+        "until it stops falling.",
+    )
+
+
+def missed(context: SelfCheckContext) -> Finding | None:
+    """Check whether these checks break images that survived the evaluation."""
+    if not context.outcomes:
+        return None
+    survived, count = context.survived, len(context)
+    hits = int((survived & context.broken).sum())
+    return Finding.of(
+        "missed",
+        "warn" if hits else "pass",
+        f"the attacks of these checks break {hits} of the {int(survived.sum())} images, out of "
+        f"{count}, that survived the evaluation.",
+        {"share": hits / count},
+        good="the evaluation found everything that these checks found.",
+        bad=f"at {format_epsilon(context.epsilons[-1])} the score is too high by at least that "
+        "share; add suites, steps or restarts.",
+    )

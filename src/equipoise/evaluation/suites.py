@@ -1,4 +1,4 @@
-"""Which attacks are tried, and in which order."""
+"""Attack suites: which attacks an evaluation runs, and in which order."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,8 +17,9 @@ from equipoise.models.conditional_network import FixedPreference
 from equipoise.types import Images
 
 SuiteName = Literal["quick", "tables", "paper", "standard", "autoattack", "adaptive", "transfer"]
+
 GATE_RATIOS = (10.0, 5.0, 2.0, 1.0, 1 / 2, 1 / 5, 1 / 10)
-"""Cross-entropy to binary cross-entropy, AFA Sec. 5.2 "Adaptive attack"."""
+"""Ratios of cross-entropy to binary cross-entropy, AFA Sec. 5.2 "Adaptive attack"."""
 
 LogitsAndGate = Callable[[Images], tuple[Tensor, Tensor]]
 
@@ -28,10 +29,10 @@ class Suite:
     """Attacks that are reported together.
 
     Args:
-        name: The column's name.
-        attacks: Run in this order.
-        independent: Run each attack on all images, whatever others have broken, so that each has a
-            number of its own; otherwise each sees only what all before it left.
+        name: Name of the suite, the title of its column.
+        attacks: The attacks, in order.
+        independent: Run each attack on all images, whatever other attacks have broken, so that each
+            has its own accuracy. Otherwise each attack sees only the images that survive so far.
     """
 
     name: str
@@ -53,36 +54,47 @@ def suites_for(
 
     Args:
         model: The model under evaluation.
-        names: Suites in order.
+        names: Names of suites, in order.
 
-            - ``"quick"``: PGD on the margin, APGD on cross-entropy with twice its steps, and APGD
-              on the margin to each of the 4 likeliest wrong classes.
+            - ``"quick"``: PGD on the margin, APGD on the cross-entropy with twice as many steps,
+              and APGD on the margin to each of the 4 wrong classes with the largest logits.
             - ``"tables"``: FGSM, PGD-10, PGD-20 and C&W, the columns of the papers' tables.
             - ``"paper"``: the same and Square.
             - ``"standard"``: PGD on the margin with restarts, APGD on cross-entropy, DLR and the
               margin to up to 9 wrong classes, Square; AutoAttack's steps without FAB and with a
               fifth of its queries.
-            - ``"autoattack"``: the reference's four attacks at their original settings.
-            - ``"adaptive"``: for a model with a weight generator, attacks that the generator is
-              part of; for a stack, attacks through and on its members and on their generators; for
-              OAT's, attacks from every other preference; left out for others.
+            - ``"autoattack"``: the four attacks of AutoAttack at their original settings.
+            - ``"adaptive"``: for a model with a weight generator, attacks on the generator; for a
+              feature stack, attacks on its members and on their generators; for OAT, attacks from
+              every other preference. Left out for other models.
             - ``"transfer"``: PGD on each surrogate.
-        classes: Number of classes; with fewer than 4 the margin takes DLR's place.
-        steps: Steps of each search of ``quick``, ``adaptive`` and ``transfer``, of epsilon / 4.
-        restarts: Random restarts of each search of ``quick``.
-        seed: Of ``autoattack``, which draws from generators of its own.
-        surrogates: By name, the models that ``transfer`` attacks in the model's place.
+        classes: Number of classes. With fewer than 4, the margin replaces DLR.
+        steps: Number of steps of each search in ``quick``, ``adaptive`` and ``transfer``, of
+            epsilon / 4.
+        restarts: Number of random restarts of each search in ``quick``.
+        seed: Random seed of ``autoattack``, which uses its own generators.
+        surrogates: By name, the models that ``transfer`` attacks instead of the model.
 
     Returns:
-        The suites that apply.
+        The suites that apply to the model.
 
     Raises:
-        ValueError: If ``transfer`` is named without surrogates, or a surrogate is.
+        ValueError: If ``transfer`` is named without surrogates, if no attack is left for a model
+            without gradients, or if there are too few classes for ``autoattack``.
 
     Source:
         AFA Sec. 5.2 and Table 3; AFS Table IV; Croce and Hein 2020. Deviations in ``adaptive``:
-        every image keeps its worst case over the ratios, not the set its best single ratio, and
-        the generator is pushed both ways.
+        every image keeps its worst case over the ratios, where the paper keeps the single worst
+        ratio of the whole set; and the generator is pushed both ways.
+
+    Example:
+        >>> import torch
+        >>> from equipoise.evaluation import suites_for
+        >>> quick, paper = suites_for(torch.nn.Flatten(), ["quick", "paper"], classes=10)
+        >>> [attack.name for attack in quick.attacks]
+        ['pgd-margin', 'apgd-cross-entropy', 'apgd-targeted-margin-4']
+        >>> [attack.name for attack in paper.attacks]
+        ['fgsm', 'pgd-10', 'pgd-20', 'cw-30-kappa-50', 'square-5000']
     """
     suites = []
     for name in names:
@@ -109,23 +121,23 @@ def suites_for(
             suites.append(Suite(name=name, attacks=_adaptive_preference(model, steps)))
         elif isinstance(model, FeatureStack) and (attacks := _adaptive_stack(model, steps)):
             suites.append(Suite(name=name, attacks=attacks))
-    return suites if getattr(model, "gives_gradients", True) else _blind(suites)
+    return suites if getattr(model, "gives_gradients", True) else _without_gradients(suites)
 
 
-def _blind(suites: list[Suite]) -> list[Suite]:
-    """What is left for a model without gradients."""
-    left = []
+def _without_gradients(suites: list[Suite]) -> list[Suite]:
+    """Keep the attacks that need no gradient of the model."""
+    remaining = []
     for suite in suites:
         attacks = tuple(a for a in suite.attacks if a.kind in ("black box", "transfer"))
         if attacks:
-            left.append(replace(suite, attacks=attacks))
-    if not left:
+            remaining.append(replace(suite, attacks=attacks))
+    if not remaining:
         raise ValueError(
             "the model gives no gradients, and the suites "
             f"{', '.join(suite.name for suite in suites)} need them; use transfer with a surrogate "
-            "that has gradients, or standard or paper, of which Square is left."
+            "that has gradients, or standard or paper, which include Square."
         )
-    return left
+    return remaining
 
 
 def _search(steps: int, restarts: int = 1) -> PGD:
@@ -151,8 +163,12 @@ def _quick(classes: int, steps: int, restarts: int) -> tuple[Attack, ...]:
 
 
 def _tables() -> tuple[Attack, ...]:
-    """C&W's numbers are given nowhere in the papers: the usual 30 steps and kappa 50. PGD's step is
-    epsilon / 4, at 8/255 AFS's 2/255; AFS keeps that at other strengths, AFA does not say."""
+    """Attacks of the papers' tables.
+
+    The papers do not give the settings of C&W; 30 steps and kappa 50 are usual. PGD's step is
+    epsilon / 4, which is AFS's 2/255 at 8/255; AFS uses 2/255 at other strengths too, and AFA does
+    not say.
+    """
     return (
         SearchAttack(name="fgsm", search=fgsm(), loss="cross_entropy"),
         SearchAttack(name="pgd-10", search=_search(10), loss="cross_entropy"),
@@ -168,7 +184,11 @@ def _square(queries: int) -> Attack:
 
 
 def _standard(classes: int) -> tuple[Attack, ...]:
-    """Steps and queries count, the kind of targeted loss hardly (benchmarks/standard_parts.py)."""
+    """Attacks with AutoAttack's steps.
+
+    The numbers of steps and queries matter, the kind of targeted loss hardly does
+    (benchmarks/standard_parts.py).
+    """
     scale_free: Loss = "dlr" if classes >= 4 else "margin"
     targets = min(9, classes - 1)
     return (
@@ -197,37 +217,38 @@ def _adaptive_gate(model: AdaptiveNetwork, steps: int) -> tuple[Attack, ...]:
         )
         for fixed in (model.ceiling, 0.0, model.ceiling / 2)
     ]
-    return (*attacks, *_pushes(model.logits_and_gate, search))
+    return (*attacks, *_gate_attacks(model.logits_and_gate, search))
 
 
-def _pushes(answer: LogitsAndGate, search: Search, of: str = "") -> Iterator[Attack]:
+def _gate_attacks(forward: LogitsAndGate, search: Search, prefix: str = "") -> Iterator[Attack]:
+    """Attacks that push the fusing weight to either side, at every ratio of the two losses."""
     for target, side in ((0.0, "clean"), (1.0, "robust")):
         for ratio in GATE_RATIOS:
             yield SearchAttack(
-                name=f"{of}gate-to-{side}-{ratio:g}",
+                name=f"{prefix}gate-to-{side}-{ratio:g}",
                 search=search,
                 loss="cross_entropy",
                 kind="gate",
-                joint=_Pushed(answer, target, 1 / ratio),
+                joint=_GateTerm(forward, target, 1 / ratio),
             )
 
 
 @dataclass(frozen=True)
-class _Pushed:
-    """Cross-entropy and, at a share, the gate's binary cross-entropy."""
+class _GateTerm:
+    """A joint forward pass that adds the gate's binary cross-entropy, times a weight."""
 
-    answer: LogitsAndGate
+    forward: LogitsAndGate
     target: float
-    share: float
+    weight: float
 
     def __call__(self, images: Images) -> tuple[Tensor, Tensor, Tensor]:
-        logits, gate = self.answer(images)
-        return logits, logits, self.share * losses.gate_cross_entropy(gate, self.target)
+        logits, gate = self.forward(images)
+        return logits, logits, self.weight * losses.gate_cross_entropy(gate, self.target)
 
 
 @dataclass(frozen=True)
 class _MemberGate:
-    """A stack's logits, and the gate of one of its members that has a weight generator."""
+    """The stack's logits, and the gate of one member that has a weight generator."""
 
     model: FeatureStack
     member: AdaptiveNetwork
@@ -237,32 +258,37 @@ class _MemberGate:
 
 
 def _adaptive_stack(model: FeatureStack, steps: int) -> tuple[Attack, ...]:
-    """The gate of each member that has one; then each member as a source, and the whole with some
-    members' say changed: what a gradient of the plain sum hides behind the loudest member shows
-    there. A single member is all that there is, and hides behind nobody."""
+    """Attacks on the members of a stack.
+
+    First the gate of each member that has one, then each member as the source of a transfer attack,
+    then the stack with one member's logits left out or amplified: the gradient of the plain sum may
+    be dominated by one member, and these gradients are not. A stack of one member needs only the
+    gate attacks.
+    """
     search, count = _search(steps), len(model.members)
-    sources: list[Any] = [member.network for member in model.members]
+    members: list[Any] = [member.network for member in model.members]
     attacks: list[Attack] = []
-    for number, source in enumerate(sources):
-        if isinstance(source, AdaptiveNetwork):
-            attacks += _pushes(_MemberGate(model, source), search, of=f"member-{number}-")
+    for number, member in enumerate(members):
+        if isinstance(member, AdaptiveNetwork):
+            forward = _MemberGate(model, member)
+            attacks += _gate_attacks(forward, search, prefix=f"member-{number}-")
     if count == 1:
         return tuple(attacks)
     attacks += (
         SearchAttack(
-            name=f"member-{number}", search=search, loss="margin", kind="transfer", source=source
+            name=f"member-{number}", search=search, loss="margin", kind="transfer", source=member
         )
-        for number, source in enumerate(sources)
+        for number, member in enumerate(members)
     )
     for number in range(count):
-        for share, word in ((0.0, "without"), (3.0, "more-of")):
-            shares = tuple(share if member == number else 1.0 for member in range(count))
+        for weight, word in ((0.0, "without"), (3.0, "more-of")):
+            weights = tuple(weight if other == number else 1.0 for other in range(count))
             attacks.append(
                 SearchAttack(
                     name=f"{word}-{number}",
                     search=search,
                     loss="margin",
-                    joint=_Reweighted(model, shares),
+                    joint=_Reweighted(model, weights),
                 )
             )
     return tuple(attacks)
@@ -270,19 +296,19 @@ def _adaptive_stack(model: FeatureStack, steps: int) -> tuple[Attack, ...]:
 
 @dataclass(frozen=True)
 class _Reweighted:
-    """The stack's logits to judge, and those with some members' say changed to climb."""
+    """A joint forward pass: the stack's logits, and the loss of a reweighted sum of its members."""
 
     model: FeatureStack
-    shares: tuple[float, ...]
+    weights: tuple[float, ...]
 
     def __call__(self, images: Images) -> tuple[Tensor, Tensor, float]:
-        parts, bias = self.model.logits_by_member(images), self.model.merger.bias
-        shares = torch.tensor(self.shares, device=parts.device)[:, None, None]
-        return parts.sum(dim=0) + bias, (parts * shares).sum(dim=0) + bias, 0.0
+        by_member, bias = self.model.logits_by_member(images), self.model.merger.bias
+        weights = torch.tensor(self.weights, device=by_member.device)[:, None, None]
+        return by_member.sum(dim=0) + bias, (by_member * weights).sum(dim=0) + bias, 0.0
 
 
 def _adaptive_preference(view: FixedPreference, steps: int) -> tuple[Attack, ...]:
-    """Every other preference as a source: norms and gradients differ between them."""
+    """Transfer attacks from every other preference, whose norms and gradients differ."""
     search = _search(steps)
     return tuple(
         SearchAttack(

@@ -1,14 +1,15 @@
-"""One unit of an evaluation: one attack at one strength on one batch."""
+"""Work units: one attack at one strength on one batch, and the key of its cached results."""
 
 import contextlib
 import functools
 import hashlib
+import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Int
@@ -16,12 +17,12 @@ from torch import Tensor, nn
 
 from equipoise.attacks.threat import Threat
 from equipoise.data import Split
-from equipoise.evaluation.attack import AttackResult, Autocast
-from equipoise.evaluation.cache import unit_key
+from equipoise.evaluation.attack import Attack, AttackResult, Autocast
 from equipoise.evaluation.suites import Suite
 from equipoise.evaluation.verification import EvaluationError
 from equipoise.models.attack_mode.context import attack_mode
 from equipoise.records.epsilon import format_epsilon
+from equipoise.runtime.environment import version
 from equipoise.runtime.seeds import derive_seed
 
 Precision = Literal["32-true", "bf16-mixed"]
@@ -30,20 +31,80 @@ CODE = (
     *("attacks/*", "distributed/shared_generator"),
     *(f"evaluation/{name}" for name in ("attack", "autoattack", "suites", "work_unit")),
 )
-"""What decides, beside the model, what an attack finds: modules of the package."""
+"""Globs of the package's modules whose code, together with the model, decides what attacks find."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttackKey:
+    """What identifies the results of an attack at one strength, apart from the attacks' code.
+
+    Attacks with the same settings share a key, in whichever suite they run.
+
+    Args:
+        attack: Settings of the attack, as ``Attack.describe`` returns them.
+        norm: Class name of the threat.
+        epsilon: Strength.
+        seed: Random seed of the evaluation.
+        precision: Precision of the searches.
+
+    Example:
+        >>> from dataclasses import replace
+        >>> from equipoise.evaluation.work_unit import AttackKey
+        >>> key = AttackKey(attack={"name": "pgd-20"}, norm="Linf", epsilon=0.03, seed=0)
+        >>> key.name()[:7]
+        'pgd-20_'
+        >>> replace(key, epsilon=0.05).name() == key.name()
+        False
+    """
+
+    attack: dict[str, Any]
+    norm: str
+    epsilon: float
+    seed: int
+    precision: Precision = "32-true"
+
+    def name(self) -> str:
+        """Return the key as a folder name; it changes with the version of Equipoise."""
+        identity = [
+            self.attack,
+            self.norm,
+            self.epsilon,
+            self.seed,
+            self.precision,
+            version("equipoise"),
+        ]
+        digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
+        return f"{self.attack['name']}_{digest}".replace("/", "_")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class WorkUnit:
+    """One attack at one strength on one batch.
+
+    Args:
+        suite: Index of the suite.
+        attack: Index of the attack in its suite.
+        epsilon: Strength.
+        rows: Indices of the images.
+    """
+
+    suite: int
+    attack: int
+    epsilon: float
+    rows: Int[Tensor, " rows"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationContext:
-    """Everything a unit needs; the same unit comes out the same on every bench alike.
+    """Everything that a work unit needs; equal contexts give equal results in every process.
 
     Args:
         model: Images in [0, 1] to logits, in eval mode.
         split: The images under evaluation.
-        threat: Makes the threat of a strength.
+        threat: Builds the threat of a strength, such as ``Linf``.
         suites: The suites, in order.
-        seed: Of the evaluation.
-        precision: Of the searches; what they find is always judged in float32.
+        seed: Random seed of all attacks.
+        precision: Precision of the searches; what they find is confirmed in float32.
     """
 
     model: nn.Module
@@ -54,51 +115,52 @@ class EvaluationContext:
     precision: Precision = "32-true"
 
     def key(self, suite: int, attack: int, epsilon: float) -> str:
-        """The unit's name, without its rows; it changes with the code of the attacks."""
-        return f"{self._name(suite, attack, epsilon)}_{code_hash()}"
+        """Return the cache key of an attack at a strength; it changes with the attacks' code."""
+        name = self._key_name(self.suites[suite].attacks[attack], epsilon)
+        return f"{name}_{code_hash()}"
 
-    def _name(self, suite: int, attack: int, epsilon: float) -> str:
-        settings = self.suites[suite].attacks[attack].describe()
-        norm = type(self.threat(epsilon)).__name__
-        return unit_key(settings, norm, epsilon, self.seed, self.precision)
-
-    def run(
-        self, suite: int, attack: int, epsilon: float, rows: Int[Tensor, " rows"]
-    ) -> tuple[AttackResult, float]:
+    def run(self, unit: WorkUnit) -> tuple[AttackResult, float]:
         """Run a unit.
 
         Args:
-            suite: Place of the suite.
-            attack: Place of the attack in it.
-            epsilon: Strength.
-            rows: Which images.
+            unit: What to run.
 
         Returns:
-            What was found, and the seconds it took.
+            The result, and the seconds it took.
 
         Raises:
-            EvaluationError: If the attack failed; the message names it and the images.
+            EvaluationError: If the attack failed; the message names the attack and the images.
         """
-        chosen = self.suites[suite].attacks[attack]
-        device = self.split.device
-        images, labels = self.split.batch(rows.to(device))
+        suite, epsilon, device = self.suites[unit.suite], unit.epsilon, self.split.device
+        attack = suite.attacks[unit.attack]
+        images, labels = self.split.batch(unit.rows.to(device))
         images = images.contiguous(memory_format=torch.channels_last)
-        generator = torch.Generator(self.split.device)
-        name = self._name(suite, attack, epsilon)  # random numbers outlive a change of the code
-        generator.manual_seed(derive_seed(self.seed, name, str(int(rows[0]))))
-        began = time.monotonic()
+        first, last = int(unit.rows[0]), int(unit.rows[-1])
+        # The seed leaves out the code hash, so a code change does not change random numbers.
+        seed = derive_seed(self.seed, self._key_name(attack, epsilon), str(first))
+        generator = torch.Generator(device).manual_seed(seed)
+        started = time.monotonic()
         try:
             with attack_mode(self.model), torch.autocast(device.type, enabled=False):
-                found = chosen.run(
+                result = attack.run(
                     self.model, images, labels, self.threat(epsilon), generator, self._autocast()
                 )
         except Exception as error:
             raise EvaluationError(
-                f"{self.suites[suite].name}/{chosen.name} failed at {format_epsilon(epsilon)} on "
-                f"images {int(rows[0])} to {int(rows[-1])}: {error}. What was finished before is "
-                "kept; run the same command again to go on, or leave this suite out."
+                f"{suite.name}/{attack.name} failed at {format_epsilon(epsilon)} on images "
+                f"{first} to {last}: {error}. Finished units are kept; run the same command again "
+                "to continue, or leave this suite out."
             ) from error
-        return found, time.monotonic() - began
+        return result, time.monotonic() - started
+
+    def _key_name(self, attack: Attack, epsilon: float) -> str:
+        return AttackKey(
+            attack=attack.describe(),
+            norm=type(self.threat(epsilon)).__name__,
+            epsilon=epsilon,
+            seed=self.seed,
+            precision=self.precision,
+        ).name()
 
     def _autocast(self) -> Autocast:
         if self.precision == "32-true":
@@ -108,15 +170,15 @@ class EvaluationContext:
 
 @functools.cache
 def code_hash() -> str:
-    """A hash of the sources of ``CODE``, as they are when a process first asks.
+    """Return a hash of the source files of ``CODE``, read once per process.
 
     Returns:
         8 hexadecimal digits.
     """
-    found = hashlib.sha256()
-    for name in CODE:
-        paths = sorted(PACKAGE.glob(f"{name}.py"))
-        assert paths, f"no module matches {name}"
+    digest = hashlib.sha256()
+    for pattern in CODE:
+        paths = sorted(PACKAGE.glob(f"{pattern}.py"))
+        assert paths, f"no module matches {pattern}"
         for path in paths:
-            found.update(path.name.encode() + path.read_bytes())
-    return found.hexdigest()[:8]
+            digest.update(path.name.encode() + path.read_bytes())
+    return digest.hexdigest()[:8]

@@ -1,4 +1,4 @@
-"""Units computed by several processes at once, each with a bench of its own."""
+"""Worker processes that run work units, each with its own copy of the evaluation context."""
 
 import contextlib
 import copy
@@ -10,53 +10,49 @@ from multiprocessing.connection import Connection, wait
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
 
 from equipoise.evaluation.attack import AttackResult
 from equipoise.evaluation.verification import EvaluationError
-from equipoise.evaluation.work_unit import EvaluationContext
+from equipoise.evaluation.work_unit import EvaluationContext, WorkUnit
 from equipoise.runtime.malloc import keep_freed_memory
-
-Unit = tuple[int, int, float, Tensor]
-"""Suite, attack, strength and rows, as ``EvaluationContext.run`` takes them."""
 
 
 class Workers:
-    """A number of processes that run units. Use it as a context manager.
+    """A number of processes that run work units. Use it as a context manager.
 
-    Examples are shared out, not the model: each process has the whole model, on a graphics card of
-    its own where there are several.
+    The batches are distributed, not the model: every process holds the whole model, on its own GPU
+    if there are several.
 
     Args:
-        bench: What units need; it is copied to every process.
-        count: How many processes.
-        threads: torch threads in each.
+        context: What units need; it is copied to every process.
+        count: Number of processes.
+        threads: Number of torch threads in each.
 
     Raises:
-        EvaluationError: If the model or an attack cannot be copied, or a process dies.
+        EvaluationError: If the model or an attack cannot be pickled, or a process dies.
     """
 
-    def __init__(self, bench: EvaluationContext, count: int, threads: int = 1) -> None:
-        context = multiprocessing.get_context("spawn")
+    def __init__(self, context: EvaluationContext, count: int, threads: int = 1) -> None:
+        spawn = multiprocessing.get_context("spawn")
         try:
-            content = pickle.dumps(_on(copy.deepcopy(bench), "cpu"))
+            content = pickle.dumps(_move(copy.deepcopy(context), "cpu"))
         except Exception as error:
             raise EvaluationError(
                 f"the model cannot be copied to other processes ({error}); use --workers 1."
             ) from error
         self.processes = []
-        self.lines: list[Connection] = []
+        self.connections: list[Connection] = []
         for number in range(count):
-            here, there = context.Pipe()
-            process = context.Process(target=_work, args=(there, number, threads), daemon=True)
+            connection, worker_end = spawn.Pipe()
+            process = spawn.Process(target=_work, args=(worker_end, number, threads), daemon=True)
             process.start()
-            there.close()
+            worker_end.close()
             self.processes.append(process)
-            self.lines.append(here)
+            self.connections.append(connection)
         try:
-            for line in self.lines:
-                with _alive():
-                    line.send_bytes(content)
+            for connection in self.connections:
+                with _report_death():
+                    connection.send_bytes(content)
         except EvaluationError:
             self.__exit__()
             raise
@@ -68,93 +64,94 @@ class Workers:
         for process in self.processes:
             process.terminate()
             process.join()
-        for line in self.lines:
-            line.close()
+        for connection in self.connections:
+            connection.close()
         return False
 
-    def run(self, units: Sequence[Unit]) -> Iterator[tuple[Unit, AttackResult, float]]:
-        """Run units, wherever a process is free.
+    def run(self, units: Sequence[WorkUnit]) -> Iterator[tuple[WorkUnit, AttackResult, float]]:
+        """Run units on the next free process.
 
         Returns:
-            Each unit with what was found and the seconds it took, in the order of completion.
+            Each unit with its result and the seconds it took, in the order of completion.
 
         Raises:
             EvaluationError: If an attack failed or a process died.
         """
-        waiting, busy = list(reversed(units)), dict[Connection, Unit]()
-        free = list(self.lines)
+        waiting, busy = list(reversed(units)), dict[Connection, WorkUnit]()
+        free = list(self.connections)
         while waiting or busy:
             while waiting and free:
-                line, unit = free.pop(), waiting.pop()
-                with _alive():
-                    line.send((*unit[:3], unit[3].numpy()))
-                busy[line] = unit
+                connection, unit = free.pop(), waiting.pop()
+                with _report_death():
+                    connection.send((unit.suite, unit.attack, unit.epsilon, unit.rows.numpy()))
+                busy[connection] = unit
             ready = wait(list(busy))
-            for line in [line for line in busy if line in ready]:
-                with _alive():
-                    kind, content = line.recv()
+            for connection in [connection for connection in busy if connection in ready]:
+                with _report_death():
+                    kind, content = connection.recv()
                 if kind == "error":
                     raise EvaluationError(content)
-                yield busy.pop(line), *_unpacked(content)
-                free.append(line)
+                yield busy.pop(connection), *_unpack(content)
+                free.append(connection)
 
 
 @contextlib.contextmanager
-def _alive() -> Iterator[None]:
-    """A line whose other end is gone means that its process died, at whatever it was."""
+def _report_death() -> Iterator[None]:
+    """Turn a closed connection, whose process has died, into an ``EvaluationError``."""
     try:
         yield
     except (EOFError, ConnectionError) as error:
         raise EvaluationError(
-            "a process of the evaluation was killed (out of memory?). What was finished is kept; "
+            "a process of the evaluation was killed (out of memory?). Finished units are kept; "
             "run the same command again with fewer --workers."
         ) from error
 
 
-def _work(line: Connection, number: int, threads: int) -> None:
+def _work(connection: Connection, number: int, threads: int) -> None:
     torch.set_num_threads(threads)
     keep_freed_memory()
-    bench: EvaluationContext = pickle.loads(
-        line.recv_bytes()
-    )  # from our own parent process, not from a file
+    # The pickle comes from the parent process, not from a file.
+    context: EvaluationContext = pickle.loads(connection.recv_bytes())
     if torch.cuda.is_available():
-        bench = _on(bench, f"cuda:{number % torch.cuda.device_count()}")
+        context = _move(context, f"cuda:{number % torch.cuda.device_count()}")
     with contextlib.suppress(EOFError, KeyboardInterrupt, BrokenPipeError):
         while True:
-            suite, attack, epsilon, rows = line.recv()
+            suite, attack, epsilon, rows = connection.recv()
+            rows = torch.from_numpy(rows)
+            unit = WorkUnit(suite=suite, attack=attack, epsilon=epsilon, rows=rows)
             try:
-                found, seconds = bench.run(suite, attack, epsilon, torch.from_numpy(rows))
-                line.send(("found", _packed(found, seconds)))
+                connection.send(("result", _pack(*context.run(unit))))
             except EvaluationError as error:
-                line.send(("error", str(error)))
+                connection.send(("error", str(error)))
 
 
-def _on(bench: EvaluationContext, device: str) -> EvaluationContext:
-    bench.model.to(device)
-    for suite in bench.suites:
+def _move(context: EvaluationContext, device: str) -> EvaluationContext:
+    context.model.to(device)
+    for suite in context.suites:
         for attack in suite.attacks:
             source = getattr(attack, "source", None)
             if isinstance(source, torch.nn.Module):  # a surrogate
                 source.to(device)
-    return replace(bench, split=bench.split.to(device))
+    return replace(context, split=context.split.to(device))
 
 
-def _packed(found: AttackResult, seconds: float) -> tuple[Any, ...]:
+def _pack(result: AttackResult, seconds: float) -> tuple[Any, ...]:
+    # NumPy arrays travel by value; torch would send handles to shared memory.
     return (
-        found.broken.cpu().numpy(),
-        found.images.detach().cpu().contiguous().numpy(),
-        found.forward_passes,
-        found.backward_passes,
+        result.broken.cpu().numpy(),
+        result.images.detach().cpu().contiguous().numpy(),
+        result.forward_passes,
+        result.backward_passes,
         seconds,
     )
 
 
-def _unpacked(content: tuple[Any, ...]) -> tuple[AttackResult, float]:
-    broken, images, forward, backward, seconds = content
-    found = AttackResult(
+def _unpack(content: tuple[Any, ...]) -> tuple[AttackResult, float]:
+    broken, images, forward_passes, backward_passes, seconds = content
+    result = AttackResult(
         broken=torch.from_numpy(broken),
         images=torch.from_numpy(images),
-        forward_passes=forward,
-        backward_passes=backward,
+        forward_passes=forward_passes,
+        backward_passes=backward_passes,
     )
-    return found, seconds
+    return result, seconds

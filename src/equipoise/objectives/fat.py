@@ -52,7 +52,7 @@ class FAT:
 
     def goal(self, predict: Predict, clean: Images, labels: Labels) -> Goal:
         """The goal of that which it is over, done with an image soon after it is misclassified."""
-        return goals.EarlyStoppedGoal(predict, clean, labels, climb=self.over.goal, tau=self.tau)
+        return goals.EarlyStoppedGoal(predict, clean, labels, self.over.goal, tau=self.tau)
 
     def losses(self, batch: Batch) -> dict[str, PerImage]:
         """The losses of that which it is over."""

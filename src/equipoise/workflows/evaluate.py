@@ -11,12 +11,13 @@ from torch import nn
 
 from equipoise.data import DataSet, Split
 from equipoise.evaluation import (
+    EvaluationCache,
+    EvaluationFacts,
     Profile,
-    Store,
+    evaluation_cache_folder,
     images_hash,
-    known_place,
+    measure_profile,
     model_internals,
-    profile,
     record_of,
     suites_for,
 )
@@ -245,10 +246,10 @@ def run_evaluation(
         seed=settings.seed,
         surrogates={name: surrogate.to(device) for name, surrogate in surrogates.items()},
     )
-    cache = known_place(RunFolder(model.home).evaluations, model.name, network, split)
+    cache = evaluation_cache_folder(RunFolder(model.home).evaluations, model.name, network, split)
     reporter.begin(f"evaluate {model.name}", 0, 0)
     began = time.monotonic()
-    measured = profile(
+    measured = measure_profile(
         network,
         split,
         threat=THREATS[evaluation.norm],
@@ -256,7 +257,7 @@ def run_evaluation(
         suites=suites,
         seed=settings.seed,
         batch_size=settings.batch_size,
-        store=Store(len(split), cache),
+        cache=EvaluationCache(len(split), cache),
         precision=settings.search_precision,
         order=settings.order,
         workers=workers,
@@ -274,17 +275,19 @@ def run_evaluation(
     reporter.step(1000, "done")
     return record_of(
         measured,
-        model=model.name,
-        data=images.data,
-        part=evaluation.part,
-        images_sha256=images_hash(split),
-        norm=evaluation.norm,
-        seed=settings.seed,
-        batch_size=settings.batch_size,
-        search_precision=settings.search_precision,
-        seconds=time.monotonic() - began,
-        parameters=sum(parameter.numel() for parameter in network.parameters()),
-        extra=extra,
+        EvaluationFacts(
+            model=model.name,
+            data=images.data,
+            part=evaluation.part,
+            images_sha256=images_hash(split),
+            norm=evaluation.norm,
+            seed=settings.seed,
+            batch_size=settings.batch_size,
+            search_precision=settings.search_precision,
+            seconds=time.monotonic() - began,
+            parameters=sum(parameter.numel() for parameter in network.parameters()),
+            extra=extra,
+        ),
     )
 
 
@@ -341,7 +344,7 @@ def _self_checks(
         split,
         threat=THREATS[settings.evaluation.norm],
         epsilons=measured.epsilons,
-        tried=measured.tried,
+        outcomes=measured.outcomes,
         seed=settings.seed,
         report=report,
     )

@@ -1,4 +1,4 @@
-"""The one search that validation makes."""
+"""``robust_accuracy``, the single search that validation makes."""
 
 from dataclasses import replace
 
@@ -15,7 +15,7 @@ STRONG = PGD(steps=20, relative_step=0.25, keep="best")
 
 
 @pytest.mark.parametrize("epsilon", [0.0, 0.02, 0.05])
-def test_the_quick_look_of_validation_is_exact_on_a_linear_model(epsilon):
+def test_robust_accuracy_is_exact_for_a_linear_model(epsilon):
     model, data = linear(2).eval(), grey()
     generator = torch.Generator().manual_seed(0)
     found = robust_accuracy(
@@ -25,7 +25,7 @@ def test_the_quick_look_of_validation_is_exact_on_a_linear_model(epsilon):
     assert found == pytest.approx(float(expected), abs=1 / 200)
 
 
-def test_the_quick_look_searches_under_autocast_and_scores_without():
+def test_the_search_uses_autocast_and_scoring_does_not():
     calls = []
 
     class Autocast:
@@ -45,10 +45,10 @@ def test_the_quick_look_searches_under_autocast_and_scores_without():
         predict, grey(4), threat=Linf(0.1), search=search, generator=generator, autocast=Autocast
     )
     assert calls[:4] == ["predict", "in", "predict", "out"]
-    assert set(calls[4:]) == {"predict"}  # what is wrong there is judged outside
+    assert set(calls[4:]) == {"predict"}  # what autocast misclassifies is confirmed without it
 
 
-def test_the_quick_look_leaves_broken_images_alone():
+def test_broken_images_are_not_searched_any_more():
     model, data = linear(2).eval(), grey()
     data = replace(data, labels=torch.cat([1 - data.labels[:40], data.labels[40:]]))
     searched = []
