@@ -8,7 +8,7 @@ import pytest
 from equipoise.recipes import to_json
 from equipoise.records.files import read_record
 from equipoise.report.papers import ENTRIES, SCALES, Result, Table
-from equipoise.report.papers.tables import markdown
+from equipoise.report.papers.tables import markdown_entry
 from equipoise.reproduce.plan import needed
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -43,7 +43,7 @@ def test_a_page_of_reproduced_tables_is_made_from_its_records(page, tmp_path):
     tables = [e for e in shown if e in TABLES and "multiply-adds" not in e.under()]
     assert len(tables) > 2
     for entry in tables:
-        assert markdown(entry, scale, results) in text, entry.name
+        assert markdown_entry(entry, scale, results) in text, entry.name
     pictures = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", text)
     assert {name.removesuffix(".svg") for name in pictures} == {
         entry.name for entry in shown if entry not in TABLES
@@ -52,4 +52,4 @@ def test_a_page_of_reproduced_tables_is_made_from_its_records(page, tmp_path):
     # Another record, another table.
     (result,) = next(found for name, found in results.items() if name.startswith("afa_"))
     result.record["headline"]["accuracy"][0] = 0.01234
-    assert any(markdown(entry, scale, results) not in text for entry in tables)
+    assert any(markdown_entry(entry, scale, results) not in text for entry in tables)
