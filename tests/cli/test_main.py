@@ -149,7 +149,7 @@ def test_a_dry_run_prints_the_cost_and_trains_nothing(capsys, monkeypatch, tmp_p
     )
     said = output(capsys)
     assert "Cost of training pgd_at_digits on cpu" in said
-    for part in ("77.6 k", "764 k", "3 + 3", "12 of 8 images", " steps of 8 images", "in all:"):
+    for part in ("77.6 k", "764 k", "3 + 3", "12 of 8 images", " steps of 8 images", "total:"):
         assert part in said
     assert list(tmp_path.iterdir()) == []
 

@@ -39,7 +39,7 @@ _TRADE_OFF_COLUMNS = (
 )
 _AA_NOTE = (
     "AA, measured: the worst case over all attacks, which include AutoAttack at paper scale only. "
-    "Every row is trained from scratch with one network; the paper's rows come from several papers "
+    "Every row is trained from scratch with one architecture; the paper's rows come from several papers "
     "and networks."
 )
 
@@ -49,7 +49,7 @@ AFS_ENTRIES = (
         name="afs-fig-1",
         paper="AFS Fig. 1",
         title="Clean accuracy against accuracy under PGD",
-        note="Every measured point is trained from scratch with one network. A vertical line leads "
+        note="Every measured point is trained from scratch with one architecture. A vertical line leads "
         "from PGD to the worst case over all attacks.",
         content=Figure(
             part=Part(data="cifar10", source=_AFS + "Table IV", rows=_METHODS),
@@ -133,7 +133,7 @@ AFS_ENTRIES = (
         name="afs-table-2",
         paper="AFS Table II",
         title="AFS for different α",
-        note="The size of the stack is that of the recipe.",
+        note="The recipe sets the number of stacked networks.",
         content=Table(
             parts=(
                 Part(
