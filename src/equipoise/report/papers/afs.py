@@ -39,8 +39,8 @@ _TRADE_OFF_COLUMNS = (
 )
 _AA_NOTE = (
     "AA, measured: the worst case over all attacks, which include AutoAttack at paper scale only. "
-    "Every row is trained from scratch with one architecture; the paper's rows come from several papers "
-    "and networks."
+    "Every row is trained from scratch with one architecture; the paper's rows come from several "
+    "papers and architectures."
 )
 
 
@@ -49,8 +49,8 @@ AFS_ENTRIES = (
         name="afs-fig-1",
         paper="AFS Fig. 1",
         title="Clean accuracy against accuracy under PGD",
-        note="Every measured point is trained from scratch with one architecture. A vertical line leads "
-        "from PGD to the worst case over all attacks.",
+        note="Every measured point is trained from scratch with one architecture. A vertical line "
+        "leads from PGD to the worst case over all attacks.",
         content=Figure(
             part=Part(data="cifar10", source=_AFS + "Table IV", rows=_METHODS),
             drawn_by="line_figures.trade_off_scatter",
