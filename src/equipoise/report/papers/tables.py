@@ -59,7 +59,7 @@ def table_lines(entry: Entry, scale: Scale, results: Results) -> list[Line]:
         if records:
             check_comparable(records, entry.name)
         for row in part.rows:
-            cells = {}
+            cells: dict[str, tuple[Number | float | None, ...]] = {}
             if published := _published(row, part, table.columns):
                 cells[PUBLISHED] = published
             measured = _results(row, part, scale, results)
@@ -157,7 +157,7 @@ def latex_entry(entry: Entry, scale: Scale, results: Results) -> str:
         results: Results by recipe.
     """
     heads = [column.head for column in _table(entry).columns]
-    rows = []
+    rows: list[str] = []
     for line in table_lines(entry, scale, results):
         space = "\\addlinespace\n" if rows and line.starts_model else ""
         rows.append(f"{space}{' & '.join(map(_escaped, _cells(line, entry)))} \\\\")
