@@ -15,8 +15,9 @@ from torch import nn
 from equipoise import PGD, Linf
 from equipoise.attacks import goals
 from equipoise.data import Digits
-from equipoise.deployment import export, predict
-from equipoise.deployment.export import TOLERANCE, Deployed, ExportError, difference
+from equipoise.deployment import export as export_module
+from equipoise.deployment import export_model, predict_images
+from equipoise.deployment.export import TOLERANCE, DeployedModel, ExportError, difference
 from equipoise.evaluation import images_hash
 from equipoise.models import load, save
 from equipoise.models.io.external import CARD_KEY, load_external
@@ -27,7 +28,6 @@ from equipoise.runtime.errors import RunError
 from equipoise.workflows.evaluate import evaluate
 
 FORMS = {"onnx": ".onnx", "torch-export": ".pt2"}
-EXPORTING = sys.modules["equipoise.deployment.export"]  # whose name the function has too
 
 
 @pytest.fixture(autouse=True)
@@ -44,7 +44,7 @@ def folder(tmp_path):
 
 
 def attacked(model, images, labels):
-    """Adversarial images of the original, made here and not by the export's own check."""
+    """Adversarial images of the original, made independently of the export's own verification."""
     goal = goals.margin(model, labels)
     found = PGD(steps=3, relative_step=0.5)(
         goal, images, Linf(0.2), torch.Generator().manual_seed(5)
@@ -53,16 +53,16 @@ def attacked(model, images, labels):
     return found
 
 
-def agrees(path, model):
-    """Whether a file answers as a model on clean and adversarial images, in batches of any size."""
+def check_outputs(path, model):
+    """Check that a file has the model's outputs on clean and adversarial images."""
     found = load_external(str(path), trust=[str(path)])
     images, labels = tiny.digits().test.batch(slice(0, 11))
-    victims = attacked(model, images, labels)
+    adversarial = attacked(model, images, labels)
     with torch.no_grad():
-        for batch in (images, victims, victims[:1]):
+        for batch in (images, adversarial, adversarial[:1]):
             torch.testing.assert_close(found(batch), model(batch), rtol=0, atol=TOLERANCE)
-        assert model(victims).std() > 0.1
-    return found, victims
+        assert model(adversarial).std() > 0.1
+    return found, adversarial
 
 
 @pytest.fixture(scope="module")
@@ -77,22 +77,22 @@ def run(tmp_path_factory):
 
 @pytest.fixture(scope="module", params=FORMS)
 def exported(request, run):
-    """The same as a file of each form, and what the export said."""
+    """The run exported in each format, and the result of the export."""
     jaxtyping.config.update("jaxtyping_disable", True)
     path = run / f"file{FORMS[request.param]}"
-    done = export(str(run), path, form=request.param, images=4)
+    done = export_model(str(run), path, form=request.param, images=4)
     return path, done
 
 
 @pytest.mark.slow
-def test_an_afa_file_answers_as_the_original_on_adversarial_images(exported, run):
+def test_an_afa_file_equals_the_original_on_adversarial_images(exported, run):
     path, done = exported
     model = load(run)
-    found, victims = agrees(path, model)
+    found, adversarial = check_outputs(path, model)
     with torch.no_grad():
-        w0 = model.logits_and_weight(victims)[1]
+        w0 = model.logits_and_weight(adversarial)[1]
         assert w0.std() > 0.1
-        torch.testing.assert_close(found.answers(victims)[1], 1 - w0, rtol=0, atol=TOLERANCE)
+        torch.testing.assert_close(found.answers(adversarial)[1], 1 - w0, rtol=0, atol=TOLERANCE)
     assert 0 <= max(done.difference_clean, done.difference_adversarial) <= TOLERANCE
     assert (done.epsilon, done.images) == (0.1, 4)
     assert done.source.startswith("digits (")
@@ -102,15 +102,15 @@ def test_an_afa_file_answers_as_the_original_on_adversarial_images(exported, run
 @pytest.mark.parametrize(
     ("kind", "form"), [("afs", "onnx"), *((kind, "torch-export") for kind in MODELS)]
 )
-def test_any_model_answers_as_the_original_on_adversarial_images(kind, form, tmp_path):
+def test_a_file_of_any_model_equals_the_original_on_adversarial_images(kind, form, tmp_path):
     model = MODELS[kind]()
     save(model, tmp_path / "model", CARD)
     path = tmp_path / f"file{FORMS[form]}"
-    export(str(tmp_path / "model"), path, form=form, images=4)
-    agrees(path, model)
+    export_model(str(tmp_path / "model"), path, form=form, images=4)
+    check_outputs(path, model)
 
 
-def test_the_score_card_travels_inside(exported, run):
+def test_the_file_contains_the_score_card(exported, run):
     path, done = exported
     ((_, record),) = iterate_records(run / "records")
     card = load_external(str(path), trust=[str(path)]).card
@@ -123,7 +123,7 @@ def test_the_score_card_travels_inside(exported, run):
     assert [point["mean"] for point in card["scores"]["w1"]] == [
         point["mean"] for point in record["fusing_weight"]["through_generator"]
     ]
-    assert "It carries the scores on 8 test images of digits" in done.summary()
+    assert "contains the scores on 8 test images of digits" in done.summary()
     if path.suffix == ".onnx":
         model = onnx.load(path)
         (entry,) = model.metadata_props
@@ -133,14 +133,14 @@ def test_the_score_card_travels_inside(exported, run):
         assert [size.dim_value for size in sizes] == [1, 8, 8]
 
 
-def test_what_was_exported_can_be_evaluated(exported, run, tmp_path, monkeypatch):
+def test_an_exported_file_can_be_evaluated(exported, run, tmp_path, monkeypatch):
     path, _ = exported
     monkeypatch.chdir(tmp_path)
     suite = "quick" if path.suffix == ".pt2" else "transfer"
-    wanted = Evaluation(epsilons=(0.0, 0.1), suites=(suite,), steps=1, restarts=1, images=8)
+    settings = Evaluation(epsilons=(0.0, 0.1), suites=(suite,), steps=1, restarts=1, images=8)
     record, place = evaluate(
         path,
-        evaluation=wanted,
+        evaluation=settings,
         dataset=tiny.digits(),
         checks=False,
         trust=[str(path)],
@@ -151,14 +151,15 @@ def test_what_was_exported_can_be_evaluated(exported, run, tmp_path, monkeypatch
     assert place.is_relative_to("runs")
 
 
-def test_an_exported_file_predicts_as_its_folder(exported, run, tmp_path):
+def test_an_exported_file_gives_the_predictions_of_its_folder(exported, run, tmp_path):
     path, _ = exported
     pictures = [tmp_path / f"{number}.png" for number in range(3)]
     for picture, pixels in zip(pictures, tiny.digits().test.images, strict=False):
         Image.fromarray(pixels[0].numpy()).save(picture)
     with trusting(str(path)):
-        found, wanted = predict(str(path), pictures), predict(str(run), pictures)
-    for one, other in zip(found, wanted, strict=True):
+        exported_predictions = predict_images(str(path), pictures)
+        predictions = predict_images(str(run), pictures)
+    for one, other in zip(exported_predictions, predictions, strict=True):
         assert (one.class_name, one.notices) == (other.class_name, other.notices)
         assert one.probability == pytest.approx(other.probability, abs=1e-4)
         assert one.w1 == pytest.approx(other.w1, abs=1e-4)
@@ -169,7 +170,9 @@ def test_a_preference_is_fixed_in_the_file(tmp_path):
     model = MODELS["oat"]()
     save(model, tmp_path / "model", CARD)
     path = tmp_path / "file.pt2"
-    done = export(str(tmp_path / "model"), path, form="torch-export", preference=0.0, images=4)
+    done = export_model(
+        str(tmp_path / "model"), path, form="torch-export", preference=0.0, images=4
+    )
     assert done.card["name"] == "tiny@0"
     images = tiny.images_and_labels()[0]
     with torch.no_grad():
@@ -179,7 +182,7 @@ def test_a_preference_is_fixed_in_the_file(tmp_path):
 
 
 class Wrong(nn.Module):
-    """Answers as the original but for one logit of adversarial, or of single, images."""
+    """Outputs of the original, except one logit of adversarial images or of all images."""
 
     def __init__(self, deployed, off, only):
         super().__init__()
@@ -194,7 +197,7 @@ class Wrong(nn.Module):
 
 
 def _is_attacked(images):
-    """Digits have 17 levels; an attack leaves them."""
+    """Digits have 17 pixel levels; adversarial images have others."""
     levels = images * 255
     return bool((levels - levels.round()).abs().max() > 1e-3)
 
@@ -203,30 +206,35 @@ def _is_attacked(images):
     ("off", "only"),
     [(2e-4, "everywhere"), (-1.0, "adversarial"), (1.0, "clean"), (float("nan"), "everywhere")],
 )
-def test_a_file_that_answers_otherwise_is_refused_and_not_written(
+def test_a_file_with_other_outputs_is_refused_and_not_written(
     off, only, folder, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(
-        EXPORTING, "load_external", lambda name, trust: Wrong(Deployed(load(folder)), off, only)
+        export_module,
+        "load_external",
+        lambda name, trust: Wrong(DeployedModel(load(folder)), off, only),
     )
     path = tmp_path / "out" / "file.pt2"
-    with pytest.raises(ExportError, match=r"answers otherwise .* at most 0.0001 is allowed"):
-        export(str(folder), path, form="torch-export", images=4)
+    with pytest.raises(
+        ExportError,
+        match=r"must differ from the original's by at most 0.0001, got .* was not written",
+    ):
+        export_model(str(folder), path, form="torch-export", images=4)
     assert not path.exists()
 
 
-def test_a_refusal_leaves_an_earlier_file_as_it_was(folder, tmp_path, monkeypatch):
+def test_a_refused_export_keeps_an_earlier_file(folder, tmp_path, monkeypatch):
     path = tmp_path / "file.pt2"
     path.write_bytes(b"earlier")
-    monkeypatch.setattr(EXPORTING, "TOLERANCE", -1.0)
+    monkeypatch.setattr(export_module, "TOLERANCE", -1.0)
     with pytest.raises(ExportError, match="was not written"):
-        export(str(folder), path, form="torch-export", images=4)
+        export_model(str(folder), path, form="torch-export", images=4)
     assert path.read_bytes() == b"earlier"
     assert not list(tmp_path.glob(".*"))
 
 
 def test_the_difference_is_the_largest_of_any_output_and_image():
-    deployed = Deployed(adaptive())
+    deployed = DeployedModel(adaptive())
     images = tiny.images_and_labels()[0]
     for off in (0.5, -0.25):
         found = difference(Wrong(deployed, off, "everywhere"), deployed, images)
@@ -234,7 +242,7 @@ def test_the_difference_is_the_largest_of_any_output_and_image():
 
 
 @pytest.mark.parametrize(("scale", "found"), [(0.1, 0.3), (3000.0, 1e-4)])
-def test_the_difference_of_large_logits_is_a_share_of_the_largest(scale, found):
+def test_the_difference_of_large_logits_is_relative_to_the_largest(scale, found):
     def deployed(images):
         return (scale * images.flatten(1),)
 
@@ -242,30 +250,34 @@ def test_the_difference_of_large_logits_is_a_share_of_the_largest(scale, found):
     assert difference(file, deployed, torch.ones(3, 1, 2, 2)) == pytest.approx(found, rel=1e-2)
 
 
-def test_it_is_compared_on_images_of_all_classes(tmp_path, monkeypatch):
+def test_the_comparison_covers_all_classes_of_sorted_data(tmp_path, monkeypatch):
     data = tiny.digits()
     part = data.test.take(data.test.labels.argsort())
     monkeypatch.setattr(Digits, "load", lambda self: replace(data, test=part))
     save(MODELS["wide resnet"](), tmp_path / "model", CARD)
-    done = export(str(tmp_path / "model"), tmp_path / "file.pt2", form="torch-export", images=4)
+    done = export_model(
+        str(tmp_path / "model"), tmp_path / "file.pt2", form="torch-export", images=4
+    )
     assert done.source == f"digits ({images_hash(part.first(4))[:12]})"
 
 
-def test_a_model_whose_data_is_not_here_is_compared_on_noise(tmp_path):
+def test_a_model_without_its_data_is_compared_on_noise(tmp_path):
     card = CARD | {"dataset": {"kind": "Cifar10", "folder": str(tmp_path), "limit": None}}
     save(MODELS["wide resnet"](), tmp_path / "model", card)
-    done = export(str(tmp_path / "model"), tmp_path / "file.pt2", form="torch-export", images=4)
+    done = export_model(
+        str(tmp_path / "model"), tmp_path / "file.pt2", form="torch-export", images=4
+    )
     assert done.source == "noise"
     assert done.epsilon == 8 / 255
-    assert "It carries no scores" in done.summary()
+    assert "contains no scores" in done.summary()
 
 
-def test_a_folder_that_does_not_say_its_size_asks_for_it(tmp_path):
+def test_a_folder_without_an_image_size_requires_one(tmp_path):
     save(MODELS["wide resnet"](), tmp_path / "model", {"name": "tiny"})
     model, path = str(tmp_path / "model"), tmp_path / "file.pt2"
     with pytest.raises(RunError, match="--size HEIGHT WIDTH"):
-        export(model, path, form="torch-export")
-    done = export(model, path, form="torch-export", size=(12, 16), images=4)
+        export_model(model, path, form="torch-export")
+    done = export_model(model, path, form="torch-export", size=(12, 16), images=4)
     assert done.card["image_shape"] == [1, 12, 16]
     with torch.no_grad():
         assert load_external(str(path), trust=[str(path)])(torch.rand(3, 1, 12, 16)).shape == (
@@ -283,10 +295,10 @@ def test_a_folder_that_does_not_say_its_size_asks_for_it(tmp_path):
         ({"model": "nowhere"}, "nowhere is no model folder"),
     ],
 )
-def test_what_cannot_be_exported_is_refused(changes, message, folder, tmp_path):
+def test_unusable_arguments_are_refused(changes, message, folder, tmp_path):
     asked = {"model": str(folder), "file": "file.pt2", "images": 4} | changes
     with pytest.raises(RunError, match=message):
-        export(
+        export_model(
             asked["model"], tmp_path / asked["file"], form="torch-export", images=asked["images"]
         )
     assert not (tmp_path / asked["file"]).exists()
@@ -306,17 +318,17 @@ def test_a_network_that_cannot_be_traced_is_named(folder, tmp_path, monkeypatch)
     )
     path = tmp_path / "file.pt2"
     with pytest.raises(ExportError, match="Untraceable cannot be exported: torch could not trace"):
-        export(str(folder), path, form="torch-export", images=4)
+        export_model(str(folder), path, form="torch-export", images=4)
     assert not path.exists()
 
 
-def test_onnx_without_its_packages_says_what_to_install(folder, tmp_path, monkeypatch):
+def test_onnx_without_its_packages_names_the_extra_to_install(folder, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     with pytest.raises(ExportError, match=r"pip install 'equipoise\[onnx\]'"):
-        export(str(folder), tmp_path / "file.onnx", form="onnx", images=4)
+        export_model(str(folder), tmp_path / "file.onnx", form="onnx", images=4)
 
 
-def test_an_onnxscript_that_is_too_old_for_torch_says_so(folder, tmp_path, monkeypatch):
+def test_an_onnxscript_that_is_too_old_for_torch_is_reported(folder, tmp_path, monkeypatch):
     def too_old(*arguments, **settings):
         raise ModuleNotFoundError("No module named 'onnxscript.of_later'")
 
@@ -324,5 +336,5 @@ def test_an_onnxscript_that_is_too_old_for_torch_says_so(folder, tmp_path, monke
     with pytest.raises(
         ExportError, match=r"needs other packages .*of_later.*pip install --upgrade"
     ):
-        export(str(folder), tmp_path / "file.onnx", form="onnx", images=4)
+        export_model(str(folder), tmp_path / "file.onnx", form="onnx", images=4)
     assert not (tmp_path / "file.onnx").exists()

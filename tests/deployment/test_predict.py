@@ -1,5 +1,4 @@
 import json
-import sys
 
 import numpy
 import pytest
@@ -10,15 +9,20 @@ from PIL import Image
 from rich.console import Console
 
 from equipoise.data import Digits
-from equipoise.deployment import as_json, export, predict, rich_predictions
-from equipoise.deployment.predict import Prediction, estimated_strength
+from equipoise.deployment import (
+    Prediction,
+    export_model,
+    predict_images,
+    predictions_as_json,
+    rich_predictions,
+)
+from equipoise.deployment import predict as predict_module
+from equipoise.deployment.predict import estimated_strength
 from equipoise.models import load, save
 from equipoise.models.io.trust import trusting
 from equipoise.runtime.errors import RunError
 from equipoise.runtime.files import write_json
 from equipoise.workflows import model_card
-
-PREDICTING = sys.modules["equipoise.deployment.predict"]  # whose name the function has too
 
 
 @pytest.fixture(autouse=True)
@@ -55,11 +59,11 @@ def add_record(folder, means):
     write_json(folder / "records" / "tiny.json", record)
 
 
-def test_a_picture_gets_the_class_that_the_model_gives_its_pixels(folder, pictures):
+def test_an_image_file_gets_the_models_prediction_for_its_pixels(folder, pictures):
     images, _ = tiny.digits().test.batch(slice(0, 3))
     with torch.no_grad():
         logits, w0 = load(folder).logits_and_weight(images)
-    found = predict(str(folder), pictures)
+    found = predict_images(str(folder), pictures)
     assert [one.image for one in found] == [str(path) for path in pictures]
     assert [one.label for one in found] == logits.argmax(dim=1).tolist()
     assert [one.class_name for one in found] == [f"digit {k}" for k in logits.argmax(dim=1)]
@@ -70,41 +74,41 @@ def test_a_picture_gets_the_class_that_the_model_gives_its_pixels(folder, pictur
         assert one.strength is None  # no record, so nothing to compare with
 
 
-def test_many_pictures_are_answered_in_their_order(folder, pictures, monkeypatch):
-    monkeypatch.setattr(PREDICTING, "BATCH", 2)
+def test_predictions_of_several_batches_keep_the_order_of_images(folder, pictures, monkeypatch):
+    monkeypatch.setattr(predict_module, "BATCH", 2)
     many = [pictures[k] for k in (0, 1, 2, 1, 0)]
-    found = [one.w1 for one in predict(str(folder), many)]
+    found = [one.w1 for one in predict_images(str(folder), many)]
     assert found[3] == pytest.approx(found[1], abs=1e-4)
     assert found[4] == pytest.approx(found[0], abs=1e-4)
     assert abs(found[0] - found[1]) > 1e-2
 
 
-def test_a_picture_of_another_size_is_fitted_with_a_notice(folder, tmp_path):
+def test_an_image_of_another_size_is_fitted_with_a_notice(folder, tmp_path):
     photo = tmp_path / "photo.jpg"
     Image.fromarray(numpy.full((48, 64, 3), 90, dtype=numpy.uint8)).save(photo)
-    (found,) = predict(str(folder), [photo])
+    (found,) = predict_images(str(folder), [photo])
     assert "resized from 64x48 to 8x8, with its edges cut off" in found.notices
 
 
-def test_a_model_without_a_gate_has_no_weight(tmp_path, pictures):
+def test_a_model_without_a_weight_generator_has_no_w1(tmp_path, pictures):
     save(MODELS["afs"](), tmp_path / "model", CARD)
-    assert {one.w1 for one in predict(str(tmp_path / "model"), pictures)} == {None}
+    assert {one.w1 for one in predict_images(str(tmp_path / "model"), pictures)} == {None}
 
 
-def test_a_preference_is_fixed(tmp_path, pictures):
+def test_the_preference_can_be_chosen(tmp_path, pictures):
     save(MODELS["oat"](), tmp_path / "model", CARD)
     clean, robust = (
-        predict(str(tmp_path / "model"), pictures, preference=preference)
+        predict_images(str(tmp_path / "model"), pictures, preference=preference)
         for preference in (0.0, 1.0)
     )
-    default = predict(str(tmp_path / "model"), pictures)
+    default = predict_images(str(tmp_path / "model"), pictures)
     assert [one.probability for one in default] == [one.probability for one in robust]
     assert [one.probability for one in default] != [one.probability for one in clean]
 
 
-def test_a_folder_that_names_no_classes_gets_numbers(tmp_path, pictures):
+def test_a_folder_without_class_names_gives_numbers(tmp_path, pictures):
     save(MODELS["wide resnet"](), tmp_path / "model", {"name": "tiny"})
-    (found,) = predict(str(tmp_path / "model"), pictures[:1], size=(8, 8))
+    (found,) = predict_images(str(tmp_path / "model"), pictures[:1], size=(8, 8))
     assert found.class_name == str(found.label)
 
 
@@ -127,7 +131,7 @@ def scores(means, std=0.01, epsilons=(0.0, 0.1, 0.2)):
         ([0.5, 0.4, 0.9], 0.7, 0.15, False),  # from the running maximum, 0.5, not from 0.4
     ],
 )
-def test_a_strength_is_read_from_the_curve_of_the_means(means, w1, epsilon, or_more):
+def test_a_strength_is_interpolated_from_the_mean_weights(means, w1, epsilon, or_more):
     found = estimated_strength(w1, scores(means))
     assert found.epsilon == pytest.approx(epsilon)
     assert found.or_more is or_more
@@ -145,31 +149,31 @@ def test_a_strength_is_read_from_the_curve_of_the_means(means, w1, epsilon, or_m
         scores([0.9, 0.5, 0.4]),
     ],
 )
-def test_a_weight_that_tells_nothing_gives_no_strength(known):
+def test_an_uninformative_weight_gives_no_strength(known):
     assert estimated_strength(0.7, known) is None
 
 
-def test_the_record_of_the_folder_gives_the_curve(folder, pictures):
-    (without,) = predict(str(folder), pictures[:1])
+def test_the_mean_weights_come_from_the_folders_record(folder, pictures):
+    (without,) = predict_images(str(folder), pictures[:1])
     add_record(folder, [without.w1 - 0.1, without.w1 + 0.1])
-    (found,) = predict(str(folder), pictures[:1])
+    (found,) = predict_images(str(folder), pictures[:1])
     assert found.strength.epsilon == pytest.approx(0.05, abs=1e-4)
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"images": []}, "needs at least one picture"),
+        ({"images": []}, "needs at least one image, got none"),
         ({"images": ["no.png"]}, "no.png does not exist"),
         ({"model": "nowhere"}, "nowhere is no model folder"),
         ({"model": "nowhere.onnx"}, "nowhere.onnx does not exist"),
         ({"preference": 0.5}, "takes no preference"),
     ],
 )
-def test_what_cannot_be_predicted_is_refused(arguments, message, folder, pictures):
+def test_unusable_inputs_are_refused(arguments, message, folder, pictures):
     asked = {"model": str(folder), "images": pictures, "preference": None} | arguments
     with pytest.raises((ValueError, RunError), match=message):
-        predict(asked["model"], asked["images"], preference=asked["preference"])
+        predict_images(asked["model"], asked["images"], preference=asked["preference"])
 
 
 def test_a_file_that_equipoise_did_not_export_is_refused(tmp_path, pictures):
@@ -177,31 +181,36 @@ def test_a_file_that_equipoise_did_not_export_is_refused(tmp_path, pictures):
     torch.export.save(program, tmp_path / "other.pt2")
     with (
         trusting(str(tmp_path / "other.pt2")),
-        pytest.raises(RunError, match=r"does not say what its classes are.*equipoise export"),
+        pytest.raises(
+            RunError, match=r"does not contain the names of its classes.*equipoise export"
+        ),
     ):
-        predict(str(tmp_path / "other.pt2"), pictures)
+        predict_images(str(tmp_path / "other.pt2"), pictures)
 
 
-def test_an_exported_files_size_cannot_be_chosen(folder, pictures, tmp_path):
+def test_the_size_of_an_exported_file_is_fixed(folder, pictures, tmp_path):
     save(MODELS["wide resnet"](), tmp_path / "model", CARD)
     path = tmp_path / "file.pt2"
-    export(str(tmp_path / "model"), path, form="torch-export", images=4)
-    with trusting(str(path)), pytest.raises(ValueError, match="its preference and size are fixed"):
-        predict(str(path), pictures, size=(9, 9))
+    export_model(str(tmp_path / "model"), path, form="torch-export", images=4)
+    with (
+        trusting(str(path)),
+        pytest.raises(ValueError, match="with a fixed preference and size; leave out"),
+    ):
+        predict_images(str(path), pictures, size=(9, 9))
 
 
-def test_a_model_that_answers_nan_is_refused(tmp_path, pictures):
+def test_a_model_that_outputs_nan_is_refused(tmp_path, pictures):
     model = tiny.wide_resnet()
     torch.nn.init.constant_(model.linear.bias, float("nan"))
     save(model, tmp_path / "model", CARD)
-    with pytest.raises(RunError, match="answers NaN or infinity"):
-        predict(str(tmp_path / "model"), pictures)
+    with pytest.raises(RunError, match="outputs NaN or infinity"):
+        predict_images(str(tmp_path / "model"), pictures)
 
 
-def test_classes_that_are_too_few_are_refused(tmp_path, pictures):
+def test_too_few_class_names_are_refused(tmp_path, pictures):
     save(tiny.wide_resnet(), tmp_path / "model", CARD | {"classes": ["a", "b"]})
-    with pytest.raises(RunError, match="names 2 classes and answers 10"):
-        predict(str(tmp_path / "model"), pictures)
+    with pytest.raises(RunError, match="one class name for each of its 10 outputs, got 2"):
+        predict_images(str(tmp_path / "model"), pictures)
 
 
 def prediction(w1=None, known=None, **changes):
@@ -220,25 +229,25 @@ def printed(*predictions):
     return " ".join(captured.get().split())
 
 
-def test_the_table_shows_names_as_they_are_and_the_notices():
-    said = printed(prediction())
-    assert "[red]a.png cat [b] 0.988" in said
-    assert "[red]a.png: made grey." in said
-    assert "W1" not in said
+def test_the_table_prints_names_without_markup_and_the_notices():
+    text = printed(prediction())
+    assert "[red]a.png cat [b] 0.988" in text
+    assert "[red]a.png: made grey." in text
+    assert "W1" not in text
 
 
-def test_the_table_says_how_strongly_a_picture_looks_attacked_and_by_what():
+def test_the_table_has_the_estimated_attack_strength_and_its_basis():
     known = scores([0.9, 0.94, 0.98], epsilons=(0.0, 4 / 255, 8 / 255))
-    said = printed(prediction(0.95, known), prediction(0.99, known))
-    assert "0.988 0.950 5.0/255" in said
-    assert "0.988 0.990 8.0/255 or more" in said
-    assert "0.900 for clean images, 0.980 for images attacked at 8/255 (Linf), on average" in said
-    assert "rough guess" in said
+    text = printed(prediction(0.95, known), prediction(0.99, known))
+    assert "0.988 0.950 5.0/255" in text
+    assert "0.988 0.990 8.0/255 or more" in text
+    assert "on average 0.900 for clean images and 0.980 for images attacked at 8/255 (Linf)" in text
+    assert "a single image is rough" in text
     assert "0.988 0.950 ?" in printed(prediction(0.95))
 
 
 def test_json_holds_every_field():
-    (found,) = json.loads(as_json([prediction(0.95, scores([0.9, 0.94, 0.98]))]))
+    (found,) = json.loads(predictions_as_json([prediction(0.95, scores([0.9, 0.94, 0.98]))]))
     assert found["class_name"] == "cat [b]"
     assert found["notices"] == ["made grey"]
     assert found["strength"]["epsilon"] == pytest.approx(0.125)

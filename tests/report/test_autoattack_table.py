@@ -3,7 +3,7 @@ import json
 import pytest
 
 from equipoise.report import fill_markers
-from equipoise.report.autoattack_table import reference_table
+from equipoise.report.autoattack_table import autoattack_table
 
 
 def row(**changes):
@@ -25,37 +25,37 @@ def record(*rows):
     return {"models": list(rows)}
 
 
-def test_every_model_is_a_row_and_the_worst_one_is_said():
+def test_every_model_is_a_row_and_the_caption_has_the_largest_gap():
     weak = row(model="two", pyautoattack=None)
     weak["ours"] = weak["ours"] | {"accuracy": 0.506}
-    table = reference_table(record(row(), weak)).splitlines()
+    table = autoattack_table(record(row(), weak)).splitlines()
     assert table[2] == "| one | 3 | 8/255 | 200 | 50.0 | 50.0 | 49.0 | 0 | 2 | 0.25 |"
     assert table[3] == "| two | 3 | 8/255 | 200 | 50.0 |  | 50.6 | 0 | 2 | 0.25 |"
-    assert "of 2 models, none has more than 0.6 points over AutoAttack" in table[-1]
-    assert "differ on 2 of 200 images" in table[-1]
+    assert "none of the 2 models is it more than 0.6 points above AutoAttack" in table[-1]
+    assert "disagree on 2 of 200 images" in table[-1]
 
 
-def test_of_a_model_that_was_measured_twice_the_row_of_more_images_counts():
+def test_a_model_that_was_measured_twice_is_shown_with_more_images():
     few = row(images=20)
     few["ours"] = few["ours"] | {"accuracy": 0.6}
-    table = reference_table(record(few, row(), row(seed=4, images=20)))
+    table = autoattack_table(record(few, row(), row(seed=4, images=20)))
     assert table.count("| one | 3 |") == 1
-    assert "of 2 models, none has more than 0.0 points" in table
+    assert "none of the 2 models is it more than 0.0 points" in table
 
 
-def test_a_package_that_did_not_run_alone_is_not_compared_with():
-    assert "package alone, AutoAttack" not in reference_table(record(row(pyautoattack=None)))
+def test_the_caption_compares_with_the_package_only_where_it_ran():
+    assert "in its own package" not in autoattack_table(record(row(pyautoattack=None)))
 
 
-def test_a_page_is_renewed_from_its_record(tmp_path):
+def test_a_marker_is_filled_from_its_record(tmp_path):
     (tmp_path / "r.json").write_text(json.dumps(record(row())))
     page = tmp_path / "page.md"
     page.write_text("a\n<!-- autoattack: r.json -->\n<!-- end autoattack -->\nb\n")
     assert fill_markers(page)
-    assert reference_table(record(row())) in page.read_text()
+    assert autoattack_table(record(row())) in page.read_text()
     assert not fill_markers(page)
 
 
 def test_a_record_without_models_is_refused():
     with pytest.raises(ValueError, match="holds no model; run the script"):
-        reference_table(record())
+        autoattack_table(record())

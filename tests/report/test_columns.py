@@ -33,7 +33,7 @@ def record(model: str = "one", *suites: dict, **changes) -> dict:
 
 
 def paper(**changes) -> dict:
-    """Each attack saw every image; the wrong one is noted by some and not by others."""
+    """An independent suite; only some of its attacks record the image that is wrong when clean."""
     found = {"FGSM": [0, -1, -1, -1], "PGD-10": [-1, 2, -1, -1], "Square": [0, 1, 2, -1]}
     attacks = [{"name": name, "broken_at": at} for name, at in found.items()]
     suite = {"name": "paper", "independent": True, "attacks": attacks, "broken_at": [0, 1, 2, -1]}
@@ -63,7 +63,7 @@ def test_an_independent_attack_is_scored_alone_on_every_image():
     assert body == [["one", "75.0", "25.0", "75.0", "50.0", "25.0"]]
 
 
-def test_a_later_attack_of_a_suite_is_scored_by_what_it_left():
+def test_a_later_attack_of_a_suite_is_scored_by_the_accuracy_it_leaves():
     header, body = attack_rows([record("one", cumulative())], "pgd")
     # Image 1 fell at the weaker strength, before any attack was tried at the strongest.
     assert header[3:] == ["first", "second"]
@@ -78,7 +78,7 @@ def test_a_later_attack_of_a_suite_is_scored_by_what_it_left():
     ]
 
 
-def test_what_earlier_suites_broke_is_gone_before_a_suite_begins():
+def test_images_broken_by_earlier_suites_count_as_broken():
     gate = {
         "name": "gate",
         "attacks": [{"name": "a", "broken_at": [-1] * 4}, {"name": "b", "broken_at": [-1] * 4}],
@@ -88,13 +88,13 @@ def test_what_earlier_suites_broke_is_gone_before_a_suite_begins():
     assert body[0][3:] == ["25.0", "25.0"]
 
 
-def test_what_an_independent_suite_broke_is_still_there_for_a_later_one():
+def test_images_broken_by_an_independent_suite_are_attacked_again_by_a_later_one():
     attacks = [{"name": "first", "broken_at": [0, -1, 2, -1]}]
     _, body = attack_rows([record("one", paper(), cumulative(attacks=attacks))], "pgd")
     assert body[0][3:] == ["50.0"]
 
 
-def test_older_records_say_who_broke_an_image_first():
+def test_older_records_name_only_the_attack_that_broke_an_image_first():
     attacks = [{"name": "first"}, {"name": "second"}]
     old = cumulative(attacks=attacks, broken_by=["clean", "second", "second", None])
     old["broken_at"] = [0, 2, 2, -1]
@@ -114,30 +114,30 @@ def test_several_seeds_become_their_mean_and_standard_deviation():
     )
 
 
-def test_a_model_that_was_not_attacked_so_gets_a_dash():
+def test_an_attack_that_was_not_run_is_a_dash():
     records = [record("one"), record("two", cumulative())]
     assert attack_rows(records)[1][1] == ["two", "75.0", "25.0", "–", "–", "–"]
 
 
-def test_a_suite_that_no_record_has_is_refused_with_those_there_are():
+def test_a_suite_that_no_record_has_is_refused_with_the_known_suites():
     with pytest.raises(ValueError, match=r"got paper; these records have pgd\. Choose one of them"):
         attack_rows([record("one", cumulative())])
 
 
-def test_an_independent_and_a_cumulative_suite_of_one_name_are_refused():
+def test_an_independent_and_a_cumulative_suite_with_one_name_are_refused():
     records = [record("one"), record("two", paper(independent=False))]
-    with pytest.raises(ValueError, match="paper is independent of one and not of two"):
+    with pytest.raises(ValueError, match="paper is independent for one and not for two"):
         attack_rows(records)
 
 
-def test_records_that_do_not_compare_are_refused_by_what_differs():
+def test_records_that_differ_are_refused_with_the_field_that_differs():
     with pytest.raises(ValueError, match="one table of attacks must agree in norm: one has Linf"):
         attack_rows([record(), record("two", norm="L2")])
-    with pytest.raises(ValueError, match="no record to make a table of attacks of"):
+    with pytest.raises(ValueError, match="a table of attacks needs at least one record, got none"):
         attack_rows([])
 
 
-def test_markdown_marks_the_worst_case_as_the_number_and_the_rest_as_diagnostics():
+def test_markdown_prints_the_worst_case_in_bold_and_diagnostics_in_italics():
     lines = markdown_columns([record()]).splitlines()
     assert lines[0] == "| model | clean | **worst case** | *FGSM* | *PGD-10* | *Square* |"
     assert lines[1] == "|---|---:|---:|---:|---:|---:|"
@@ -145,14 +145,14 @@ def test_markdown_marks_the_worst_case_as_the_number_and_the_rest_as_diagnostics
     assert lines[4] == columns_caption([record()])
 
 
-def test_the_caption_says_what_to_quote_and_what_the_columns_are():
+def test_the_caption_explains_what_to_quote_and_what_the_columns_are():
     text = columns_caption([record()])
-    assert "digits, 4 test images, Linf 8/255, accuracy in %." in text
+    assert "Accuracy in % on 4 test images of digits, Linf 8/255." in text
     assert "Quote the worst case" in text
     assert "diagnostics" in text
     assert "each attack alone on every image" in text
     left = columns_caption([record("one", cumulative())], "pgd")
-    assert "what is left after that attack and all before it" in left
+    assert "the accuracy left after that attack and all before it" in left
 
 
 def test_the_papers_attacks_of_five_models_with_seeds_fit_one_table_of_80_columns():

@@ -1,13 +1,11 @@
 import math
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 from rich.console import Console
 
 from equipoise.records.statistics import wilson_interval
-from equipoise.report import comparison, markdown_comparison, rich_comparison
+from equipoise.report import compare_models, markdown_comparison, rich_comparison
 from equipoise.report.compare import TRADE_OFF, broken_at, mcnemar, paired_interval
 from equipoise.report.table import check_comparable
 
@@ -35,7 +33,7 @@ def record(model: str = "one", at: list[int] | None = None, **changes) -> dict:
 
 
 def from_wins(wins: int, losses: int, count: int = 450) -> list[dict]:
-    """Two records that differ, at the strongest strength alone, in so many images."""
+    """Two records that differ in ``wins + losses`` images, at the strongest strength only."""
     rest = count - wins - losses
     first = [2] * wins + [-1] * losses + [-1] * rest
     return [record("one", first), record("two", [-1] * wins + [2] * losses + [-1] * rest)]
@@ -49,34 +47,34 @@ def printed(renderable) -> list[str]:
 
 
 def test_differences_are_counted_image_by_image_at_every_strength():
-    (found,) = comparison([record(), record("two", SECOND)])
-    assert (found.model, found.first, found.seeds) == ("two", "one", ((0, 0),))
-    assert [row.at for row in found.rows] == ["clean", "ε 4/255", "ε 8/255", TRADE_OFF]
-    assert [row.first * 8 for row in found.rows] == [6, 5, 3, 4.5]
+    (found,) = compare_models([record(), record("two", SECOND)])
+    assert (found.model, found.baseline, found.seeds) == ("two", "one", ((0, 0),))
+    assert [row.label for row in found.rows] == ["clean", "ε 4/255", "ε 8/255", TRADE_OFF]
+    assert [row.baseline * 8 for row in found.rows] == [6, 5, 3, 4.5]
     assert [row.accuracy * 8 for row in found.rows] == [6, 5, 4, 5]
     assert [row.difference * 8 for row in found.rows] == [0, 0, 1, 0.5]
 
 
-def test_the_interval_of_agresti_and_min_worked_out_by_hand():
+def test_the_interval_of_agresti_and_min_equals_a_calculation_by_hand():
     # 450 images, 30 won and 12 lost. Half an image more in each cell: 30.5, 12.5, n = 452.
     # Centre 18 / 452 = 0.039823. Variance (43 - 18 ** 2 / 452) / 452 ** 2 = 0.00020696, its root
     # 0.014386, times 1.96 is 0.028197.
-    (found,) = comparison(from_wins(30, 12))
+    (found,) = compare_models(from_wins(30, 12))
     assert found.rows[2].difference == pytest.approx(18 / 450)
     assert found.rows[2].interval == pytest.approx((0.011626, 0.068020), abs=2e-6)
 
 
-def test_the_interval_is_the_one_that_r_prints():
+def test_the_interval_equals_that_of_rs_propcis():
     # R's PropCIs: diffpropci.mp(b = 40, c = 20, n = 160) gives -0.21601726 to -0.03089632.
     low, high = paired_interval([-1.0] * 40 + [1.0] * 20 + [0.0] * 100, z=1.959963984540054)
     assert (low, high) == pytest.approx((-0.21601726, -0.03089632), abs=1e-8)
 
 
-def test_the_interval_of_the_trade_off_worked_out_by_hand():
+def test_the_interval_of_the_trade_off_equals_a_calculation_by_hand():
     # Trade-offs of 8 images, second less first: -.5 (image 0), +.5 (2), +.5 (5), else 0. Two images
     # more: sum 0.5, squares 3 * .25 + 1 = 1.75, n = 10. Centre 0.05; half of it
     # 1.96 * sqrt(1.75 - .025) / 10 = 0.257424.
-    (found,) = comparison([record(), record("two", SECOND)])
+    (found,) = compare_models([record(), record("two", SECOND)])
     assert found.rows[-1].interval == pytest.approx((-0.207424, 0.307424), abs=1e-6)
     assert found.rows[-1].p_values == ()
 
@@ -96,7 +94,7 @@ def test_mcnemars_p_value_is_twice_the_binomial_tail(wins, losses, expected):
     assert mcnemar(wins, losses) == pytest.approx(expected, rel=1e-12)
 
 
-def test_mcnemars_p_value_holds_for_ten_thousand_images():
+def test_mcnemars_p_value_is_right_for_ten_thousand_images():
     assert mcnemar(5000, 5000) == 1.0
     z = (5200 - 0.5 - 5000) / 50  # normal approximation with continuity correction
     assert mcnemar(4800, 5200) == pytest.approx(math.erfc(z / math.sqrt(2)), rel=0.02)
@@ -109,7 +107,7 @@ def test_mcnemar_refuses_negative_counts():
 
 
 @pytest.mark.parametrize("differences", [[], [0.0, 1.5], [float("nan")]])
-def test_an_interval_of_nothing_or_of_percents_is_refused(differences):
+def test_an_interval_of_no_differences_or_of_percentages_is_refused(differences):
     with pytest.raises(ValueError, match=r"one or more numbers in \[-1, 1\]"):
         paired_interval(differences)
 
@@ -128,20 +126,20 @@ def coverage(data: np.ndarray, truth: float) -> float:
 
 
 @pytest.mark.parametrize(("wins", "losses"), [(0.10, 0.06), (0.03, 0.03), (0.30, 0.05)])
-def test_the_interval_covers_the_truth_in_95_of_100_data_sets(wins, losses):
+def test_the_interval_covers_the_true_difference_in_95_percent_of_data_sets(wins, losses):
     random = np.random.default_rng(0)
     data = random.choice([1.0, -1.0, 0.0], size=(2000, 450), p=[wins, losses, 1 - wins - losses])
     assert 0.93 <= coverage(data, wins - losses) <= 0.97
 
 
-def test_the_trade_offs_interval_covers_the_truth_in_95_of_100_data_sets():
+def test_the_interval_of_the_trade_off_covers_the_true_difference_in_95_percent_of_data_sets():
     random = np.random.default_rng(1)
     chances = [0.02, 0.10, 0.07, 0.01, 0.80]
     data = random.choice([1.0, 0.5, -0.5, -1.0, 0.0], size=(2000, 450), p=chances)
     assert 0.93 <= coverage(data, 0.02 + 0.05 - 0.035 - 0.01) <= 0.97
 
 
-def test_the_interval_over_three_seeds_covers_what_their_models_would_do_on_all_images():
+def test_the_interval_over_three_seeds_covers_their_difference_on_all_images():
     # Seeds agree on an image more than by chance: each image has its own chance of a win.
     random = np.random.default_rng(2)
     hard = random.random((2000, 450, 1)) < 0.3
@@ -154,15 +152,20 @@ def test_the_interval_over_three_seeds_covers_what_their_models_would_do_on_all_
 
 @pytest.mark.parametrize(
     ("wins", "losses", "verdict"),
-    [(30, 12, "better"), (12, 30, "worse"), (20, 15, "not told apart"), (0, 0, "not told apart")],
+    [
+        (30, 12, "better"),
+        (12, 30, "worse"),
+        (20, 15, "no significant difference"),
+        (0, 0, "no significant difference"),
+    ],
 )
-def test_the_verdict_is_whether_the_interval_holds_0(wins, losses, verdict):
-    (found,) = comparison(from_wins(wins, losses))
+def test_the_verdict_depends_on_whether_the_interval_contains_0(wins, losses, verdict):
+    (found,) = compare_models(from_wins(wins, losses))
     assert found.rows[2].verdict == verdict
-    assert found.rows[0].verdict == "not told apart"
+    assert found.rows[0].verdict == "no significant difference"
 
 
-def test_pairing_by_image_tells_apart_what_two_intervals_would_not():
+def test_pairing_by_image_finds_a_difference_that_separate_intervals_miss():
     both = [2] * 200 + [-1] * 228  # broken, and right, in either model
     records = [
         record("one", [2] * 16 + [-1] * 6 + both),
@@ -170,17 +173,17 @@ def test_pairing_by_image_tells_apart_what_two_intervals_would_not():
     ]
     right = [sum(at == -1 for at in each["broken_at"]) for each in records]
     assert wilson_interval(right[0], 450)[1] > wilson_interval(right[1], 450)[0]
-    (found,) = comparison(records)
+    (found,) = compare_models(records)
     assert found.rows[2].verdict == "better"
 
 
-def test_seeds_are_paired_with_their_like_and_pooled_by_image():
+def test_equal_seeds_are_paired_and_averaged_for_each_image():
     ones = [record("one", [2, 2, -1, -1], training_seed=seed) for seed in (0, 1)]
     twos = [
         record("two", [-1, 2, -1, 2], training_seed=1),  # one won, one lost
         record("two", [-1, -1, -1, 2], training_seed=0),  # two won, one lost
     ]
-    (found,) = comparison([*ones, *twos])
+    (found,) = compare_models([*ones, *twos])
     row = found.rows[2]
     assert found.seeds == ((1, 1), (0, 0))
     assert row.by_seed == (0.0, 0.25)
@@ -192,38 +195,40 @@ def test_seeds_are_paired_with_their_like_and_pooled_by_image():
     assert row.interval == paired_interval([1.0, 0.5, 0.0, -1.0])
 
 
-def test_a_seed_that_only_one_model_has_is_left_out_and_named():
+def test_a_seed_that_only_one_model_has_is_left_out_and_reported():
     records = [record("one", training_seed=seed) for seed in (0, 1, 2)]
     records += [record("two", SECOND, training_seed=seed) for seed in (2, 1, 7)]
-    (found,) = comparison(records)
+    (found,) = compare_models(records)
     assert found.seeds == ((2, 2), (1, 1))
     assert found.left_out == (0, 7)
     assert "training seeds 2, 1 (without 0, 7, not in both)" in markdown_comparison(records)
 
 
-def test_single_records_of_different_seeds_are_compared_and_the_seeds_named():
+def test_single_records_of_different_seeds_are_compared_and_their_seeds_printed():
     records = [record(), record("two", SECOND, training_seed=4)]
-    (found,) = comparison(records)
+    (found,) = compare_models(records)
     assert (found.seeds, found.left_out) == (((4, 0),), ())
     assert "**two** against one, training seeds 4 and 0" in markdown_comparison(records)
 
 
 def test_models_without_a_seed_in_common_are_refused():
     records = [record("one", training_seed=seed) for seed in (0, 1)]
-    with pytest.raises(ValueError, match=r"one has 0, 1, two has 2; train one of them"):
-        comparison([*records, record("two", training_seed=2)])
+    with pytest.raises(
+        ValueError, match=r"must share one: one has 0, 1, two has 2; train one of them"
+    ):
+        compare_models([*records, record("two", training_seed=2)])
 
 
 def test_two_records_of_one_model_and_seed_are_refused():
     with pytest.raises(ValueError, match="got two of one with seed 0; leave one out"):
-        comparison([record(), record("two"), record()])
+        compare_models([record(), record("two"), record()])
 
 
 def test_one_model_alone_is_refused():
-    with pytest.raises(ValueError, match="two models or more, got only one; name a record"):
-        comparison([record(), record(training_seed=1)])
-    with pytest.raises(ValueError, match="no record to make a comparison of"):
-        comparison([])
+    with pytest.raises(ValueError, match="at least two models, got only one; also name a record"):
+        compare_models([record(), record(training_seed=1)])
+    with pytest.raises(ValueError, match="a comparison needs at least one record, got none"):
+        compare_models([])
 
 
 @pytest.mark.parametrize(
@@ -238,12 +243,12 @@ def test_one_model_alone_is_refused():
         ("images_sha256", None),
     ],
 )
-def test_records_of_other_images_or_strengths_are_refused_by_what_differs(key, value):
+def test_records_of_other_images_or_strengths_are_refused_with_the_field_that_differs(key, value):
     with pytest.raises(ValueError, match=rf"agree in {key}: one has .*, two has .*; evaluate both"):
-        comparison([record(), record("two", **{key: value})])
+        compare_models([record(), record("two", **{key: value})])
 
 
-def test_a_record_that_does_not_name_its_part_is_of_test_images():
+def test_a_record_without_a_part_is_of_test_images():
     old = record()
     del old["part"]
     check_comparable([old, record("two")], "table")
@@ -251,7 +256,7 @@ def test_a_record_that_does_not_name_its_part_is_of_test_images():
         check_comparable([old, record("two", part="validation")], "table")
 
 
-def test_where_an_image_broke_is_put_together_from_the_suites_of_an_older_record():
+def test_the_suites_of_an_older_record_give_the_strength_that_broke_each_image():
     old = record(suites=[{"broken_at": [0, 2, -1, -1]}, {"broken_at": [-1, 1, 2, -1]}], images=4)
     del old["broken_at"]
     assert broken_at(old) == [0, 1, 2, -1]
@@ -259,10 +264,10 @@ def test_where_an_image_broke_is_put_together_from_the_suites_of_an_older_record
 
 def test_a_record_with_too_few_images_is_refused():
     with pytest.raises(ValueError, match="got 8 for 9 images of two; evaluate the model again"):
-        comparison([record(images=9, at=[-1] * 9), record("two", images=9)])
+        compare_models([record(images=9, at=[-1] * 9), record("two", images=9)])
 
 
-def test_the_terminals_tables_fit_80_columns():
+def test_terminal_tables_fit_80_columns():
     records = [record("standard_cifar10_compact", [-1] * 200, training_seed=s) for s in range(3)]
     for model, at in (("afs_0_8_cifar10_compact", [0] * 200), ("two", [2, -1] * 100)):
         records += [record(model, at, training_seed=seed) for seed in range(3)]
@@ -271,7 +276,7 @@ def test_the_terminals_tables_fit_80_columns():
         assert max(map(len, lines)) <= 80
         assert not any("…" in line for line in lines)
         assert lines[0].rstrip() == "Title"
-        body = [line for line in lines if line.startswith(TRADE_OFF)]
+        body = [line for line in lines if line.startswith(f"{TRADE_OFF} ")]
         assert len(body) == 2
         assert "-100.0" in body[0]
         assert body[0].rstrip().endswith("worse")
@@ -280,42 +285,44 @@ def test_the_terminals_tables_fit_80_columns():
 def test_a_row_names_accuracies_difference_interval_p_and_verdict():
     lines = markdown_comparison(from_wins(30, 12)).splitlines()
     assert lines[0] == "**two** against one"
-    assert lines[2] == "| accuracy | this | first | diff | 95 % interval | p | verdict |"
+    assert lines[2] == "| accuracy | model | baseline | diff | 95 % interval | p | verdict |"
     assert lines[6] == "| ε 8/255 | 97.3 | 93.3 | +4.0 | +1.2 to +6.8 | 0.0079 | better |"
     assert lines[7].startswith(f"| {TRADE_OFF} | 98.7 | 96.7 | +2.0 | ")
     assert " | – | " in lines[7]
 
 
-def test_a_pooled_row_has_the_spread_over_seeds_in_place_of_p():
+def test_a_row_of_several_seeds_has_their_spread_instead_of_p():
     records = [record("one", training_seed=seed) for seed in (0, 1)]
     records += [record("two", FIRST), record("two", SECOND, training_seed=1)]
     lines = markdown_comparison(records).splitlines()
-    assert lines[2] == "| accuracy | this | first | diff | 95 % interval | sd | agree | verdict |"
+    assert (
+        lines[2] == "| accuracy | model | baseline | diff | 95 % interval | sd | agree | verdict |"
+    )
     assert "| ε 8/255 | 43.8 | 37.5 | +6.2 |" in lines[6]
-    assert lines[6].endswith("| 8.8 | 1/2 | not told apart |")
+    assert lines[6].endswith("| 8.8 | 1/2 | no significant difference |")
 
 
-def test_no_difference_has_no_sign_of_its_own():
+def test_a_difference_of_zero_is_printed_as_plus_zero():
     assert "| +0.0 | -0.4 to +0.4 | 1.0000 |" in markdown_comparison(from_wins(0, 0))
 
 
-def test_the_caption_says_what_the_interval_covers():
+def test_the_caption_explains_what_the_interval_covers():
     single = [record(), record("two", SECOND)]
     text = markdown_comparison(single)
-    assert "digits, 8 test images, Linf" in text
-    assert "covers the draw of the images, for these trained models; it does not cover" in text
+    assert "8 test images of digits, Linf, worst case per image" in text
+    assert "covers the choice of test images for these trained models; it does not cover" in text
     assert "exact McNemar" in text
     assert "Means over seeds" not in text
-    assert "Which images" not in text
+    assert "do not identify their images" not in text
     assert "Caution" not in text
     pooled = markdown_comparison([*single, *(each | {"training_seed": 1} for each in single)])
-    assert "Means over seeds; sd:" in pooled
+    assert "Means over seeds. sd:" in pooled
     assert "McNemar" not in pooled
     unknown = [{**each, "images_sha256": None} for each in single]
-    assert "taken to be the same" in markdown_comparison(unknown)
+    assert "are assumed to be the same" in markdown_comparison(unknown)
 
 
-def test_the_caption_warns_of_attacks_with_other_settings_but_not_of_other_times():
+def test_the_caption_warns_of_attacks_with_other_settings_but_not_of_other_run_times():
     def attacked(model: str, **settings) -> dict:
         attack = {"name": "margin", "steps": 10, "seconds": 1.0} | settings
         return record(model, suites=[{"name": "pgd", "attacks": [attack]}])
@@ -323,10 +330,10 @@ def test_the_caption_warns_of_attacks_with_other_settings_but_not_of_other_times
     assert "Caution" not in markdown_comparison([attacked("one"), attacked("two", seconds=9.0)])
     seeds = [attacked("two", steps=5), attacked("two") | {"training_seed": 1}]
     text = markdown_comparison([attacked("one"), *seeds, attacked("three")])
-    assert "attacked otherwise than the first: two." in text
+    assert "Caution: not attacked as the first model was: two." in text
 
 
-def test_the_caption_warns_of_a_missing_suite_unless_it_is_made_for_one_kind_of_model():
+def test_the_caption_warns_of_a_missing_suite_unless_only_some_models_can_have_it():
     def tried(model: str, *suites: str) -> dict:
         return record(model, suites=[{"name": s, "attacks": [{"name": "a"}]} for s in suites])
 
@@ -335,9 +342,4 @@ def test_the_caption_warns_of_a_missing_suite_unless_it_is_made_for_one_kind_of_
     )
     for pair in ((("quick", "standard"), ("quick",)), (("quick",), ("quick", "standard"))):
         text = markdown_comparison([tried("one", *pair[0]), tried("two", *pair[1])])
-        assert "Caution, attacked otherwise than the first: two." in text
-
-
-def test_comparisons_are_made_without_torch():
-    code = "import equipoise.report.compare, sys; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+        assert "Caution: not attacked as the first model was: two." in text

@@ -5,20 +5,19 @@ from equipoise.cli.main import main
 from equipoise.records.epsilon import parse_epsilon
 from equipoise.report.curves_figure import write_curves
 from equipoise.report.papers.line_figures import accuracy_curves, trade_off_scatter
-from equipoise.report.papers.measurements import Result
-from equipoise.report.papers.style import Drawing
+from equipoise.report.papers.measurements import Drawing, Result
 from equipoise.runtime.files import write_json
 
 
 @pytest.mark.parametrize("kind", ["svg", "png", "pdf"])
-def test_the_same_records_give_the_same_picture(tmp_path, kind):
+def test_the_same_records_give_the_same_file(tmp_path, kind):
     files = [tmp_path / f"{name}.{kind}" for name in "ab"]
     for file in files:
         write_curves([record("one"), record("two")], file)
     assert files[0].read_bytes() == files[1].read_bytes()
 
 
-def test_every_model_is_named_and_none_is_cut_off(tmp_path):
+def test_every_model_is_in_the_legend_and_none_is_cut_off(tmp_path):
     names = ["a_rather_long_name_of_a_model", "another_name_that_is_quite_long"]
     write_curves([record(name) for name in names], tmp_path / "x.svg")
     text = (tmp_path / "x.svg").read_text()
@@ -28,7 +27,7 @@ def test_every_model_is_named_and_none_is_cut_off(tmp_path):
     assert 'x="-' not in text
 
 
-def test_no_two_of_many_models_look_alike():
+def test_each_of_many_models_has_its_own_line_style():
     names = [f"model {number}" for number in range(20)]
     measured = {name: [Result(recipe={}, record=record(name))] for name in names}
     drawing = Drawing(measured=measured, published={}, published_as="", measured_as="")
@@ -44,7 +43,7 @@ def test_no_two_of_many_models_look_alike():
         (["0", "128/255", "1"], ["0", "128/255", "1"], "strength ε"),
     ],
 )
-def test_255ths_lose_their_denominator_only_where_the_axis_says_it(written, marks, axis):
+def test_ticks_lose_their_denominator_only_if_the_axis_title_has_it(written, marks, axis):
     epsilons = [parse_epsilon(text) for text in written]
     one = record(epsilons=epsilons, epsilons_written=written)
     one["headline"]["accuracy"] = [1.0, 0.5, 0.4][: len(written)]
@@ -67,17 +66,17 @@ def test_models_that_are_only_published_are_in_the_legend(draw):
 @pytest.mark.parametrize(
     ("records", "file", "message"),
     [
-        ([record()], "x.gif", r"ends in .svg, .png, .pdf, got .*x.gif"),
-        ([], "x.svg", "there is no record to draw"),
+        ([record()], "x.gif", r"must end in .svg, .png, .pdf, got .*x.gif"),
+        ([], "x.svg", "a figure needs at least one record, got none"),
     ],
 )
-def test_what_cannot_be_drawn_is_refused(tmp_path, records, file, message):
+def test_an_unknown_ending_and_no_records_are_refused(tmp_path, records, file, message):
     with pytest.raises(ValueError, match=message):
         write_curves(records, tmp_path / file)
     assert not any(tmp_path.iterdir())
 
 
-def test_the_command_writes_it(tmp_path, capsys):
+def test_the_report_command_writes_curves(tmp_path, capsys):
     write_json(tmp_path / "r.json", record())
     main(["report", str(tmp_path / "r.json"), "--out", str(tmp_path / "x.png")])
     assert "curves:" in capsys.readouterr().out

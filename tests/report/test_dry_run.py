@@ -37,29 +37,29 @@ def printed(*stages, device="cpu"):
     return " ".join(console.export_text().replace("│", " ").split())
 
 
-def test_a_stage_is_a_column_with_what_was_measured():
-    said = printed(STAGE)
+def test_a_stage_is_a_column_with_its_measurements():
+    text = printed(STAGE)
     for row in (
-        *("parameters 36.5 M", "of them trained 36.5 M", "multiply-adds an image 5.24 G"),
-        *("passes an image and step 11 + 11", "passes an epoch 538 k + 538 k", "epochs 100"),
-        *("steps an epoch 382 of 128 images", "measured 2 steps of 4 images, 0.047 s each"),
-        *("a step 1.5 s", "a validation 30 s", "memory 12.3 GB", "in all 16.8 h"),
+        *("parameters 36.5 M", "trained parameters 36.5 M", "multiply-adds per image 5.24 G"),
+        *("passes per image and step 11 + 11", "passes per epoch 538 k + 538 k", "epochs 100"),
+        *("steps per epoch 382 of 128 images", "measured 2 steps of 4 images, 0.047 s each"),
+        *("time per step 1.5 s", "time per validation 30 s", "memory 12.3 GB", "total time 16.8 h"),
     ):
-        assert f" {row} " in said
-    assert "in all: 16.8 h, 12.3 GB of memory" in said
-    assert "the most that the process holds" in said
+        assert f" {row} " in text
+    assert "total: 16.8 h, 12.3 GB of memory" in text
+    assert "the peak of the process" in text
 
 
-def test_stages_that_are_alike_are_one_column_and_count_each():
-    said = printed(STAGE, STAGE | {"stage": "other", "like": "network"}, device="cuda:0")
-    assert " network, and 1 alike " in said
-    assert "other" not in said
-    assert "in all: 33.5 h" in said
-    assert "the most that the device holds" in said
+def test_stages_of_the_same_cost_share_a_column_and_each_counts():
+    text = printed(STAGE, STAGE | {"stage": "other", "like": "network"}, device="cuda:0")
+    assert " network, and 1 of the same cost " in text
+    assert "other" not in text
+    assert "total: 33.5 h" in text
+    assert "the peak of the device" in text
 
 
 def test_passes_that_were_not_counted_are_a_dash():
-    assert "passes an image and step - " in printed(STAGE | {"passes_an_image": (0.0, 0.0)})
+    assert "passes per image and step - " in printed(STAGE | {"passes_an_image": (0.0, 0.0)})
 
 
 @pytest.mark.parametrize(
@@ -74,5 +74,5 @@ def test_counts_have_three_digits_and_a_unit(number, text):
     ("seconds", "text"),
     [(0.0123, "0.0123 s"), (89, "89 s"), (90, "1.5 min"), (7200, "2 h"), (864_000, "10 days")],
 )
-def test_times_have_a_unit_that_suits_them(seconds, text):
+def test_times_have_a_suitable_unit(seconds, text):
     assert duration(seconds) == text

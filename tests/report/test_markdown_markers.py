@@ -22,7 +22,7 @@ def page(tmp_path):
     return path
 
 
-def test_every_table_between_markers_is_renewed_and_nothing_else(page):
+def test_every_table_between_markers_is_updated_and_nothing_else(page):
     assert fill_markers(page)
     text = page.read_text()
     assert text.startswith("# ε\n\n<!-- records: a -->\n| model |")
@@ -40,9 +40,9 @@ def test_a_page_that_is_up_to_date_is_left_alone(page):
     assert page.stat().st_mtime_ns == before
 
 
-def test_markers_of_a_folder_without_records_are_refused(page):
+def test_a_marker_for_a_folder_without_records_is_refused(page):
     page.write_text("<!-- records: nothing -->\n<!-- end records -->\n")
-    with pytest.raises(ValueError, match="no record"):
+    with pytest.raises(ValueError, match="at least one record, got none"):
         fill_markers(page)
 
 

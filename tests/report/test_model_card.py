@@ -10,7 +10,7 @@ def front_matter(text: str) -> dict:
     return yaml.safe_load(text.split("---\n")[1])
 
 
-def test_the_front_matter_is_what_the_hub_reads():
+def test_the_front_matter_is_valid_for_the_hub():
     found = front_matter(model_card(document(), [record()]))
     assert found["library_name"] == "equipoise"
     assert found["pipeline_tag"] == "image-classification"
@@ -27,7 +27,7 @@ def test_the_front_matter_is_what_the_hub_reads():
     ]
 
 
-def test_the_card_says_every_score_with_interval_and_count():
+def test_the_card_has_every_score_with_interval_and_count():
     text = model_card(document(), [record()])
     for row in (
         "| 0 | 91.2 | 88.4 to 93.4 | 500 |",
@@ -37,7 +37,7 @@ def test_the_card_says_every_score_with_interval_and_count():
         assert row in text
 
 
-def test_the_card_says_attacks_checks_training_commits_and_limits():
+def test_the_card_has_attacks_checks_training_commits_and_limits():
     text = model_card(document(), [record()])
     assert "- `quick`: pgd-margin, apgd-dlr\n- `adaptive`: gate-to-clean-1\n" in text
     assert "Self-checks: 1 pass, 1 warn, 0 fail" in text
@@ -45,7 +45,10 @@ def test_the_card_says_attacks_checks_training_commits_and_limits():
     assert '"batch_size": 128' in text
     assert "beef" * 10 in text
     assert "feed" * 10 in text
-    assert "robust only to Linf changes of up to 8/255, and only as far as 3 attacks on 500" in text
+    assert (
+        "the scores hold for Linf perturbations of up to 8/255, under 3 attacks, on 500 test"
+        in text
+    )
     assert "WideResNet-28-10, trained on cifar10." in text
     assert "3 classes: cat, dog, ship." in text
 
@@ -59,7 +62,7 @@ def test_a_changed_record_changes_the_card():
     assert "| 8/255 | 12.3 |" not in before
 
 
-def test_no_path_of_the_machine_is_told():
+def test_no_path_of_this_machine_is_in_the_card():
     text = model_card(document(), [record()])
     assert "/home" not in text
     assert '"model"' in text
@@ -70,31 +73,31 @@ def test_each_threat_has_its_scores_and_its_limit():
     text = model_card(document(), [record(), other])
     assert "### tiny: Linf on cifar10" in text
     assert "### tiny: L2 on cifar10" in text
-    assert "robust only to L2 changes of up to 0.5" in text
+    assert "the scores hold for L2 perturbations of up to 0.5" in text
 
 
-def test_a_preference_is_named_in_the_index():
+def test_the_model_index_names_the_preference():
     found = front_matter(model_card(document(), [record(model="tiny@0.2")]))
     names = [metric["name"] for metric in found["model-index"][0]["results"][0]["metrics"]]
     assert names[0] == "clean accuracy, preference 0.2"
 
 
-def test_a_model_without_a_record_claims_nothing():
+def test_a_model_without_a_record_has_no_scores():
     text = model_card(document(), [])
     assert "Not evaluated yet" in text
-    assert "Nothing is known of its robustness." in text
+    assert "Its robustness has not been measured." in text
     assert "model-index" not in front_matter(text)
 
 
-def test_a_bare_folder_has_a_card_too():
+def test_a_folder_without_a_card_still_has_a_readme():
     text = model_card({"format": 1, "model": WIDE, "card": {}}, [])
     assert "# An Equipoise model" in text
 
 
-def test_the_fusing_weight_is_told_where_there_is_one():
+def test_the_card_has_the_fusing_weight_of_afa():
     curve = [{"mean": mean, "std": 0.1} for mean in (0.1, 0.5, 0.75)]
     text = model_card(document(), [record(fusing_weight={"through_generator": curve})])
-    assert "share: 0.100 at 0, 0.500 at 4/255, 0.750 at 8/255." in text
+    assert "robust branch: 0.100 at 0, 0.500 at 4/255, 0.750 at 8/255." in text
 
 
 @pytest.mark.parametrize(
@@ -116,13 +119,13 @@ def test_the_fusing_weight_is_told_where_there_is_one():
         ),
     ],
 )
-def test_an_architecture_is_named_by_its_parts(config, words):
+def test_an_architecture_is_described_in_words(config, words):
     assert architecture(config) == words
 
 
-def test_a_network_of_somebodys_own_code_says_whose_code_it_needs():
+def test_a_network_built_by_user_code_names_its_modules():
     inner = {"kind": "imported", "function": "mine.nets:make", "arguments": {}}
     text = model_card(document({"kind": "adaptive", "network": inner}), [])
     assert "equipoise.load(\"FOLDER\", trust=['mine.nets'])" in text
-    assert "made by code of yours in mine.nets" in text
+    assert "built by your own code in mine.nets" in text
     assert "trust" not in model_card(document(), [])

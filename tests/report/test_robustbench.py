@@ -1,15 +1,15 @@
 from equipoise.report.robustbench import robustbench_entry
 from records import WIDE, document, record
 
-THEIRS = {
+FIELDS = {
     "link", "name", "authors", "additional_data", "number_forward_passes", "dataset", "venue",
     "architecture", "eps", "clean_acc", "reported", "autoattack_acc", "unreliable", "footnote",
 }  # fmt: skip
 
 
-def test_an_entry_has_their_fields_and_the_records_numbers_as_their_strings():
+def test_an_entry_has_robustbenchs_fields_and_the_records_numbers_as_strings():
     entry, notes = robustbench_entry(document(), record())
-    assert set(entry) == THEIRS
+    assert set(entry) == FIELDS
     assert (entry["eps"], entry["clean_acc"], entry["reported"]) == ("8/255", "91.20", "40.60")
     assert (entry["dataset"], entry["architecture"]) == ("cifar10", "WideResNet-28-10")
     assert (entry["additional_data"], entry["number_forward_passes"]) == (False, 1)
@@ -17,9 +17,9 @@ def test_an_entry_has_their_fields_and_the_records_numbers_as_their_strings():
     assert entry["link"] == entry["name"] == entry["authors"] == entry["venue"] == ""
     assert entry["unreliable"] is False
     assert notes == [
-        "RobustBench counts 10000 test images, this is 500.",
+        "RobustBench requires 10000 test images; the record has 500.",
         "autoattack_acc is null: evaluate with --suite autoattack first.",
-        "link, name, authors and venue are empty: they are those of your paper.",
+        "link, name, authors and venue are empty: fill in those of your paper.",
     ]
 
 
@@ -29,27 +29,27 @@ def auto(first: bool) -> list:
     return [suite, *suites] if first else [*suites, suite]
 
 
-def test_autoattacks_number_counts_where_it_ran_first():
+def test_autoattacks_accuracy_is_reported_if_it_ran_first():
     entry, notes = robustbench_entry(document(), record(suites=auto(True)))
     assert entry["autoattack_acc"] == "42.00"
     assert entry["external"] == "40.60"  # more attacks found more
     assert not any("autoattack_acc" in note for note in notes)
 
 
-def test_autoattack_after_others_has_no_number_of_its_own():
+def test_autoattacks_accuracy_is_null_if_it_ran_after_other_suites():
     entry, _ = robustbench_entry(document(), record(suites=auto(False)))
     assert entry["autoattack_acc"] is None
     assert "external" not in entry
 
 
-def test_another_strength_than_theirs_is_noted():
+def test_another_strength_than_robustbenchs_is_noted():
     changed = record(epsilons=[0.0, 0.1, 0.2], epsilons_written=["0", "0.1", "0.2"])
     entry, notes = robustbench_entry(document(), changed)
     assert entry["eps"] == "0.2"
-    assert "eps is 0.2; RobustBench asks for 8/255 in Linf." in notes
+    assert "eps is 0.2; RobustBench requires 8/255 in Linf." in notes
 
 
-def test_their_strength_is_taken_though_a_stronger_one_was_tried():
+def test_robustbenchs_strength_is_reported_even_if_a_stronger_one_was_evaluated():
     changed = record(epsilons=[0.0, 8 / 255, 16 / 255], epsilons_written=["0", "8/255", "16/255"])
     entry, _ = robustbench_entry(document(), changed)
     assert (entry["eps"], entry["reported"]) == ("8/255", "63.40")
@@ -63,17 +63,17 @@ def test_other_data_is_noted():
     assert "the images are cifar10-jpeg, not the original pixels." in notes
 
 
-def test_members_of_a_stack_are_forward_passes():
+def test_each_member_of_a_stack_is_a_forward_pass():
     entry, _ = robustbench_entry(document({"kind": "stack", "members": [WIDE] * 3}), record())
     assert entry["number_forward_passes"] == 3
 
 
-def test_extra_images_are_additional_data_and_silence_is_null():
+def test_extra_images_are_additional_data_and_an_unknown_value_is_null():
     extra = document(training={"loop": {"extra": "file.npz"}})
     assert robustbench_entry(extra, record())[0]["additional_data"] is True
     entry, notes = robustbench_entry(document(training={}), record())
     assert entry["additional_data"] is None
-    assert "additional_data is null: the model folder does not say." in notes
+    assert "additional_data is null: the model folder does not specify it." in notes
 
 
 def test_a_failed_check_makes_a_model_unreliable():

@@ -2,13 +2,13 @@ import json
 
 import pytest
 
-from equipoise.report.score_card import of_each_threat, of_model, score_card
+from equipoise.report.score_card import fullest_by_threat, records_of_model, score_card
 from records import RECORD, document, record
 
 CARD = document()["card"]
 
 
-def test_a_score_card_holds_the_records_numbers_and_goes_to_json_and_back():
+def test_a_score_card_holds_the_records_numbers_and_survives_json():
     found = score_card(
         CARD,
         record(
@@ -51,8 +51,8 @@ def test_a_model_without_a_record_has_no_scores():
         ({"model": "other"}, False),
     ],
 )
-def test_only_records_of_these_weights_on_test_images_count(changes, fits):
-    found = of_model([record(**changes)], CARD, "1")
+def test_only_records_of_these_weights_on_test_images_are_selected(changes, fits):
+    found = records_of_model([record(**changes)], CARD, "1")
     assert len(found) == fits
 
 
@@ -69,11 +69,11 @@ def suites(*counts):
         ({"seed": 0}, {"seed": 1}, 1),  # as full, and newer
     ],
 )
-def test_the_fullest_record_of_a_threat_speaks_and_of_equals_the_newest(one, other, chosen):
+def test_the_fullest_record_of_a_threat_is_chosen_and_the_newest_of_equals(one, other, chosen):
     pair = [record(**one), record(**other)]
-    assert of_each_threat(pair) == [pair[chosen]]
+    assert fullest_by_threat(pair) == [pair[chosen]]
 
 
-def test_each_norm_and_each_preference_speaks_for_itself():
+def test_each_norm_and_each_preference_has_its_own_record():
     four = [record(), record(norm="L2"), record(model="tiny@0"), record(model="tiny@1")]
-    assert of_each_threat(four) == four
+    assert fullest_by_threat(four) == four

@@ -34,25 +34,25 @@ def test_the_line_counts_each_verdict():
     assert checks_line(MIXED, record(check("a"))) == "checks: 10 pass, 1 warn, 1 fail"
 
 
-def test_records_without_checks_are_said_to_hold_none():
+def test_records_without_checks_are_mentioned():
     old = record()
     del old["self_checks"]
     assert checks_line(old) == "checks: none recorded"
     assert checks_line() == "checks: none recorded"
-    assert checks_line(MIXED, old).endswith("1 fail; 1 of 2 records hold none")
+    assert checks_line(MIXED, old).endswith("1 fail; 1 of 2 records have none")
     assert open_checks(old) == []
 
 
 def test_failures_come_first_and_passes_are_not_listed():
     found = open_checks(MIXED, record(check("g", "fail"), model="two", training_seed=None))
-    assert [(each.verdict, each.of, each.name) for each in found] == [
+    assert [(check.verdict, check.model, check.name) for check in found] == [
         ("fail", "one seed 0", "f"),
         ("fail", "two", "g"),
         ("warn", "one seed 0", "w"),
     ]
 
 
-def test_markdown_lists_what_was_found_and_what_it_means():
+def test_markdown_lists_findings_and_their_meaning():
     assert markdown_checks(MIXED).splitlines() == [
         "checks: 9 pass, 1 warn, 1 fail",
         "",
@@ -62,7 +62,7 @@ def test_markdown_lists_what_was_found_and_what_it_means():
     assert markdown_checks(record(check("a"))) == "checks: 1 pass, 0 warn, 0 fail\n"
 
 
-def test_the_terminal_prints_found_and_meaning_within_80_columns():
+def test_the_terminal_prints_findings_and_meaning_within_80_columns():
     long = check("gradients", "warn") | {"meaning": "word " * 60 + "[not markup]"}
     text = printed([record(long)])
     lines = text.splitlines()

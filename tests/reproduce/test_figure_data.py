@@ -1,4 +1,4 @@
-"""What figures need beyond records: known answers of small models."""
+"""Data of figures beyond records, for small models with known answers."""
 
 import pytest
 import tiny
@@ -9,14 +9,14 @@ from equipoise.models import FeatureStack, fuse_branches, with_branches
 from equipoise.reproduce.figure_data import BINS, KINDS
 
 
-def ask(kind, *models, count=8, strongest=0.1):
+def compute(kind, *models, count=8, strongest=0.1):
     images, labels = tiny.images_and_labels(count)
     return KINDS[kind](models, images, labels, strongest, 0)
 
 
-def test_a_linear_networks_gradient_is_its_weights():
+def test_the_gradient_of_a_linear_network_follows_from_its_weights():
     model, (images, labels) = tiny.linear(), tiny.images_and_labels()
-    found = ask("gradients", model)
+    found = compute("gradients", model)
     shown = [int((labels == label).nonzero()[0]) for label in labels.unique()[:5]]
     assert torch.equal(torch.tensor(found["images"]), (255 * images[shown]).round().long())
     weight = model[1].weight.detach()
@@ -28,28 +28,28 @@ def test_a_linear_networks_gradient_is_its_weights():
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
-def test_weights_of_two_values_have_no_tails():
+def test_weights_with_two_values_have_the_lowest_kurtosis():
     model = tiny.linear()
     with torch.no_grad():
         model[1].weight.copy_(torch.tensor([1.0, -1.0]).repeat(10, 32))
-    (found,) = ask("weights", model)["models"]
+    (found,) = compute("weights", model)["models"]
     assert found["kurtosis"] == pytest.approx(-2)
     assert sum(found["density"]) * 8 / BINS == pytest.approx(1, abs=1e-3)
     assert sum(value > 0 for value in found["density"]) == 2
 
 
 def test_a_linear_layer_has_a_multiply_add_for_each_weight():
-    assert ask("operations", tiny.linear()) == 640
+    assert compute("operations", tiny.linear()) == 640
 
 
-def test_a_stack_costs_its_members_and_its_merger():
+def test_a_stack_costs_the_sum_of_its_members_and_merger():
     member = tiny.wide_resnet()
     stack = FeatureStack([member, member], 10).eval()
-    one = ask("operations", member)
-    assert ask("operations", stack) == 2 * one + 10 * 2 * 64
+    one = compute("operations", member)
+    assert compute("operations", stack) == 2 * one + 10 * 2 * 64
 
 
-def test_features_that_hold_the_class_are_told_apart():
+def test_features_that_determine_the_class_form_separate_clusters():
     images, labels = tiny.learnable(24).batch(slice(None))
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 2))
     found = KINDS["embeddings"]([model, model], images, labels, 0.1, 0)
@@ -60,7 +60,7 @@ def test_features_that_hold_the_class_are_told_apart():
     assert again == found
 
 
-def test_channel_statistics_begin_at_the_clean_images(monkeypatch):
+def test_channel_statistics_start_at_clean_images(monkeypatch):
     monkeypatch.setattr("equipoise.reproduce.figure_data.STRENGTHS", 2)
     torch.manual_seed(0)
     model = fuse_branches(with_branches(tiny.wide_resnet(), 2), placement="input").eval()

@@ -8,8 +8,8 @@ import pytest
 from equipoise.recipes import to_json
 from equipoise.records.files import read_record
 from equipoise.report.papers import ENTRIES, SCALES, Result, Table
-from equipoise.report.papers.tables import markdown
-from equipoise.reproduce.plan import needed
+from equipoise.report.papers.tables import markdown_entry
+from equipoise.reproduce.plan import plan_models
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted((ROOT / "docs" / "reproduced").glob("*/index.md"))
@@ -17,7 +17,7 @@ TABLES = [entry for entry in ENTRIES.values() if isinstance(entry.content, Table
 
 
 def results_of(scale, tmp_path):
-    models, _ = needed(list(ENTRIES.values()), scale, (0,), tmp_path, None)
+    models, _ = plan_models(list(ENTRIES.values()), scale, (0,), tmp_path, None)
     folder = ROOT / "results" / "reproduced" / scale.name / "records"
     found = {}
     for (name, seed), model in models.items():
@@ -35,21 +35,21 @@ def results_of(scale, tmp_path):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.parent.name)
-def test_a_page_of_reproduced_tables_is_made_from_its_records(page, tmp_path):
+def test_a_page_of_reproduced_tables_equals_its_records(page, tmp_path):
     scale, text = SCALES[page.parent.name], page.read_text()
     results = results_of(scale, tmp_path)
     shown = [entry for entry in ENTRIES.values() if f"## {entry.paper}: " in text]
-    # Multiply-adds are counted on the models, which are not here.
+    # Multiply-adds are counted on the models, which are not in the repository.
     tables = [e for e in shown if e in TABLES and "multiply-adds" not in e.under()]
     assert len(tables) > 2
     for entry in tables:
-        assert markdown(entry, scale, results) in text, entry.name
+        assert markdown_entry(entry, scale, results) in text, entry.name
     pictures = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", text)
     assert {name.removesuffix(".svg") for name in pictures} == {
         entry.name for entry in shown if entry not in TABLES
     }
     assert all((page.parent / name).is_file() for name in pictures)
-    # Another record, another table.
+    # A changed record changes a table.
     (result,) = next(found for name, found in results.items() if name.startswith("afa_"))
     result.record["headline"]["accuracy"][0] = 0.01234
-    assert any(markdown(entry, scale, results) not in text for entry in tables)
+    assert any(markdown_entry(entry, scale, results) not in text for entry in tables)

@@ -1,4 +1,4 @@
-"""Whole reproductions, cut down to a few steps, in this process."""
+"""Complete reproductions, reduced to a few steps, in this process."""
 
 import shutil
 from dataclasses import replace
@@ -17,7 +17,7 @@ from equipoise.recipes import RECIPES
 from equipoise.recipes.networks import WideResNetShape
 from equipoise.report.papers import ENTRIES, SCALES
 from equipoise.reproduce import reproduce
-from equipoise.reproduce.plan import needed
+from equipoise.reproduce.plan import plan_models
 from equipoise.runtime.errors import RunError
 from equipoise.runtime.files import read_json, write_json
 
@@ -29,7 +29,7 @@ CUT = replace(
 
 
 class Workers:
-    """Stands in for processes: runs work here, one after the other, and remembers its names."""
+    """Replaces the process pool: runs each job in this process and records its name."""
 
     def __init__(self):
         self.names = []
@@ -56,19 +56,19 @@ def workers(monkeypatch):
     return found
 
 
-def weights(place, stage):
-    return safetensors.torch.load_file(place / "stages" / stage / "best.safetensors")
+def weights(folder, stage):
+    return safetensors.torch.load_file(folder / "stages" / stage / "best.safetensors")
 
 
 @pytest.mark.slow
-def test_tables_and_figures_are_made_once_and_shared(tmp_path, workers):
-    said = []
-    made = reproduce(["afs-table-3"], CUT, out=tmp_path, log=said.append)
+def test_models_are_trained_once_and_shared_by_entries(tmp_path, workers):
+    messages = []
+    made = reproduce(["afs-table-3"], CUT, out=tmp_path, log=messages.append)
     assert {path.name for path in made.files} == {
         *(f"afs-table-3.{kind}" for kind in ("md", "csv", "tex")),
         "README.md",
     }
-    # The whole stack first; the masks take its extractors.
+    # The whole stack comes first; the masks use its extractors.
     assert workers.names[0] == "afs_digits 0"
     assert sorted(workers.names) == [
         "afs_digits 0",
@@ -76,44 +76,44 @@ def test_tables_and_figures_are_made_once_and_shared(tmp_path, workers):
         "afs_digits_mask_011 0",
         "afs_digits_mask_101 0",
     ]
-    assert said[0].startswith("afs_digits_mask_001, seed 0: train, evaluate, up to ")
-    assert "at a time" in said[-1]
-    places = {name: tmp_path / "tiny" / "runs" / f"{name}__seed0" for name in made.results}
+    assert messages[0].startswith("afs_digits_mask_001, seed 0: train, evaluate, up to ")
+    assert "at a time" in messages[-1]
+    folders = {name: tmp_path / "tiny" / "runs" / f"{name}__seed0" for name in made.results}
     one, other = (
-        weights(places[name], "extractor2_0.25") for name in ("afs_digits", "afs_digits_mask_101")
+        weights(folders[name], "extractor2_0.25") for name in ("afs_digits", "afs_digits_mask_101")
     )
     assert tiny.same(one, other)
-    assert not (places["afs_digits_mask_101"] / "stages" / "extractor1_0.2").exists()
+    assert not (folders["afs_digits_mask_101"] / "stages" / "extractor1_0.2").exists()
     # Again: nothing to do, and another entry needs only what is new.
     workers.names.clear()
-    said.clear()
-    again = reproduce(["afs-table-3", "afs-fig-3"], CUT, out=tmp_path, log=said.append)
+    messages.clear()
+    again = reproduce(["afs-table-3", "afs-fig-3"], CUT, out=tmp_path, log=messages.append)
     assert workers.names == ["pgd_at_digits_budget_1 0", "pgd_at_digits 0"]
     assert (tmp_path / "tiny" / "afs-fig-3.svg").exists()
     assert again.results["afs_digits"] == made.results["afs_digits"]
     page = (tmp_path / "tiny" / "README.md").read_text()
     assert page.index("AFS Fig. 3") < page.index("AFS Table III")
-    assert "At most 1 epochs a stage." in page
+    assert "At most 1 epochs per stage." in page
 
 
 @pytest.mark.slow
-def test_what_a_figure_needs_is_computed_from_the_models_and_kept(tmp_path, workers):
+def test_data_of_a_figure_are_computed_from_the_models_and_cached(tmp_path, workers):
     reproduce(["afa-fig-3"], CUT, out=tmp_path)
-    place = tmp_path / "tiny" / "runs" / "afa_digits__seed0"
-    kept = place / "figures" / "channels.json"
-    found = read_json(kept)["found"]
+    run = tmp_path / "tiny" / "runs" / "afa_digits__seed0"
+    cache = run / "figures" / "channels.json"
+    found = read_json(cache)["found"]
     assert len(found["epsilons"]) == len(found["mean"]) == len(found["variance"]) == 3
     assert found["mean"][0] != found["mean"][-1]
-    written = kept.stat().st_mtime_ns
+    written = cache.stat().st_mtime_ns
     workers.names.clear()
     reproduce(["afa-fig-3"], CUT, out=tmp_path)
-    assert (workers.names, kept.stat().st_mtime_ns) == ([], written)
-    # Another model in its place: computed again.
-    write_json(kept, read_json(kept) | {"asked": {}})
+    assert (workers.names, cache.stat().st_mtime_ns) == ([], written)
+    # Other models than those of the cache: computed again.
+    write_json(cache, read_json(cache) | {"asked": {}})
     reproduce(["afa-fig-3"], CUT, out=tmp_path)
-    assert read_json(kept)["found"] == found
-    # Another evaluation: judged again, not trained.
-    before = (place / "model" / "model.safetensors").stat().st_mtime_ns
+    assert read_json(cache)["found"] == found
+    # Another evaluation: evaluated again, not trained.
+    before = (run / "model" / "model.safetensors").stat().st_mtime_ns
     other = replace(
         CUT, evaluation=dict(CUT.evaluation) | {"images": 12}, search_precision="bf16-mixed"
     )
@@ -129,15 +129,15 @@ def test_what_a_figure_needs_is_computed_from_the_models_and_kept(tmp_path, work
     }
     low = "attacks searched in bfloat16, scored in float32"
     assert {name: low in text for name, text in texts.items()} == {
-        "afa-fig-3": False,  # its images are not those of an evaluation
+        "afa-fig-3": False,  # computed from the model, not from an evaluation
         "afa-fig-6": True,
     }
-    assert (place / "model" / "model.safetensors").stat().st_mtime_ns == before
+    assert (run / "model" / "model.safetensors").stat().st_mtime_ns == before
 
 
 @pytest.fixture
 def stack_of_singles(monkeypatch):
-    """A scale at which the stack's two extractors are networks with recipes of their own."""
+    """A scale at which the two extractors of the stack are models with their own recipes."""
     stack, single = RECIPES["afs_digits"](), RECIPES["pgd_at_digits"]()
     method = replace(stack.method, budgets=(0.0, 0.2), schedule=single.method.schedule)
     small = {name: lambda make=make: cut(make()) for name, make in RECIPES.items()}
@@ -147,11 +147,9 @@ def stack_of_singles(monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_stack_takes_networks_that_are_trained_as_its_extractors_are(
-    tmp_path, workers, stack_of_singles
-):
-    said = []
-    reproduce(["afs-fig-5"], stack_of_singles, out=tmp_path, log=said.append)
+def test_a_stack_uses_networks_that_equal_its_extractors(tmp_path, workers, stack_of_singles):
+    messages = []
+    reproduce(["afs-fig-5"], stack_of_singles, out=tmp_path, log=messages.append)
     assert workers.names == [
         "pgd_at_digits_budget_1 0",
         "pgd_at_digits 0",
@@ -167,28 +165,29 @@ def test_a_stack_takes_networks_that_are_trained_as_its_extractors_are(
         inside = {key: value for key, value in stack.items() if key.startswith(prefix)}
         assert len(inside) == len(member)
         assert all(torch.equal(inside[prefix + key], value) for key, value in member.items())
-    # What is there is shown without training more; what is not stands as published.
+    # With only_finished, results are shown without training; other rows are only published.
     workers.names.clear()
     names = ["afs-table-4", "afs-fig-1", "afs-fig-3", "afa-fig-3", "afa-table-4", "afs-table-5"]
-    made = reproduce(names, stack_of_singles, out=tmp_path, only_finished=True, log=said.append)
+    made = reproduce(names, stack_of_singles, out=tmp_path, only_finished=True, log=messages.append)
     assert workers.names == []
     assert [entry.name for entry in made.entries] == [
         "afs-table-4", "afs-fig-1", "afs-fig-3", "afs-table-5",
     ]  # fmt: skip
-    assert said[-2:] == [
-        "afa-fig-3 waits for afa_digits",
-        "afa-table-4 waits for afa_digits, afa_digits_k2, afa_digits_k5, afa_digits_k9",
+    assert messages[-2:] == [
+        "afa-fig-3 is left out; not finished: afa_digits",
+        "afa-table-4 is left out; not finished: "
+        "afa_digits, afa_digits_k2, afa_digits_k5, afa_digits_k9",
     ]
     table = (tmp_path / "tiny" / "afs-table-4.md").read_text()
-    assert "Not made yet: FAT, TLA, TRADES, LBGAT+TRADES, AVM." in table
+    assert "Not reproduced yet: FAT, TLA, TRADES, LBGAT+TRADES, AVM." in table
     assert table.count("| measured |") == 2
     assert all(label in table for label in ("FAT", "TLA", "AVM"))
     whole = (tmp_path / "tiny" / "afs-table-5.md").read_text()
-    assert "Not made yet" not in whole
+    assert "Not reproduced yet" not in whole
 
 
 @pytest.mark.slow
-def test_a_network_that_is_only_stacked_is_trained_and_not_judged(
+def test_a_stack_member_that_is_not_shown_is_trained_and_not_evaluated(
     tmp_path, workers, monkeypatch, stack_of_singles
 ):
     content = replace(ENTRIES["afs-table-6"].content, parts=(only_the_stack(),))
@@ -196,8 +195,8 @@ def test_a_network_that_is_only_stacked_is_trained_and_not_judged(
     monkeypatch.setattr("equipoise.reproduce.run.find_entries", lambda names: [entry])
     reproduce(["x"], stack_of_singles, out=tmp_path)
     folders = {path.name: path for path in (tmp_path / "tiny" / "runs").iterdir()}
-    judged = [name for name, path in folders.items() if list(path.glob("records/*.json"))]
-    assert judged == ["afs_digits__seed0"]
+    evaluated = [name for name, path in folders.items() if list(path.glob("records/*.json"))]
+    assert evaluated == ["afs_digits__seed0"]
     assert len(folders) == 3
     workers.names.clear()
     reproduce(["x"], stack_of_singles, out=tmp_path)
@@ -210,13 +209,13 @@ def only_the_stack():
 
 
 @pytest.mark.slow
-def test_a_model_that_another_recipe_trained_is_refused(tmp_path, workers):
+def test_a_run_folder_of_another_recipe_is_refused(tmp_path, workers):
     reproduce(["afs-fig-3"], CUT, out=tmp_path)
     other = replace(CUT, epochs=2)
     message = r"budget_1__seed0 was trained by another recipe.*\(differs in method.schedule.epochs"
     with pytest.raises(RunError, match=message):
         reproduce(["afs-fig-3"], other, out=tmp_path)
-    # How it is judged and where its data lie do not count.
+    # The settings of the evaluation and the folder of the data may differ.
     again = replace(CUT, evaluation=CUT.evaluation | {"images": 4})
     assert reproduce(["afs-fig-3"], again, out=tmp_path).entries
 
@@ -235,7 +234,7 @@ def test_a_model_that_another_recipe_trained_is_refused(tmp_path, workers):
         ({"dataset": Cifar10()}, {}),
     ],
 )
-def test_a_network_that_is_trained_otherwise_is_no_extractor(
+def test_a_network_that_is_trained_differently_is_not_an_extractor(
     recipe, method, tmp_path, monkeypatch, stack_of_singles
 ):
     from equipoise.reproduce import plan as module
@@ -243,15 +242,15 @@ def test_a_network_that_is_trained_otherwise_is_no_extractor(
     ready = module.RECIPES["pgd_at_digits"]()
     other = replace(ready, **recipe, method=replace(ready.method, **method))
     entries = [ENTRIES["afs-fig-5"]]
-    models, _ = needed(entries, stack_of_singles, (0,), tmp_path, None)
+    models, _ = plan_models(entries, stack_of_singles, (0,), tmp_path, None)
     assert len(models["afs_digits", 0].recipe.method.extractors) == 2
     monkeypatch.setitem(module.RECIPES, "pgd_at_digits", lambda: other)
-    models, _ = needed(entries, stack_of_singles, (0,), tmp_path, None)
+    models, _ = plan_models(entries, stack_of_singles, (0,), tmp_path, None)
     assert models["afs_digits", 0].recipe.method.extractors == ()
     assert ("standard_digits", 0) not in models
 
 
-def test_a_clean_extractor_of_another_objective_is_no_standard_network(
+def test_a_clean_extractor_of_another_objective_is_not_a_standard_network(
     tmp_path, monkeypatch, stack_of_singles
 ):
     from equipoise.reproduce import plan as module
@@ -260,34 +259,36 @@ def test_a_clean_extractor_of_another_objective_is_no_standard_network(
         ready = module.RECIPES[name]()
         other = replace(ready, method=replace(ready.method, objective=MART()))
         monkeypatch.setitem(module.RECIPES, name, lambda other=other: other)
-    models, _ = needed([ENTRIES["afs-fig-5"]], stack_of_singles, (0,), tmp_path, None)
+    models, _ = plan_models([ENTRIES["afs-fig-5"]], stack_of_singles, (0,), tmp_path, None)
     assert models["afs_digits", 0].recipe.method.extractors == ()
 
 
 @pytest.mark.slow
-def test_a_figure_of_the_models_waits_until_one_seed_has_all_of_them(tmp_path, workers):
-    said = []
+def test_a_figure_of_models_is_left_out_until_one_seed_has_all_models(tmp_path, workers):
+    messages = []
     reproduce(["afs-fig-3"], CUT, seeds=(0, 1), out=tmp_path)
     for name in ("pgd_at_digits_budget_1__seed0", "pgd_at_digits__seed1"):
         shutil.rmtree(tmp_path / "tiny" / "runs" / name)
     ask = partial(reproduce, ["afs-fig-3"], CUT, seeds=(0, 1), out=tmp_path, only_finished=True)
-    assert ask(log=said.append).entries == ()
-    assert said == ["afs-fig-3 waits for pgd_at_digits, pgd_at_digits_budget_1"]
+    assert ask(log=messages.append).entries == ()
+    assert messages == [
+        "afs-fig-3 is left out; not finished: pgd_at_digits, pgd_at_digits_budget_1"
+    ]
     reproduce(["afs-fig-3"], CUT, seeds=(0,), out=tmp_path)
     assert [entry.name for entry in ask().entries] == ["afs-fig-3"]
 
 
-def test_recipes_that_do_not_exist_are_named(tmp_path):
+def test_missing_recipes_are_named(tmp_path):
     scale = replace(SCALES["tiny"], places={"cifar10": "abacus"})
     with pytest.raises(
         ValueError, match=r"has no recipe pgd_at_abacus_afs, .*afs_abacus yet; leave"
     ):
         reproduce(["afs-table-6"], scale, out=tmp_path)
-    with pytest.raises(ValueError, match="seeds must name at least one"):
+    with pytest.raises(ValueError, match="seeds must hold at least one seed"):
         reproduce(["afs-table-6"], CUT, seeds=(), out=tmp_path)
 
 
-def test_the_command_names_every_entry_and_refuses_others(capsys, tmp_path):
+def test_the_command_lists_every_entry_and_refuses_others(capsys, tmp_path):
     from equipoise.cli.main import main
 
     main(["reproduce", "list"])
@@ -304,5 +305,5 @@ def test_the_command_prints_a_table_that_needs_no_model(capsys, tmp_path):
     main(["reproduce", "afs-table-5", "--out", str(tmp_path)])
     printed = capsys.readouterr().out
     assert "48.62" in printed
-    assert "Nothing at scale tiny" in " ".join(printed.split())
+    assert "Not measured at scale tiny" in " ".join(printed.split())
     assert (tmp_path / "tiny" / "afs-table-5.tex").exists()

@@ -63,9 +63,9 @@ def predict(
     from equipoise.models.io.trust import trusting
 
     with trusting(*trust):
-        found = deployment.predict(model, images, preference=preference, size=size)
+        found = deployment.predict_images(model, images, preference=preference, size=size)
     if json:
-        print(deployment.as_json(found))
+        print(deployment.predictions_as_json(found))
     else:
         console.print(deployment.rich_predictions(found))
 
@@ -106,15 +106,15 @@ def export_and_print(model: str, file: Path, *, trust: Sequence[str] = (), **set
     """Export a model and print what was checked.
 
     Args:
-        model: As for ``deployment.export``.
+        model: As for ``deployment.export_model``.
         file: To be written.
         trust: Code that may be run.
-        settings: Further arguments of ``deployment.export``.
+        settings: Further arguments of ``deployment.export_model``.
     """
     from equipoise import deployment
     from equipoise.models.io.trust import trusting
 
     settings.setdefault("form", export_form(file))
     with trusting(*trust):
-        done = deployment.export(model, file, **settings)
+        done = deployment.export_model(model, file, **settings)
     console.print(f"{done.path}: {done.summary()}", highlight=False, soft_wrap=True)

@@ -1,13 +1,18 @@
-"""Leaving the lab: a model as an ONNX or torch.export file, and predictions on pictures."""
+"""Export a model as an ONNX or torch.export file, and classify image files with it."""
 
-from equipoise.deployment.export import Exported, export
-from equipoise.deployment.predict import Prediction, as_json, predict, rich_predictions
+from equipoise.deployment.export import ExportedFile, export_model
+from equipoise.deployment.predict import (
+    Prediction,
+    predict_images,
+    predictions_as_json,
+    rich_predictions,
+)
 
 __all__ = [
-    "Exported",
+    "ExportedFile",
     "Prediction",
-    "as_json",
-    "export",
-    "predict",
+    "export_model",
+    "predict_images",
+    "predictions_as_json",
     "rich_predictions",
 ]

@@ -1,4 +1,4 @@
-"""A saved model as one file for other programs, checked against the original before it is kept."""
+"""Export a saved model as one file for other programs, and verify it against the original."""
 
 import contextlib
 import io
@@ -36,26 +36,28 @@ from equipoise.workflows.model_source import LoadedModel, at_preference, find_mo
 
 Format = Literal["onnx", "torch-export"]
 SUFFIXES: dict[Format, str] = {"onnx": ".onnx", "torch-export": ".pt2"}
-TOLERANCE = 1e-4  # of an output's largest number, or absolute where that is below 1
-EPSILON = 8 / 255  # of the check's attack, where nothing says which strengths the model is for
+TOLERANCE = 1e-4
+"""Largest difference between file and original; see ``difference``."""
+EPSILON = 8 / 255
+"""Strength of the verification's attack if neither record nor recipe gives one."""
 
 
 class ExportError(RunError):
-    """A model that cannot be exported; the message says why."""
+    """A model that cannot be exported; the message gives the reason."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Exported:
-    """A written file, and how it compared with the original.
+class ExportedFile:
+    """An exported file, and how its outputs compare with the original model's.
 
     Args:
-        path: The file.
+        path: Path of the file.
         card: Its score card.
-        images: How many images it was compared on, clean and again adversarial.
-        source: Where they came from.
-        epsilon: Strength of the adversarial ones.
-        difference_clean: Largest difference of any output on clean images, as ``difference`` says.
-        difference_adversarial: The same on adversarial images.
+        images: Number of images compared, once clean and once adversarial.
+        source: Source of the images.
+        epsilon: Strength of the adversarial images, in pixel units.
+        difference_clean: Largest difference of any output on clean images; see ``difference``.
+        difference_adversarial: Largest difference of any output on adversarial images.
     """
 
     path: Path
@@ -67,29 +69,36 @@ class Exported:
     difference_adversarial: float
 
     def summary(self) -> str:
-        """How it compared, in a sentence, and what it says of the model."""
+        """Describe the comparison and the scores in the file, in two sentences."""
         scores = self.card["scores"]
-        carries = (
-            "It carries no scores: there is no record yet."
+        contents = (
+            "The file contains no scores, because the model has no record yet."
             if scores is None
-            else f"It carries the scores on {scores['images']} test images of {scores['data']}."
+            else f"The file contains the scores on {scores['images']} test images of "
+            f"{scores['data']}."
         )
         return (
             f"outputs differ from the original's by at most {self.difference_clean:.2g} on "
             f"{self.images} images ({self.source}) and {self.difference_adversarial:.2g} on the "
-            f"same attacked at {format_epsilon(self.epsilon)}. {carries}"
+            f"same images attacked at {format_epsilon(self.epsilon)}. {contents}"
         )
 
 
-class Deployed(nn.Module):
-    """What is exported: images to a tuple of outputs.
+class DeployedModel(nn.Module):
+    """Module that is exported: maps images to a tuple of outputs.
 
     Args:
         network: A model in eval mode.
 
     Shape:
         Images ``(batch, channel, height, width)`` in [0, 1] to logits ``(batch, classes)`` and, for
-        AFA, W1 ``(batch,)``, the robust branch's share.
+        AFA, W1 ``(batch,)``, the weight of the robust branch.
+
+    Example:
+        >>> network = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+        >>> deployed = DeployedModel(network.eval())
+        >>> deployed.outputs, deployed(torch.zeros(2, 1, 8, 8))[0].shape
+        (['logits'], torch.Size([2, 10]))
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -98,14 +107,14 @@ class Deployed(nn.Module):
         self.outputs = ["logits"] + (["w1"] if isinstance(network, AdaptiveNetwork) else [])
 
     def forward(self, images: Images) -> tuple[Tensor, ...]:
-        """All outputs."""
+        """Compute all outputs."""
         if isinstance(self.network, AdaptiveNetwork):
             logits, weight = self.network.logits_and_weight(images)
             return logits, 1 - weight
         return (self.network(images),)
 
 
-def export(
+def export_model(
     model: str,
     file: Path,
     *,
@@ -114,70 +123,70 @@ def export(
     images: int = 64,
     data: Path | None = None,
     size: tuple[int, int] | None = None,
-) -> Exported:
-    """Write a model as an ONNX or ``torch.export`` file with its score card inside.
+) -> ExportedFile:
+    """Write a model as an ONNX or ``torch.export`` file that contains its score card.
 
-    Nothing is kept that does not answer as the original: the file is read back and both are
-    compared, on clean images and on adversarial ones made on the original.
+    The file is verified before it is kept: it is read back, and its outputs are compared with the
+    original model's on clean images and on adversarial images made on the original.
 
     Args:
         model: A run folder, a model folder, or ``hf://owner/name``.
-        file: To be written.
-        form: ``"onnx"``, or ``"torch-export"`` for a ``.pt2``.
-        preference: For a conditional network (OAT), the lambda to fix; its default if not given.
-        images: How many images to compare on: of the model's own test data, or noise where that is
-            not here.
-        data: Folder of that data, if it lies elsewhere here.
-        size: Height and width of images, for a folder that does not say what it was trained at.
+        file: File to write; it must end in ``.onnx`` or ``.pt2``.
+        form: ``"onnx"``, or ``"torch-export"`` for a ``.pt2`` file.
+        preference: For a conditional network (OAT), the lambda to fix; its default if ``None``.
+        images: Number of images to compare: test images of the model's data set, or noise if the
+            data set is not available.
+        data: Folder of the data set, if it has moved.
+        size: Height and width of images, for a folder that does not specify them.
 
     Returns:
-        What was written.
+        The file, its score card and the differences found.
 
     Raises:
-        ExportError: If the ending is wrong, the network cannot be traced, or the file's answers
-            differ by more than ``TOLERANCE``; nothing is written then.
-        RunError: If the model cannot be loaded or the file not be written.
+        ExportError: If the ending is wrong, the network cannot be traced, or outputs differ by more
+            than ``TOLERANCE``; then no file is written.
+        RunError: If the model cannot be loaded, or the file cannot be written.
+
+    Example:
+        >>> file = Path("demo.pt2")
+        >>> done = export_model("runs/demo", file, form="torch-export")  # doctest: +SKIP
+        >>> done.difference_clean < TOLERANCE  # doctest: +SKIP
+        True
     """
     file = Path(file)
     if file.suffix != SUFFIXES[form]:
         raise ExportError(f"a file of {form} must end in {SUFFIXES[form]}, got {file}.")
     if images < 2:
         raise ExportError(f"images must be 2 or more, got {images}.")
-    subject = find_model(model)
-    if subject.folder is None:
-        raise ExportError(f"{model} is no model folder; only those are exported.")
-    network, name = at_preference(subject.network, subject.name, preference)
+    loaded = find_model(model)
+    if loaded.folder is None:
+        raise ExportError(f"{model} must be a model folder to be exported; name a folder.")
+    network, name = at_preference(loaded.network, loaded.name, preference)
     fixed = network.preference if isinstance(network, FixedPreference) else None
-    record = model_card.record_at(subject.folder, fixed)
-    shape = image_shape(subject, size)
-    deployed = Deployed(network.requires_grad_(False)).eval()
-    card = score_card(subject.card, record) | {
+    shape = image_shape(loaded, size)
+    deployed = DeployedModel(network.requires_grad_(False)).eval()
+    card = score_card(loaded.card, model_card.record_at(loaded.folder, fixed)) | {
         "name": name,
         "image_shape": list(shape),
         "outputs": deployed.outputs,
         "exported_by": commit(),
     }
-    clean, labels, source = _examples(deployed, subject, shape, images, data)
-    norm, epsilon = _threat(card, subject.card)
+    clean, labels, source = _examples(deployed, loaded, shape, images, data)
+    norm, epsilon = _threat(card, loaded.card)
     with attack_mode(network):
         goal = margin(lambda batch: deployed(batch)[0], labels)
         search = PGD(steps=10, relative_step=0.25, keep="best")
         adversarial = search(goal, clean, THREATS[norm](epsilon), torch.Generator().manual_seed(0))
     content = (_onnx if form == "onnx" else _torch_export)(deployed, clean[:2], json.dumps(card))
-    with tempfile.TemporaryDirectory() as folder:
-        written = Path(folder) / f"exported{file.suffix}"
-        write_bytes(written, content)
-        found = load_external(str(written), trust=[str(written)])
-        on_clean = difference(found, deployed, clean)
-        on_adversarial = difference(found, deployed, adversarial)
-    if not max(on_clean, on_adversarial) <= TOLERANCE:  # also where one of them is NaN
+    on_clean, on_adversarial = _differences(content, file.suffix, deployed, (clean, adversarial))
+    if not max(on_clean, on_adversarial) <= TOLERANCE:  # also if one of them is NaN
         raise ExportError(
-            f"{form} answers otherwise than the original, by {on_clean:.2g} on clean and "
-            f"{on_adversarial:.2g} on adversarial images; at most {TOLERANCE:g} is allowed, so "
-            f"{file} was not written. Try the other format."
+            f"outputs of the {form} file must differ from the original's by at most "
+            f"{TOLERANCE:g}, got {on_clean:.2g} on clean and {on_adversarial:.2g} on adversarial "
+            f"images; {file} was not written. Try the other format."
         )
     write_bytes(file, content)
-    return Exported(
+    return ExportedFile(
         path=file,
         card=card,
         images=len(clean),
@@ -188,59 +197,81 @@ def export(
     )
 
 
-def image_shape(subject: LoadedModel, size: tuple[int, int] | None = None) -> tuple[int, ...]:
+def image_shape(loaded: LoadedModel, size: tuple[int, int] | None = None) -> tuple[int, ...]:
     """Channels, height and width of the images that a model takes.
 
     Args:
-        subject: A model from a folder.
-        size: Height and width, if the caller knows better.
+        loaded: A model from a folder.
+        size: Height and width, which override the folder's.
 
     Returns:
-        What its card says, or its data; folders of earlier versions say nothing themselves.
+        The shape from the model's card, or from its data set: older folders do not hold it.
 
     Raises:
-        RunError: If nobody knows, or the size is none.
+        RunError: If the size is unknown or not positive.
     """
     if size is not None:
         if min(size) < 1:
             raise RunError(f"--size must be two numbers of 1 or more, got {size}.")
-        return first_convolution(subject.network).in_channels, *size
-    if "image_shape" in subject.card:
-        return tuple(int(number) for number in subject.card["image_shape"])
+        return first_convolution(loaded.network).in_channels, *size
+    if "image_shape" in loaded.card:
+        return tuple(int(number) for number in loaded.card["image_shape"])
     try:
-        return source_of(subject.card, None).load().image_shape
+        return source_of(loaded.card, None).load().image_shape
     except ValueError as error:  # DataError is one
         raise RunError(
-            f"{subject.name} does not say which size of images it was trained at; give it with "
+            f"{loaded.name} does not specify the size of its images; give it with "
             "--size HEIGHT WIDTH."
         ) from error
 
 
-def difference(found: Any, deployed: Deployed, images: Images) -> float:
-    """Largest difference of any output between a file and the original, as a share of that output's
-    largest absolute value, or absolute where that is below 1.
+def difference(exported: Any, deployed: DeployedModel, images: Images) -> float:
+    """Largest difference of any output between an exported file and the original model.
 
-    The first image goes alone, the others together: a file of fixed batch size fails here.
+    A difference is relative to the output's largest absolute value, and absolute if that value is
+    below 1. The first image is passed alone and the others together, so that a file with a fixed
+    batch size fails here.
+
+    Args:
+        exported: The file, loaded; its method ``answers`` returns all outputs.
+        deployed: The original model.
+        images: Two or more images.
 
     Returns:
-        The difference; NaN if an answer is.
+        The difference; NaN if an output is NaN.
     """
     largest = []
     with torch.no_grad():
         for batch in (images[:1], images[1:]):
-            pairs = zip(found.answers(batch), deployed(batch), strict=True)
+            pairs = zip(exported.answers(batch), deployed(batch), strict=True)
             largest += [
-                (one - other).abs().max() / other.abs().max().clamp_min(1.0) for one, other in pairs
+                (actual - expected).abs().max() / expected.abs().max().clamp_min(1.0)
+                for actual, expected in pairs
             ]
     return float(torch.stack(largest).max())
 
 
+def _differences(
+    content: bytes, suffix: str, deployed: DeployedModel, batches: tuple[Images, ...]
+) -> list[float]:
+    """Read an exported file back and compare it with the original on each batch."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"exported{suffix}"
+        write_bytes(path, content)
+        exported = load_external(str(path), trust=[str(path)])
+        return [difference(exported, deployed, images) for images in batches]
+
+
 def _examples(
-    deployed: Deployed, subject: LoadedModel, shape: tuple[int, ...], count: int, data: Path | None
+    deployed: DeployedModel,
+    loaded: LoadedModel,
+    shape: tuple[int, ...],
+    count: int,
+    data: Path | None,
 ) -> tuple[Images, Labels, str]:
-    """Test images of the model's data, or noise, which the model itself labels."""
+    """Test images of the model's data set, or noise labelled with the model's own predictions."""
     with contextlib.suppress(DataError, ValueError):
-        dataset = source_of(subject.card, data).load()
+        dataset = source_of(loaded.card, data).load()
         if dataset.image_shape == shape:
             split = dataset.test.first(count)
             return *split.batch(slice(None)), f"{dataset.name} ({images_hash(split)[:12]})"
@@ -250,30 +281,33 @@ def _examples(
 
 
 def _threat(score: dict[str, Any], card: dict[str, Any]) -> tuple[str, float]:
-    """Norm and largest strength that the model was evaluated at, or was to be."""
-    known = score["scores"] or card.get("evaluation")
-    if known is None or max(known["epsilons"]) == 0:
+    """Norm and strongest strength of the model's evaluation, made or planned."""
+    evaluation = score["scores"] or card.get("evaluation")
+    if evaluation is None or max(evaluation["epsilons"]) == 0:
         return "Linf", EPSILON
-    return known["norm"], max(known["epsilons"])
+    return evaluation["norm"], max(evaluation["epsilons"])
 
 
-def _torch_export(deployed: Deployed, example: Images, card: str) -> bytes:
+def _torch_export(deployed: DeployedModel, example: Images, card: str) -> bytes:
     buffer = io.BytesIO()
-    with _quiet(), _traced(deployed):
+    with _quiet(), _trace_errors(deployed):
         batch = torch.export.Dim("batch", min=1)
         program = torch.export.export(deployed, (example,), dynamic_shapes=({0: batch},))
         torch.export.save(program, buffer, extra_files={CARD_FILE: card})
     return buffer.getvalue()
 
 
-def _onnx(deployed: Deployed, example: Images, card: str) -> bytes:
+def _onnx(deployed: DeployedModel, example: Images, card: str) -> bytes:
     try:
         import onnx  # noqa: F401
         import onnxruntime  # noqa: F401
         import onnxscript  # noqa: F401
     except ImportError as error:
-        raise ExportError("ONNX needs more packages: pip install 'equipoise[onnx]'.") from error
-    with _quiet(), _traced(deployed):
+        raise ExportError(
+            f"ONNX export needs {error.name}, which is not installed: pip install "
+            "'equipoise[onnx]'."
+        ) from error
+    with _quiet(), _trace_errors(deployed):
         program: Any = torch.onnx.export(
             deployed,
             (example,),
@@ -289,8 +323,8 @@ def _onnx(deployed: Deployed, example: Images, card: str) -> bytes:
 
 
 @contextlib.contextmanager
-def _traced(deployed: Deployed) -> Iterator[None]:
-    """Say which network could not be traced, whatever torch said."""
+def _trace_errors(deployed: DeployedModel) -> Iterator[None]:
+    """Context manager that turns torch's errors into one that names the network."""
     try:
         yield
     except ImportError as error:
@@ -308,7 +342,10 @@ def _traced(deployed: Deployed) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """torch's exporters warn of their own deprecations and of packages that are not needed."""
+    """Context manager that hides warnings of torch's exporters.
+
+    They warn about their own deprecations and about packages that are not needed.
+    """
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

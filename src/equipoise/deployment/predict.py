@@ -1,4 +1,4 @@
-"""What a model sees on pictures, how sure it is and, for AFA, how strongly they look attacked."""
+"""Classify image files; for AFA, also estimate how strongly they were attacked."""
 
 import json
 from collections.abc import Sequence
@@ -14,8 +14,8 @@ from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
-from equipoise.deployment.export import Deployed, image_shape
-from equipoise.deployment.read_image import read_picture
+from equipoise.deployment.export import DeployedModel, image_shape
+from equipoise.deployment.read_image import load_image
 from equipoise.models.conditional_network import FixedPreference
 from equipoise.models.io.external import is_external, load_external
 from equipoise.records.epsilon import format_epsilon
@@ -30,15 +30,15 @@ BATCH = 256
 
 @dataclass(frozen=True, kw_only=True)
 class Strength:
-    """How strongly a picture looks attacked, by its W1 and the model's record.
+    """Estimated attack strength of an image, from its W1 and the model's record.
 
     Args:
-        epsilon: The lowest strength whose attacked images have this W1 on average.
-        or_more: W1 is at or above the highest average, so the strength may be larger.
+        epsilon: Lowest strength at which attacked images have this W1 on average, in pixel units.
+        or_more: Whether W1 reaches the highest average, so that the strength may be larger.
         at_clean: Average W1 of clean images.
         at_strongest: Average W1 of images attacked at ``strongest``.
-        strongest: The strength of the highest average.
-        norm: Geometry of the attacks.
+        strongest: Strength with the highest average W1.
+        norm: Norm of the attacks.
     """
 
     epsilon: float
@@ -51,16 +51,16 @@ class Strength:
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """One picture's outcome.
+    """Prediction for one image.
 
     Args:
-        image: Its file.
-        class_name: The likeliest class.
-        label: That class, counted from 0.
-        probability: Its softmax probability. It is no promise: no model here is calibrated.
-        notices: What was done to make the picture fit.
-        w1: For AFA, the robust branch's share.
-        strength: Estimated from it, if the model has a record.
+        image: Path of the image file.
+        class_name: Most likely class.
+        label: Index of that class, from 0.
+        probability: Its softmax probability. It is not calibrated.
+        notices: Changes that were needed to fit the image to the model.
+        w1: For AFA, the weight of the robust branch.
+        strength: Attack strength estimated from ``w1``, if the model has a record.
     """
 
     image: str
@@ -72,44 +72,60 @@ class Prediction:
     strength: Strength | None
 
 
-def predict(
+def predict_images(
     model: str,
     images: Sequence[Path],
     *,
     preference: float | None = None,
     size: tuple[int, int] | None = None,
 ) -> list[Prediction]:
-    """Classify pictures.
+    """Classify image files.
 
     Args:
         model: A run folder, a model folder, ``hf://owner/name``, or a file that
             ``equipoise export`` wrote.
         images: PNG or JPEG files.
-        preference: For a conditional network (OAT), the lambda to fix; its default if not given.
-        size: Height and width that pictures are fitted to, for a folder that does not say.
+        preference: For a conditional network (OAT), the lambda to fix; its default if ``None``.
+        size: Height and width to which images are fitted, for a folder that does not specify them.
 
     Returns:
-        One prediction a picture, in order.
+        One prediction for each image, in order.
 
     Raises:
-        RunError: If the model or a picture cannot be read, or the model answers no number.
-        ValueError: If there is no picture, or a preference that the model does not take.
+        RunError: If the model or an image cannot be read, or an output is not finite.
+        ValueError: If there is no image, or the model does not take a preference.
+
+    Example:
+        >>> import tempfile
+        >>> from PIL import Image
+        >>> from equipoise.models import WideResNet, save
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> network = WideResNet(depth=10, width=1, classes=2, channels=1).eval()
+        >>> card = {"classes": ["cat", "dog"], "image_shape": [1, 8, 8]}
+        >>> _ = save(network, folder / "model", card)
+        >>> Image.new("L", (8, 8)).save(folder / "black.png")
+        >>> (prediction,) = predict_images(str(folder / "model"), [folder / "black.png"])
+        >>> prediction.class_name in card["classes"]
+        True
     """
     if not images:
-        raise ValueError("predict needs at least one picture, got none.")
+        raise ValueError("predict needs at least one image, got none; name PNG or JPEG files.")
     network, card, shape = _load(model, preference, size)
-    read = [read_picture(Path(path), shape) for path in images]
-    pictures = torch.cat([picture for picture, _ in read])
+    loaded = [load_image(Path(path), shape) for path in images]
+    pixels = torch.cat([image for image, _ in loaded])
     with torch.no_grad():
-        parts = [_answers(network, batch) for batch in pictures.split(BATCH)]
-    logits, *weights = (torch.cat(part) for part in zip(*parts, strict=True))
+        batches = [_outputs(network, batch) for batch in pixels.split(BATCH)]
+    logits, *weights = (torch.cat(output) for output in zip(*batches, strict=True))
     if not bool(logits.isfinite().all()):
-        raise RunError(f"{model} answers NaN or infinity; its file is damaged or badly trained.")
+        raise RunError(f"{model} outputs NaN or infinity; its file is damaged, or training failed.")
     probabilities, labels = logits.softmax(dim=1).max(dim=1)
     names = card["classes"] or [str(label) for label in range(logits.shape[1])]
     if len(names) != logits.shape[1]:
-        raise RunError(f"{model} names {len(names)} classes and answers {logits.shape[1]}.")
-    shares = weights[0].tolist() if weights else [None] * len(labels)
+        raise RunError(
+            f"{model} must have one class name for each of its {logits.shape[1]} outputs, got "
+            f"{len(names)}; correct the classes in its config.json."
+        )
+    w1 = weights[0].tolist() if weights else [None] * len(labels)
     return [
         Prediction(
             image=str(path),
@@ -117,33 +133,41 @@ def predict(
             label=label,
             probability=probability,
             notices=tuple(notices),
-            w1=w1,
-            strength=None if w1 is None else estimated_strength(w1, card["scores"]),
+            w1=weight,
+            strength=None if weight is None else estimated_strength(weight, card["scores"]),
         )
-        for path, label, probability, (_, notices), w1 in zip(
-            images, labels.tolist(), probabilities.tolist(), read, shares, strict=True
+        for path, label, probability, (_, notices), weight in zip(
+            images, labels.tolist(), probabilities.tolist(), loaded, w1, strict=True
         )
     ]
 
 
 def estimated_strength(w1: float, scores: dict[str, Any] | None) -> Strength | None:
-    """The strength at which attacked images have this W1 on average.
+    """Estimate the strength at which attacked images have this W1 on average.
 
-    The record has the mean W1 of test images attacked through the generator at each strength. Their
-    running maximum is interpolated linearly, and the ends are kept: below the clean mean the
-    estimate is 0, at the highest mean or above it the strength of that mean *or more*.
+    The record holds the mean W1 of test images that were attacked through the generator at each
+    strength. The running maximum of these means is interpolated linearly. Below the clean mean the
+    estimate is 0; at or above the highest mean it is the strength of that mean *or more*.
 
     Args:
-        w1: The robust branch's share for one picture.
-        scores: Of the model's score card.
+        w1: Weight of the robust branch for one image, in [0, 1].
+        scores: ``"scores"`` of the model's score card.
 
     Returns:
-        The estimate; ``None`` without a record, or where W1 does not rise with the strength by more
-        than clean images differ among themselves: then it tells nothing.
+        The estimate; ``None`` without a record, or if W1 rises with the strength by no more than
+        one standard deviation over clean images, and so contains no information.
 
     Source:
-        AFA Fig. 6 shows the means; reading a strength from them is ours. It is a mean over images
-        turned round: for one picture it is a rough guess.
+        AFA Fig. 6 shows the means; estimating a strength from them is ours. They are means over
+        images, so the estimate for a single image is rough.
+
+    Example:
+        >>> curve = [{"mean": 0.5, "std": 0.01}, {"mean": 0.7, "std": 0.01}]
+        >>> strength = estimated_strength(
+        ...     0.6, {"epsilons": [0.0, 0.1], "w1": curve, "norm": "Linf"}
+        ... )
+        >>> round(strength.epsilon, 3), strength.or_more
+        (0.05, False)
     """
     curve = (scores or {}).get("w1")
     if scores is None or not curve:
@@ -171,72 +195,79 @@ def estimated_strength(w1: float, scores: dict[str, Any] | None) -> Strength | N
 
 
 def rich_predictions(predictions: Sequence[Prediction]) -> Group:
-    """A table for the terminal, and under it what was done to make pictures fit."""
-    gated = predictions[0].w1 is not None
+    """Table of predictions for the terminal, with notices about changed images below it."""
+    has_w1 = predictions[0].w1 is not None
     table = Table(
         box=box.SIMPLE_HEAD, caption=_caption(predictions[0].strength), caption_justify="left"
     )
-    for name in ("picture", "class", "probability", *(("W1", "looks attacked at") * gated)):
-        table.add_column(
-            name, justify="left" if name in ("picture", "class") else "right", overflow="fold"
-        )
-    for found in predictions:
-        cells = [found.image, found.class_name, f"{found.probability:.3f}"]
-        if found.w1 is not None:
-            cells += [f"{found.w1:.3f}", _looks(found.strength)]
+    for name in ("image", "class", "probability", *(("W1", "estimated attack") * has_w1)):
+        words = name in ("image", "class")
+        table.add_column(name, justify="left" if words else "right", overflow="fold")
+    for prediction in predictions:
+        cells = [prediction.image, prediction.class_name, f"{prediction.probability:.3f}"]
+        if prediction.w1 is not None:
+            cells += [f"{prediction.w1:.3f}", _strength_text(prediction.strength)]
         table.add_row(*(Text(cell) for cell in cells))
-    notices = [Text(f"{found.image}: {text}.") for found in predictions for text in found.notices]
+    notices = [
+        Text(f"{prediction.image}: {notice}.")
+        for prediction in predictions
+        for notice in prediction.notices
+    ]
     return Group(table, *notices)
 
 
-def as_json(predictions: Sequence[Prediction]) -> str:
-    """The same for machines: a list of objects with the fields of ``Prediction``."""
-    return json.dumps([asdict(found) for found in predictions], indent=2)
+def predictions_as_json(predictions: Sequence[Prediction]) -> str:
+    """Predictions as a JSON list of objects with the fields of ``Prediction``."""
+    return json.dumps([asdict(prediction) for prediction in predictions], indent=2)
 
 
-def _looks(strength: Strength | None) -> str:
+def _strength_text(strength: Strength | None) -> str:
     if strength is None:
         return "?"
-    levels = format_epsilon(strength.strongest).endswith("/255")
-    guess = f"{strength.epsilon * 255:.1f}/255" if levels else f"{strength.epsilon:.3f}"
-    return guess + (" or more" if strength.or_more else "")
+    in_255ths = format_epsilon(strength.strongest).endswith("/255")
+    text = f"{strength.epsilon * 255:.1f}/255" if in_255ths else f"{strength.epsilon:.3f}"
+    return text + (" or more" if strength.or_more else "")
 
 
 def _caption(strength: Strength | None) -> str | None:
     if strength is None:
         return None
     return (
-        f"W1 is the robust branch's share: {strength.at_clean:.3f} for clean images, "
-        f"{strength.at_strongest:.3f} for images attacked at {format_epsilon(strength.strongest)} "
-        f"({strength.norm}), on average. A strength read from one picture's W1 is a rough guess."
+        f"W1 is the weight of the robust branch: on average {strength.at_clean:.3f} for clean "
+        f"images and {strength.at_strongest:.3f} for images attacked at "
+        f"{format_epsilon(strength.strongest)} ({strength.norm}). An attack strength estimated "
+        "from the W1 of a single image is rough."
     )
 
 
 def _load(
     model: str, preference: float | None, size: tuple[int, int] | None
 ) -> tuple[Any, dict[str, Any], tuple[int, ...]]:
-    """A network, its score card, and the images it takes."""
+    """Load a network, its score card, and the shape of its images."""
     if is_external(model):
         network = load_external(model)
         card = getattr(network, "card", None)
         if card is None or "image_shape" not in card:
             raise RunError(
-                f"{model} does not say what its classes are; name a model folder, or a file that "
-                "`equipoise export` wrote."
+                f"{model} does not contain the names of its classes; name a model folder, or a "
+                "file that `equipoise export` wrote."
             )
         if preference is not None or size is not None:
-            raise ValueError(f"{model} is exported: its preference and size are fixed.")
+            raise ValueError(
+                f"{model} is an exported file with a fixed preference and size; leave out "
+                "--preference and --size."
+            )
         return network, card, tuple(card["image_shape"])
-    subject = find_model(model)
-    assert subject.folder is not None
-    chosen, _ = at_preference(subject.network, subject.name, preference)
-    fixed = chosen.preference if isinstance(chosen, FixedPreference) else None
-    card = score_card(subject.card, model_card.record_at(subject.folder, fixed))
-    return Deployed(chosen).eval(), card, image_shape(subject, size)
+    loaded = find_model(model)
+    assert loaded.folder is not None
+    network, _ = at_preference(loaded.network, loaded.name, preference)
+    fixed = network.preference if isinstance(network, FixedPreference) else None
+    card = score_card(loaded.card, model_card.record_at(loaded.folder, fixed))
+    return DeployedModel(network).eval(), card, image_shape(loaded, size)
 
 
-def _answers(network: Any, images: Images) -> tuple[Tensor, ...]:
-    found: tuple[Tensor, ...] = (
-        network(images) if isinstance(network, Deployed) else network.answers(images)
+def _outputs(network: Any, images: Images) -> tuple[Tensor, ...]:
+    outputs: tuple[Tensor, ...] = (
+        network(images) if isinstance(network, DeployedModel) else network.answers(images)
     )
-    return found
+    return outputs

@@ -1,4 +1,4 @@
-"""One column an attack, as papers print them; the worst case beside them is the number to quote."""
+"""Attack table: one column for each attack, beside the worst case, which is the result to quote."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -10,8 +10,15 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from equipoise.report.compare import NONE, broken_at
-from equipoise.report.table import WIDTH, Record, check_comparable, in_lines, seeds_said
+from equipoise.report.compare import broken_at
+from equipoise.report.table import (
+    NONE,
+    WIDTH,
+    Record,
+    check_comparable,
+    seeds_sentence,
+    wrap_name,
+)
 
 WORST = "worst case"
 HEADS = {
@@ -21,31 +28,32 @@ HEADS = {
     "cw-30-kappa-50": "C&W",
     "square-5000": "Square",
 }
-"""What the papers call attacks of our suite ``paper``."""
+"""The papers' names for the attacks of our suite ``paper``."""
 _LEADING = 3  # model, clean, worst case: repeated where the attacks need several tables
 
 
 def attack_rows(
     records: Sequence[Record], suite: str = "paper"
 ) -> tuple[list[str], list[list[str]]]:
-    """Header and cells, in percent, at the strongest strength.
+    """Header and cells of an attack table, in percent, at the strongest strength.
 
-    Of a suite whose attacks each saw every image, a cell is the accuracy under that attack alone.
-    Of any other, it is what was left after that attack and all that came before it. Either way an
-    image broken at a lower strength counts as broken.
+    In an independent suite, whose attacks each ran on every image, a cell is the accuracy under
+    that attack alone. In any other suite, it is the accuracy left after that attack and all before
+    it. Either way an image broken at a lower strength counts as broken.
 
     Args:
-        records: Of models evaluated on the same images at the same strengths; several of one model
-            (its seeds) become one row of mean and, in parentheses, standard deviation.
-        suite: The suite whose attacks become columns.
+        records: Evaluations of models on the same images at the same strengths. Several records of
+            one model are its training seeds; their row holds the mean and, in parentheses, the
+            standard deviation.
+        suite: Suite whose attacks become columns.
 
     Returns:
-        Column names (model, clean, worst case, then the attacks) and one list of cells a model, in
-        the order the models first appear; a dash where a model was not attacked so.
+        Column names (model, clean, worst case, then the attacks), and one list of cells for each
+        model in the order in which they first appear; a dash for an attack that was not run.
 
     Raises:
-        ValueError: If there is no record, they are not of the same images and strengths, none has
-            the suite, or it is independent in some only.
+        ValueError: If there is no record, they differ in images or strengths, none has the suite,
+            or it is independent in some of them only.
     """
     check_comparable(records, "table of attacks")
     _independent(records, suite)
@@ -55,37 +63,34 @@ def attack_rows(
     for record, score in zip(records, scores, strict=True):
         worst = record["headline"]["accuracy"]
         by_model[record["model"]].append({"clean": worst[0], WORST: worst[-1], **score})
+    names = ("clean", WORST, *attacks)
     body = [
-        [
-            model,
-            *(_cell([found.get(name) for found in group]) for name in ("clean", WORST, *attacks)),
-        ]
-        for model, group in by_model.items()
+        [model, *(_cell([score.get(name) for score in seeds]) for name in names)]
+        for model, seeds in by_model.items()
     ]
     return ["model", "clean", WORST, *(HEADS.get(name, name) for name in attacks)], body
 
 
 def rich_columns(records: Sequence[Record], title: str, suite: str = "paper") -> Group:
-    """The attacks for a terminal, in as many tables as it takes to fit into 80 columns.
+    """Attack table for the terminal, split into as many tables as fit into 80 columns.
 
     Args:
-        records: As for ``attack_rows``.
-        title: Printed above.
-        suite: The suite whose attacks become columns.
+        records: Evaluations, as for ``markdown_columns``.
+        title: Title above the tables.
+        suite: Suite whose attacks become columns.
 
     Returns:
-        Tables, and what their numbers are. The worst case is bold; the diagnostics are dim, and of
-        several seeds the mean.
+        Tables with a caption. The worst case is bold. The attacks are dim and, for several seeds,
+        without their deviation.
+
+    Raises:
+        ValueError: As ``markdown_columns``.
     """
     header, full = attack_rows(records, suite)
-    # Diagnostics without their spread over seeds: with it they do not fit.
+    # Attacks without their spread over seeds: with it they do not fit.
     body = [[*row[:_LEADING], *(cell.split()[0] for cell in row[_LEADING:])] for row in full]
-    heads = [
-        header[0],
-        "clean",
-        "worst\ncase",
-        *(in_lines(name, 6, after="-") for name in header[_LEADING:]),
-    ]
+    attacks = [wrap_name(name, 6, after="-") for name in header[_LEADING:]]
+    heads = [header[0], "clean", "worst\ncase", *attacks]
     widths = [
         max(map(len, [*head.split("\n"), *(row[number] for row in body)]))
         for number, head in enumerate(heads)
@@ -95,34 +100,51 @@ def rich_columns(records: Sequence[Record], title: str, suite: str = "paper") ->
     parts: list[Table | Text] = [Text(title, style="italic")]
     for chosen in _chunks([width + gap for width in widths]):
         table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, gap - 1, 0, 0))
-        for number in chosen:
+        table.add_column(heads[0], overflow="fold", max_width=widths[0])
+        for number in chosen[1:]:
             style = "bold" if number == 2 else "dim" if number >= _LEADING else ""
-            if number == 0:
-                table.add_column(heads[0], overflow="fold", max_width=widths[0])
-            else:
-                table.add_column(
-                    heads[number],
-                    justify="right",
-                    style=style,
-                    header_style=style,
-                    min_width=widths[number],
-                )
+            table.add_column(
+                heads[number],
+                justify="right",
+                style=style,
+                header_style=style,
+                min_width=widths[number],
+            )
         for row in body:
-            name = in_lines(row[0], widths[0])
-            table.add_row(name, *(row[number] for number in chosen[1:]))
+            table.add_row(wrap_name(row[0], widths[0]), *(row[number] for number in chosen[1:]))
         parts += [table, Text()]
     return Group(*parts, Text(columns_caption(records, suite), style="dim italic"))
 
 
 def markdown_columns(records: Sequence[Record], suite: str = "paper") -> str:
-    """The attacks as Markdown, with the caption under the table.
+    """Attack table as Markdown, with its caption.
 
     Args:
-        records: As for ``attack_rows``.
-        suite: The suite whose attacks become columns.
+        records: Evaluations of models on the same images at the same strengths. Several records of
+            one model are its training seeds; their row holds the mean and, in parentheses, the
+            standard deviation.
+        suite: Suite whose attacks become columns.
 
     Returns:
-        A table; the worst case is bold, the heads of the diagnostics are in italics.
+        A table, accuracies in percent; the worst case is bold, the names of attacks in italics.
+
+    Raises:
+        ValueError: If there is no record, they differ in images or strengths, none has the suite,
+            or it is independent in some of them only.
+
+    Example:
+        >>> attacks = [{"name": "fgsm", "broken_at": [0, -1, -1, -1]},
+        ...            {"name": "pgd-20", "broken_at": [0, 1, -1, -1]}]
+        >>> record = {
+        ...     "model": "afa", "data": "digits", "norm": "Linf", "images": 4,
+        ...     "epsilons": [0.0, 0.1], "epsilons_written": ["0", "0.1"],
+        ...     "broken_at": [0, 1, -1, -1], "headline": {"accuracy": [0.75, 0.5]},
+        ...     "suites": [{"name": "paper", "independent": True, "attacks": attacks}],
+        ... }
+        >>> print(markdown_columns([record]).split("\\n\\n")[0])
+        | model | clean | **worst case** | *FGSM* | *PGD-20* |
+        |---|---:|---:|---:|---:|
+        | afa | 75.0 | **50.0** | 75.0 | 50.0 |
     """
     header, body = attack_rows(records, suite)
     names = [*header[:2], f"**{WORST}**", *(f"*{name}*" for name in header[_LEADING:])]
@@ -133,85 +155,93 @@ def markdown_columns(records: Sequence[Record], suite: str = "paper") -> str:
 
 
 def columns_caption(records: Sequence[Record], suite: str = "paper") -> str:
-    """What the numbers are, and which of them to quote."""
+    """Caption of an attack table: what the numbers are, and which of them to quote."""
     first = records[0]
-    alone = _independent(records, suite)
     names = [
-        a["name"] for r in records for s in r["suites"] if s["name"] == suite for a in s["attacks"]
+        attack["name"]
+        for record in records
+        for tried in record["suites"]
+        if tried["name"] == suite
+        for attack in tried["attacks"]
     ]
     shown = {name: HEADS.get(name, name) for name in names}
     renamed = {f"{head} is {name}" for name, head in shown.items() if head.lower() != name}
     how = (
         "each attack alone on every image"
-        if alone
-        else "what is left after that attack and all before it"
+        if _independent(records, suite)
+        else "the accuracy left after that attack and all before it"
     )
     return (
-        f"{first['data']}, {first['images']} {first.get('part', 'test')} images, {first['norm']} "
-        f"{first['epsilons_written'][-1]}, accuracy in %.{seeds_said(records)} Quote the worst "
-        "case: each image counts as right only if nothing in the record broke it. The columns "
-        "after it are "
-        f'diagnostics, suite "{suite}": {how}, carried upwards from lower strengths.'
+        f"Accuracy in % on {first['images']} {first.get('part', 'test')} images of "
+        f"{first['data']}, {first['norm']} {first['epsilons_written'][-1]}."
+        f"{seeds_sentence(records)} Quote the worst case: an image counts as correct only if no "
+        "attack in the record broke it. The columns after it are diagnostics of suite "
+        f'"{suite}": {how}; an image broken at a lower strength counts as broken.'
         + (f" {', '.join(sorted(renamed))}." if renamed else "")
     )
 
 
 def _independent(records: Sequence[Record], suite: str) -> bool:
-    found = {
-        bool(each.get("independent", False)): record["model"]
+    """Whether each attack of a suite ran on every image; the same for all records that have it."""
+    models = {
+        bool(tried.get("independent", False)): record["model"]
         for record in records
-        for each in record["suites"]
-        if each["name"] == suite
+        for tried in record["suites"]
+        if tried["name"] == suite
     }
-    if not found:
-        known = dict.fromkeys(each["name"] for record in records for each in record["suites"])
+    if not models:
+        known = dict.fromkeys(tried["name"] for record in records for tried in record["suites"])
         raise ValueError(
             f"suite must be one that a record has, got {suite}; these records have "
             f"{', '.join(known)}. Choose one of them, or evaluate with that suite."
         )
-    if len(found) > 1:
+    if len(models) > 1:
         raise ValueError(
             f"records of one table of attacks must agree in independent: suite {suite} is "
-            f"independent of {found[True]} and not of {found[False]}; evaluate both alike."
+            f"independent for {models[True]} and not for {models[False]}; evaluate both in the "
+            "same way."
         )
-    return next(iter(found))
+    return next(iter(models))
 
 
 def _scores(record: Record, suite: str) -> dict[str, float]:
     """Accuracy at the strongest strength under each attack of the suite; empty without it."""
     last = len(record["epsilons"]) - 1
-    wrong = [at == 0 for at in broken_at(record)]  # when clean
-    for number, each in enumerate(record["suites"]):
-        if each["name"] != suite:
+    wrong_when_clean = [level == 0 for level in broken_at(record)]
+    for number, tried in enumerate(record["suites"]):
+        if tried["name"] != suite:
             continue
-        columns = {attack["name"]: _of_attack(each, attack) for attack in each["attacks"]}
-        if each.get("independent", False):
+        columns = {attack["name"]: _broken_by(tried, attack) for attack in tried["attacks"]}
+        if tried.get("independent", False):
             return {
-                name: 1 - _share([bad or at >= 0 for bad, at in zip(wrong, column, strict=True)])
-                for name, column in columns.items()
+                name: 1 - _share(_or(wrong_when_clean, column)) for name, column in columns.items()
             }
-        # Strengths are tried one after another: before the strongest, all attacks have had a go.
-        gone = list(wrong)
-        for before in record["suites"][:number]:
-            if before.get("independent", False):
-                continue  # it leaves nothing out of what later suites see
-            gone = [bad or at >= 0 for bad, at in zip(gone, before["broken_at"], strict=True)]
+        # Strengths run in turn: before the strongest, every attack has run at the weaker ones.
+        broken = wrong_when_clean
+        for earlier in record["suites"][:number]:
+            if not earlier.get("independent", False):  # one that is hides nothing from later suites
+                broken = _or(broken, earlier["broken_at"])
         for column in columns.values():
-            gone = [bad or 0 <= at < last for bad, at in zip(gone, column, strict=True)]
-        left = {}
+            broken = _or(broken, [level if level < last else -1 for level in column])
+        scores = {}
         for name, column in columns.items():
-            gone = [bad or at == last for bad, at in zip(gone, column, strict=True)]
-            left[name] = 1 - _share(gone)
-        return left
+            broken = _or(broken, [level if level == last else -1 for level in column])
+            scores[name] = 1 - _share(broken)
+        return scores
     return {}
 
 
-def _of_attack(suite: dict[str, Any], attack: dict[str, Any]) -> list[int]:
-    """Where an attack broke each image; in older records it follows from who broke it first."""
+def _or(broken: list[bool], levels: Sequence[int]) -> list[bool]:
+    """Images broken before, or at one of these levels; -1 is an image that was not broken."""
+    return [before or level >= 0 for before, level in zip(broken, levels, strict=True)]
+
+
+def _broken_by(suite: dict[str, Any], attack: dict[str, Any]) -> list[int]:
+    """Strength at which an attack broke each image; older records only name the first attack."""
     if "broken_at" in attack:
         return list(attack["broken_at"])
     pairs = zip(suite["broken_at"], suite["broken_by"], strict=True)
-    return [at if by == attack["name"] else -1 for at, by in pairs]
+    return [level if name == attack["name"] else -1 for level, name in pairs]
 
 
 def _share(values: list[bool]) -> float:

@@ -1,11 +1,11 @@
-"""Accuracy over strength as a picture of its own, for a page or a paper."""
+"""Accuracy against attack strength as a figure file, for a page or a paper."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
-from equipoise.report.papers.line_figures import accuracy_curves
-from equipoise.report.papers.measurements import Result
-from equipoise.report.papers.style import FORMATS, Drawing, encoded, styled
+from equipoise.report.extras import report_extra
+from equipoise.report.papers.entry import FORMATS
+from equipoise.report.papers.measurements import Drawing, Result
 from equipoise.report.table import Record, fullest
 from equipoise.runtime.files import write_bytes
 
@@ -13,32 +13,48 @@ ENDINGS = tuple(f".{kind}" for kind in FORMATS)
 
 
 def write_curves(records: Sequence[Record], file: Path) -> None:
-    """Draw records, one line a model; several seeds are a mean and a band of one deviation.
+    """Draw one line for each model; several seeds become a mean and a band of one deviation.
 
     Args:
-        records: Of the same images at the same strengths.
-        file: To be written; its ending says the format.
+        records: Evaluations at the same strengths.
+        file: Figure file; its ending, one of ``ENDINGS``, chooses the format.
 
     Raises:
         ValueError: If the ending is unknown, there is no record, or strengths differ.
-        RunError: If the file cannot be written.
+        RunError: If matplotlib is not installed, or the file cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> record = {"model": "afa", "data": "digits", "norm": "Linf", "suites": [],
+        ...           "epsilons": [0.0, 0.1], "epsilons_written": ["0", "0.1"],
+        ...           "headline": {"accuracy": [0.9, 0.5]}}
+        >>> figure = Path(tempfile.mkdtemp()) / "curves.svg"
+        >>> write_curves([record], figure)
+        >>> ">afa<" in figure.read_text()
+        True
     """
     if file.suffix not in ENDINGS:
-        raise ValueError(f"a picture of curves ends in {', '.join(ENDINGS)}, got {file}.")
+        raise ValueError(f"a figure file must end in {', '.join(ENDINGS)}, got {file}.")
     if not records:
-        raise ValueError("there is no record to draw; name record files or a folder of some.")
+        raise ValueError("a figure needs at least one record, got none; name record files.")
     shown = fullest(records)
     if len({tuple(record["epsilons"]) for record in shown}) > 1:
-        raise ValueError("curves share an axis, but these records have different strengths.")
+        raise ValueError(
+            "curves share an axis, so records must agree in strengths; draw each set of strengths "
+            "in its own figure."
+        )
     measured: dict[str, list[Result]] = {}
     for record in shown:
         measured.setdefault(record["model"], []).append(Result(recipe={}, record=record))
+    drawing = Drawing(
+        measured=measured,
+        published={},
+        published_as="",
+        measured_as=f"{shown[0]['data']}, {shown[0]['norm']}, worst case per image",
+    )
+    with report_extra("a figure file"):
+        from equipoise.report.papers.line_figures import accuracy_curves
+        from equipoise.report.papers.style import encoded, styled
     with styled():
-        drawing = Drawing(
-            measured=measured,
-            published={},
-            published_as="",
-            measured_as=f"{shown[0]['data']}, {shown[0]['norm']}, worst case per image",
-        )
         content = encoded(accuracy_curves(drawing), file.suffix[1:])
     write_bytes(file, content)

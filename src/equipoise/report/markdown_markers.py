@@ -1,11 +1,11 @@
-"""Tables in Markdown files that are made from records and renewed in place."""
+"""Update tables between markers in Markdown files from records."""
 
 import re
 from collections.abc import Callable
 from pathlib import Path
 
 from equipoise.records.files import iterate_records
-from equipoise.report.autoattack_table import reference_table
+from equipoise.report.autoattack_table import autoattack_table
 from equipoise.report.columns import markdown_columns
 from equipoise.report.speed_table import speed_table
 from equipoise.report.table import Record, markdown_table, ranked
@@ -16,58 +16,66 @@ RANKED = " ranked"
 
 
 def fill_markers(path: Path) -> bool:
-    """Renew every table in a Markdown file that stands between markers.
+    """Update every table between markers in a Markdown file.
 
-    A marker is ``<!-- KIND: WHAT -->``, and ``<!-- end KIND -->`` ends its table. Paths are
-    relative to the file.
+    ``<!-- KIND: SOURCE -->`` begins a table and ``<!-- end KIND -->`` ends it. Paths are relative
+    to the file.
 
-    - ``records: FOLDER`` is the headline table of all records under the folder; with ``ranked``
-      after the folder the models stand in the order of their trade-off, the best first.
-    - ``attacks: FOLDER SUITE`` has one column for each attack of a suite.
-    - ``benchmark: RECORD.json ...`` is a speed table.
-    - ``autoattack: RECORD.json`` is our suites beside AutoAttack.
+    - ``records: FOLDER``: headline table of all records under the folder. With ``ranked`` after the
+      folder, models are sorted by their trade-off, the best first.
+    - ``attacks: FOLDER SUITE``: one column for each attack of a suite.
+    - ``benchmark: RECORD.json ...``: speed table.
+    - ``autoattack: RECORD.json``: our suites compared with AutoAttack.
 
     Args:
-        path: The Markdown file, rewritten in one step if a table changed.
+        path: The Markdown file, rewritten atomically if a table changed.
 
     Returns:
-        Whether it changed.
+        Whether the file changed.
 
     Raises:
-        ValueError: If a folder holds no record, none has the suite, or a benchmark holds no
+        RunError: If the file or a record cannot be read.
+        ValueError: If a folder holds no record, no record has the suite, or a benchmark holds no
             comparison.
+
+    Example:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> _ = (folder / "page.md").write_text("No markers, so nothing to update.")
+        >>> fill_markers(folder / "page.md")
+        False
     """
     try:
         text = path.read_text()
     except OSError as error:
         raise RunError(f"{path} cannot be read ({error.strerror}).") from error
 
-    def renew(found: re.Match[str]) -> str:
-        made = _KINDS[found["kind"]](path.parent, found["what"].strip())
-        return f"{found['begin']}\n{made}{found['end']}"
+    def updated(match: re.Match[str]) -> str:
+        table = _KINDS[match["kind"]](path.parent, match["source"].strip())
+        return f"{match['begin']}\n{table}{match['end']}"
 
-    renewed = _MARKED.sub(renew, text)
-    if renewed != text:
-        write_bytes(path, renewed.encode())
-    return renewed != text
-
-
-def _headlines(place: Path, what: str) -> str:
-    records = _records(place / what.removesuffix(RANKED))
-    return markdown_table(ranked(records) if what.endswith(RANKED) else records)
+    changed = _MARKED.sub(updated, text)
+    if changed != text:
+        write_bytes(path, changed.encode())
+    return changed != text
 
 
-def _attacks(place: Path, what: str) -> str:
-    folder, _, suite = what.rpartition(" ")
-    return markdown_columns(_records(place / folder), suite)
+def _headline(folder: Path, source: str) -> str:
+    records = _records(folder / source.removesuffix(RANKED))
+    return markdown_table(ranked(records) if source.endswith(RANKED) else records)
 
 
-def _speed(place: Path, what: str) -> str:
-    return speed_table([read_json(place / name) for name in what.split()])
+def _attacks(folder: Path, source: str) -> str:
+    records, _, suite = source.rpartition(" ")
+    return markdown_columns(_records(folder / records), suite)
 
 
-def _reference(place: Path, what: str) -> str:
-    return reference_table(read_json(place / what))
+def _speed(folder: Path, source: str) -> str:
+    return speed_table([read_json(folder / name) for name in source.split()])
+
+
+def _autoattack(folder: Path, source: str) -> str:
+    return autoattack_table(read_json(folder / source))
 
 
 def _records(folder: Path) -> list[Record]:
@@ -75,13 +83,13 @@ def _records(folder: Path) -> list[Record]:
 
 
 _KINDS: dict[str, Callable[[Path, str], str]] = {
-    "records": _headlines,
+    "records": _headline,
     "attacks": _attacks,
     "benchmark": _speed,
-    "autoattack": _reference,
+    "autoattack": _autoattack,
 }
 _MARKED = re.compile(
-    rf"(?P<begin><!-- (?P<kind>{'|'.join(_KINDS)}): (?P<what>[^>]*) -->)\n.*?"
+    rf"(?P<begin><!-- (?P<kind>{'|'.join(_KINDS)}): (?P<source>[^>]*) -->)\n.*?"
     r"(?P<end><!-- end (?P=kind) -->)",
     re.DOTALL,
 )

@@ -1,32 +1,43 @@
-"""A model folder's README.md: what the model is, what it withstood, and what nobody has tried."""
+"""A model folder's README.md: what the model is, its scores, and the limits of its evaluation."""
 
 import json
 from collections.abc import Sequence
 from itertools import groupby
 
 from equipoise.records.redaction import functions_named, without_folders
-from equipoise.report.score_card import of_each_threat, preference_in
+from equipoise.report.score_card import fullest_by_threat, preference_in
 from equipoise.report.self_checks import markdown_checks
 from equipoise.report.table import Record, attack_count
 
-_NOTE = "<!-- Made from config.json and records by `equipoise card`; edits are lost. -->"
+_NOTE = "<!-- Generated from config.json and records by `equipoise card`; edits will be lost. -->"
+_NO_SCORES = "Not evaluated yet: `equipoise evaluate` writes the scores here."
+_CLASSES_SHOWN = 20
 
 
 def model_card(document: Record, records: Sequence[Record]) -> str:
-    """The card as Markdown with the hub's front matter; every number comes from a record.
+    """Model card as Markdown with the front matter of the Hugging Face hub.
+
+    Every number comes from a record. Folders of this machine are left out.
 
     Args:
-        document: The folder's ``config.json``.
-        records: The model's evaluations on test images; the fullest of each threat is shown.
+        document: The model folder's ``config.json``.
+        records: Evaluations of the model on test images; the most complete one of each threat is
+            shown.
 
     Returns:
         The whole file.
+
+    Example:
+        >>> network = {"kind": "wide_resnet", "depth": 28, "width": 10}
+        >>> text = model_card({"model": network, "card": {"name": "afa", "data": "cifar10"}}, [])
+        >>> [line for line in text.splitlines() if line.startswith(("# ", "WideResNet"))]
+        ['# afa', 'WideResNet-28-10, trained on cifar10.']
     """
-    card, shown = document["card"], of_each_threat(records)
+    card, shown = document["card"], fullest_by_threat(records)
     parts = [
         _front_matter(card, shown),
         f"# {card.get('name', 'An Equipoise model')}\n\n{_NOTE}",
-        _what(document),
+        _description(document),
         "## Scores",
         *([_scores(record) for record in shown] or [_NO_SCORES]),
         "## Limits",
@@ -37,11 +48,14 @@ def model_card(document: Record, records: Sequence[Record]) -> str:
     return "\n\n".join(part.strip() for part in parts) + "\n"
 
 
-_NO_SCORES = "Not evaluated yet: `equipoise evaluate` writes its scores here."
-
-
 def architecture(config: Record) -> str:
-    """A model's configuration in words, such as ``3 x WideResNet-28-10, stacked (AFS)``."""
+    """Describe a model's configuration in words.
+
+    Example:
+        >>> member = {"kind": "wide_resnet", "depth": 28, "width": 10}
+        >>> architecture({"kind": "stack", "members": [member, member, member]})
+        '3 x WideResNet-28-10, stacked (AFS)'
+    """
     kind = config.get("kind")
     resnets = {"resnet": "ResNet", "preact_resnet": "PreActResNet"}
     if kind in resnets:
@@ -53,23 +67,23 @@ def architecture(config: Record) -> str:
         return f"{' + '.join(_counted(members))}, stacked (AFS)"
     if kind == "imported":
         return f"`{config['function']}`"
-    inside = architecture(config["network"]) if "network" in config else str(kind)
-    how = {
+    network = architecture(config["network"]) if "network" in config else str(kind)
+    extensions = {
         "adaptive": "two fused branches (AFA)",
         "branched": f"{config.get('branches')} branches",
         "conditional": "conditional on a preference (OAT)",
     }
-    return f"{inside}, {how[kind]}" if kind in how else inside
+    return f"{network}, {extensions[kind]}" if kind in extensions else network
 
 
 def percent(share: float) -> str:
-    """An accuracy in %, to one digit."""
+    """Format a fraction as a percentage with one digit."""
     return f"{100 * share:.1f}"
 
 
 def _counted(names: list[str]) -> list[str]:
-    runs_of = [(name, len(list(group))) for name, group in groupby(names)]
-    return [f"{count} x {name}" if count > 1 else name for name, count in runs_of]
+    groups = [(name, len(list(group))) for name, group in groupby(names)]
+    return [f"{count} x {name}" if count > 1 else name for name, count in groups]
 
 
 def _front_matter(card: Record, records: Sequence[Record]) -> str:
@@ -105,67 +119,67 @@ def _front_matter(card: Record, records: Sequence[Record]) -> str:
 
 
 def _metric(record: Record, written: str, name: str) -> str:
-    asked = preference_in(record["model"], name)
-    under = "clean accuracy" if written == "0" else f"worst case at {record['norm']} {written}"
-    return f"{under}, preference {asked}" if asked else under
+    preference = preference_in(record["model"], name)
+    metric = "clean accuracy" if written == "0" else f"worst case at {record['norm']} {written}"
+    return f"{metric}, preference {preference}" if preference else metric
 
 
-def _what(document: Record) -> str:
+def _description(document: Record) -> str:
     card = document["card"]
     classes, shape = card.get("classes", []), card.get("image_shape")
-    size = (
-        f"`(batch, {', '.join(map(str, shape))})`" if shape else "`(batch, channel, height, width)`"
-    )
+    sizes = ", ".join(map(str, shape)) if shape else "channel, height, width"
+    trained_on = f", trained on {card['data']}" if "data" in card else ""
     lines = [
-        f"{architecture(document['model'])}"
-        + (f", trained on {card['data']}." if "data" in card else "."),
-        f"Images in [0, 1], shape {size}, to logits; normalisation is inside.",
-        f"{len(classes)} classes: {', '.join(classes[:20])}{', ...' if len(classes) > 20 else ''}."
-        if classes
-        else "",
-        "Nothing in this folder can execute code.",
+        f"{architecture(document['model'])}{trained_on}.",
+        f"Input: images in [0, 1] of shape `(batch, {sizes})`; normalisation is part of the "
+        "model. Output: logits.",
     ]
+    if classes:
+        names = ", ".join(classes[:_CLASSES_SHOWN])
+        more = ", ..." if len(classes) > _CLASSES_SHOWN else ""
+        lines.append(f"{len(classes)} classes: {names}{more}.")
     modules = sorted({name.partition(":")[0] for name in functions_named(document["model"])})
-    trust = f", trust={modules}" if modules else ""
+    lines.append("No file in this folder can execute code.")
     if modules:
-        lines[-1] += f" The network is made by code of yours in {', '.join(modules)}."
-    use = f'import equipoise\n\nmodel = equipoise.load("FOLDER"{trust})  # or "hf://owner/name"'
-    return "\n".join(line for line in lines if line) + f"\n\n```python\n{use}\n```"
+        lines[-1] += f" The network is built by your own code in {', '.join(modules)}."
+    trust = f", trust={modules}" if modules else ""
+    usage = f'import equipoise\n\nmodel = equipoise.load("FOLDER"{trust})  # or "hf://owner/name"'
+    return "\n".join(lines) + f"\n\n```python\n{usage}\n```"
 
 
 def _scores(record: Record) -> str:
-    headline = record["headline"]
-    count = record["images"]
+    headline, written = record["headline"], record["epsilons_written"]
     rows = [
-        f"| {written} | {percent(accuracy)} | {percent(low)} to {percent(high)} | {count} |"
-        for written, accuracy, (low, high) in zip(
-            record["epsilons_written"], headline["accuracy"], headline["interval"], strict=True
+        f"| {strength} | {percent(accuracy)} | {percent(low)} to {percent(high)} | "
+        f"{record['images']} |"
+        for strength, accuracy, (low, high) in zip(
+            written, headline["accuracy"], headline["interval"], strict=True
         )
     ]
-    tried = [
+    suites = [
         f"- `{suite['name']}`: {', '.join(attack['name'] for attack in suite['attacks']) or 'none'}"
         for suite in record["suites"]
     ]
     curve = record.get("fusing_weight", {}).get("through_generator", [])
-    pairs = zip(curve, record["epsilons_written"], strict=False)  # no curve without a generator
-    weights = ", ".join(f"{point['mean']:.3f} at {written}" for point, written in pairs)
+    pairs = zip(curve, written, strict=False)  # no curve without a generator
+    weights = ", ".join(f"{point['mean']:.3f} at {strength}" for point, strength in pairs)
     return "\n".join(
         [
             f"### {record['model']}: {record['norm']} on {record['data']}",
             "",
-            f"Accuracy in % under {record['norm']} attacks, with pixels in [0, 1]: an image counts "
-            f"as right at a strength only if none of {attack_count(record)} attacks, at that "
-            "strength or below, broke it. Wilson intervals.",
+            f"Accuracy in % under {record['norm']} attacks, with pixels in [0, 1]. An image counts "
+            f"as correct at a strength only if none of {attack_count(record)} attacks broke it at "
+            "that strength or below. Wilson intervals.",
             "",
             "| strength | accuracy | 95 % interval | test images |",
             "|---|---:|---|---:|",
             *rows,
             "",
-            "Attacks tried:",
+            "Attacks:",
             "",
-            *tried,
+            *suites,
             "",
-            *([f"Mean W1, the robust branch's share: {weights}.", ""] if weights else []),
+            *([f"Mean W1, the weight of the robust branch: {weights}.", ""] if weights else []),
             f"Evaluated at commit `{record.get('environment', {}).get('commit')}`, "
             f"seed {record.get('seed')}.",
             "Self-" + markdown_checks(record).strip(),
@@ -175,21 +189,18 @@ def _scores(record: Record) -> str:
 
 def _limits(records: Sequence[Record]) -> str:
     if not records:
-        return "Nothing is known of its robustness."
+        return "Its robustness has not been measured."
     lines = [
-        f"- {record['model']}: robust only to {record['norm']} changes of up to "
-        f"{record['epsilons_written'][-1]}, and only as far as {attack_count(record)} attacks on "
-        f"{record['images']} test images of {record['data']} could tell. An attack that was not "
-        "tried may do better."
+        f"- {record['model']}: the scores hold for {record['norm']} perturbations of up to "
+        f"{record['epsilons_written'][-1]}, under {attack_count(record)} attacks, on "
+        f"{record['images']} test images of {record['data']}. Other attacks may break more images."
         for record in records
     ]
-    return "\n".join(
-        [
-            *lines,
-            "- Other changes (larger ones, other norms, blur, weather, patches) and other images "
-            "than these were not tried.",
-        ]
+    other = (
+        "- Other perturbations (larger ones, other norms, blur, weather, patches) and other images "
+        "were not tested."
     )
+    return "\n".join([*lines, other])
 
 
 def _training(document: Record) -> str:

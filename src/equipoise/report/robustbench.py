@@ -1,4 +1,4 @@
-"""A model as an entry of RobustBench's ``model_info``, as far as its record and card can say."""
+"""RobustBench's ``model_info`` entry for a model, from its card and record."""
 
 import math
 
@@ -6,54 +6,48 @@ from equipoise.records.epsilon import format_epsilon
 from equipoise.report.model_card import architecture
 from equipoise.report.table import Record, attack_count
 
-STRENGTHS = {"Linf": 8 / 255, "L2": 0.5}  # of its CIFAR leaderboards
-DATA = {"cifar10": 10_000, "cifar100": 10_000}  # and how many test images they count
+STRENGTHS = {"Linf": 8 / 255, "L2": 0.5}
+"""Strengths of RobustBench's CIFAR leaderboards."""
+IMAGES = {"cifar10": 10_000, "cifar100": 10_000}
+"""Number of test images that each leaderboard requires."""
 
 
 def robustbench_entry(document: Record, record: Record) -> tuple[Record, list[str]]:
-    """The entry, and what is missing in it.
+    """Make the entry, and list what is missing in it.
 
     Args:
         document: The model folder's ``config.json``.
-        record: Its evaluation. Clean accuracy and ``reported``, the worst case over everything
-            tried, come from it at the leaderboard's strength, or at its strongest one.
+        record: Evaluation of the model. Clean accuracy and ``reported``, the worst case over all
+            attacks, come from it at the leaderboard's strength, or at its own strongest one.
 
     Returns:
-        The entry, with strings as RobustBench has them; what is not known is an empty string, and
-        ``autoattack_acc`` is null unless AutoAttack ran first and alone counts. And one sentence
-        for each thing that is missing or not as the leaderboard asks.
+        The entry, with accuracies as strings as in RobustBench, and one sentence for each missing
+        or deviating field. Unknown text fields are empty; ``autoattack_acc`` is null unless
+        AutoAttack was the first suite, since only then did it run on every image.
 
     Source:
         The files under ``model_info`` of RobustBench (Croce et al. 2021, 2010.09670).
     """
-    card, norm = document["card"], record["norm"]
-    epsilons = record["epsilons"]
-    wanted = STRENGTHS.get(norm, epsilons[-1])
-    place = min(range(len(epsilons)), key=lambda k: abs(epsilons[k] - wanted))
-    if not math.isclose(epsilons[place], wanted, abs_tol=1e-9):
-        place = len(epsilons) - 1
-    worst = record["headline"]["accuracy"][place]
+    card, epsilons = document["card"], record["epsilons"]
+    required = STRENGTHS.get(record["norm"], epsilons[-1])
+    level = _level(epsilons, required)
+    worst = record["headline"]["accuracy"][level]
     first = record["suites"][0]
-    auto = first["accuracy"][place] if first["name"] == "autoattack" else None
+    auto = first["accuracy"][level] if first["name"] == "autoattack" else None
     data = record["data"].removesuffix("-jpeg")
     training = card.get("training", {})
     extra = training["loop"].get("extra") is not None if "loop" in training else None
-    notes = [
-        *_about_data(record, data),
-        *(
-            []
-            if math.isclose(epsilons[place], wanted, abs_tol=1e-9)
-            else [f"eps is {format_epsilon(epsilons[place])}; RobustBench asks for "
-                  f"{format_epsilon(wanted)} in {norm}."]
-        ),
-        *(
-            ["autoattack_acc is null: evaluate with --suite autoattack first."]
-            if auto is None
-            else []
-        ),
-        *(["additional_data is null: the model folder does not say."] if extra is None else []),
-        "link, name, authors and venue are empty: they are those of your paper.",
-    ]  # fmt: skip
+    notes = _data_notes(record, data)
+    if not math.isclose(epsilons[level], required, abs_tol=1e-9):
+        notes.append(
+            f"eps is {format_epsilon(epsilons[level])}; RobustBench requires "
+            f"{format_epsilon(required)} in {record['norm']}."
+        )
+    if auto is None:
+        notes.append("autoattack_acc is null: evaluate with --suite autoattack first.")
+    if extra is None:
+        notes.append("additional_data is null: the model folder does not specify it.")
+    notes.append("link, name, authors and venue are empty: fill in those of your paper.")
     entry = {
         "link": "",
         "name": "",
@@ -63,7 +57,7 @@ def robustbench_entry(document: Record, record: Record) -> tuple[Record, list[st
         "dataset": data,
         "venue": "",
         "architecture": architecture(document["model"]),
-        "eps": format_epsilon(epsilons[place]),
+        "eps": format_epsilon(epsilons[level]),
         "clean_acc": _percent(record["headline"]["accuracy"][0]),
         "reported": _percent(worst),
         "autoattack_acc": None if auto is None else _percent(auto),
@@ -75,15 +69,25 @@ def robustbench_entry(document: Record, record: Record) -> tuple[Record, list[st
     return entry, notes
 
 
-def _about_data(record: Record, data: str) -> list[str]:
-    found = []
-    if data not in DATA:
-        found.append(f"RobustBench has no leaderboard for {data}.")
-    elif record["images"] != DATA[data]:
-        found.append(f"RobustBench counts {DATA[data]} test images, this is {record['images']}.")
+def _level(epsilons: list[float], required: float) -> int:
+    """Index of a strength, or of the strongest one where it is missing."""
+    for level, epsilon in enumerate(epsilons):
+        if math.isclose(epsilon, required, abs_tol=1e-9):
+            return level
+    return len(epsilons) - 1
+
+
+def _data_notes(record: Record, data: str) -> list[str]:
+    notes = []
+    if data not in IMAGES:
+        notes.append(f"RobustBench has no leaderboard for {data}.")
+    elif record["images"] != IMAGES[data]:
+        notes.append(
+            f"RobustBench requires {IMAGES[data]} test images; the record has {record['images']}."
+        )
     if data != record["data"]:
-        found.append(f"the images are {record['data']}, not the original pixels.")
-    return found
+        notes.append(f"the images are {record['data']}, not the original pixels.")
+    return notes
 
 
 def _percent(share: float) -> str:

@@ -1,4 +1,4 @@
-"""What lies beside a record in its run folder: recipe, training curves, gallery."""
+"""Read the other files of the run that a record came from: recipe, training curves, gallery."""
 
 import contextlib
 import json
@@ -15,80 +15,101 @@ GALLERY_FORMAT = 1
 
 
 def gallery_path(record: Path) -> Path:
-    """Where the gallery of a record lies: ``gallery/<name>`` for ``records/<name>``."""
+    """Path of a record's gallery.
+
+    Example:
+        >>> gallery_path(Path("runs/demo/records/afa.json")).as_posix()
+        'runs/demo/gallery/afa.json'
+    """
     return record.parent.parent / "gallery" / record.name
 
 
-def recipe_of(record: Path) -> dict[str, Any] | None:
-    """The recipe of the run that a record came from.
-
-    Returns:
-        Its JSON object, or ``None`` where there is none beside the record.
-
-    Raises:
-        RunError: If it is damaged.
-    """
-    path = record.parent.parent / "recipe.json"
-    found: dict[str, Any] | None = read_json(path) if path.exists() else None
-    return found
-
-
-def budgets_of(method: Mapping[str, Any]) -> list[str]:
-    """How the budgets of AFS's extractors are written, of those in its mask.
+def read_recipe(record: Path) -> dict[str, Any] | None:
+    """Recipe of the run that a record came from.
 
     Args:
-        method: The recipe's method, as JSON.
+        record: Path of the record.
+
+    Returns:
+        The recipe as JSON, or ``None`` if the run folder holds none.
+
+    Raises:
+        RunError: If the file is damaged.
     """
-    kept = method.get("mask") or "1" * len(method["budgets"])
-    pairs = zip(method["budgets"], kept, strict=True)
+    path = record.parent.parent / "recipe.json"
+    recipe: dict[str, Any] | None = read_json(path) if path.exists() else None
+    return recipe
+
+
+def extractor_budgets(method: Mapping[str, Any]) -> list[str]:
+    """Budgets of the AFS extractors that are in the mask, as text.
+
+    Args:
+        method: Method of a recipe, as JSON.
+
+    Example:
+        >>> extractor_budgets({"budgets": [0.0, 4 / 255, 8 / 255], "mask": "101"})
+        ['0', '8/255']
+    """
+    mask = method.get("mask") or "1" * len(method["budgets"])
+    pairs = zip(method["budgets"], mask, strict=True)
     return [format_epsilon(budget) for budget, bit in pairs if bit == "1"]
 
 
-def members_of(method: Mapping[str, Any]) -> list[str]:
-    """What the members of a stack are called: as their folders or functions, else by budget."""
-    named = method.get("extractors") or []
-    if not named:
-        return [f"ε = {budget}" for budget in budgets_of(method)]
-    kept = method.get("mask") or "1" * len(named)
-    return [Path(name).name for name, bit in zip(named, kept, strict=True) if bit == "1"]
-
-
-def curves_of(record: Path) -> dict[str, list[dict[str, Any]]]:
-    """Training curves of the run that a record came from.
-
-    Returns:
-        For each stage, in the order of their names, one entry an epoch; empty where there are none.
-    """
-    found = {}
-    for path in sorted((record.parent.parent / "stages").glob("*/metrics.jsonl")):
-        entries = []
-        for line in path.read_text().splitlines():
-            with contextlib.suppress(ValueError):  # a line cut short by a kill
-                entries.append(json.loads(line))
-        found[path.parent.name] = entries
-    return found
-
-
-def gallery_of(path: Path, record: Record) -> dict[str, Any] | None:
-    """The gallery of a record.
+def member_names(method: Mapping[str, Any]) -> list[str]:
+    """Names of the members of a stack: their folders or functions, otherwise their budgets.
 
     Args:
-        path: Of the record.
+        method: Method of a recipe, as JSON.
+    """
+    extractors = method.get("extractors") or []
+    if not extractors:
+        return [f"ε = {budget}" for budget in extractor_budgets(method)]
+    mask = method.get("mask") or "1" * len(extractors)
+    return [Path(name).name for name, bit in zip(extractors, mask, strict=True) if bit == "1"]
+
+
+def read_training_curves(record: Path) -> dict[str, list[dict[str, Any]]]:
+    """Training curves of the run that a record came from.
+
+    Args:
+        record: Path of the record.
+
+    Returns:
+        For each stage, in the order of their names, one entry for each epoch; empty if the run
+        folder holds no curves.
+    """
+    curves = {}
+    for path in sorted((record.parent.parent / "stages").glob("*/metrics.jsonl")):
+        epochs = []
+        for line in path.read_text().splitlines():
+            with contextlib.suppress(ValueError):  # a line cut short when the run was killed
+                epochs.append(json.loads(line))
+        curves[path.parent.name] = epochs
+    return curves
+
+
+def read_gallery(path: Path, record: Record) -> dict[str, Any] | None:
+    """Gallery of a record.
+
+    Args:
+        path: Path of the record.
         record: The record.
 
     Returns:
-        Its JSON object, or ``None`` where there is none.
+        The gallery as JSON, or ``None`` if there is none.
 
     Raises:
-        RunError: If it is of another format, or of other images than the record.
+        RunError: If it has another format, or shows other images than the record's.
     """
-    place = gallery_path(path)
-    if not place.exists():
+    file = gallery_path(path)
+    if not file.exists():
         return None
-    found: dict[str, Any] = read_json(place)
-    if found.get("format") != GALLERY_FORMAT or found["images_sha256"] != record["images_sha256"]:
+    gallery: dict[str, Any] = read_json(file)
+    same_format = gallery.get("format") == GALLERY_FORMAT
+    if not same_format or gallery["images_sha256"] != record["images_sha256"]:
         raise RunError(
-            f"{place} is no gallery of format {GALLERY_FORMAT} of the record's images; make it "
-            "again with --gallery."
+            f"{file} must be a gallery of format {GALLERY_FORMAT} and show the record's images; "
+            "make it again with --gallery."
         )
-    return found
+    return gallery

@@ -1,4 +1,4 @@
-"""What an evaluation says of a model, small enough to travel with it."""
+"""Select a model's records, and reduce one to a score card that is stored with the model."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,50 +9,61 @@ from equipoise.report.table import Record, attack_count
 FORMAT = 1
 
 
-def of_model(records: Sequence[Record], card: Record, weights_sha256: str) -> list[Record]:
-    """Those records that are of these very weights, on test images.
+def records_of_model(records: Sequence[Record], card: Record, weights_sha256: str) -> list[Record]:
+    """Select the records of exactly these weights on test images.
 
     Args:
-        records: Any number of them.
-        card: The model's card.
-        weights_sha256: Hash of its weights; records from before it was written go by model name and
-            training seed alone.
+        records: Evaluations of any models.
+        card: Card of the model.
+        weights_sha256: Hash of its weights. Older records hold no hash; they are selected by model
+            name and training seed alone.
 
     Returns:
-        The records that fit, in their order.
+        The selected records, in their order.
     """
     return [
         record
         for record in records
-        if is_named(record["model"], str(card.get("name", record["model"])))
+        if has_name(record["model"], str(card.get("name", record["model"])))
         and record.get("part", "test") == "test"
         and record.get("training_seed") == card.get("seed")
         and record.get("weights_sha256", weights_sha256) == weights_sha256
     ]
 
 
-def is_named(model: str, name: str) -> bool:
-    """Whether a record's model is the one of a card's name, at a preference or without one."""
+def has_name(model: str, name: str) -> bool:
+    """Whether a record's model has a card's name, with or without a preference after it."""
     return model == name or bool(preference_in(model, name))
 
 
 def preference_in(model: str, name: str) -> str:
-    """The preference that a record's model has behind the model's own name, which may hold an ``@``
-    itself; empty where there is none."""
+    """Preference after the model's own name in a record; empty where there is none.
+
+    Args:
+        model: Model in a record, such as ``"oat@0.2"``.
+        name: Name of the model, which may contain an ``@`` itself.
+
+    Example:
+        >>> preference_in("oat_digits@0.2", "oat_digits")
+        '0.2'
+    """
     return model[len(name) + 1 :] if model.startswith(f"{name}@") else ""
 
 
-def of_each_threat(records: Sequence[Record]) -> list[Record]:
-    """One record for each model name, data and norm: the fullest, and of equals the last.
+def fullest_by_threat(records: Sequence[Record]) -> list[Record]:
+    """Select one record for each model name, data set and norm: the most complete, then the last.
+
+    Args:
+        records: Evaluations in the order in which they were made.
 
     Returns:
-        Records, in the order in which their threats first appear. Fuller is under attack at all,
-        then on more images, then with more attacks, then at more strengths.
+        Records, in the order in which their threats first appear. A record is more complete if it
+        holds attacks at all, then if it has more images, more attacks, more strengths.
     """
     chosen: dict[tuple[str, ...], Record] = {}
     for record in records:
         key = (record["model"], record["data"], record.get("data_digest", ""), record["norm"])
-        if key not in chosen or _fullness(record) >= _fullness(chosen[key]):
+        if key not in chosen or _completeness(record) >= _completeness(chosen[key]):
             chosen[key] = record
     return list(chosen.values())
 
@@ -61,11 +72,15 @@ def score_card(card: Record, record: Record | None) -> Record:
     """Name, classes and scores of a model, as they are written into an exported file.
 
     Args:
-        card: The model's card.
-        record: Its evaluation, if there is one.
+        card: Card of the model.
+        record: Evaluation of the model, if there is one.
 
     Returns:
         A JSON object; ``"scores"`` is ``None`` without a record.
+
+    Example:
+        >>> score_card({"name": "afa", "classes": ["cat", "dog"]}, None)["classes"]
+        ['cat', 'dog']
     """
     return {
         "format": FORMAT,
@@ -78,7 +93,7 @@ def score_card(card: Record, record: Record | None) -> Record:
 
 
 def scores(record: Record) -> Record:
-    """The part of a record that says how good the model is, and how that was found out."""
+    """Part of a record that describes how good the model is, and how that was measured."""
     checks = record.get("self_checks") or []
     return {
         "data": record["data"],
@@ -109,6 +124,6 @@ def _weights(record: Record) -> list[dict[str, Any]] | None:
     return [{"mean": point["mean"], "std": point["std"]} for point in curve]
 
 
-def _fullness(record: Record) -> tuple[bool, int, int, int]:
+def _completeness(record: Record) -> tuple[bool, int, int, int]:
     attacked = record["epsilons"][-1] > 0
     return attacked, record["images"], attack_count(record), len(record["epsilons"])

@@ -1,4 +1,4 @@
-"""What an evaluation's checks of itself found: one line for under a table, and what is amiss."""
+"""Print the self-checks of evaluations: a line of counts, and every check that did not pass."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -16,17 +16,17 @@ _STYLES = {"warn": "yellow", "fail": "red"}
 
 @dataclass(frozen=True, kw_only=True)
 class OpenCheck:
-    """A check that did not pass.
+    """A self-check that did not pass.
 
     Args:
-        of: The model, with its training seed where the record names one.
-        name: The check's name.
-        verdict: How bad it is.
-        found: What was seen.
-        meaning: What that says about the numbers.
+        model: Name of the model, with its training seed where the record names one.
+        name: Name of the check.
+        verdict: Severity.
+        found: What the check observed.
+        meaning: What the observation means for the numbers.
     """
 
-    of: str
+    model: str
     name: str
     verdict: Literal["warn", "fail"]
     found: str
@@ -34,34 +34,41 @@ class OpenCheck:
 
 
 def checks_line(*records: Record) -> str:
-    """How many checks passed, over all records, on one line.
+    """Count the verdicts of all self-checks, on one line.
 
     Args:
-        records: Those of the table above; older ones hold no checks, which the line says.
+        records: Evaluations; older ones hold no checks, which the line mentions.
 
     Returns:
-        A text such as ``checks: 9 pass, 1 warn, 1 fail``.
+        Text such as ``checks: 9 pass, 1 warn, 1 fail``.
 
     Raises:
-        ValueError: If a verdict is none of ``VERDICTS``.
+        ValueError: If a verdict is not one of ``VERDICTS``.
+
+    Example:
+        >>> checks = [{"name": "mode", "verdict": "pass"}, {"name": "noise", "verdict": "warn"}]
+        >>> checks_line({"model": "afa", "self_checks": checks})
+        'checks: 1 pass, 1 warn, 0 fail'
+        >>> checks_line({"model": "afa"})
+        'checks: none recorded'
     """
-    found = Counter(check["verdict"] for record in records for check in checks_of(record))
+    counts = Counter(check["verdict"] for record in records for check in checks_of(record))
     without = sum(not checks_of(record) for record in records)
     if without == len(records):
         return "checks: none recorded"
-    line = "checks: " + ", ".join(f"{found[verdict]} {verdict}" for verdict in VERDICTS)
-    return line + (f"; {without} of {len(records)} records hold none" if without else "")
+    line = "checks: " + ", ".join(f"{counts[verdict]} {verdict}" for verdict in VERDICTS)
+    return line + (f"; {without} of {len(records)} records have none" if without else "")
 
 
 def open_checks(*records: Record) -> list[OpenCheck]:
-    """All checks that did not pass, failures first, otherwise in the order of the records.
+    """List the checks that did not pass: failures first, otherwise in the order of the records.
 
     Raises:
-        ValueError: If a verdict is none of ``VERDICTS``.
+        ValueError: If a verdict is not one of ``VERDICTS``.
     """
-    found = [
+    checks = [
         OpenCheck(
-            of=_name(record),
+            model=_name(record),
             name=check["name"],
             verdict=check["verdict"],
             found=check["found"],
@@ -71,33 +78,42 @@ def open_checks(*records: Record) -> list[OpenCheck]:
         for check in checks_of(record)
         if check["verdict"] != "pass"
     ]
-    return sorted(found, key=lambda check: check.verdict != "fail")
+    return sorted(checks, key=lambda check: check.verdict != "fail")
 
 
 def rich_checks(*records: Record) -> Group:
-    """The line and what did not pass, for a terminal."""
+    """Line of counts and the checks that did not pass, for the terminal."""
     parts: list[Text | Padding] = [Text(checks_line(*records))]
     for check in open_checks(*records):
-        style = _STYLES[check.verdict]
-        parts.append(Text.assemble((check.verdict, style), f" {check.of}: ", (check.name, "bold")))
+        verdict = (check.verdict, _STYLES[check.verdict])
+        parts.append(Text.assemble(verdict, f" {check.model}: ", (check.name, "bold")))
         parts.append(Padding(Text(f"{check.found}\n{check.meaning}"), (0, 0, 0, 5)))
     return Group(*parts)
 
 
 def markdown_checks(*records: Record) -> str:
-    """The line and, as a list, what did not pass."""
+    """Line of counts and a list of the checks that did not pass, as Markdown.
+
+    Example:
+        >>> check = {"name": "noise", "verdict": "warn", "found": "Noise breaks 3 images.",
+        ...          "meaning": "The attack may be too weak."}
+        >>> print(markdown_checks({"model": "afa", "self_checks": [check]}), end="")
+        checks: 0 pass, 1 warn, 0 fail
+        <BLANKLINE>
+        - **warn** afa: noise. Noise breaks 3 images. The attack may be too weak.
+    """
     listed = [
-        f"- **{check.verdict}** {check.of}: {check.name}. {check.found} {check.meaning}"
+        f"- **{check.verdict}** {check.model}: {check.name}. {check.found} {check.meaning}"
         for check in open_checks(*records)
     ]
     return "\n".join([checks_line(*records), *([""] if listed else []), *listed]) + "\n"
 
 
 def checks_of(record: Record) -> list[Record]:
-    """A record's self-checks; older records hold none.
+    """Self-checks of a record; empty for older records.
 
     Raises:
-        ValueError: If a verdict is none of ``VERDICTS``.
+        ValueError: If a verdict is not one of ``VERDICTS``.
     """
     checks: list[Record] = record.get("self_checks") or []
     for check in checks:

@@ -1,4 +1,4 @@
-"""The speed table: lines of benchmark records, each a ratio of times measured in turn."""
+"""Speed table from benchmark records; each line is a ratio of times measured alternately."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -7,25 +7,28 @@ Record = dict[str, Any]
 
 
 def speed_table(records: Sequence[Record]) -> str:
-    """The comparisons of benchmark records as Markdown, with where and when they were measured.
+    """Table of the comparisons in benchmark records, as Markdown.
 
     Args:
-        records: As the scripts in ``benchmarks/`` write them.
+        records: Records as the scripts in ``benchmarks/`` write them.
 
     Returns:
-        The table and its caption.
+        The table, and a caption with machine and date.
 
     Raises:
         ValueError: If there is no record, or one holds no comparison.
     """
     if not records:
-        raise ValueError("there is no benchmark record to make a table of; name some.")
+        raise ValueError("a speed table needs at least one benchmark record, got none; name some.")
     lines = ["| what | ours | against | seconds | ratio |", "|---|---|---|---:|---|"]
     ceilings = []
     for record in records:
         parts = list(_parts(record))
         if not parts:
-            raise ValueError(f"the benchmark {record.get('benchmark')} compares nothing.")
+            raise ValueError(
+                f"a benchmark record must hold a comparison, got none in "
+                f"{record.get('benchmark')}; run the benchmark again."
+            )
         for part in parts:
             lines += [_row(line) for line in part["comparisons"]]
             if "share_of_ceiling" in part:
@@ -41,13 +44,12 @@ def speed_table(records: Sequence[Record]) -> str:
 
 
 def _parts(content: Any) -> Iterator[Record]:
-    """Whatever holds comparisons, in order."""
+    """Objects that hold comparisons, in order."""
     if isinstance(content, dict):
         if "comparisons" in content:
             yield content
-        for value in content.values():
-            yield from _parts(value)
-    elif isinstance(content, list):
+        content = list(content.values())
+    if isinstance(content, list):
         for value in content:
             yield from _parts(value)
 
@@ -57,14 +59,15 @@ def _row(line: Record) -> str:
     if "quartiles" in line["ratio"]:
         low, high = line["ratio"]["quartiles"]
         ratio += f" ({low:.2f} to {high:.2f})"
-    says = "times as fast" if line["sense"] == "speed-up" else "times its time"
+    unit = "times as fast" if line["sense"] == "speed-up" else "times the time"
     seconds = f"{line['seconds']['ours']:.3g}, {line['seconds']['against']:.3g}"
-    return f"| {line['what']} | {line['ours']} | {line['against']} | {seconds} | {ratio} {says} |"
+    return f"| {line['what']} | {line['ours']} | {line['against']} | {seconds} | {ratio} {unit} |"
 
 
 def _ceiling(part: Record) -> str:
     share = part["share_of_ceiling"]
     return (
-        f"{part['comparisons'][0]['what']}: {100 * share['median']:.0f} % of what a "
-        f"{share.get('ceiling', 'large matrix product')} in {share['precision']} reached beside it."
+        f"{part['comparisons'][0]['what']}: {100 * share['median']:.0f} % of the rate of a "
+        f"{share.get('ceiling', 'large matrix product')} in {share['precision']}, measured at the "
+        "same time."
     )

@@ -1,4 +1,4 @@
-"""The headline table: one row a model, clean, each strength, average and trade-off."""
+"""The headline table: one row for each model, with clean accuracy, each strength and trade-off."""
 
 import re
 from collections import defaultdict
@@ -13,48 +13,54 @@ from equipoise.records.statistics import wilson_interval
 
 Record = dict[str, Any]
 WIDTH = 80
-"""Of a terminal that every table fits into."""
+"""Columns of the narrowest terminal that every table fits into."""
+NONE = "–"
+"""Cell without a value."""
 MUST_AGREE = ("data", "part", "norm", "epsilons", "images", "images_sha256")
+"""Fields that records of one table must agree in."""
 
 
-def rows(records: Sequence[Record]) -> tuple[list[str], list[list[str]]]:
-    """Header and cells, in percent.
+def headline_rows(records: Sequence[Record]) -> tuple[list[str], list[list[str]]]:
+    """Header and cells of the headline table, in percent.
 
     Args:
-        records: Of models evaluated at the same strengths; several of one model (its seeds) become
-            one row of mean and, in parentheses, standard deviation.
+        records: Evaluations of models at the same strengths. Several records of one model are its
+            training seeds; their row holds the mean and, in parentheses, the standard deviation.
 
     Returns:
-        Column names and one list of cells a model, in the order the models first appear.
+        Column names, and one list of cells for each model in the order in which they first appear.
 
     Raises:
-        ValueError: If there is no record, or strengths or data sets differ.
+        ValueError: If there is no record, or records differ in one of ``MUST_AGREE``.
     """
     check_comparable(records, "table")
     first = records[0]
     by_model: dict[str, list[Record]] = defaultdict(list)
     for record in fullest(records):
         by_model[record["model"]].append(record)
-    names = [f"ε = {text}" for text in first["epsilons_written"][1:]]
+    strengths = [f"ε = {text}" for text in first["epsilons_written"][1:]]
     alone = f"{first['suites'][0]['name']} alone, {first['epsilons_written'][-1]}"
-    header = ["model", "clean", *names, "average", "(clean + strongest)/2", alone]
+    header = ["model", "clean", *strengths, "average", "(clean + strongest)/2", alone]
     body = []
-    for model, group in by_model.items():
+    for model, seeds in by_model.items():
         columns = [
-            *zip(*(record["headline"]["accuracy"] for record in group), strict=True),
-            [record["headline"]["average"] for record in group],
-            [record["headline"]["clean_and_strongest"] for record in group],
-            [record["suites"][0]["accuracy"][-1] for record in group],
+            *zip(*(record["headline"]["accuracy"] for record in seeds), strict=True),
+            [record["headline"]["average"] for record in seeds],
+            [record["headline"]["clean_and_strongest"] for record in seeds],
+            [record["suites"][0]["accuracy"][-1] for record in seeds],
         ]
         body.append([model, *(_cell(list(column)) for column in columns)])
     return header, body
 
 
 def fullest(records: Sequence[Record]) -> list[Record]:
-    """Of several evaluations of one trained model, the one that tried the most attacks.
+    """Keep, of several evaluations of one trained model, the one with the most attacks.
+
+    Args:
+        records: Evaluations of any models.
 
     Returns:
-        Records, one for each model and training seed, in order.
+        One record for each model and training seed, in order.
 
     Raises:
         ValueError: If two models have the same name and training seed.
@@ -64,76 +70,81 @@ def fullest(records: Sequence[Record]) -> list[Record]:
     for number, record in enumerate(records):
         seed = record.get("training_seed")
         key = (record["model"], number if seed is None else seed)
-        mine = record.get("weights_sha256")
-        if mine is not None and weights.setdefault(key, mine) != mine:
+        digest = record.get("weights_sha256")
+        if digest is not None and weights.setdefault(key, digest) != digest:
             raise ValueError(
-                f"two models of other weights are named {record['model']}, seed {seed}; leave one "
-                "out, or train it under another --name."
+                f"a model name and training seed must stand for one set of weights, got two for "
+                f"{record['model']}, seed {seed}; leave one out, or train it under another --name."
             )
         if key not in chosen or attack_count(record) > attack_count(chosen[key]):
             chosen[key] = record
     return list(chosen.values())
 
 
-def strength_marks(record: Record) -> tuple[list[str], str]:
-    """Ticks of an axis of strengths, and what to add to its title.
+def strength_ticks(record: Record) -> tuple[list[str], str]:
+    """Tick labels for an axis of strengths, and the unit to add to its title.
 
     Returns:
-        255ths without their denominator where all strengths are such, for narrow pictures, and
-        then ``", in 255ths"``; else the strengths as they are written, and nothing.
+        Strengths without their denominator and ``", in 255ths"`` if every strength is a multiple
+        of 1/255, which saves space; otherwise strengths as they are written and an empty string.
+
+    Example:
+        >>> strength_ticks({"epsilons_written": ["0", "4/255", "8/255"]})
+        (['0', '4', '8'], ', in 255ths')
     """
-    written, below = record["epsilons_written"], "/255"
-    if all(text == "0" or text.endswith(below) for text in written):
-        return [text.removesuffix(below) for text in written], ", in 255ths"
+    written, denominator = record["epsilons_written"], "/255"
+    if all(text == "0" or text.endswith(denominator) for text in written):
+        return [text.removesuffix(denominator) for text in written], ", in 255ths"
     return written, ""
 
 
 def attack_count(record: Record) -> int:
-    """How many attacks a record tried, over all suites."""
+    """Number of attacks in a record, over all suites."""
     return sum(len(suite["attacks"]) for suite in record["suites"])
 
 
-def check_comparable(records: Sequence[Record], what: str) -> None:
-    """Refuse records that cannot stand in one table.
+def check_comparable(records: Sequence[Record], kind: str) -> None:
+    """Refuse records that cannot be shown in one table.
 
     Args:
-        records: Any number of them.
-        what: The table's name for the message.
+        records: Evaluations.
+        kind: Kind of table, for the message.
 
     Raises:
-        ValueError: If there is none, or two differ in one of ``MUST_AGREE``.
+        ValueError: If there is no record, or two differ in one of ``MUST_AGREE``.
     """
     if not records:
-        raise ValueError(f"there is no record to make a {what} of; name some.")
+        raise ValueError(f"a {kind} needs at least one record, got none; name record files.")
     first = records[0]
     for record in records:
         for key in MUST_AGREE:
-            # Records did not name their part at first, and all were of test images.
-            absent = "test" if key == "part" else None
-            one, other = first.get(key, absent), record.get(key, absent)
-            if one != other:
-                remedy = f"evaluate both alike, or make one {what} for each"
+            # The first records did not name their part; all were of test images.
+            default = "test" if key == "part" else None
+            expected, actual = first.get(key, default), record.get(key, default)
+            if expected != actual:
+                remedy = f"evaluate both in the same way, or make one {kind} for each"
                 if first["model"] == record["model"]:
-                    remedy = (
-                        "it was evaluated in several ways: name one record file, not the folder"
-                    )
+                    remedy = "it was evaluated in several ways: name one record file, not a folder"
                 raise ValueError(
-                    f"records of one {what} must agree in {key}: {first['model']} has {one}, "
-                    f"{record['model']} has {other}; {remedy}."
+                    f"records of one {kind} must agree in {key}: {first['model']} has {expected}, "
+                    f"{record['model']} has {actual}; {remedy}."
                 )
 
 
 def rich_table(records: Sequence[Record], title: str) -> Table:
-    """The table for a terminal.
+    """Headline table for the terminal.
 
     Args:
-        records: As for ``rows``.
-        title: Printed above.
+        records: Evaluations of models at the same strengths, as for ``markdown_table``.
+        title: Title above the table.
 
     Returns:
-        A rich table; the best trade-off is bold.
+        A rich table of at most 80 columns; the best trade-off is bold.
+
+    Raises:
+        ValueError: If there is no record, or records differ in one of ``MUST_AGREE``.
     """
-    header, body = rows(records)
+    header, body = headline_rows(records)
     # Only the trade-off keeps its deviation here, so that the table fits into 80 columns.
     trade_off = len(header) - 2
     body = [
@@ -150,36 +161,40 @@ def rich_table(records: Sequence[Record], title: str) -> Table:
         padding=(0, 1, 0, 0),
         pad_edge=False,
     )
-    left, heads = WIDTH, list[str]()
-    for number, name in reversed([*enumerate(header)]):
-        # Broken by hand, and only names are folded, so that the table fits into 80 columns.
-        short = name.replace(" = ", " ").replace(
-            "(clean + strongest)/2", "(clean +\nstrongest)\n/2"
-        )
-        short = short.replace(" alone, ", "\nalone\n").replace("average", "avg")
-        heads.insert(0, short)
-        if number:
-            left -= 2 + max([*(len(row[number]) for row in body), *map(len, short.split("\n"))])
+    heads = [_short_head(name) for name in header]
+    left = WIDTH
+    for number, head in enumerate(heads[1:], 1):
+        left -= 2 + max(len(text) for text in [*(row[number] for row in body), *head.split("\n")])
     table.add_column(heads[0], overflow="fold")
-    for short in heads[1:]:
-        table.add_column(short, justify="right", no_wrap=True)
-    best = max(body, key=lambda row: float(row[-2].split()[0]))
+    for head in heads[1:]:
+        table.add_column(head, justify="right", no_wrap=True)
+    best = max(body, key=lambda row: float(row[trade_off].split()[0]))
     for row in body:
-        row[0] = in_lines(row[0], left)
-        table.add_row(*row, style="bold" if row is best else None)
+        name = wrap_name(row[0], left)
+        table.add_row(name, *row[1:], style="bold" if row is best else None)
     return table
 
 
-def in_lines(name: str, width: int, after: str = "_") -> str:
-    """A name in lines of about ``width``, broken after a character.
+def _short_head(name: str) -> str:
+    """A column's name in short lines, so that the table fits into 80 columns."""
+    name = name.replace(" = ", " ").replace("(clean + strongest)/2", "(clean +\nstrongest)\n/2")
+    return name.replace(" alone, ", "\nalone\n").replace("average", "avg")
+
+
+def wrap_name(name: str, width: int, after: str = "_") -> str:
+    """Break a name into lines of about ``width`` characters.
 
     Args:
-        name: A model's or an attack's.
-        width: Characters; a piece without the character may be longer.
-        after: Where a line may end.
+        name: Name of a model or an attack.
+        width: Characters in a line; a piece without the break character may be longer.
+        after: Character after which a line may end.
 
     Returns:
-        The name with line ends in it.
+        The name with line breaks in it.
+
+    Example:
+        >>> wrap_name("afa_cifar10_paper", 12)
+        'afa_cifar10_\\npaper'
     """
     lines = [""]
     for piece in re.findall(rf"[^{after}]*{after}|[^{after}]+", name):
@@ -190,52 +205,74 @@ def in_lines(name: str, width: int, after: str = "_") -> str:
 
 
 def markdown_table(records: Sequence[Record]) -> str:
-    """The table as Markdown, with its caption under it."""
-    header, body = rows(records)
+    """Headline table as Markdown, with its caption.
+
+    Args:
+        records: Evaluations of models at the same strengths. Several records of one model are its
+            training seeds; their row holds the mean and, in parentheses, the standard deviation.
+
+    Returns:
+        Markdown text; accuracies in percent.
+
+    Raises:
+        ValueError: If there is no record, or records differ in one of ``MUST_AGREE``.
+
+    Example:
+        >>> record = {
+        ...     "model": "afa", "data": "digits", "norm": "Linf", "images": 450,
+        ...     "epsilons": [0.0, 0.1], "epsilons_written": ["0", "0.1"],
+        ...     "headline": {"accuracy": [0.9, 0.5], "average": 0.7, "clean_and_strongest": 0.7},
+        ...     "suites": [{"name": "quick", "accuracy": [0.9, 0.6], "attacks": [{"name": "a"}]}],
+        ... }
+        >>> print(markdown_table([record]).split("\\n\\n")[0])
+        | model | clean | ε = 0.1 | average | (clean + strongest)/2 | quick alone, 0.1 |
+        |---|---:|---:|---:|---:|---:|
+        | afa | 90.0 | 50.0 | 70.0 | 70.0 | 60.0 |
+    """
+    header, body = headline_rows(records)
     lines = ["| " + " | ".join(header) + " |", "|---|" + "---:|" * (len(header) - 1)]
     lines += ["| " + " | ".join(row) + " |" for row in body]
     return "\n".join([*lines, "", caption(records)]) + "\n"
 
 
 def caption(records: Sequence[Record]) -> str:
-    """What the numbers are: data, images, threat, attacks, seeds."""
+    """Caption of a headline table: data, images, threat, seeds, attacks and an interval.
+
+    Args:
+        records: Evaluations of models at the same strengths.
+    """
     records = fullest(records)
     first = records[0]
-    tried = sorted({attack_count(record) for record in records})
-    attacks = f"{tried[0]}" if len(tried) == 1 else f"{tried[0]} to {tried[-1]}"
-    same = [record["headline"]["accuracy"][-1] for record in records_of(records, first["model"])]
-    low, high = wilson_interval(round(mean(same) * first["images"]), first["images"])
+    counts = sorted({attack_count(record) for record in records})
+    attacks = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    robust = [r["headline"]["accuracy"][-1] for r in records if r["model"] == first["model"]]
+    low, high = wilson_interval(round(mean(robust) * first["images"]), first["images"])
     return (
-        f"{first['data']}, {first['images']} {first.get('part', 'test')} images, {first['norm']}, "
-        f"accuracy in %.{seeds_said(records)} "
-        f"Each strength is the per-image worst case over a model's {attacks} attacks, carried "
-        "upwards; "
-        f"95 % interval of the first row's strongest column: {100 * low:.1f} to {100 * high:.1f}."
+        f"Accuracy in % on {first['images']} {first.get('part', 'test')} images of "
+        f"{first['data']} under {first['norm']} attacks.{seeds_sentence(records)} "
+        f"An image counts as correct at a strength only if none of the model's {attacks} attacks "
+        "broke it at that strength or below. 95 % interval of the first row at the strongest "
+        f"attack: {100 * low:.1f} to {100 * high:.1f}."
     )
 
 
-def records_of(records: Sequence[Record], model: str) -> list[Record]:
-    """Those of one model, one a seed."""
-    return [record for record in records if record["model"] == model]
-
-
-def seeds_said(records: Sequence[Record]) -> str:
-    """The sentence of a caption that says over how many seeds a number is a mean, or nothing."""
-    counts = {len(records_of(records, record["model"])) for record in records}
+def seeds_sentence(records: Sequence[Record]) -> str:
+    """Sentence of a caption with the number of seeds; empty where every model has one."""
+    counts = {sum(r["model"] == record["model"] for r in records) for record in records}
     if max(counts) == 1:
         return ""
-    upto = "up to " if len(counts) > 1 else ""
-    return f" Mean over {upto}{max(counts)} seeds (standard deviation)."
+    up_to = "up to " if len(counts) > 1 else ""
+    return f" Mean over {up_to}{max(counts)} seeds (standard deviation)."
 
 
 def ranked(records: Sequence[Record]) -> list[Record]:
-    """Records in the order of their models' trade-off, the best first.
+    """Sort records by the trade-off of their models, the best first.
 
     Args:
-        records: Of models evaluated alike.
+        records: Evaluations of models at the same strengths.
 
     Returns:
-        The same records.
+        The same records in another order.
     """
     trade_offs: dict[str, list[float]] = defaultdict(list)
     for record in fullest(records):

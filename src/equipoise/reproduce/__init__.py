@@ -1,8 +1,8 @@
-"""Make the tables and figures of the papers again."""
+"""Reproduce the tables and figures of the papers."""
 
-from equipoise.reproduce.run import Made, reproduce
+from equipoise.reproduce.run import Reproduction, reproduce
 
 __all__ = [
-    "Made",
+    "Reproduction",
     "reproduce",
 ]

@@ -1,4 +1,4 @@
-"""How long a recipe will take: its passes through the network, times one that is measured here."""
+"""Estimate how long a recipe takes: its passes, times the measured duration of one pass."""
 
 import time
 from collections.abc import Sequence
@@ -13,16 +13,19 @@ from equipoise.methods import AFA, AFS, OAT, SingleNetwork
 from equipoise.recipes import Evaluation, Recipe
 
 ADAPTIVE = {AFA: 17, AFS: 3, OAT: 4}
-"""About how many searches the suite ``adaptive`` has for a method; for AFS, for each member."""
+"""Approximate number of searches in suite ``adaptive`` for a method; for AFS, for each member."""
 
 
 def seconds_a_pass(recipe: Recipe, dataset: DataSet, batches: int = 3) -> float:
-    """Time of one image forward and back through a fresh network of a recipe, on one thread.
+    """Measure one forward and backward pass of an image on one thread.
 
     Args:
-        recipe: Names the network.
-        dataset: Says what an image is like.
-        batches: How many are timed, after one that is not.
+        recipe: Recipe of the network, which is newly initialised.
+        dataset: Data set of the images.
+        batches: Number of timed batches, after one for warm-up.
+
+    Returns:
+        Seconds for each image.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     network = recipe.network.maker(dataset)().to(device)
@@ -32,20 +35,23 @@ def seconds_a_pass(recipe: Recipe, dataset: DataSet, batches: int = 3) -> float:
     try:
         for number in range(batches + 1):
             if number == 1:
-                began = time.perf_counter()
+                start = time.perf_counter()
             float(network(images).sum().backward() or 0.0)
     finally:
         torch.set_num_threads(threads)
-    return (time.perf_counter() - began) / (batches * len(images))
+    return (time.perf_counter() - start) / (batches * len(images))
 
 
 def training_passes(recipe: Recipe, dataset: DataSet, shared: bool = False) -> float:
-    """Forward-and-backward passes that training takes, validation left out.
+    """Count the forward and backward passes of training, without validation.
 
     Args:
-        recipe: What is trained.
-        dataset: Says how many images there are.
-        shared: All stages but the last are taken from another run.
+        recipe: Recipe of the model.
+        dataset: Data set of the images.
+        shared: Whether all stages but the last are taken from another run.
+
+    Returns:
+        Passes of single images.
     """
     method, images = recipe.method, len(dataset.train) - recipe.loop.validation_images
     attacked = method.attack.steps + 1
@@ -65,21 +71,24 @@ def training_passes(recipe: Recipe, dataset: DataSet, shared: bool = False) -> f
 
 
 def evaluation_passes(recipe: Recipe, evaluation: Evaluation, dataset: DataSet) -> float:
-    """The most passes that an evaluation takes, with every image attacked to the end.
+    """Count the passes of an evaluation in which no attack succeeds, an upper bound.
 
     Args:
-        recipe: What is evaluated.
-        evaluation: How.
-        dataset: Says how many images there are.
+        recipe: Recipe of the model.
+        evaluation: Settings of the evaluation.
+        dataset: Data set of the images.
+
+    Returns:
+        Passes of single images.
     """
     network = recipe.network.maker(dataset)()
-    known: Sequence[Any] = [s for s in evaluation.suites if s not in ("transfer", "autoattack")]
+    suites: Sequence[Any] = [s for s in evaluation.suites if s not in ("transfer", "autoattack")]
     steps = 0.0
-    for suite in suites_for(network, known, classes=dataset.test.classes, steps=evaluation.steps):
+    for suite in suites_for(network, suites, classes=dataset.test.classes, steps=evaluation.steps):
         for attack in suite.attacks:
             settings = attack.describe()
-            each = settings.get("steps", settings.get("queries", 0) / 3)
-            steps += each * settings.get("restarts", 1) * settings.get("targets", 1)
+            attack_steps = settings.get("steps", settings.get("queries", 0) / 3)
+            steps += attack_steps * settings.get("restarts", 1) * settings.get("targets", 1)
     if "autoattack" in evaluation.suites:
         steps += 1900 + 5000 / 3
     members = sum(recipe.method.taken()) if isinstance(recipe.method, AFS) else 1

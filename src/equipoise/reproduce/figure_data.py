@@ -1,4 +1,4 @@
-"""What the papers' figures need beyond records, computed from saved models and kept as JSON."""
+"""Compute data of the papers' figures from saved models, and cache it as JSON."""
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -24,12 +24,13 @@ from equipoise.runtime.seeds import derive_seed
 from equipoise.types import Images
 
 STRENGTHS = 9
-"""Points of a curve over strength, 0 and the strongest among them."""
+"""Number of strengths in a curve, including 0 and the strongest."""
 IMAGES = 500
-"""At most so many test images; t-SNE takes the square of their number."""
+"""Maximum number of test images; the cost of t-SNE grows with its square."""
 EXAMPLES = 5
-"""Images whose gradients are shown, each of another class."""
+"""Number of images whose gradients are shown, each of a different class."""
 BINS = 61
+"""Bins of a histogram of weights."""
 
 Models = Sequence[nn.Module]
 
@@ -37,24 +38,27 @@ Models = Sequence[nn.Module]
 def figure_data(
     kind: str, folders: Sequence[Path], split: Split, *, strongest: float, seed: int
 ) -> Any:
-    """Compute one kind of data from models, or read it if it was computed from them before.
+    """Compute one kind of data from models, or read it from the cache.
+
+    The cache is ``figures/<kind>.json`` in the first run folder. It is used if weights, images,
+    strength and seed are unchanged.
 
     Args:
         kind: One of ``KINDS``.
-        folders: Run folders; the file lies under ``figures/`` of the first.
+        folders: Run folders of the models.
         split: Test images.
-        strongest: The strongest strength.
-        seed: Of attacks and embeddings.
+        strongest: Strongest attack strength, in pixel units.
+        seed: Random seed for attacks and embeddings.
 
     Returns:
-        Plain values, as JSON gives them.
+        Values that JSON can represent.
 
     Raises:
         ModelFolderError: If a model cannot be loaded.
         RunError: If the file cannot be read or written.
     """
     weights = [(folder / "model" / WEIGHTS).read_bytes() for folder in folders]
-    asked = {
+    settings = {
         "models": [hashlib.sha256(content).hexdigest() for content in weights],
         "images": len(split),
         "strongest": strongest,
@@ -62,21 +66,21 @@ def figure_data(
     }
     path = folders[0] / "figures" / f"{kind}.json"
     if path.exists():
-        known = read_json(path)
-        if known["asked"] == asked:
-            return known["found"]
+        cached = read_json(path)
+        if cached["asked"] == settings:
+            return cached["found"]
     device = "cuda" if torch.cuda.is_available() else "cpu"
     models = [load(folder).to(device) for folder in folders]
     images, labels = split.to(device).take(slice(0, IMAGES)).batch(slice(None))
-    found = KINDS[kind](models, images, labels, strongest, seed)
-    write_json(path, {"asked": asked, "found": found})
-    return found
+    data = KINDS[kind](models, images, labels, strongest, seed)
+    write_json(path, {"asked": settings, "found": data})
+    return data
 
 
 def _channels(
     models: Models, images: Images, labels: Tensor, strongest: float, seed: int
 ) -> dict[str, Any]:
-    """Per-channel mean and variance behind the middle convolution (AFA Fig. 3)."""
+    """Mean and variance of each channel after the middle convolution (AFA Fig. 3)."""
     (model,) = models
     assert isinstance(model, AdaptiveNetwork)
     convolutions = [
@@ -89,23 +93,25 @@ def _channels(
     def predict(batch: Images) -> Tensor:
         return model(batch, weight=0.0)
 
-    seen: list[Tensor] = []
-    epsilons = [strongest * place / (STRENGTHS - 1) for place in range(STRENGTHS)]
+    outputs: list[Tensor] = []
+    epsilons = [strongest * level / (STRENGTHS - 1) for level in range(STRENGTHS)]
     means, variances = [], []
     search = PGD(steps=20, relative_step=0.25)
     with attack_mode(model):
         for epsilon in epsilons:
-            victims = images
+            attacked = images
             if epsilon > 0:
                 generator = torch.Generator(images.device)
                 generator.manual_seed(derive_seed(seed, "channels", format_epsilon(epsilon)))
                 goal = cross_entropy(predict, labels)
-                victims = search(goal, images, Linf(epsilon), generator)
-            hook = layer.register_forward_hook(lambda module, inputs, output: seen.append(output))
+                attacked = search(goal, images, Linf(epsilon), generator)
+            hook = layer.register_forward_hook(
+                lambda module, inputs, output: outputs.append(output)
+            )
             with torch.no_grad():
-                predict(victims)
+                predict(attacked)
             hook.remove()
-            values = seen.pop().transpose(0, 1).flatten(1)
+            values = outputs.pop().transpose(0, 1).flatten(1)
             means.append(_rounded(values.mean(dim=1)))
             variances.append(_rounded(values.var(dim=1)))
     return {"layer": name, "epsilons": epsilons, "mean": means, "variance": variances}
@@ -114,13 +120,13 @@ def _channels(
 def _embeddings(
     models: Models, images: Images, labels: Tensor, strongest: float, seed: int
 ) -> dict[str, Any]:
-    """t-SNE of each model's features, and of all side by side (AFS Fig. 3)."""
+    """t-SNE of each model's features, and of all features concatenated (AFS Fig. 3)."""
     with torch.no_grad():
         features = [features_and_logits(model, images)[0].cpu() for model in models]
     embedded = []
-    for each in (*features, torch.cat(features, dim=1)):
+    for inputs in (*features, torch.cat(features, dim=1)):
         settings: Any = {"perplexity": min(30.0, (len(images) - 1) / 3), "init": "pca"}
-        points = TSNE(random_state=seed, **settings).fit_transform(each.numpy())
+        points = TSNE(random_state=seed, **settings).fit_transform(inputs.numpy())
         silhouette = float(silhouette_score(points, labels.cpu().numpy()))
         embedded.append({"points": [_rounded(point) for point in points], "silhouette": silhouette})
     return {"labels": labels.tolist(), "embeddings": embedded}
@@ -129,39 +135,39 @@ def _embeddings(
 def _weights(
     models: Models, images: Images, labels: Tensor, strongest: float, seed: int
 ) -> dict[str, Any]:
-    """Densities of the last layers' weights, in units of their deviation (AFS Fig. 5)."""
-    edges, found = torch.linspace(-4, 4, BINS + 1), []
+    """Histograms of the last layers' weights, in units of their deviation (AFS Fig. 5)."""
+    edges, histograms = torch.linspace(-4, 4, BINS + 1), []
     for model in models:
         weight = find_last_linear(model).weight.detach().cpu().flatten()
         scaled = weight / weight.std(correction=0)
         centred = scaled - scaled.mean()
         kurtosis = float((centred**4).mean() / (centred**2).mean() ** 2 - 3)
         density = torch.histogram(scaled, edges, density=True).hist
-        found.append({"density": _rounded(density), "kurtosis": kurtosis})
-    return {"edges": _rounded(edges), "models": found}
+        histograms.append({"density": _rounded(density), "kurtosis": kurtosis})
+    return {"edges": _rounded(edges), "models": histograms}
 
 
 def _gradients(
     models: Models, images: Images, labels: Tensor, strongest: float, seed: int
 ) -> dict[str, Any]:
-    """Absolute input gradients, the largest of each image 1 (AFS Fig. 6)."""
+    """Absolute input gradients, scaled to a maximum of 1 for each image (AFS Fig. 6)."""
     firsts = [int((labels == label).nonzero()[0]) for label in labels.unique()[:EXAMPLES]]
-    chosen, truth = images[firsts], labels[firsts]
-    found = []
+    chosen, true_labels = images[firsts], labels[firsts]
+    by_model = []
     for model in models:
         with attack_mode(model):
             inputs = chosen.clone().requires_grad_()
-            loss = cross_entropy(model, truth)(inputs).sum()
+            loss = cross_entropy(model, true_labels)(inputs).sum()
             (gradient,) = torch.autograd.grad(loss, inputs)
         size = gradient.abs().amax(dim=1)
         size = size / size.amax(dim=(1, 2), keepdim=True).clamp_min(1e-30)
-        found.append([[_rounded(row) for row in image] for image in size])
+        by_model.append([[_rounded(row) for row in image] for image in size])
     pixels = (255 * chosen).round().to(torch.int64)
-    return {"images": pixels.tolist(), "gradients": found}
+    return {"images": pixels.tolist(), "gradients": by_model}
 
 
 def _operations(models: Models, images: Images, labels: Tensor, strongest: float, seed: int) -> int:
-    """Multiply-adds of one image (AFS Table VI calls them Flops)."""
+    """Multiply-adds for one image (Flops in AFS Table VI)."""
     (model,) = models
     return count_multiply_adds(model, images.shape[1:])
 
@@ -177,4 +183,4 @@ KINDS: dict[str, Callable[[Models, Images, Tensor, float, int], Any]] = {
     "gradients": _gradients,
     "operations": _operations,
 }
-"""By name."""
+"""Functions that compute each kind of data, by name."""

@@ -1,4 +1,4 @@
-"""Which models a reproduction needs, and which of them share their earlier stages."""
+"""Plan a reproduction: the models it needs, and which of them share their earlier stages."""
 
 import json
 import shutil
@@ -24,207 +24,280 @@ from equipoise.workflows.evaluation_settings import EvaluationSettings
 from equipoise.workflows.resume_checks import RECIPE, differences
 
 SURROGATE = "surrogate_{}"
-"""The recipe of the network from which black-box attacks are transferred."""
+"""Recipe of the network on which images of the transfer attack are made."""
 LATER_STAGE_FIELDS = {
     AFA: {"gate", "gate_schedule", "soup"},
     AFS: {"mask", "merger", "merger_schedule", "alpha", "merger_epsilon", "split_batch"},
 }
 """Fields of a method that its earlier stages do not depend on."""
 NOT_TRAINING_FIELDS = ("evaluation", "dataset.folder", "dataset.path")
-"""Fields of a recipe that say nothing of how it was trained."""
+"""Fields of a recipe that do not affect training."""
 SHARED = ("dataset", "network", "loop")
-"""Fields of a recipe that all stages depend on, beside the seed."""
+"""Fields of a recipe that all stages depend on, besides the seed."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Model:
-    """One model that is needed.
+class PlannedModel:
+    """One model that a reproduction needs.
 
     Args:
-        recipe: What is trained.
-        evaluation: How it is judged.
-        place: Its run folder.
-        search_precision: Of the attacks' searches.
-        shown: Whether a row or a figure shows it; others are stacked, and not judged.
+        recipe: Recipe of its training.
+        evaluation: Settings of its evaluation.
+        folder: Its run folder.
+        search_precision: Precision of the attacks' searches.
+        shown: Whether a row or a figure shows it. Others are only members of a stack, and are not
+            evaluated.
     """
 
     recipe: Recipe
     evaluation: Evaluation
-    place: Path
+    folder: Path
     search_precision: Precision = "32-true"
     shown: bool = True
 
-    def trained(self) -> bool:
+    def is_trained(self) -> bool:
         """Whether its run folder holds the finished model."""
-        return (self.place / "model" / CONFIG).exists()
+        return (self.folder / "model" / CONFIG).exists()
 
-    def is_made(self) -> bool:
-        """Whether it is trained, and judged if it is shown."""
-        return self.record() is not None if self.shown else self.trained()
+    def is_finished(self) -> bool:
+        """Whether it is trained, and evaluated if it is shown."""
+        return self.record() is not None if self.shown else self.is_trained()
 
-    def check(self) -> None:
-        """Refuse a finished run of another recipe in its place.
+    def check_recipe(self) -> None:
+        """Refuse a run folder that holds a finished run of another recipe.
 
         Raises:
-            RunError: If there is one; it names the fields that differ.
+            RunError: If it does; the message names the fields that differ.
         """
-        if not self.trained():
+        if not self.is_trained():
             return
-        found = differences(self.place, to_json(self.recipe))
-        changed = [name for name in found if not name.startswith(NOT_TRAINING_FIELDS)]
+        names = differences(self.folder, to_json(self.recipe))
+        changed = [name for name in names if not name.startswith(NOT_TRAINING_FIELDS)]
         if changed:
             raise RunError(
-                f"{self.place} was trained by another recipe than today's {self.recipe.name} "
-                f"(differs in {', '.join(changed)}). Choose another --out, or move it away."
+                f"{self.folder} was trained by another recipe than the current "
+                f"{self.recipe.name} (differs in {', '.join(changed)}). Choose another --out, or "
+                "move the folder away."
             )
 
     def record(self, surrogate: Path | None = None) -> dict[str, Any] | None:
-        """Its record, if it was judged just so; with a surrogate, that of the transfer attack."""
-        wanted = self.settings(surrogate)
-        paths = sorted((self.place / "records").glob("*.json")) if self.trained() else ()
+        """Record of an evaluation with exactly these settings, if there is one.
+
+        Args:
+            surrogate: Run folder of the surrogate, for the record of the transfer attack.
+        """
+        settings = self.settings(surrogate)
+        paths = sorted((self.folder / "records").glob("*.json")) if self.is_trained() else ()
         for path in paths:
-            if read_json(path).get("settings") == wanted:
+            if read_json(path).get("settings") == settings:
                 return read_record(path)
         return None
 
-    def asked(self, surrogate: Path | None) -> Evaluation:
-        """How it is judged; with a surrogate, by the transfer attack alone."""
+    def evaluation_for(self, surrogate: Path | None) -> Evaluation:
+        """Settings of its evaluation; with a surrogate, of the transfer attack alone."""
         if surrogate is None:
             return self.evaluation
         return replace(self.evaluation, suites=("transfer",))
 
     def settings(self, surrogate: Path | None) -> list[Any]:
-        """What its record says it was asked."""
+        """Settings as its record holds them."""
         return EvaluationSettings(
-            evaluation=self.asked(surrogate),
+            evaluation=self.evaluation_for(surrogate),
             search_precision=self.search_precision,
             surrogates=() if surrogate is None else (surrogate,),
         ).to_json()
 
 
-Models = dict[tuple[str, int], Model]
-Surrogates = dict[tuple[str, int], Model]
+Models = dict[tuple[str, int], PlannedModel]
+"""Models by recipe and seed."""
 
 
-def needed(
+def plan_models(
     entries: Sequence[Entry], scale: Scale, seeds: Sequence[int], folder: Path, data: Path | None
-) -> tuple[Models, Surrogates]:
-    """Every model that entries show.
+) -> tuple[Models, Models]:
+    """Find every model that entries show.
 
     Args:
         entries: Tables and figures.
-        scale: How large.
-        seeds: Of training, one model each.
-        folder: Of the reproduction at this scale.
+        scale: Scale of the reproduction.
+        seeds: Training seeds, one model each.
+        folder: Folder of the reproduction at this scale.
         data: Folder of the data set, if the recipes need one.
 
     Returns:
-        Models by recipe and seed; and, for those to which attacks are transferred, the surrogate.
+        The models by recipe and seed; and the surrogate of each model that a transfer attack
+        evaluates, by the recipe and seed of that model.
 
     Raises:
         ValueError: If a recipe does not exist, or its data are not read from a folder.
     """
-    names: dict[str, str | None] = {}
+    surrogate_of: dict[str, str | None] = {}
     for entry in entries:
         for part in entry.parts():
             surrogate = None
             if "transfer" in entry.under() and part.data in scale.places:
                 surrogate = SURROGATE.format(scale.places[part.data])
             for name in recipes_of(part, scale):
-                names[name] = surrogate or names.get(name)
+                surrogate_of[name] = surrogate or surrogate_of.get(name)
             if surrogate is not None:
-                names[surrogate] = None
-    shown = frozenset(names)
-    for name in tuple(names):
+                surrogate_of[surrogate] = None
+    shown = frozenset(surrogate_of)
+    for name in tuple(surrogate_of):
         for extractor in _stacked(name, scale):
-            names.setdefault(extractor, None)
-    missing = [name for name in names if name not in RECIPES]
+            surrogate_of.setdefault(extractor, None)
+    missing = [name for name in surrogate_of if name not in RECIPES]
     if missing:
         raise ValueError(
-            f"scale {scale.name} has no recipe {', '.join(missing)} yet; leave out what needs it, "
-            "or take another --scale."
+            f"scale {scale.name} has no recipe {', '.join(missing)} yet; leave out the entries "
+            "that need it, or choose another --scale."
         )
     models = {
         (name, seed): replace(_model(name, seed, scale, folder, data), shown=name in shown)
-        for name in names
+        for name in surrogate_of
         for seed in seeds
     }
     surrogates = {
         (name, seed): models[surrogate, seed]
-        for name, surrogate in names.items()
+        for name, surrogate in surrogate_of.items()
         if surrogate is not None
         for seed in seeds
     }
     return models, surrogates
 
 
-def _model(name: str, seed: int, scale: Scale, folder: Path, data: Path | None) -> Model:
+def finished_models(models: Models, surrogates: Models) -> tuple[Models, Models]:
+    """Keep the models that are trained and evaluated already.
+
+    Args:
+        models: Models by recipe and seed, from ``plan_models``.
+        surrogates: Surrogates by recipe and seed, from ``plan_models``.
+
+    Returns:
+        The finished models that are shown, and the trained surrogates of these.
+    """
+    finished = {key: model for key, model in models.items() if model.shown and model.is_finished()}
+    trained = {
+        key: surrogate
+        for key, surrogate in surrogates.items()
+        if key in finished and surrogate.is_trained()
+    }
+    return finished, trained
+
+
+def is_stack_of_models(model: PlannedModel) -> bool:
+    """Whether it stacks networks that are models of their own, and trains only a merger."""
+    return bool(getattr(model.recipe.method, "extractors", ()))
+
+
+def stage_sources(models: Models) -> dict[tuple[str, int], PlannedModel]:
+    """For each model that shares its earlier stages with others, the model to copy them from.
+
+    Args:
+        models: Models by recipe and seed.
+
+    Returns:
+        The source by recipe and seed of the model that copies; a source itself has none.
+    """
+    sources: dict[str, PlannedModel] = {}
+    for model in models.values():
+        stages = _earlier_stages(model)
+        best = sources.get(stages or "")
+        if stages is not None and (best is None or _priority(model) > _priority(best)):
+            sources[stages] = model
+    source_of = {key: sources.get(_earlier_stages(model) or "") for key, model in models.items()}
+    return {
+        key: source
+        for key, source in source_of.items()
+        if source is not None and source is not models[key]
+    }
+
+
+def copy_earlier_stages(source: PlannedModel, model: PlannedModel) -> None:
+    """Copy the finished stages that a model shares with a source, each completely or not at all.
+
+    Args:
+        source: Model whose stages are copied.
+        model: Model that needs them.
+    """
+    write_json(model.folder / RECIPE, to_json(model.recipe))
+    plan = model.recipe.method.stages(_no_network)
+    for stage in plan[:-1]:
+        finished, copy = (m.folder / "stages" / stage.name for m in (source, model))
+        if is_done(finished) and not copy.exists():
+            partial = copy.with_name(copy.name + PART)
+            shutil.rmtree(partial, ignore_errors=True)
+            shutil.copytree(finished, partial, ignore=shutil.ignore_patterns("checkpoint*"))
+            partial.rename(copy)
+
+
+def _model(name: str, seed: int, scale: Scale, folder: Path, data: Path | None) -> PlannedModel:
     recipe = replace(RECIPES[name](), seed=seed)
     if data is not None:
-        own = data / type(recipe.dataset).__name__.lower()
-        folder_of_data = own if own.is_dir() else data
+        subfolder = data / type(recipe.dataset).__name__.lower()
+        folder_of_data = subfolder if subfolder.is_dir() else data
         recipe = replace(recipe, dataset=with_folder(recipe.dataset, folder_of_data))
     if scale.epochs is not None:
         recipe = _with_epochs(recipe, scale.epochs)
-    places = (_place(folder, each, seed) for each in _extractors(name, scale))
-    members: Any = tuple(str(place.resolve()) for place in places)
+    folders = (_run_folder(folder, extractor, seed) for extractor in _extractors(name, scale))
+    members: Any = tuple(str(member.resolve()) for member in folders)
     if members:
         recipe = replace(recipe, method=replace(recipe.method, extractors=members))
-    evaluation = replace(recipe.evaluation, **scale.evaluation)
-    return Model(
+    return PlannedModel(
         recipe=recipe,
-        evaluation=evaluation,
-        place=_place(folder, name, seed),
+        evaluation=replace(recipe.evaluation, **scale.evaluation),
+        folder=_run_folder(folder, name, seed),
         search_precision=scale.search_precision,
     )
 
 
-def _place(folder: Path, name: str, seed: int) -> Path:
+def _run_folder(folder: Path, name: str, seed: int) -> Path:
     return folder / "runs" / f"{name}__seed{seed}"
 
 
 def _extractors(name: str, scale: Scale) -> tuple[str, ...]:
-    """For a recipe of AFS, recipes that train its extractors as single networks.
+    """For a recipe of AFS, recipes of single networks that equal its extractors.
 
     Args:
-        name: Of the recipe.
-        scale: Names single networks.
+        name: Name of the recipe.
+        scale: Scale that lists the single networks.
 
     Returns:
-        One a budget; nothing if any is missing, and for other methods.
+        One recipe for each budget; empty if any is missing, and for other methods.
     """
     recipe = RECIPES[name]() if name in RECIPES else None
     if recipe is None or not isinstance(recipe.method, AFS):
         return ()
-    singles = {each: RECIPES[each]() for each in scale.extractors}
-    found = [
-        next((each for each, one in singles.items() if _trains(one, recipe, budget)), None)
+    singles = {single: RECIPES[single]() for single in scale.extractors}
+    chosen = [
+        next(
+            (s for s, single in singles.items() if _equals_extractor(single, recipe, budget)), None
+        )
         for budget in recipe.method.budgets
     ]
-    return () if None in found else tuple(filter(None, found))
+    return () if None in chosen else tuple(filter(None, chosen))
 
 
 def _stacked(name: str, scale: Scale) -> tuple[str, ...]:
-    """Those of ``_extractors`` that are in the recipe's mask."""
-    found = _extractors(name, scale)
-    method = RECIPES[name]().method if found else None
-    return tuple(compress(found, method.taken())) if isinstance(method, AFS) else ()
+    """Recipes from ``_extractors`` that are in the recipe's mask."""
+    extractors = _extractors(name, scale)
+    method = RECIPES[name]().method if extractors else None
+    return tuple(compress(extractors, method.taken())) if isinstance(method, AFS) else ()
 
 
-def _trains(single: Recipe, stack: Recipe, budget: float) -> bool:
-    """Whether a single network is trained as a stack's extractor of a budget is."""
-    one, all_of_them = single.method, stack.method
-    assert isinstance(one, SingleNetwork)
-    assert isinstance(all_of_them, AFS)
-    same = {"epsilon": budget, "schedule": all_of_them.schedule, "norm": all_of_them.norm}
-    same |= {"attack": all_of_them.attack} if budget > 0 else {}
-    losses: tuple[Any, ...] = (all_of_them.objective,)
-    if budget == 0 and isinstance(all_of_them.objective, PGDAT | TRADES):
-        losses += (Standard(),)  # what these are without an attack
+def _equals_extractor(single: Recipe, stack: Recipe, budget: float) -> bool:
+    """Whether a single network is trained exactly as a stack's extractor of a budget."""
+    network, afs = single.method, stack.method
+    assert isinstance(network, SingleNetwork)
+    assert isinstance(afs, AFS)
+    required = {"epsilon": budget, "schedule": afs.schedule, "norm": afs.norm}
+    required |= {"attack": afs.attack} if budget > 0 else {}
+    objectives: tuple[Any, ...] = (afs.objective,)
+    if budget == 0 and isinstance(afs.objective, PGDAT | TRADES):
+        objectives += (Standard(),)  # both equal it without an attack
     return (
-        not one.random_budgets
-        and one.objective in losses
-        and all(getattr(one, key) == value for key, value in same.items())
+        not network.random_budgets
+        and network.objective in objectives
+        and all(getattr(network, key) == value for key, value in required.items())
         and all(getattr(single, key) == getattr(stack, key) for key in SHARED)
     )
 
@@ -239,62 +312,22 @@ def _with_epochs(recipe: Recipe, epochs: int) -> Recipe:
     return replace(recipe, method=replace(method, **changes))
 
 
-def _trunk(model: Model) -> str | None:
-    """What the stages before a model's last one depend on; equal for models that share them."""
+def _earlier_stages(model: PlannedModel) -> str | None:
+    """Key of the stages before a model's last one; equal for models that share them."""
     later = LATER_STAGE_FIELDS.get(type(model.recipe.method))
-    if later is None or stacks(model):
+    if later is None or is_stack_of_models(model):
         return None
     content = to_json(model.recipe)
     method = {key: value for key, value in content["method"].items() if key not in later}
-    kept = {key: content[key] for key in (*SHARED, "seed")}
-    return json.dumps([method, kept], sort_keys=True)
+    shared = {key: content[key] for key in (*SHARED, "seed")}
+    return json.dumps([method, shared], sort_keys=True)
 
 
-def finished(models: Models, surrogates: Surrogates) -> tuple[Models, Surrogates]:
-    """Of what ``needed`` gives, what is trained and judged already."""
-    there = {key: model for key, model in models.items() if model.shown and model.is_made()}
-    trained = {key: model for key, model in surrogates.items() if key in there and model.trained()}
-    return there, trained
-
-
-def stacks(model: Model) -> bool:
-    """Whether it stacks networks that are models of their own, and trains nothing but a merger."""
-    return bool(getattr(model.recipe.method, "extractors", ()))
-
-
-def leaders(models: Models) -> dict[tuple[str, int], Model]:
-    """For each model whose earlier stages another one trains as well, that other one."""
-    first: dict[str, Model] = {}
-    for model in models.values():
-        trunk = _trunk(model)
-        if trunk is not None and (trunk not in first or _size(model) > _size(first[trunk])):
-            first[trunk] = model
-    found = {key: first.get(_trunk(model) or "") for key, model in models.items()}
-    return {
-        key: leader
-        for key, leader in found.items()
-        if leader is not None and leader is not models[key]
-    }
-
-
-def _size(model: Model) -> tuple[bool, int]:
-    """Finished models lead, then those with the most stages."""
+def _priority(model: PlannedModel) -> tuple[bool, int]:
+    """Sources are finished models first, then those with the most stages."""
     mask = getattr(model.recipe.method, "mask", None)
-    return model.trained(), 10**6 if mask is None else mask.count("1")
+    return model.is_trained(), 10**6 if mask is None else mask.count("1")
 
 
-def share_stages(leader: Model, model: Model) -> None:
-    """Copy the leader's finished stages that the model has too, each whole or not at all."""
-    write_json(model.place / RECIPE, to_json(model.recipe))
-    plan = model.recipe.method.stages(_never)
-    for stage in plan[:-1]:
-        source, target = (each.place / "stages" / stage.name for each in (leader, model))
-        if is_done(source) and not target.exists():
-            half = target.with_name(target.name + PART)
-            shutil.rmtree(half, ignore_errors=True)
-            shutil.copytree(source, half, ignore=shutil.ignore_patterns("checkpoint*"))
-            half.rename(target)
-
-
-def _never() -> Any:
+def _no_network() -> Any:
     raise AssertionError("the names of stages need no network")

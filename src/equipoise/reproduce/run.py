@@ -1,14 +1,14 @@
-"""Make tables and figures of the papers again: train what is missing, judge it, draw.
+"""Reproduce tables and figures of the papers: train missing models, evaluate them, draw.
 
-A reproduction's folder::
+The folder of a reproduction::
 
     runs/reproduce/<scale>/
       README.md                 every table and figure made so far
       <entry>.md, .csv, .tex    a table;  .svg, .png, .pdf, .md a figure and its caption
-      runs/<recipe>__seed<n>/   run folders, each model once, whatever needs it
+      runs/<recipe>__seed<n>/   run folders, one for each model, shared by all entries
 
-A model that has its run folder is not trained again, nor evaluated if its record answers to the
-same settings. Recipes that differ in their last stage alone share the stages before it.
+A model that has its run folder is not trained again. It is not evaluated again if it has a record
+of the same settings. Recipes that differ only in their last stage share the stages before it.
 """
 
 import json
@@ -38,14 +38,13 @@ from equipoise.report.papers import (
 from equipoise.reproduce.cost_estimate import evaluation_passes, seconds_a_pass, training_passes
 from equipoise.reproduce.figure_data import figure_data
 from equipoise.reproduce.plan import (
-    Model,
     Models,
-    Surrogates,
-    finished,
-    leaders,
-    needed,
-    share_stages,
-    stacks,
+    PlannedModel,
+    copy_earlier_stages,
+    finished_models,
+    is_stack_of_models,
+    plan_models,
+    stage_sources,
 )
 from equipoise.runtime.reporter import NullReporter, Reporter
 from equipoise.workflows.evaluate import evaluate
@@ -53,13 +52,13 @@ from equipoise.workflows.train import train
 
 
 @dataclass(frozen=True, kw_only=True)
-class Made:
-    """What a reproduction made.
+class Reproduction:
+    """Result of a reproduction.
 
     Args:
-        entries: Tables and figures.
-        results: Measured values, by recipe.
-        files: Where everything was written.
+        entries: Tables and figures that were made.
+        results: Measured values by recipe.
+        files: Files that were written; the last is the page with all entries.
     """
 
     entries: tuple[Entry, ...]
@@ -78,40 +77,49 @@ def reproduce(
     only_finished: bool = False,
     reporter: Callable[[str], Reporter] | None = None,
     log: Callable[[str], None] = lambda text: None,
-) -> Made:
-    """Make tables and figures again.
+) -> Reproduction:
+    """Reproduce tables and figures.
 
     Args:
-        names: Of entries; ``"all"`` for every one.
-        scale: How large.
-        seeds: Of training, one model each.
-        out: Gets a folder for the scale.
+        names: Names of entries; ``"all"`` for every one.
+        scale: Scale, one of ``equipoise.report.papers.SCALES``.
+        seeds: Training seeds, one model each.
+        out: Folder in which the folder of the scale is made.
         data: Folder of the data set, or one that holds a folder for each: ``cifar10``, ``svhn``.
-        workers: Models trained at the same time; by default one a core, or one on a GPU.
-        only_finished: Train and judge nothing. Rows that are not made yet stand with their
-            published values alone; entries of which nothing is made are left out.
-        reporter: Gives the reporter of a piece of work.
-        log: Told what is left to do, and how long it may take, before it begins.
+        workers: Number of models trained at the same time; by default one for each CPU core, or one
+            on a GPU.
+        only_finished: Train and evaluate nothing. Rows without a result show their published values
+            alone; entries without any result are left out.
+        reporter: Function that returns the reporter of a job, given the job's name.
+        log: Receives the remaining work and its estimated duration before it starts.
 
     Returns:
-        What was made.
+        Entries, results and files.
 
     Raises:
-        ValueError: If there is no such entry, no recipe for it at this scale, or no seed.
+        ValueError: If an entry is unknown, a recipe is missing at this scale, or there is no seed.
         DataError: If the data cannot be read.
-        Interrupted: If it was asked to stop; the same call goes on.
+        Interrupted: If it was asked to stop; the same call continues.
         RunError: If a file cannot be read or written.
+
+    Example:
+        >>> import tempfile
+        >>> from equipoise.report.papers import SCALES
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> made = reproduce(["afs-table-5"], SCALES["tiny"], out=folder, only_finished=True)
+        >>> [file.relative_to(folder).as_posix() for file in made.files]  # doctest: +ELLIPSIS
+        ['tiny/afs-table-5.md', 'tiny/afs-table-5.csv', ..., 'tiny/README.md']
     """
     entries: Sequence[Entry] = find_entries(names)
     if not seeds:
-        raise ValueError("seeds must name at least one seed, got none.")
+        raise ValueError("seeds must hold at least one seed, got none.")
     folder = out / scale.name
-    models, surrogates = needed(entries, scale, seeds, folder, data)
+    models, surrogates = plan_models(entries, scale, seeds, folder, data)
     for model in models.values():
-        model.check()
+        model.check_recipe()
     load = _Loader()
     if only_finished:
-        models, surrogates = finished(models, surrogates)
+        models, surrogates = finished_models(models, surrogates)
         entries = _drawable(entries, scale, models, log)
     else:
         workers = workers or (1 if torch.cuda.is_available() else os.cpu_count() or 1)
@@ -120,63 +128,61 @@ def reproduce(
     results: dict[str, Sequence[Result]] = {**_results(models, surrogates)}
     files: list[Path] = []
     for entry in entries:
-        mine = _with_operations(entry, scale, results, models, load)
-        found = _data_of(entry, scale, models, load)
-        files += write_entry(entry, scale, mine, found, folder)
-        results.update(mine)
+        results.update(_with_multiply_adds(entry, scale, results, models, load))
+        data_of_figure = _figure_data(entry, scale, models, load)
+        files += write_entry(entry, scale, results, data_of_figure, folder)
     files.append(write_index(list(ENTRIES.values()), scale, folder))
-    return Made(entries=tuple(entries), results=results, files=tuple(files))
+    return Reproduction(entries=tuple(entries), results=results, files=tuple(files))
 
 
 def _drawable(
     entries: Sequence[Entry], scale: Scale, models: Models, log: Callable[[str], None]
 ) -> tuple[Entry, ...]:
-    """Entries of which something is made; figures that look into their models need all of them."""
-    made, found = {name for name, _ in models}, []
+    """Entries with at least one result; figures computed from models need all of their models."""
+    finished, drawable = {name for name, _ in models}, []
     for entry in entries:
         names = {name for part in entry.parts() for name in recipes_of(part, scale)}
-        enough = _whole_seeds(names, models) if entry.looks_inside() else names & made
+        enough = _complete_seeds(names, models) if entry.needs_models() else names & finished
         if enough or not names:
-            found.append(entry)
+            drawable.append(entry)
         else:
-            waited_for = names - made or names
-            log(f"{entry.name} waits for {', '.join(sorted(waited_for))}")
-    return tuple(found)
+            missing = names - finished or names
+            log(f"{entry.name} is left out; not finished: {', '.join(sorted(missing))}")
+    return tuple(drawable)
 
 
 def _announce(
     models: Models,
-    surrogates: Surrogates,
+    surrogates: Models,
     load: "_Loader",
     workers: int,
     log: Callable[[str], None],
 ) -> None:
-    """Say what is left, and how long it may take."""
-    sharing, total = leaders(models), 0.0
+    """Log the remaining work and its estimated duration."""
+    sharing, total = stage_sources(models), 0.0
     rates: dict[Any, float] = {}
     for (name, seed), model in models.items():
         key, surrogate = (name, seed), surrogates.get((name, seed))
-        to_train, to_judge = not model.trained(), model.shown and model.record() is None
-        to_transfer = surrogate is not None and model.record(surrogate.place) is None
-        if not (to_train or to_judge or to_transfer):
+        to_train, to_evaluate = not model.is_trained(), model.shown and model.record() is None
+        to_transfer = surrogate is not None and model.record(surrogate.folder) is None
+        if not (to_train or to_evaluate or to_transfer):
             continue
         dataset = load(model.recipe.dataset)
-        kind = (model.recipe.network, dataset.name)
-        if kind not in rates:
-            rates[kind] = seconds_a_pass(model.recipe, dataset)
-        passes = to_train * training_passes(
-            model.recipe, dataset, shared=key in sharing or stacks(model)
-        )
-        passes += to_judge * evaluation_passes(model.recipe, model.evaluation, dataset)
-        seconds = passes * rates[kind]
+        network = (model.recipe.network, dataset.name)
+        if network not in rates:
+            rates[network] = seconds_a_pass(model.recipe, dataset)
+        shared = key in sharing or is_stack_of_models(model)
+        passes = to_train * training_passes(model.recipe, dataset, shared=shared)
+        passes += to_evaluate * evaluation_passes(model.recipe, model.evaluation, dataset)
+        seconds = passes * rates[network]
         total += seconds
-        work = ["train"] * to_train + ["evaluate"] * to_judge + ["transfer"] * to_transfer
-        log(f"{name}, seed {seed}: {', '.join(work)}, up to {_minutes(seconds)}")
+        work = ["train"] * to_train + ["evaluate"] * to_evaluate + ["transfer"] * to_transfer
+        log(f"{name}, seed {seed}: {', '.join(work)}, up to {_duration(seconds)}")
     if total:
-        log(f"all of it: up to {_minutes(total / workers)} with {workers} at a time")
+        log(f"total: up to {_duration(total / workers)} with {workers} at a time")
 
 
-def _minutes(seconds: float) -> str:
+def _duration(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
@@ -184,46 +190,48 @@ def _minutes(seconds: float) -> str:
 
 def _run(
     models: Models,
-    surrogates: Surrogates,
+    surrogates: Models,
     workers: int,
     reporter: Callable[[str], Reporter],
 ) -> None:
-    """Train and judge what is left: leaders, then those that share their stages, then transfer."""
-    sharing = leaders(models)
-    # Two waves: the second takes stages, extractors or images from models of the first.
+    """Train and evaluate what is missing: first sources of shared stages, then the others."""
+    sources = stage_sources(models)
+    # Two waves: the second needs stages, extractors or images from models of the first.
     first: dict[str, Any] = {}
     second: dict[str, Any] = {}
     for key, model in models.items():
-        if not model.is_made():
-            wave = second if key in sharing or stacks(model) else first
-            wave[_label(key)] = (_train_and_judge, (model, sharing.get(key)))
+        if not model.is_finished():
+            wave = second if key in sources or is_stack_of_models(model) else first
+            wave[_job_name(key)] = (_train_and_evaluate, (model, sources.get(key)))
     second |= {
-        f"{_label(key)} transfer": (_judge, (models[key], surrogate.place))
+        f"{_job_name(key)} transfer": (_evaluate, (models[key], surrogate.folder))
         for key, surrogate in surrogates.items()
-        if models[key].record(surrogate.place) is None
+        if models[key].record(surrogate.folder) is None
     }
     threads = max(1, (os.cpu_count() or 1) // workers)
     for work in filter(None, (first, second)):
         side_by_side(work, workers=workers, threads=threads, reporter=reporter)
 
 
-def _label(key: tuple[str, int]) -> str:
+def _job_name(key: tuple[str, int]) -> str:
     return f"{key[0]} {key[1]}"
 
 
-def _train_and_judge(model: Model, leader: Model | None, *, reporter: Reporter) -> None:
-    if leader is not None and not model.trained():
-        share_stages(leader, model)
-    train(model.recipe, model.place, resume=True, reporter=reporter)
+def _train_and_evaluate(
+    model: PlannedModel, source: PlannedModel | None, *, reporter: Reporter
+) -> None:
+    if source is not None and not model.is_trained():
+        copy_earlier_stages(source, model)
+    train(model.recipe, model.folder, resume=True, reporter=reporter)
     if model.shown:
-        _judge(model, None, reporter=reporter)
+        _evaluate(model, None, reporter=reporter)
 
 
-def _judge(model: Model, surrogate: Path | None, *, reporter: Reporter) -> None:
+def _evaluate(model: PlannedModel, surrogate: Path | None, *, reporter: Reporter) -> None:
     evaluate(
-        model.place,
-        evaluation=model.asked(surrogate),
-        data=_folder(model),
+        model.folder,
+        evaluation=model.evaluation_for(surrogate),
+        data=getattr(model.recipe.dataset, "folder", None),
         surrogates=() if surrogate is None else (surrogate,),
         search_precision=model.search_precision,
         checks=False,
@@ -231,67 +239,62 @@ def _judge(model: Model, surrogate: Path | None, *, reporter: Reporter) -> None:
     )
 
 
-def _folder(model: Model) -> Path | None:
-    folder: Path | None = getattr(model.recipe.dataset, "folder", None)
-    return folder
-
-
-def _results(models: Models, surrogates: Surrogates) -> dict[str, tuple[Result, ...]]:
-    found: dict[str, tuple[Result, ...]] = {}
+def _results(models: Models, surrogates: Models) -> dict[str, tuple[Result, ...]]:
+    results: dict[str, tuple[Result, ...]] = {}
     for (name, seed), model in models.items():
         record = model.record()
-        if record is None:  # only stacked
+        if record is None:  # a member of a stack that is not shown
             continue
         surrogate = surrogates.get((name, seed))
         result = Result(
             recipe=to_json(model.recipe),
             record=record,
-            transfer=None if surrogate is None else model.record(surrogate.place),
+            transfer=None if surrogate is None else model.record(surrogate.folder),
         )
-        found[name] = (*found.get(name, ()), result)
-    return found
+        results[name] = (*results.get(name, ()), result)
+    return results
 
 
-def _with_operations(
+def _with_multiply_adds(
     entry: Entry, scale: Scale, results: Results, models: Models, load: "_Loader"
 ) -> Results:
-    """The same results, those of the entry's rows with their multiply-adds if it shows them."""
+    """Results of the entry's rows with their multiply-adds, if the entry shows them."""
+    changed: dict[str, Sequence[Result]] = {}
     if "multiply-adds" not in entry.under():
-        return results
-    changed = dict(results)
+        return changed
     for part in entry.parts():
         for name in set(recipes_of(part, scale)) & set(results):
-            mine = [model for (other, _), model in models.items() if other == name]
+            seeds = [model for (other, _), model in models.items() if other == name]
             changed[name] = [
-                replace(result, multiply_adds=_data("operations", [model], load))
-                for result, model in zip(results[name], mine, strict=True)
+                replace(result, multiply_adds=_computed("operations", [model], load))
+                for result, model in zip(results[name], seeds, strict=True)
             ]
     return changed
 
 
-def _data_of(entry: Entry, scale: Scale, models: Models, load: "_Loader") -> list[Any]:
-    """What a figure needs beyond records, one a seed."""
+def _figure_data(entry: Entry, scale: Scale, models: Models, load: "_Loader") -> list[Any]:
+    """Data of a figure beyond records, one item for each seed."""
     figure = entry.content
     if not isinstance(figure, Figure) or figure.needs is None:
         return []
     names = recipes_of(figure.part, scale)
     return [
-        _data(figure.needs, [models[name, seed] for name in names], load)
-        for seed in _whole_seeds(names, models)
+        _computed(figure.needs, [models[name, seed] for name in names], load)
+        for seed in _complete_seeds(names, models)
     ]
 
 
-def _whole_seeds(names: Collection[str], models: Models) -> list[int]:
-    """Seeds of which every one of these models is there."""
+def _complete_seeds(names: Collection[str], models: Models) -> list[int]:
+    """Seeds for which every one of these recipes has a model."""
     seeds = dict.fromkeys(seed for _, seed in models)
     return [seed for seed in seeds if all((name, seed) in models for name in names)]
 
 
-def _data(kind: str, models: Sequence[Model], load: "_Loader") -> Any:
+def _computed(kind: str, models: Sequence[PlannedModel], load: "_Loader") -> Any:
     last = models[-1]
     return figure_data(
         kind,
-        [model.place for model in models],
+        [model.folder for model in models],
         load(last.recipe.dataset).test,
         strongest=last.evaluation.epsilons[-1],
         seed=last.recipe.seed,
@@ -299,13 +302,13 @@ def _data(kind: str, models: Sequence[Model], load: "_Loader") -> Any:
 
 
 class _Loader:
-    """Data sets, each read once."""
+    """Loads each data set once."""
 
     def __init__(self) -> None:
-        self.known: dict[str, DataSet] = {}
+        self.loaded: dict[str, DataSet] = {}
 
     def __call__(self, source: DataSource) -> DataSet:
         key = json.dumps(to_json(source), sort_keys=True)
-        if key not in self.known:
-            self.known[key] = source.load()
-        return self.known[key]
+        if key not in self.loaded:
+            self.loaded[key] = source.load()
+        return self.loaded[key]

@@ -21,7 +21,7 @@ from equipoise.records.files import iterate_records
 from equipoise.records.redaction import without_folders
 from equipoise.report.model_card import model_card
 from equipoise.report.robustbench import robustbench_entry
-from equipoise.report.score_card import of_each_threat, of_model, preference_in
+from equipoise.report.score_card import fullest_by_threat, preference_in, records_of_model
 from equipoise.runtime.errors import RunError
 from equipoise.runtime.files import write_bytes, write_json
 
@@ -48,7 +48,7 @@ def records_of(place: Path) -> list[dict[str, Any]]:
     card = {"name": place.name} | card
     found = list(iterate_records(home_of(place) / "records"))
     found.sort(key=lambda pair: pair[0].stat().st_mtime_ns)
-    return of_model([record for _, record in found], card, weights_sha256(place))
+    return records_of_model([record for _, record in found], card, weights_sha256(place))
 
 
 def record_at(place: Path, preference: float | None = None) -> dict[str, Any] | None:
@@ -65,7 +65,7 @@ def record_at(place: Path, preference: float | None = None) -> dict[str, Any] | 
     ending = "" if preference is None else f"{preference:g}"
     card = read_config(place)["card"]
     name = card.get("name", place.name)
-    found = of_each_threat(
+    found = fullest_by_threat(
         [r for r in records_of(place) if preference_in(r["model"], name) == ending]
     )
     norm, digest = card.get("evaluation", {}).get("norm", "Linf"), card.get("data_digest")

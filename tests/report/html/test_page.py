@@ -10,6 +10,7 @@ import re
 from html.parser import HTMLParser
 from pathlib import Path
 
+import plotly.graph_objects
 import plotly.offline
 import pytest
 from headline_records import RECORD
@@ -82,7 +83,7 @@ def test_a_changed_record_changes_table_curve_and_download():
     assert page.data("records") == [record]
 
 
-def test_the_rows_stand_in_the_order_of_their_trade_off():
+def test_rows_are_sorted_by_trade_off():
     found = digits("standard_digits", "pgd_at_digits", "afs_digits")
     page = Page(html_report(found))
     scores = [float(row[7].split()[0]) for row in page.rows]
@@ -90,7 +91,7 @@ def test_the_rows_stand_in_the_order_of_their_trade_off():
     assert len(scores) == 3
 
 
-def test_several_seeds_are_a_mean_a_spread_and_the_interval_of_the_mean():
+def test_several_seeds_have_a_mean_a_spread_and_the_interval_of_the_mean():
     found = digits("pgd_at_digits")[:2]
     for (_, record), clean in zip(found, (0.9, 0.7), strict=True):
         record["headline"]["accuracy"][0] = clean
@@ -101,15 +102,15 @@ def test_several_seeds_are_a_mean_a_spread_and_the_interval_of_the_mean():
     assert value.interval == wilson_interval(360, 450)
 
 
-def test_of_two_evaluations_of_one_trained_model_the_fuller_one_is_shown():
+def test_the_fuller_of_two_evaluations_of_one_trained_model_is_shown():
     full = digits("afa_digits__seed3")[0]
     usual = (full[0].with_name("usual.json"), full[1] | {"suites": full[1]["suites"][:1]})
     (model,) = models_of([usual, full])
     assert model.paths == (full[0],)
-    assert "1 less complete left out" in html_report([usual, full])
+    assert "1 less complete omitted" in html_report([usual, full])
 
 
-def test_what_a_record_says_cannot_become_markup_or_script():
+def test_text_in_a_record_cannot_become_markup_or_script():
     ((path, record),) = digits("afa_digits__seed3")
     record["model"] = record["training_commit"] = record["data"] = HOSTILE
     record["self_checks"][0] |= {"verdict": "warn", "found": HOSTILE, "meaning": HOSTILE}
@@ -123,7 +124,7 @@ def test_what_a_record_says_cannot_become_markup_or_script():
     assert "<script" not in json.dumps(page.data("figures"))
 
 
-def test_only_the_pages_own_scripts_may_run_and_nothing_is_fetched():
+def test_only_the_pages_own_scripts_can_run_and_nothing_is_fetched():
     text = html_report(digits("standard_digits__seed3"))
     page = Page(text)
     policy = re.search(r'Content-Security-Policy" content="([^"]*)"', text)[1].replace("&#39;", "'")
@@ -154,21 +155,21 @@ def test_a_record_of_clean_images_alone_makes_a_page():
     assert len(Page(html_report([(path, record)])).rows[0]) == 5
 
 
-def test_records_that_do_not_compare_are_refused():
+def test_records_at_other_strengths_are_refused():
     found = digits("standard_digits")[:2]
     found[1][1]["epsilons"] = [0.0, 0.3]
     with pytest.raises(ValueError, match="must agree in epsilons"):
         html_report(found)
 
 
-def test_a_name_is_no_formula_in_a_spreadsheet():
+def test_a_name_cannot_become_a_formula_in_a_spreadsheet():
     ((path, record),) = digits("standard_digits__seed3")
     record["model"] = "=1+1"
     rows = list(csv.reader(io.StringIO(table_as_csv(models_of([(path, record)])))))
     assert rows[1][0] == "'=1+1"
 
 
-def test_every_image_counts_once_in_what_broke_them():
+def test_every_image_counts_for_exactly_one_attack():
     for model in models_of(digits("afa_digits__", "standard_digits")):
         assert sum(model.broken_by().values()) == pytest.approx(450)
     ((path, record),) = digits("standard_digits__seed3")
@@ -176,7 +177,7 @@ def test_every_image_counts_once_in_what_broke_them():
     assert "do not say which attack" in html_report([(path, record)])
 
 
-def test_published_numbers_stand_only_beside_the_same_data_norm_and_strength():
+def test_published_results_are_shown_only_for_the_same_data_norm_and_strength():
     cifar10 = next(iterate_records(RESULTS / "cifar10"))
     record = cifar10[1]
     assert record["data"] == "cifar10-jpeg"
@@ -192,7 +193,7 @@ def test_published_numbers_stand_only_beside_the_same_data_norm_and_strength():
     assert [trace["meta"] for trace in traces] == [0, "published"]
 
 
-def test_published_numbers_agree_with_the_means_printed_beside_them():
+def test_published_results_agree_with_their_published_means():
     text = (RESULTS.parent / "src/equipoise/report/published.json").read_text()
     rows = [row for table in json.loads(text)["tables"] for row in table["rows"]]
     summed = [row for row in rows if "mean" in row or "trade_off" in row]
@@ -205,7 +206,7 @@ def test_published_numbers_agree_with_the_means_printed_beside_them():
             assert sum(values) / 2 == pytest.approx(row["trade_off"], abs=0.0051)
 
 
-def test_fusing_weights_are_drawn_with_single_images_only_where_a_record_has_them():
+def test_fusing_weights_of_single_images_are_drawn_if_a_record_has_them():
     ((path, record),) = digits("afa_digits__seed3")
     for point in record["fusing_weight"]["through_generator"]:
         point.pop("per_image", None)  # older records have none
@@ -220,7 +221,7 @@ def test_fusing_weights_are_drawn_with_single_images_only_where_a_record_has_the
     )
 
 
-def test_importance_names_budgets_where_a_recipe_lies_beside_the_record(tmp_path):
+def test_importance_names_budgets_if_the_run_folder_has_the_recipe(tmp_path):
     ((path, record),) = digits("afs_digits__seed3")
     bars = Page(html_report([(path, record)])).data("figures")["importance"]["data"][0]
     assert bars["x"] == ["member 0", "member 1", "member 2"]
@@ -238,13 +239,13 @@ def test_importance_names_budgets_where_a_recipe_lies_beside_the_record(tmp_path
     write_json(tmp_path / "recipe.json", {"method": named})
     bars = Page(html_report([(place, record)])).data("figures")["importance"]["data"][0]
     assert [name.split("<br>")[1] for name in bars["x"]] == ["a", "b", "m:&lt;c&gt;"]
-    assert "No recipe lies beside this record" not in text
+    assert "There is no recipe for this record" not in text
 
 
-def test_training_curves_are_those_beside_the_record_or_are_said_to_be_absent(tmp_path):
+def test_training_curves_come_from_the_run_folder_or_are_reported_missing(tmp_path):
     ((_, record),) = digits("standard_digits__seed3")
     place = tmp_path / "records" / "x.json"
-    assert "No training curves lie beside the record of" in html_report([(place, record)])
+    assert "There are no training curves for" in html_report([(place, record)])
     lines = [
         {"epoch": 0, "train": {"loss": 2.0}, "validation": {"0": 0.5, "0.0313725": 0.25}},
         {"epoch": 1, "train": {"loss": 1.0}},
@@ -258,10 +259,10 @@ def test_training_curves_are_those_beside_the_record_or_are_said_to_be_absent(tm
     assert figures["loss-0"]["data"][0]["y"] == [2.0, 1.0]
     names = {trace["name"]: trace["y"] for trace in figures["accuracy-0"]["data"]}
     assert names == {"network, ε = 0": [50.0], "network, ε = 8/255": [25.0]}
-    assert "No training curves" not in text
+    assert "no training curves" not in text
 
 
-def test_a_gallery_beside_a_record_is_shown_with_what_the_record_says_of_each_image(tmp_path):
+def test_a_gallery_is_shown_with_the_recorded_result_of_each_image(tmp_path):
     ((_, record),) = digits("standard_digits__seed3")
     place = tmp_path / "records" / "x.json"
     assert 'id="gallery"' not in html_report([(place, record)])
@@ -271,8 +272,8 @@ def test_a_gallery_beside_a_record_is_shown_with_what_the_record_says_of_each_im
     text = html_report([(place, record)])
     shown = text.split('id="gallery"')[1].split("</section>")[0]
     assert shown.count("<article") == 2
-    assert "✓ still right" in shown
-    assert "Nothing broke it." in shown
+    assert "✓ still correct" in shown
+    assert "No attack broke it." in shown
     assert "✕ fooled" in shown
     assert "First broken at ε = 0.1 by quick/some-attack." in shown
     assert re.search(r"class 3 <small>90&nbsp;%</small> → class 8", shown)
@@ -286,15 +287,28 @@ def test_a_gallery_of_other_images_is_refused(tmp_path):
         html_report([(place, record)])
 
 
-def test_the_figures_and_the_script_that_draws_them_are_of_one_version():
-    text = html_report(digits("standard_digits__seed3"))
+def test_every_figure_is_valid_for_the_version_of_plotly_that_draws_it(tmp_path):
+    """plotly's Python package, which the page does not need, knows the schema of plotly.js."""
+    pairs = digits("afa_digits__seed3", "afs_digits__seed3", "pgd_at_digits")
+    pairs = [(tmp_path / str(n) / "records" / "x.json", r) for n, (_, r) in enumerate(pairs)]
+    for point in pairs[0][1]["fusing_weight"]["through_generator"]:
+        point["per_image"] = [point["mean"], 0.96]
+    stage = tmp_path / "0" / "stages" / "network"
+    stage.mkdir(parents=True)
+    epoch = {"epoch": 0, "train": {"loss": 2.0}, "validation": {"0": 0.5}}
+    (stage / "metrics.jsonl").write_text(json.dumps(epoch))
+    text = html_report(pairs)
+    figures = Page(text).data("figures")
+    assert len(figures) == 7
+    for figure in figures.values():
+        plotly.graph_objects.Figure(figure)  # refuses unknown properties and values
     version = re.search(r"plotly\.js \(basic - minified\) v(\d+)", text)[1]
     assert version == plotly.offline.get_plotlyjs_version().split(".")[0]
 
 
-def test_a_page_is_written_whole_or_not_at_all(tmp_path):
+def test_a_page_is_written_completely_or_not_at_all(tmp_path):
     write_page(digits("standard_digits__seed3"), tmp_path / "report.html")
     assert (tmp_path / "report.html").stat().st_size < 3e6
-    with pytest.raises(ValueError, match="no record"):
+    with pytest.raises(ValueError, match="a report needs at least one record, got none"):
         write_page([], tmp_path / "none.html")
     assert not (tmp_path / "none.html").exists()

@@ -52,7 +52,7 @@ def report(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def opened(browser, report):
-    """Open the page offline; afterwards the console must have stayed silent."""
+    """Open the page offline; the console must have no messages afterwards."""
     contexts, complaints = [], []
 
     def at(size: dict, scheme: str = "light"):
@@ -95,7 +95,7 @@ def test_every_figure_is_drawn_and_nothing_is_wider_than_the_screen(opened, size
     assert ink == {"light": "rgb(90, 100, 110)", "dark": "rgb(156, 167, 177)"}[scheme]
 
 
-def test_hovering_over_a_point_gives_its_numbers(opened):
+def test_hovering_over_a_point_shows_its_numbers(opened):
     page = opened(DESKTOP)
     figure = page.locator("#figure-curves")
     figure.scroll_into_view_if_needed()
@@ -110,7 +110,7 @@ def test_hovering_over_a_point_gives_its_numbers(opened):
     assert words.text_content() == expected
 
 
-def test_filter_and_chips_choose_what_table_and_figures_show(opened):
+def test_filter_and_buttons_select_the_models_in_table_and_figures(opened):
     page = opened(DESKTOP)
     lines = "#figure-curves .scatterlayer .trace"
     assert len(shown(page, "table.headline tbody tr")) == 4
@@ -132,7 +132,7 @@ def test_filter_and_chips_choose_what_table_and_figures_show(opened):
     assert page.locator(lines).count() == 8
 
 
-def test_columns_sort_both_ways(opened):
+def test_columns_sort_in_both_directions(opened):
     page = opened(DESKTOP)
 
     def column(number: int) -> list[float]:
@@ -148,7 +148,7 @@ def test_columns_sort_both_ways(opened):
         assert button.evaluate("e => e.parentElement.ariaSort") == "ascending"
 
 
-def test_a_tap_on_a_check_says_what_it_means(opened):
+def test_a_tap_on_a_check_shows_its_meaning(opened):
     page = opened(PHONE)
     ((_, record),) = digits("afa_digits__seed3")
     (warned,) = [check for check in record["self_checks"] if check["verdict"] == "warn"]
@@ -160,19 +160,19 @@ def test_a_tap_on_a_check_says_what_it_means(opened):
     assert box.count() == 0
 
 
-def test_a_hostile_name_is_only_a_name(opened):
+def test_a_hostile_name_is_shown_as_text(opened):
     page = opened(DESKTOP)
     assert page.title() == "Robustness report: digits"
     assert HOSTILE in page.locator("table.headline tbody").inner_text()
     assert page.locator("[onclick]").count() == 0
 
 
-def test_a_script_that_slipped_in_would_not_run(report, tmp_path, browser):
-    """The policy, apart from the escaping."""
-    slipped = tmp_path / "slipped.html"
-    slipped.write_text(report.read_text().replace("</h1>", "<script>owned = 1</script></h1>", 1))
+def test_an_injected_script_does_not_run(report, tmp_path, browser):
+    """Tests the content security policy without the escaping."""
+    injected = tmp_path / "injected.html"
+    injected.write_text(report.read_text().replace("</h1>", "<script>owned = 1</script></h1>", 1))
     page = browser.new_page()
-    page.goto(slipped.as_uri())
+    page.goto(injected.as_uri())
     assert page.evaluate("typeof owned + typeof Plotly") == "undefinedobject"
     page.close()
 

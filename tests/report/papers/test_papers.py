@@ -26,12 +26,12 @@ from equipoise.report.papers.published import published_row, published_table
 from equipoise.report.papers.style import WIDTH, styled
 from equipoise.report.papers.tables import (
     caption,
-    comma_separated,
-    latex,
-    lines,
-    markdown,
+    cell_text,
+    csv_entry,
+    latex_entry,
+    markdown_entry,
     measured_as,
-    text,
+    table_lines,
 )
 
 TINY = SCALES["tiny"]
@@ -91,14 +91,14 @@ def everything(entry, scale=TINY, seeds=1):
     return {name: (result(),) * seeds for name in names if name}
 
 
-def test_accuracy_under_one_attack_counts_what_is_wrong_when_clean_and_carries_upwards():
+def test_accuracy_under_one_attack_counts_images_broken_when_clean_or_at_lower_strengths():
     assert accuracies(record(), "pgd-20") == [0.75, 0.75, 0.5, 0.5, 0.25]
     assert accuracies(record(), WORST) == [0.75, 0.5, 0.5, 0.25, 0.25]
     assert accuracies(record(), "adaptive")[1] == 0.5
     assert accuracies(record(), "autoattack") is None
 
 
-def test_an_attack_that_saw_only_what_was_left_has_no_column_of_its_own():
+def test_an_attack_of_a_cumulative_suite_has_no_accuracy_of_its_own():
     suite = {"name": "quick", "independent": False, "accuracy": [1.0] * 5}
     suite["attacks"] = [{"name": "pgd-margin", "broken_at": [-1] * 4}]
     assert accuracies(record(suites=[suite]), "pgd-margin") is None
@@ -114,7 +114,7 @@ def test_a_cell_is_mean_and_deviation_over_seeds():
     assert measure(found[:1], average, MEASURED).spread is None
 
 
-def test_what_one_seed_lacks_is_no_number():
+def test_a_number_that_one_seed_lacks_is_not_shown():
     black_box = Column(head="BB", published=None, under="transfer")
     assert measure([result(), result(transfer=None)], black_box, MEASURED) is None
     sizes = Column(head="Para.", published=None, under="parameters")
@@ -131,8 +131,8 @@ def test_what_one_seed_lacks_is_no_number():
         (Number(mean=12.345, spread=1, seeds=2), "12.3 (1.0)"),
     ],
 )
-def test_a_cell_is_written(cell, written):
-    assert text(cell) == written
+def test_a_cell_is_formatted(cell, written):
+    assert cell_text(cell) == written
 
 
 @pytest.mark.parametrize(("entry", "part"), PARTS, ids=lambda value: getattr(value, "name", None))
@@ -152,7 +152,7 @@ def test_every_published_row_and_column_of_an_entry_is_shown(entry, part):
 
 @pytest.mark.parametrize("table", TABLES, ids=lambda t: f"{t['source']}-{t['data']}")
 def test_published_means_agree_with_their_rows(table):
-    """A guard against slips of the pen; the papers' own averages are off by up to 0.16."""
+    """Detects typing errors; the papers' own averages are off by up to 0.16."""
     for row in table["rows"]:
         assert all(0 <= value <= 100 for value in row["accuracy"].values())
         if "mean" in row:
@@ -161,9 +161,9 @@ def test_published_means_agree_with_their_rows(table):
             assert row["trade_off"] == pytest.approx(mean(row["accuracy"].values()), abs=0.011)
 
 
-def test_a_table_stands_published_above_measured_and_leaves_out_what_has_no_data():
+def test_a_table_has_published_above_measured_lines_and_omits_data_that_is_not_measured():
     entry = ENTRIES["afa-table-1"]
-    found = lines(entry, TINY, everything(entry))
+    found = table_lines(entry, TINY, everything(entry))
     assert {line.source for line in found if line.part.data == "svhn"} == {"published"}
     mine = [line for line in found if line.part.data == "cifar10" and line.label == "PGD-AT"]
     assert [line.source for line in mine] == [
@@ -173,10 +173,10 @@ def test_a_table_stands_published_above_measured_and_leaves_out_what_has_no_data
     ]
     assert mine[0].cells == (86.9, 81.5, 78.5, 68.8, 46.2, 72.4)
     assert [round(cell.mean) for cell in mine[1].cells] == [75, 75, 50, 50, 25, 55]
-    assert "Nothing at scale tiny stands for svhn." in caption(entry, TINY, everything(entry))
+    assert "Not measured at scale tiny: svhn." in caption(entry, TINY, everything(entry))
 
 
-def test_a_caption_says_what_both_numbers_are_of():
+def test_a_caption_describes_published_and_measured_numbers():
     entry = ENTRIES["afs-table-1"]
     found = caption(entry, TINY, everything(entry))
     assert "WRN-28-10, PGD at 8/255" in found
@@ -184,7 +184,7 @@ def test_a_caption_says_what_both_numbers_are_of():
     assert TINY.note in found
 
 
-def test_a_caption_says_what_the_stacks_have_in_common():
+def test_a_caption_gives_what_all_stacks_share():
     def stack(mask, alpha):
         method = {"kind": "AFS", "schedule": {"epochs": 3}, "alpha": alpha, "mask": mask}
         found = result()
@@ -192,14 +192,14 @@ def test_a_caption_says_what_the_stacks_have_in_common():
         return replace(found, recipe=found.recipe | {"method": method})
 
     masked = measured_as([stack("011", 0.3), stack("101", 0.3), result()])
-    assert masked.endswith("seed 0; AFS of budgets 0, 4/255, 8/255; α = 0.3")
+    assert masked.endswith("seed 0; AFS with budgets 0, 4/255, 8/255; α = 0.3")
     assert measured_as([stack(None, 0), stack(None, 1)]).endswith(
-        "; AFS of budgets 0, 4/255, 8/255"
+        "; AFS with budgets 0, 4/255, 8/255"
     )
     assert measured_as([result()]).endswith("seed 0")
 
 
-def test_members_of_a_masked_stack_stand_over_their_own_budgets():
+def test_members_of_a_masked_stack_are_labelled_with_their_own_budgets():
     entry, shown = ENTRIES["afs-fig-4b"], result()
     method = shown.recipe["method"] | {"budgets": [0.0, 0.1, 0.15, 0.2, 0.25], "mask": "01011"}
     masked = replace(shown, recipe=shown.recipe | {"method": method})
@@ -213,20 +213,20 @@ def test_members_of_a_masked_stack_stand_over_their_own_budgets():
 def test_markdown_csv_and_latex_hold_the_same_numbers():
     entry = ENTRIES["afa-table-3"]
     found = everything(entry)
-    assert "| PGD-AT + AFA | published | 95.8 | 50.0 | 81.1 | 48.3 | 48.2 |" in markdown(
+    assert "| PGD-AT + AFA | published | 95.8 | 50.0 | 81.1 | 48.3 | 48.2 |" in markdown_entry(
         entry, TINY, found
     )
-    rows = list(csv.DictReader(io.StringIO(comma_separated(entry, TINY, found))))
+    rows = list(csv.DictReader(io.StringIO(csv_entry(entry, TINY, found))))
     (ada,) = [
         row
         for row in rows
         if (row["row"], row["column"], row["source"]) == ("MART + AFA", "PGD+Ada.", "measured")
     ]
     assert (ada["data"], float(ada["value"]), ada["seeds"]) == ("digits", 25.0, "1")
-    tex = latex(entry, TINY, found)
+    tex = latex_entry(entry, TINY, found)
     assert r"C\&W" in tex
-    assert "α" not in latex(ENTRIES["afs-table-2"], TINY, everything(ENTRIES["afs-table-2"]))
-    assert tex.count(r"\\") == len(lines(entry, TINY, found)) + 1
+    assert "α" not in latex_entry(ENTRIES["afs-table-2"], TINY, everything(ENTRIES["afs-table-2"]))
+    assert tex.count(r"\\") == len(table_lines(entry, TINY, found)) + 1
 
 
 def test_records_of_other_images_are_refused():
@@ -234,10 +234,10 @@ def test_records_of_other_images_are_refused():
     found = everything(entry)
     found["afs_digits"] = (result(record=record(images_sha256="1")),)
     with pytest.raises(ValueError, match="must agree in images_sha256"):
-        lines(entry, TINY, found)
+        table_lines(entry, TINY, found)
 
 
-def test_several_seeds_are_said(capsys):
+def test_several_seeds_have_a_deviation(capsys):
     from rich.console import Console
 
     entry = ENTRIES["afs-table-3"]
@@ -263,7 +263,7 @@ FIGURE_DATA = {
 
 
 @pytest.mark.parametrize("name", [n for n, e in ENTRIES.items() if isinstance(e.content, Figure)])
-def test_a_figure_names_its_models_and_is_a_column_wide(name):
+def test_a_figure_labels_its_models_and_is_a_column_wide(name):
     entry = ENTRIES[name]
     data = [FIGURE_DATA[entry.content.needs]] if entry.content.needs else []
     content = io.StringIO()
@@ -277,7 +277,7 @@ def test_a_figure_names_its_models_and_is_a_column_wide(name):
         assert [row.label for row in shown if row.label not in words] == []
 
 
-def test_a_figure_is_written_twice_to_the_same_bytes(tmp_path):
+def test_the_same_figure_is_written_to_the_same_bytes(tmp_path):
     entry = ENTRIES["afs-fig-4b"]
     first = write_entry(entry, TINY, everything(entry), [], tmp_path / "a")
     again = write_entry(entry, TINY, everything(entry), [], tmp_path / "b")
@@ -286,7 +286,7 @@ def test_a_figure_is_written_twice_to_the_same_bytes(tmp_path):
         assert one.read_bytes() == other.read_bytes(), one.name
 
 
-def test_the_index_shows_what_is_there(tmp_path):
+def test_the_index_shows_the_entries_that_have_files(tmp_path):
     entry = ENTRIES["afs-table-5"]
     write_entry(entry, TINY, {}, [], tmp_path)
     page = write_index(list(ENTRIES.values()), TINY, tmp_path).read_text()
@@ -295,14 +295,14 @@ def test_the_index_shows_what_is_there(tmp_path):
     assert "Table IV" not in page
 
 
-def test_entries_are_found_once_each_and_others_refused():
+def test_each_entry_is_found_once_and_unknown_names_are_refused():
     assert find_entries(["afs-fig-1", "all"])[0] == ENTRIES["afs-fig-1"]
     assert len(find_entries(["all", "afs-fig-1"])) == len(ENTRIES)
     with pytest.raises(
         ValueError, match=r"no table or figure 'afs-tabel-1'\. Did you mean afs-tab"
     ):
         find_entries(["afs-tabel-1"])
-    with pytest.raises(ValueError, match="needs a table or figure"):
+    with pytest.raises(ValueError, match="needs at least one table or figure, got none"):
         find_entries([])
 
 

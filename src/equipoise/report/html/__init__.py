@@ -1,3 +1,5 @@
-"""One self-contained HTML page from records."""
+"""One self-contained HTML page from records; plotly.js draws its figures."""
 
-__all__: list[str] = []
+from equipoise.report.html.page import html_report, write_page
+
+__all__ = ["html_report", "write_page"]

@@ -1,4 +1,4 @@
-"""Records to one HTML page that needs nothing but itself: no server, no network, no build."""
+"""Make one self-contained HTML page from records: no server, no network, no build step."""
 
 import base64
 import csv
@@ -10,52 +10,71 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import jinja2
-from markupsafe import Markup
-
 from equipoise.report.compare import broken_at
+from equipoise.report.extras import report_extra
 from equipoise.report.html import figures
 from equipoise.report.html.models import Model, models_of, published_beside, seed_of
-from equipoise.report.run_files import curves_of, gallery_of, members_of, recipe_of
+from equipoise.report.run_files import (
+    member_names,
+    read_gallery,
+    read_recipe,
+    read_training_curves,
+)
 from equipoise.report.self_checks import checks_line, checks_of, open_checks
-from equipoise.report.table import Record
+from equipoise.report.table import Record, attack_count
 from equipoise.runtime.files import write_bytes
 
 SCRIPTS = ("plotly-basic.min.js", "page.js")
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
+"""Characters at which a spreadsheet begins a formula."""
 
 
-def write_page(found: Sequence[tuple[Path, Record]], to: Path) -> None:
-    """Write the page to a file, in one step.
+def write_page(pairs: Sequence[tuple[Path, Record]], file: Path) -> None:
+    """Write the page to a file, atomically.
 
     Args:
-        found: As for ``html_report``.
-        to: The file; replaced if it is there.
+        pairs: Paths and records, as for ``html_report``.
+        file: HTML file, replaced if it exists.
+
+    Raises:
+        ValueError, RunError: As ``html_report``.
     """
-    write_bytes(to, html_report(found).encode())
+    write_bytes(file, html_report(pairs).encode())
 
 
-def html_report(found: Sequence[tuple[Path, Record]]) -> str:
-    """The page as text; the same records give the same bytes.
+def html_report(pairs: Sequence[tuple[Path, Record]]) -> str:
+    """Make the page as text; the same records give the same bytes.
 
-    What lies beside a record is shown as well: recipe, training curves, gallery. Records are not
-    trusted: their text is escaped, and the page's policy lets no script run but its own two.
+    The recipe, training curves and gallery in a record's run folder are shown as well. Records are
+    untrusted input: their text is escaped, and the page's content security policy allows no script
+    but its own two.
 
     Args:
-        found: Records of the same images at the same strengths, with their paths.
+        pairs: Paths and records, all of the same images at the same strengths.
 
     Returns:
         One HTML document.
 
     Raises:
-        ValueError: If there is no record, or they do not compare.
-        RunError: If what lies beside a record is damaged.
+        ValueError: If there is no record, or records differ in one of ``MUST_AGREE``.
+        RunError: If jinja2 is not installed, or a file of a run folder is damaged.
+
+    Example:
+        >>> record = {
+        ...     "model": "afa", "data": "digits", "norm": "Linf", "images": 450,
+        ...     "epsilons": [0.0, 0.1], "epsilons_written": ["0", "0.1"],
+        ...     "headline": {"accuracy": [0.9, 0.5], "average": 0.7, "clean_and_strongest": 0.7},
+        ...     "suites": [{"name": "quick", "accuracy": [0.9, 0.6], "attacks": [{"name": "a"}]}],
+        ... }
+        >>> page = html_report([(Path("records/afa.json"), record)])
+        >>> "<h1>Accuracy on digits, clean and under attack</h1>" in page
+        True
     """
-    models = models_of(found)
+    models = models_of(pairs)
     record = models[0].records[0]
+    shown = [(path, r) for m in models for path, r in zip(m.paths, m.records, strict=True)]
+    records = [shown_record for _, shown_record in shown]
     published = published_beside(record)
-    runs_shown = [(path, one) for m in models for path, one in zip(m.paths, m.records, strict=True)]
-    recipes = [recipe_of(path) for path, _ in runs_shown]
     drawn = {
         "curves": figures.curves(models),
         "scatter": figures.scatter(models, published),
@@ -64,99 +83,94 @@ def html_report(found: Sequence[tuple[Path, Record]]) -> str:
         "importance": figures.importance(models, _members(models)),
     }
     trainings, untrained = [], []
-    for number, (path, one) in enumerate(runs_shown):
-        if curves := curves_of(path):
+    for number, (path, shown_record) in enumerate(shown):
+        if curves := read_training_curves(path):
             drawn[f"accuracy-{number}"], drawn[f"loss-{number}"] = figures.training(curves)
-            trainings.append((number, _model_of(one, models), seed_of(one)))
+            trainings.append((number, _model_of(shown_record, models), seed_of(shown_record)))
         else:
-            untrained.append(seed_of(one))
+            untrained.append(seed_of(shown_record))
     scripts = [_asset(name) for name in SCRIPTS]
-    return (
-        _environment()
-        .get_template("page.html")
-        .render(
-            record=record,
-            models=models,
-            ranked=sorted(models, key=lambda model: -model.trade_off.mean),
-            heads=["clean", *(f"ε = {text}" for text in record["epsilons_written"][1:])],
-            left_out=len(found) - len(runs_shown),
-            attacks=sorted(
-                {sum(len(s["attacks"]) for s in one["suites"]) for _, one in runs_shown}
-            ),
-            checks_line=checks_line(*(one for _, one in runs_shown)),
-            open_checks={m.number: open_checks(*m.records) for m in models},
-            passed={m.number: _passed(m) for m in models},
-            published=published,
-            figures={name: figure for name, figure in drawn.items() if figure is not None},
-            trainings=trainings,
-            untrained=untrained,
-            gallery=_gallery(models),
-            details=list(zip(runs_shown, recipes, strict=True)),
-            csv=table_as_csv(models),
-            records=[one for _, one in runs_shown],
-            scripts=scripts,
-            style=_asset("page.css"),
-            policy=_policy(scripts),
-        )
+    return _template(
+        record=record,
+        models=models,
+        ranked=sorted(models, key=lambda model: -model.trade_off.mean),
+        heads=["clean", *(f"ε = {text}" for text in record["epsilons_written"][1:])],
+        left_out=len(pairs) - len(shown),
+        attacks=sorted(set(map(attack_count, records))),
+        checks_line=checks_line(*records),
+        open_checks={m.number: open_checks(*m.records) for m in models},
+        passed={m.number: _passed(m) for m in models},
+        published=published,
+        figures={name: figure for name, figure in drawn.items() if figure is not None},
+        trainings=trainings,
+        untrained=untrained,
+        gallery=_gallery(models),
+        details=[(path, r, _model_of(r, models), read_recipe(path)) for path, r in shown],
+        csv=table_as_csv(models),
+        records=records,
+        scripts=scripts,
+        style=_asset("page.css"),
+        policy=_policy(scripts),
     )
 
 
 def table_as_csv(models: Sequence[Model]) -> str:
-    """The headline table for a spreadsheet, in fractions, one line a model and strength.
+    """Headline table as CSV, in fractions, one line for each model and strength.
 
     Args:
-        models: Those of the report.
+        models: Models of the report.
 
     Returns:
-        CSV with a header. A name that a spreadsheet would take for a formula begins with ``'``.
+        CSV with a header. A name that a spreadsheet would read as a formula begins with ``'``.
     """
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(["model", "seeds", "at", "accuracy", "low", "high", "sd_over_seeds"])
     for model in models:
         name = "'" + model.name if model.name.startswith(_FORMULA) else model.name
-        written = model.records[0]["epsilons_written"]
-        numbers = [*model.accuracies, model.average, model.trade_off]
-        for at, number in zip([*written, "average", "trade-off"], numbers, strict=True):
-            ends = number.interval or (None, None)
-            writer.writerow([name, len(model.records), at, number.mean, *ends, number.spread])
+        labels = [*model.records[0]["epsilons_written"], "average", "trade-off"]
+        values = [*model.accuracies, model.average, model.trade_off]
+        for label, value in zip(labels, values, strict=True):
+            ends = value.interval or (None, None)
+            writer.writerow([name, len(model.records), label, value.mean, *ends, value.spread])
     return buffer.getvalue()
 
 
 def _gallery(models: Sequence[Model]) -> dict[str, Any] | None:
-    """Images by row, each with what every model says: of each model, the first gallery found."""
+    """Images by row, each with the answer of every model, from the first gallery of each model."""
     shown = []
     for model in models:
-        pairs = zip(model.paths, model.records, strict=True)
-        each = ((record, gallery_of(path, record)) for path, record in pairs)
-        found = next(((record, gallery) for record, gallery in each if gallery), None)
-        if found is not None:
-            shown.append((model, *found))
+        for path, record in zip(model.paths, model.records, strict=True):
+            if gallery := read_gallery(path, record):
+                shown.append((model, record, gallery))
+                break
     if not shown:
         return None
     rows: dict[int, dict[str, Any]] = {}
     for model, record, gallery in shown:
-        at = broken_at(record)
-        by = record.get("broken_by", ["an attack"] * record["images"])
+        levels = broken_at(record)
+        attacks = record.get("broken_by", ["an attack"] * record["images"])
         for picture in gallery["pictures"]:
             row = picture["row"]
             image = rows.setdefault(row, {"first": picture, "answers": []})
-            written = record["epsilons_written"][at[row]] if at[row] >= 0 else None
-            image["answers"].append((model, picture, written, by[row]))
-    return {"classes": shown[0][2]["classes"], "images": rows, "at": shown[0][2]["epsilon_written"]}
+            level = levels[row]
+            strength = record["epsilons_written"][level] if level >= 0 else None
+            image["answers"].append((model, picture, strength, attacks[row]))
+    first = shown[0][2]
+    return {"classes": first["classes"], "images": rows, "at": first["epsilon_written"]}
 
 
 def _members(models: Sequence[Model]) -> dict[int, list[str]]:
-    """What each stack's members are called, where its recipe lies beside it."""
-    found = {}
+    """Names of each stack's members by model number, where the run folder holds the recipe."""
+    members = {}
     for model in models:
-        method = (recipe_of(model.paths[0]) or {}).get("method", {})
+        method = (read_recipe(model.paths[0]) or {}).get("method", {})
         shares = model.model_internals("importance")
         if shares and "budgets" in method:
-            names = members_of(method)
+            names = member_names(method)
             if len(names) == len(shares[0]):
-                found[model.number] = names
-    return found
+                members[model.number] = names
+    return members
 
 
 def _model_of(record: Record, models: Sequence[Model]) -> Model:
@@ -171,7 +185,7 @@ def _passed(model: Model) -> list[str]:
 
 
 def _policy(scripts: Sequence[str]) -> str:
-    """Nothing is fetched, and only these scripts run."""
+    """Content security policy: nothing is fetched, and only these scripts run."""
     hashes = (base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in scripts)
     return (
         "default-src 'none'; img-src data: blob:; style-src 'unsafe-inline'; base-uri 'none'; "
@@ -183,7 +197,11 @@ def _asset(name: str) -> str:
     return (resources.files("equipoise.report.html") / "assets" / name).read_text(encoding="utf-8")
 
 
-def _environment() -> jinja2.Environment:
+def _template(**values: Any) -> str:
+    """Fill the page's template, which escapes every value."""
+    with report_extra("an HTML page"):
+        import jinja2
+        from markupsafe import Markup
     environment = jinja2.Environment(
         loader=jinja2.FunctionLoader(_asset),
         autoescape=True,
@@ -192,13 +210,11 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     environment.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
-    environment.filters["breakable"] = _breakable
-    environment.filters["percent"] = lambda share, digits=1: f"{100 * share:.{digits}f}"
-    environment.filters["pretty"] = lambda content: json.dumps(content, indent=2)
-    environment.filters["seed_of"] = seed_of
-    return environment
-
-
-def _breakable(name: str) -> Markup:
-    """A name that may be broken after its underscores, where a page is narrow."""
-    return Markup("_<wbr>").join(name.split("_"))
+    environment.filters |= {
+        # A name that may be broken after its underscores, where the page is narrow.
+        "breakable": lambda name: Markup("_<wbr>").join(name.split("_")),
+        "percent": lambda share, digits=1: f"{100 * share:.{digits}f}",
+        "pretty": lambda content: json.dumps(content, indent=2),
+        "seed_of": seed_of,
+    }
+    return environment.get_template("page.html").render(**values)

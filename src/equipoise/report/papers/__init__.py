@@ -1,4 +1,4 @@
-"""The papers' tables and figures, each one declarative value; drawn and printed without torch."""
+"""The papers' tables and figures, each defined by one value; matplotlib draws the figures."""
 
 from equipoise.report.papers.catalogue import ENTRIES, find_entries
 from equipoise.report.papers.entry import Entry, Figure, Table

@@ -1,6 +1,5 @@
-"""The tables and figures of AFA's paper (arXiv:2105.15157), but for its schemas."""
+"""Tables and figures of the AFA paper (arXiv:2105.15157), except its schematic drawings."""
 
-from equipoise.report.papers import line_figures
 from equipoise.report.papers.entry import (
     MEASURED,
     SMALL,
@@ -45,8 +44,8 @@ AFA_ENTRIES = (
         name="afa-fig-1",
         paper="AFA Fig. 1",
         title="Accuracy of several methods against the strength of the attack",
-        note="OAT is shown at λ = 1; its published curve has no table. Measured "
-        "curves are the worst case over every attack.",
+        note="OAT is shown at λ = 1; its published curve has no table. Measured curves are the "
+        "worst case over all attacks.",
         content=Figure(
             part=Part(
                 data="svhn",
@@ -57,19 +56,19 @@ AFA_ENTRIES = (
                     Row(label="OAT", recipe="oat_{}"),
                 ),
             ),
-            draw=line_figures.accuracy_curves,
+            drawn_by="line_figures.accuracy_curves",
         ),
     ),
     Entry(
         name="afa-fig-3",
         paper="AFA Fig. 3",
         title="Mean and variance of each channel's features against the strength",
-        note="Test images are attacked through the fixed robust branch and read there too, so "
-        "that only the images change with the strength. The mean is shown less the clean one, in "
-        "clean deviations; the variance relative to the clean one.",
+        note="Test images are attacked and evaluated through the fixed robust branch, so that only "
+        "the images change with the strength. The mean is shown minus the clean mean, in units of "
+        "the clean standard deviation; the variance is divided by the clean variance.",
         content=Figure(
             part=Part(data="cifar10", rows=(Row(label="AFA", recipe="afa_{}"),)),
-            draw=line_figures.channel_statistics,
+            drawn_by="line_figures.channel_statistics",
             needs="channels",
         ),
     ),
@@ -77,27 +76,31 @@ AFA_ENTRIES = (
         name="afa-fig-6",
         paper="AFA Fig. 6",
         title="Fusing weight W1 against the strength",
-        note="The paper takes its images from a ResNet-34. Ours are made on the model itself: "
-        "through the generator, and through the fixed robust branch. The band is one deviation "
-        "over images.",
+        note="The paper makes its adversarial images on a ResNet-34. Ours are made on the model "
+        "itself: through the generator, and through the fixed robust branch. The band is one "
+        "standard deviation over images.",
         content=Figure(
             part=Part(
                 data="cifar10",
                 rows=(
                     Row(label="AFA", recipe="afa_{}"),
                     Row(label="AFA, plain stage II", recipe="afa_{}_plain", scales=SMALL),
-                    Row(label="AFA, led to the attack", recipe="afa_{}_led", scales=("paper",)),
+                    Row(
+                        label="AFA, guided generator",
+                        recipe="afa_{}_led",
+                        scales=("paper",),
+                    ),
                 ),
             ),
-            draw=line_figures.fusing_weights,
+            drawn_by="line_figures.fusing_weights",
         ),
     ),
     Entry(
         name="afa-table-1",
         paper="AFA Table 1",
         title="Accuracy at five strengths, SVHN and CIFAR-10",
-        note="The paper's attack is PGD, its steps unsaid. The worst case is over every attack "
-        "that was run, those on the weight generator included.",
+        note="The paper's attack is PGD; it does not give the number of steps. The worst case is "
+        "over all attacks, including those on the weight generator.",
         content=Table(
             parts=(
                 Part(data="svhn", source=_AFA + "Table 1", rows=_FOUR),
@@ -110,7 +113,7 @@ AFA_ENTRIES = (
         name="afa-table-2",
         paper="AFA Table 2",
         title="Accuracy at five strengths, tiny-ImageNet",
-        note="As Table 1.",
+        note="See Table 1 for the attacks.",
         content=Table(
             parts=(
                 Part(
@@ -127,9 +130,10 @@ AFA_ENTRIES = (
         paper="AFA Table 3",
         title="Several attacks, the adaptive attack, and a black-box attack",
         note="PGD+Ada., measured: the worst case for each image over the margin, APGD, and both "
-        "directions of the seven ratios; the paper reports its best single ratio. BB: images made "
-        "on another network by PGD on two losses; the paper's is a ResNet-50. In the paper's row "
-        "Standard the black-box numbers repeat those of the attacks; they are shown as printed.",
+        "directions of the seven ratios; the paper reports its best single ratio. BB: images "
+        "attacked on another network by PGD on two losses; the paper uses a ResNet-50. In the "
+        "paper's row Standard the black-box numbers repeat those of the attacks; they are shown as "
+        "printed.",
         content=Table(
             parts=(Part(data="cifar10", source=_AFA + "Table 3", rows=_FOUR),),
             columns=(
@@ -156,7 +160,7 @@ AFA_ENTRIES = (
         name="afa-table-4",
         paper="AFA Table 4",
         title="The number of branches K",
-        note="As Table 1.",
+        note="See Table 1 for the attacks.",
         content=Table(
             parts=(
                 Part(
@@ -172,4 +176,4 @@ AFA_ENTRIES = (
         ),
     ),
 )
-"""In the paper's order."""
+"""Entries in the paper's order."""

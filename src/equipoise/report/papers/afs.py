@@ -1,6 +1,5 @@
-"""The tables and figures of AFS's paper (arXiv:2103.13124), but for its schema."""
+"""Tables and figures of the AFS paper (arXiv:2103.13124), except its schematic drawing."""
 
-from equipoise.report.papers import line_figures, model_figures
 from equipoise.report.papers.entry import (
     MEASURED,
     SMALL,
@@ -23,7 +22,7 @@ _ALPHAS = tuple(
     Row(label=f"α = {alpha}", recipe=f"afs_{{}}_alpha_{alpha.replace('.', '_')}")
     for alpha in ("0", "0.2", "0.4", "0.6", "0.8", "1")
 )
-_RIVALS = (
+_METHODS = (
     Row(label="FAT", recipe="fat_trades_{}"),
     Row(label="TLA", recipe="tla_{}"),
     Row(label="TRADES", recipe="trades_{}_afs"),
@@ -39,9 +38,9 @@ _TRADE_OFF_COLUMNS = (
     Column(head="Trade-off", published="trade_off", under="trade-off"),
 )
 _AA_NOTE = (
-    "AA, measured: the worst case over every attack that was run, which is AutoAttack and more at "
-    "paper scale, and no AutoAttack below it. Every row is trained anew on one network; the "
-    "paper's rows come from several papers and networks."
+    "AA, measured: the worst case over all attacks, which include AutoAttack at paper scale only. "
+    "Every row is trained from scratch with one architecture; the paper's rows come from several "
+    "papers and architectures."
 )
 
 
@@ -50,22 +49,22 @@ AFS_ENTRIES = (
         name="afs-fig-1",
         paper="AFS Fig. 1",
         title="Clean accuracy against accuracy under PGD",
-        note="Every measured point is trained anew on one network. A line leads down from PGD to "
-        "the worst case over every attack.",
+        note="Every measured point is trained from scratch with one architecture. A vertical line "
+        "leads from PGD to the worst case over all attacks.",
         content=Figure(
-            part=Part(data="cifar10", source=_AFS + "Table IV", rows=_RIVALS),
-            draw=line_figures.trade_off_scatter,
+            part=Part(data="cifar10", source=_AFS + "Table IV", rows=_METHODS),
+            drawn_by="line_figures.trade_off_scatter",
         ),
     ),
     Entry(
         name="afs-fig-3",
         paper="AFS Fig. 3",
-        title="t-SNE of the features of a weak network, a strong one, and both side by side",
-        note="Clean test images. The silhouette is that of the true classes in the embedding; "
-        "t-SNE keeps neighbourhoods and no distances.",
+        title="t-SNE of the features of a weakly and a strongly trained network, and of both",
+        note="Clean test images. The silhouette score is computed for the true classes in the "
+        "embedding; t-SNE preserves neighbourhoods, not distances.",
         content=Figure(
             part=Part(data="cifar10", rows=(_BUDGETS[1], _BUDGETS[8])),
-            draw=model_figures.embeddings,
+            drawn_by="model_figures.embeddings",
             needs="embeddings",
         ),
     ),
@@ -73,8 +72,8 @@ AFS_ENTRIES = (
         name="afs-fig-4a",
         paper="AFS Fig. 4(a)",
         title="Accuracy of AFS and of single networks against the strength",
-        note="Worst case over every attack, at the strengths of the recipes. The budget of #k is k "
-        "eighths of the strongest strength.",
+        note="Worst case over all attacks, at the strengths of the recipes. The training budget of "
+        "#k is k/8 of the strongest strength.",
         content=Figure(
             part=Part(
                 data="cifar10",
@@ -83,27 +82,27 @@ AFS_ENTRIES = (
                     Row(label="AFS, α = 0.5", recipe="afs_{}_alpha_0_5"),
                 ),
             ),
-            draw=line_figures.accuracy_curves,
+            drawn_by="line_figures.accuracy_curves",
         ),
     ),
     Entry(
         name="afs-fig-4b",
         paper="AFS Fig. 4(b)",
         title="Importance ratio of each member of the stack, for each α",
-        note="Members are named by their budgets.",
+        note="Members are labelled with their training budgets.",
         content=Figure(
-            part=Part(data="cifar10", rows=_ALPHAS), draw=line_figures.importance_by_alpha
+            part=Part(data="cifar10", rows=_ALPHAS), drawn_by="line_figures.importance_by_alpha"
         ),
     ),
     Entry(
         name="afs-fig-5",
         paper="AFS Fig. 5",
         title="Histograms of the last layer's weights",
-        note="Each divided by its standard deviation, so that shapes can be compared; the kurtosis "
-        "says how heavy the tails are (0 for a Gaussian).",
+        note="Weights are divided by their standard deviation, so that shapes can be compared; the "
+        "excess kurtosis measures how heavy the tails are (0 for a Gaussian).",
         content=Figure(
             part=Part(data="cifar10", rows=(_BUDGETS[1], _BUDGETS[8], _AFS_ROW)),
-            draw=model_figures.weight_histograms,
+            drawn_by="model_figures.weight_histograms",
             needs="weights",
         ),
     ),
@@ -111,11 +110,11 @@ AFS_ENTRIES = (
         name="afs-fig-6",
         paper="AFS Fig. 6",
         title="Gradient of the loss with respect to the image",
-        note="Absolute value, normalised to [0, 1], log-transformed, as the caption says. The "
-        "paper's stack holds just the networks beside it, ours is the default one.",
+        note="Absolute value, normalised to [0, 1], log-transformed, as in the paper's caption. "
+        "The paper's stack consists of the networks shown; ours is the default stack.",
         content=Figure(
             part=Part(data="cifar10", rows=(*(_BUDGETS[k] for k in (0, 2, 4, 6, 8)), _AFS_ROW)),
-            draw=model_figures.gradient_images,
+            drawn_by="model_figures.gradient_images",
             needs="gradients",
         ),
     ),
@@ -123,7 +122,7 @@ AFS_ENTRIES = (
         name="afs-table-1",
         paper="AFS Table I",
         title="Single networks trained at different budgets",
-        note="The budget of #k is k eighths of the strongest strength.",
+        note="The training budget of #k is k/8 of the strongest strength.",
         content=Table(
             parts=(Part(data="cifar10", source=_AFS + "Table I", rows=_BUDGETS),),
             columns=(_CLEAN, *_PGD, _WORST),
@@ -134,7 +133,7 @@ AFS_ENTRIES = (
         name="afs-table-2",
         paper="AFS Table II",
         title="AFS for different α",
-        note="The stack's size is the recipe's.",
+        note="The recipe sets the number of stacked networks.",
         content=Table(
             parts=(
                 Part(
@@ -154,9 +153,9 @@ AFS_ENTRIES = (
     Entry(
         name="afs-table-3",
         paper="AFS Table III",
-        title="Which networks are stacked",
-        note="A mask has a 1 for each network that is stacked, of nine in the paper and of three "
-        "below paper scale.",
+        title="Choice of the stacked networks",
+        note="The mask has a 1 for each network that is stacked, out of nine in the paper and "
+        "three at smaller scales.",
         content=Table(
             parts=(
                 Part(
@@ -182,7 +181,7 @@ AFS_ENTRIES = (
         title="AFS and other methods, CIFAR-10",
         note=_AA_NOTE,
         content=Table(
-            parts=(Part(data="cifar10", source=_AFS + "Table IV", rows=_RIVALS),),
+            parts=(Part(data="cifar10", source=_AFS + "Table IV", rows=_METHODS),),
             columns=_TRADE_OFF_COLUMNS,
             readings=(MEASURED,),
         ),
@@ -193,7 +192,7 @@ AFS_ENTRIES = (
         title="AFS and other methods, CIFAR-100",
         note=_AA_NOTE,
         content=Table(
-            parts=(Part(data="cifar100", source=_AFS + "Table V", rows=_RIVALS[3:]),),
+            parts=(Part(data="cifar100", source=_AFS + "Table V", rows=_METHODS[3:]),),
             columns=_TRADE_OFF_COLUMNS,
             readings=(MEASURED,),
         ),
@@ -202,7 +201,7 @@ AFS_ENTRIES = (
         name="afs-table-6",
         paper="AFS Table VI",
         title="Ablations: random budgets, a large network, AFS",
-        note="The large network is three times as wide, as the paper's is.",
+        note="The large network is three times as wide, as in the paper.",
         content=Table(
             parts=(
                 Part(
@@ -229,4 +228,4 @@ AFS_ENTRIES = (
         ),
     ),
 )
-"""In the paper's order."""
+"""Entries in the paper's order."""

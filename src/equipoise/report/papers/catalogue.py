@@ -1,4 +1,4 @@
-"""Every table and figure that can be made again, by name."""
+"""Every table and figure that can be reproduced, by name."""
 
 import difflib
 from collections.abc import Mapping, Sequence
@@ -11,30 +11,39 @@ from equipoise.report.papers.entry import Entry
 ENTRIES: Mapping[str, Entry] = MappingProxyType(
     {entry.name: entry for entry in (*AFA_ENTRIES, *AFS_ENTRIES)}
 )
-"""In the papers' order."""
+"""Tables and figures by name, in the papers' order."""
 
 
 def find_entries(names: Sequence[str]) -> list[Entry]:
-    """Entries by name.
+    """Find entries by name.
 
     Args:
-        names: Of entries; ``"all"`` for every one.
+        names: Names of entries; ``"all"`` for every one.
 
     Returns:
-        Each once, in the order given.
+        Each entry once, in the order given.
 
     Raises:
-        ValueError: If there is none, or none of that name.
+        ValueError: If no name is given, or one is unknown.
+
+    Example:
+        >>> [entry.paper for entry in find_entries(["afa-table-1", "afs-fig-4b"])]
+        ['AFA Table 1', 'AFS Fig. 4(b)']
     """
     if not names:
         raise ValueError(
-            "reproduce needs a table or figure; `equipoise reproduce list` names them."
+            "reproduce needs at least one table or figure, got none; `equipoise reproduce list` "
+            "lists them."
         )
-    found: dict[str, Entry] = {}
+    entries: dict[str, Entry] = {}
     for name in names:
         if name != "all" and name not in ENTRIES:
             near = difflib.get_close_matches(name, ENTRIES, n=3, cutoff=0.5)
-            hint = f"Did you mean {' or '.join(near)}?" if near else "`reproduce list` names them."
+            hint = (
+                f"Did you mean {' or '.join(near)}?"
+                if near
+                else "`equipoise reproduce list` lists them."
+            )
             raise ValueError(f"there is no table or figure {name!r}. {hint}")
-        found |= ENTRIES if name == "all" else {name: ENTRIES[name]}
-    return list(found.values())
+        entries |= ENTRIES if name == "all" else {name: ENTRIES[name]}
+    return list(entries.values())

@@ -1,11 +1,14 @@
-"""What a table or figure of a paper is made of: rows, columns, and which attack is meant."""
+"""Definition of a paper's table or figure: its rows, its columns, and the attacks it shows."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
 WORST = "worst case"
 SMALL = ("tiny", "compact")
+FORMATS = ("svg", "png", "pdf")
+"""File formats in which figures are written."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -13,10 +16,10 @@ class Row:
     """One model of a table or figure.
 
     Args:
-        label: As the paper has it, and as the published values call it.
-        recipe: The recipe's name with ``{}`` for data and scale, such as ``"afa_trades_{}"``;
+        label: Label in the paper and in the published values.
+        recipe: Name of the recipe with ``{}`` for data and scale, such as ``"afa_trades_{}"``;
             ``None`` for a row that is only published.
-        scales: Where it is measured; everywhere by default.
+        scales: Scales at which the row is measured; all by default.
     """
 
     label: str
@@ -29,12 +32,12 @@ class Column:
     """One column of a table.
 
     Args:
-        head: Its head.
+        head: Heading of the column.
         published: Key of the published value; ``None`` where the paper has no such column.
-        under: The attack, suite or quantity that is measured: an attack's name, ``"adaptive"``,
+        under: Attack, suite or quantity that is measured: the name of an attack, ``"adaptive"``,
             ``"transfer"``, ``WORST``, ``"parameters"``, ``"multiply-adds"`` or ``"trade-off"``;
-            ``None`` for that of the table's reading.
-        at: Place among the strengths, 0 for clean; ``None`` for the mean over all.
+            ``None`` for the attack of the table's reading.
+        at: Index of the strength, 0 for clean; ``None`` for the mean over all strengths.
         digits: Decimals of measured values.
     """
 
@@ -47,11 +50,11 @@ class Column:
 
 @dataclass(frozen=True, kw_only=True)
 class Reading:
-    """One way to measure what the paper printed: by the same attack, or by the worst case.
+    """One way to measure what the paper printed: with the same attack, or as the worst case.
 
     Args:
-        name: Printed beside its numbers.
-        under: The attack of columns that name none.
+        name: Label in the table.
+        under: Attack of columns that name none.
     """
 
     name: str
@@ -59,20 +62,20 @@ class Reading:
 
 
 SAME = Reading(name="measured, PGD-20", under="pgd-20")
-SUREST = Reading(name="measured, worst case", under=WORST)
+WORST_CASE = Reading(name="measured, worst case", under=WORST)
 MEASURED = Reading(name="measured", under=WORST)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """Rows of a table that share their data set.
+    """Rows of a table that share a data set.
 
     Args:
-        data: The paper's data set, as the published values call it.
+        data: The paper's data set, named as in the published values.
         rows: The models.
-        source: Where the published values come from; ``None`` for a figure that prints none.
-        stand_in: The data set that is measured where the scale has nothing for ``data``; without
-            one, the published values stand alone there.
+        source: Source of the published values; ``None`` for a figure that shows none.
+        stand_in: Data set that is measured instead at scales without ``data``; if ``None``, only
+            published values are shown there.
     """
 
     data: str
@@ -86,14 +89,14 @@ class Table:
     """A table of a paper.
 
     Args:
-        parts: Its rows, by data set.
-        columns: Its columns.
-        readings: How each row is measured; one line each below the published one.
+        parts: Rows, by data set.
+        columns: Columns.
+        readings: Ways to measure each row; one line for each below the published one.
     """
 
     parts: tuple[Part, ...]
     columns: tuple[Column, ...]
-    readings: tuple[Reading, ...] = (SAME, SUREST)
+    readings: tuple[Reading, ...] = (SAME, WORST_CASE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,26 +104,43 @@ class Figure:
     """A figure of a paper.
 
     Args:
-        part: Its models, and the published values that stand beside them, if any.
-        draw: Draws it: called with a ``Drawing``, returns a matplotlib figure.
-        needs: What is computed from the models beyond their records: a name in
+        part: Models, and the source of published values that are shown with them, if any.
+        drawn_by: Module and function in this package that draw it, such as
+            ``"line_figures.fusing_weights"``. The module is imported when the figure is drawn,
+            since it needs matplotlib.
+        needs: Data computed from the models beyond their records: a key of
             ``equipoise.reproduce.figure_data.KINDS``; ``None`` if records are enough.
     """
 
     part: Part
-    draw: Callable[[Any], Any]
+    drawn_by: str
     needs: str | None = None
+
+    def draw(self, drawing: Any) -> Any:
+        """Draw the figure with matplotlib.
+
+        Args:
+            drawing: A ``Drawing`` with the figure's values.
+
+        Returns:
+            A matplotlib figure.
+        """
+        module, function = self.drawn_by.split(".")
+        draw: Callable[[Any], Any] = getattr(
+            import_module(f"equipoise.report.papers.{module}"), function
+        )
+        return draw(drawing)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """One table or figure, as ``equipoise reproduce`` names it.
+    """One table or figure that ``equipoise reproduce`` makes.
 
     Args:
-        name: Such as ``"afa-table-1"``.
-        paper: As it is called in print.
+        name: Name on the command line, such as ``"afa-table-1"``.
+        paper: Name in print, such as ``"AFA Table 1"``.
         title: What it shows.
-        note: What our version does otherwise, beyond scale and data.
+        note: How our version differs from the paper's, beyond scale and data.
         content: The table or figure.
     """
 
@@ -131,11 +151,11 @@ class Entry:
     content: Table | Figure
 
     def parts(self) -> tuple[Part, ...]:
-        """Its rows, by data set."""
+        """Rows, by data set."""
         return self.content.parts if isinstance(self.content, Table) else (self.content.part,)
 
-    def looks_inside(self) -> bool:
-        """Whether it is a figure of the models themselves, and not of their records alone."""
+    def needs_models(self) -> bool:
+        """Whether it is a figure computed from the models themselves, not from records alone."""
         return isinstance(self.content, Figure) and self.content.needs is not None
 
     def under(self) -> set[str]:

@@ -1,4 +1,4 @@
-"""Records to the numbers of a table: under one attack or the worst case, over seeds."""
+"""Compute the numbers of a paper's table from records."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,13 +12,13 @@ from equipoise.report.table import Record
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """What is known about one trained model.
+    """Measurements of one trained model.
 
     Args:
         recipe: Its recipe as JSON.
         record: Its evaluation.
-        transfer: Its evaluation against images made on the surrogate.
-        multiply_adds: Of one image through it.
+        transfer: Its evaluation against images that were attacked on the surrogate.
+        multiply_adds: Multiply-adds for one image.
     """
 
     recipe: Mapping[str, Any]
@@ -28,7 +28,7 @@ class Result:
 
 
 Results = Mapping[str, Sequence[Result]]
-"""By recipe, one result a seed."""
+"""Results by recipe, one for each seed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,9 +36,9 @@ class Number:
     """A measured number.
 
     Args:
-        mean: Over seeds.
+        mean: Mean over seeds.
         spread: Standard deviation over seeds; ``None`` for a single one.
-        seeds: How many.
+        seeds: Number of seeds.
     """
 
     mean: float
@@ -46,15 +46,43 @@ class Number:
     seeds: int
 
 
+@dataclass(frozen=True, kw_only=True)
+class Drawing:
+    """Values of a figure.
+
+    Args:
+        measured: Results of each model by label, one for each seed, in the figure's order.
+        published: Published values of each model by label, in percent.
+        published_as: Title of the panel with published values.
+        measured_as: Title of the panel with measured values.
+        data: Data computed from the models beyond their records, one item for each seed.
+    """
+
+    measured: Mapping[str, Sequence[Result]]
+    published: Mapping[str, Mapping[str, float]]
+    published_as: str
+    measured_as: str
+    data: Sequence[Any] = ()
+
+
 def accuracies(record: Record, under: str) -> list[float] | None:
-    """Accuracy at each strength, carried upwards.
+    """Accuracy at each strength; an image broken at one strength counts as broken above it.
 
     Args:
         record: An evaluation.
-        under: ``WORST``, a suite, or an attack of a suite whose attacks each saw every image.
+        under: ``WORST``, a suite, or an attack of an independent suite, whose attacks each ran on
+            every image.
 
     Returns:
         Fractions, or ``None`` if the record has no such attack.
+
+    Example:
+        >>> suite = {"name": "paper", "independent": True, "accuracy": [0.75, 0.5],
+        ...          "attacks": [{"name": "fgsm", "broken_at": [0, 1, -1, -1]}]}
+        >>> record = {"model": "afa", "images": 4, "epsilons": [0.0, 0.1],
+        ...           "broken_at": [0, 1, 1, -1], "suites": [suite]}
+        >>> accuracies(record, "fgsm")
+        [0.75, 0.5]
     """
     if under == WORST:
         return list(record["headline"]["accuracy"])
@@ -65,24 +93,25 @@ def accuracies(record: Record, under: str) -> list[float] | None:
             if attack["name"] == under:
                 pairs = list(zip(broken_at(record), attack["broken_at"], strict=True))
                 return [
-                    sum(clean != 0 and not 0 <= at <= place for clean, at in pairs) / len(pairs)
-                    for place in range(len(record["epsilons"]))
+                    sum(worst != 0 and not 0 <= alone <= level for worst, alone in pairs)
+                    / len(pairs)
+                    for level in range(len(record["epsilons"]))
                 ]
     return None
 
 
 def measure(results: Sequence[Result], column: Column, reading: Reading) -> Number | None:
-    """One cell.
+    """Compute one cell of a table.
 
     Args:
-        results: A model's, one a seed.
-        column: What is asked.
-        reading: How, where the column does not say.
+        results: Results of a model, one for each seed.
+        column: Column of the cell.
+        reading: Names the attack where the column does not.
 
     Returns:
-        The number, accuracies in percent; ``None`` where it was not measured.
+        The number, accuracies in percent; ``None`` if a seed was not measured.
     """
-    values = [_one(result, column, column.under or reading.under) for result in results]
+    values = [_value(result, column, column.under or reading.under) for result in results]
     known = [value for value in values if value is not None]
     if not known or len(known) < len(values):
         return None
@@ -90,14 +119,14 @@ def measure(results: Sequence[Result], column: Column, reading: Reading) -> Numb
     return Number(mean=mean(known), spread=spread, seeds=len(known))
 
 
-def _one(result: Result, column: Column, under: str) -> float | None:
+def _value(result: Result, column: Column, under: str) -> float | None:
     if under in _QUANTITIES:
         return _QUANTITIES[under](result)
     record = result.transfer if under == "transfer" else result.record
-    found = accuracies(record, under) if record is not None else None
-    if found is None:
+    shares = accuracies(record, under) if record is not None else None
+    if shares is None:
         return None
-    return 100 * (mean(found) if column.at is None else found[column.at])
+    return 100 * (mean(shares) if column.at is None else shares[column.at])
 
 
 _QUANTITIES: Mapping[str, Callable[[Result], float | None]] = {

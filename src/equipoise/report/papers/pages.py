@@ -1,15 +1,15 @@
-"""Write an entry's files, and one page with all of them."""
+"""Write the files of tables and figures, and one page that shows all of them."""
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from equipoise.report.extras import report_extra
 from equipoise.report.papers import tables
 from equipoise.report.papers.entry import Entry, Figure
-from equipoise.report.papers.measurements import Results
+from equipoise.report.papers.measurements import Drawing, Results
 from equipoise.report.papers.published import published_row
 from equipoise.report.papers.scales import Scale, recipe_of
-from equipoise.report.papers.style import Drawing, styled, write_figure
 from equipoise.runtime.files import write_bytes
 
 INDEX = "README.md"
@@ -22,46 +22,56 @@ def write_entry(
 
     Args:
         entry: The table or figure.
-        scale: Where its measured values were made.
-        results: By recipe.
-        data: What a figure needs beyond records, one a seed.
-        folder: Gets the files, named like the entry.
+        scale: Scale of the measured values.
+        results: Results by recipe.
+        data: Data of a figure beyond records, one item for each seed.
+        folder: Folder of the files, which are named like the entry.
 
     Returns:
         The files.
 
     Raises:
-        RunError: If one cannot be written.
-        ValueError: If records do not fit together.
+        RunError: If matplotlib is not installed, or a file cannot be written.
+        ValueError: If records do not fit into one table.
+
+    Example:
+        >>> import tempfile
+        >>> from equipoise.report.papers import ENTRIES, SCALES
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> files = write_entry(ENTRIES["afs-table-5"], SCALES["tiny"], {}, [], folder)
+        >>> [file.name for file in files]
+        ['afs-table-5.md', 'afs-table-5.csv', 'afs-table-5.tex']
     """
-    place = folder / entry.name
+    path = folder / entry.name
+    files: list[Path] = []
     if isinstance(entry.content, Figure):
+        with report_extra("a figure file"):
+            from equipoise.report.papers.style import styled, write_figure
         with styled():
-            written = write_figure(
-                entry.content.draw(drawing_of(entry, scale, results, data)), place
-            )
-        texts = {"md": f"![{entry.title}]({place.name}.svg)\n\n{_caption(entry, scale, results)}"}
+            drawn = entry.content.draw(drawing_of(entry, scale, results, data))
+            files += write_figure(drawn, path)
+        caption = tables.caption(entry, scale, results)
+        texts = {"md": f"![{entry.title}]({path.name}.svg)\n\n{caption}\n"}
     else:
-        written = []
         texts = {
-            "md": tables.markdown(entry, scale, results),
-            "csv": tables.comma_separated(entry, scale, results),
-            "tex": tables.latex(entry, scale, results),
+            "md": tables.markdown_entry(entry, scale, results),
+            "csv": tables.csv_entry(entry, scale, results),
+            "tex": tables.latex_entry(entry, scale, results),
         }
     for kind, content in texts.items():
-        path = place.with_name(f"{place.name}.{kind}")
-        write_bytes(path, content.encode())
-        written.append(path)
-    return written
+        file = path.with_name(f"{path.name}.{kind}")
+        write_bytes(file, content.encode())
+        files.append(file)
+    return files
 
 
 def write_index(entries: Sequence[Entry], scale: Scale, folder: Path) -> Path:
     """Write one page with the tables and figures whose files are in a folder.
 
     Args:
-        entries: In the page's order; those without a file are left out.
-        scale: Named in the head.
-        folder: Where the files are.
+        entries: Entries in the page's order; those without a file are left out.
+        scale: Scale, named in the title.
+        folder: Folder of the files.
 
     Returns:
         The page.
@@ -69,7 +79,7 @@ def write_index(entries: Sequence[Entry], scale: Scale, folder: Path) -> Path:
     Raises:
         RunError: If it cannot be written.
     """
-    blocks = [f"# Both papers again, at scale {scale.name}\n"]
+    blocks = [f"# Reproduced tables and figures, scale {scale.name}\n"]
     for entry in entries:
         path = folder / f"{entry.name}.md"
         if path.exists():
@@ -79,13 +89,13 @@ def write_index(entries: Sequence[Entry], scale: Scale, folder: Path) -> Path:
 
 
 def drawing_of(entry: Entry, scale: Scale, results: Results, data: Sequence[Any]) -> Drawing:
-    """What a figure is drawn from.
+    """Collect the values of a figure.
 
     Args:
         entry: The figure.
-        scale: Where its measured values were made.
-        results: By recipe.
-        data: What it needs beyond records, one a seed.
+        scale: Scale of the measured values.
+        results: Results by recipe.
+        data: Data beyond records, one item for each seed.
 
     Returns:
         Measured and published values, in the figure's order.
@@ -107,7 +117,3 @@ def drawing_of(entry: Entry, scale: Scale, results: Results, data: Sequence[Any]
         measured_as=f"measured: {first['data']}, scale {scale.name}",
         data=data,
     )
-
-
-def _caption(entry: Entry, scale: Scale, results: Results) -> str:
-    return tables.caption(entry, scale, results) + "\n"

@@ -1,4 +1,4 @@
-"""How large a reproduction is: which recipes stand for which data set, and how they are judged."""
+"""Scales of a reproduction: recipes for each data set, and how their models are evaluated."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,20 +10,20 @@ from equipoise.report.papers.entry import Part, Row
 
 @dataclass(frozen=True, kw_only=True)
 class Scale:
-    """A size at which everything can be made again.
+    """A size at which tables and figures can be reproduced.
 
     Args:
-        name: As ``--scale`` names it.
-        places: By data set of the papers, what stands for ``{}`` in the recipes' names.
-        same_as: Recipes that are a special case of another one, or called otherwise here; that one
-            is trained in their place.
-        extractors: Recipes of single networks. A stack of AFS takes those that are trained as its
-            extractors are, as the paper's stacks take the networks of its Table I; where one is
-            missing it trains its own.
-        evaluation: Fields of every recipe's evaluation that are set otherwise.
-        search_precision: Of the attacks' searches; scores are float32 always.
-        epochs: At most so many epochs in each stage; ``None`` for the recipes' own.
-        note: What a reader must know about every number.
+        name: Value of ``--scale``.
+        places: For each data set of the papers, the text that replaces ``{}`` in recipe names.
+        same_as: Recipes that are a special case of another recipe or have another name here; the
+            other recipe is trained instead.
+        extractors: Recipes of single networks. A stack of AFS uses those that are trained exactly
+            as its extractors are, as the paper's stacks use the networks of its Table I. If one is
+            missing, the stack trains its own.
+        evaluation: Fields that replace those of every recipe's evaluation.
+        search_precision: Precision of the attacks' searches; scores are always float32.
+        epochs: Maximum number of epochs per stage; ``None`` for the recipes' own.
+        note: Sentence about the scale for every caption.
     """
 
     name: str
@@ -53,8 +53,8 @@ SCALES: Mapping[str, Scale] = MappingProxyType(
                     "trades_digits_afs": "trades_digits",
                 },
                 evaluation={"suites": ("tables", "quick", "adaptive")},
-                note="Tiny scale: handwritten digits of 8x8 pixels stand for CIFAR-10. The orders "
-                "and shapes may be compared with the paper's, the numbers may not.",
+                note="Tiny scale: handwritten digits of 8x8 pixels replace CIFAR-10. Rankings and "
+                "shapes of curves can be compared with the paper's, absolute numbers cannot.",
             ),
             Scale(
                 name="compact",
@@ -71,8 +71,8 @@ SCALES: Mapping[str, Scale] = MappingProxyType(
                 ),
                 evaluation={"suites": ("tables", "quick", "adaptive")},
                 search_precision="bf16-mixed",
-                note="Compact scale: the paper's data, a network of a few hundredths of its size, "
-                "and a twentieth of its epochs.",
+                note="Compact scale: the paper's data, with a network of a few hundredths of the "
+                "size and a twentieth of the epochs.",
             ),
             Scale(
                 name="paper",
@@ -101,20 +101,20 @@ SCALES: Mapping[str, Scale] = MappingProxyType(
 
 
 def recipes_of(part: Part, scale: Scale) -> list[str]:
-    """The recipes of a part's rows, in order; rows that are not measured are left out."""
+    """Recipes of a part's rows, in order; rows that are not measured are left out."""
     return list(filter(None, (recipe_of(row, part, scale) for row in part.rows)))
 
 
 def recipe_of(row: Row, part: Part, scale: Scale) -> str | None:
-    """The recipe that makes a row.
+    """Name of the recipe that a row shows.
 
     Args:
-        row: Of a table or figure.
-        part: The part that it stands in.
-        scale: The size.
+        row: Row of a table or figure.
+        part: Part that contains the row.
+        scale: Scale of the reproduction.
 
     Returns:
-        A recipe's name, or ``None`` where the row is not measured at this scale.
+        The recipe, or ``None`` if the row is not measured at this scale.
     """
     data = part.data if part.data in scale.places else part.stand_in
     if (

@@ -1,8 +1,7 @@
-"""One restrained style: readable at a column's width, told apart without colour."""
+"""Style of figure files: readable at a column's width, distinguishable without colour."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -11,17 +10,15 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 
-from equipoise.report.papers.measurements import Result
+from equipoise.report.papers.entry import FORMATS
+from equipoise.report.series import GREY, OKABE_ITO
 from equipoise.runtime.files import write_bytes
 
 WIDTH = 3.3
 """Inches: one column of a two-column page."""
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#7F7F7F")
-"""Okabe and Ito's, which the colour-blind tell apart; grey for their yellow."""
+COLOURS = (*OKABE_ITO, "#000000", GREY)
 MARKS = ("o", "s", "D", "^", "v", "P", "X", "*")
 DASHES = ("-", "--", ":", "-.")
-GREY = "#7F7F7F"
-FORMATS = ("svg", "png", "pdf")
 _SETTINGS: Any = {
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
@@ -50,40 +47,21 @@ _SETTINGS: Any = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
-class Drawing:
-    """What a figure is drawn from.
-
-    Args:
-        measured: By label, a model's results, one a seed; in the figure's order.
-        published: By label, published values in percent.
-        published_as: What the published values are of, for their title.
-        measured_as: What the measured ones are of.
-        data: What was computed from the models beyond their records, one a seed.
-    """
-
-    measured: Mapping[str, Sequence[Result]]
-    published: Mapping[str, Mapping[str, float]]
-    published_as: str
-    measured_as: str
-    data: Sequence[Any] = ()
-
-
 @contextmanager
 def styled() -> Iterator[None]:
-    """The style, inside a ``with`` alone."""
+    """Context manager that applies the style."""
     with matplotlib.rc_context(_SETTINGS):
         yield
 
 
 def canvas(rows: int, columns: int, height: float, **settings: Any) -> tuple[Canvas, list[Axes]]:
-    """An empty figure a column wide.
+    """Make an empty figure of a column's width.
 
     Args:
-        rows: Of panels.
-        columns: Of panels.
-        height: In inches.
-        settings: Of ``matplotlib.figure.Figure.subplots``.
+        rows: Rows of panels.
+        columns: Columns of panels.
+        height: Height in inches.
+        settings: Further arguments of ``matplotlib.figure.Figure.subplots``.
 
     Returns:
         The figure and its panels, row by row.
@@ -94,7 +72,7 @@ def canvas(rows: int, columns: int, height: float, **settings: Any) -> tuple[Can
 
 
 def encoded(figure: Canvas, kind: str) -> bytes:
-    """A figure in one of ``FORMATS``; the same figure gives the same bytes."""
+    """Encode a figure in one of ``FORMATS``; the same figure gives the same bytes."""
     content = BytesIO()
     dates: dict[str, Any] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
     figure.savefig(content, format=kind, metadata=dates.get(kind, {}))
@@ -105,18 +83,18 @@ def write_figure(figure: Canvas, path: Path) -> list[Path]:
     """Write a figure in every format.
 
     Args:
-        figure: Drawn inside ``styled``.
-        path: Without its ending.
+        figure: Figure drawn inside ``styled``.
+        path: Path without the ending.
 
     Returns:
         The files.
 
     Raises:
-        RunError: If one cannot be written.
+        RunError: If a file cannot be written.
     """
-    written = []
+    files = []
     for kind in FORMATS:
-        place = path.with_name(f"{path.name}.{kind}")
-        write_bytes(place, encoded(figure, kind))
-        written.append(place)
-    return written
+        file = path.with_name(f"{path.name}.{kind}")
+        write_bytes(file, encoded(figure, kind))
+        files.append(file)
+    return files

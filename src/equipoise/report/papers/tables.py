@@ -1,8 +1,8 @@
-"""A paper's table, published and measured, for the terminal, Markdown, CSV and LaTeX."""
+"""A paper's table, published and measured, for the terminal and as Markdown, CSV and LaTeX."""
 
 import csv
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rich import box
@@ -12,73 +12,79 @@ from equipoise.report.papers.entry import Column, Entry, Part, Row, Table
 from equipoise.report.papers.measurements import Number, Result, Results, measure
 from equipoise.report.papers.published import published_row, published_table
 from equipoise.report.papers.scales import Scale, recipe_of
-from equipoise.report.run_files import budgets_of
-from equipoise.report.table import check_comparable
+from equipoise.report.run_files import extractor_budgets
+from equipoise.report.table import NONE, check_comparable
 
-NONE = "–"
 PUBLISHED = "published"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Line:
-    """One line of a table: a model's published values, or its measured ones.
+    """One line of a table: published values of a model, or measured ones.
 
     Args:
-        part: Where it stands.
-        label: The model.
-        source: ``"published"``, or the reading's name.
-        cells: One a column; ``None`` where there is no value.
+        part: Part of the table that the line belongs to.
+        label: Label of the model.
+        source: ``"published"``, or the name of the reading.
+        cells: One for each column; ``None`` where there is no value.
+        starts_model: Whether the line is the first of its model.
     """
 
     part: Part
     label: str
     source: str
     cells: tuple[Number | float | None, ...]
+    starts_model: bool = True
 
 
-def lines(entry: Entry, scale: Scale, results: Results) -> list[Line]:
-    """Every line of a table.
+def table_lines(entry: Entry, scale: Scale, results: Results) -> list[Line]:
+    """Make every line of a table.
 
     Args:
         entry: A table.
-        scale: Where its measured values were made.
-        results: By recipe.
+        scale: Scale of the measured values.
+        results: Results by recipe.
 
     Returns:
-        For each row, its published values if there are some, then one line a reading if it was
-        measured.
+        For each row, its published values if there are any, then one line for each reading if it
+        was measured.
 
     Raises:
         ValueError: If records do not fit into one table.
     """
-    table = entry.content
-    assert isinstance(table, Table)
-    found = []
+    table = _table(entry)
+    lines: list[Line] = []
     for part in table.parts:
         records = [r.record for row in part.rows for r in _results(row, part, scale, results)]
         if records:
             check_comparable(records, entry.name)
         for row in part.rows:
-            found += list(_published(row, part, table.columns))
-            mine = _results(row, part, scale, results)
-            for reading in table.readings if mine else ():
-                cells = tuple(measure(mine, column, reading) for column in table.columns)
-                found.append(Line(part=part, label=row.label, source=reading.name, cells=cells))
-    return found
+            cells: dict[str, tuple[Number | float | None, ...]] = {}
+            if published := _published(row, part, table.columns):
+                cells[PUBLISHED] = published
+            measured = _results(row, part, scale, results)
+            for reading in table.readings if measured else ():
+                cells[reading.name] = tuple(
+                    measure(measured, column, reading) for column in table.columns
+                )
+            lines += [
+                Line(part=part, label=row.label, source=source, cells=values, starts_model=not n)
+                for n, (source, values) in enumerate(cells.items())
+            ]
+    return lines
 
 
 def rich_entry(entry: Entry, scale: Scale, results: Results) -> RichTable:
-    """A table for the terminal.
+    """Format a table for the terminal.
 
     Args:
         entry: A table.
-        scale: Where its measured values were made.
-        results: By recipe.
+        scale: Scale of the measured values.
+        results: Results by recipe.
 
     Returns:
-        A rich table; measured lines are bold, published ones dim.
+        A rich table; published lines are dim.
     """
-    assert isinstance(entry.content, Table)
     table = RichTable(
         title=f"{entry.paper}: {entry.title}",
         title_justify="left",
@@ -90,49 +96,48 @@ def rich_entry(entry: Entry, scale: Scale, results: Results) -> RichTable:
     )
     table.add_column("", overflow="fold")
     table.add_column("", overflow="fold")
-    for column in entry.content.columns:
+    for column in _table(entry).columns:
         table.add_column(column.head, justify="right")
-    for line, first in _firsts(lines(entry, scale, results)):
+    for line in table_lines(entry, scale, results):
         style = "dim" if line.source == PUBLISHED else None
-        label = _place(line) if first else ""
-        table.add_row(label, line.source, *_texts(line, entry.content), style=style)
+        table.add_row(*_cells(line, entry), style=style)
     return table
 
 
-def markdown(entry: Entry, scale: Scale, results: Results) -> str:
-    """A table as Markdown, with its caption.
+def markdown_entry(entry: Entry, scale: Scale, results: Results) -> str:
+    """Format a table as Markdown, with its caption.
 
     Args:
         entry: A table.
-        scale: Where its measured values were made.
-        results: By recipe.
+        scale: Scale of the measured values.
+        results: Results by recipe.
+
+    Example:
+        >>> from equipoise.report.papers import ENTRIES, SCALES
+        >>> print(markdown_entry(ENTRIES["afs-table-5"], SCALES["tiny"], {}).splitlines()[2])
+        | LBGAT+TRADES (cifar100) | published | 60.43 | 35.5 | 29.34 | 44.88 |
     """
-    assert isinstance(entry.content, Table)
-    heads = [column.head for column in entry.content.columns]
-    found = [
-        [_place(line) if first else "", line.source, *_texts(line, entry.content)]
-        for line, first in _firsts(lines(entry, scale, results))
-    ]
-    rows = [f"| {' | '.join(cells)} |" for cells in found]
-    head = ["|  |  | " + " | ".join(heads) + " |", "|---|---|" + "---:|" * len(heads)]
-    return "\n".join([*head, *rows, "", caption(entry, scale, results)]) + "\n"
+    heads = [column.head for column in _table(entry).columns]
+    lines = ["|  |  | " + " | ".join(heads) + " |", "|---|---|" + "---:|" * len(heads)]
+    for line in table_lines(entry, scale, results):
+        lines.append(f"| {' | '.join(_cells(line, entry))} |")
+    return "\n".join([*lines, "", caption(entry, scale, results)]) + "\n"
 
 
-def comma_separated(entry: Entry, scale: Scale, results: Results) -> str:
-    """A table as CSV, one line a number.
+def csv_entry(entry: Entry, scale: Scale, results: Results) -> str:
+    """Format a table as CSV, one line for each number.
 
     Args:
         entry: A table.
-        scale: Where its measured values were made.
-        results: By recipe.
+        scale: Scale of the measured values.
+        results: Results by recipe.
     """
-    assert isinstance(entry.content, Table)
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(["table", "data", "row", "source", "column", "value", "deviation", "seeds"])
-    for line in lines(entry, scale, results):
+    for line in table_lines(entry, scale, results):
         data = line.part.data if line.source == PUBLISHED else _measured_data(line, scale, results)
-        for column, cell in zip(entry.content.columns, line.cells, strict=True):
+        for column, cell in zip(_table(entry).columns, line.cells, strict=True):
             if isinstance(cell, Number):
                 numbers = [cell.mean, cell.spread, cell.seeds]
             elif cell is not None:
@@ -143,35 +148,26 @@ def comma_separated(entry: Entry, scale: Scale, results: Results) -> str:
     return stream.getvalue()
 
 
-def latex(entry: Entry, scale: Scale, results: Results) -> str:
-    """A table as LaTeX, for the package booktabs.
+def latex_entry(entry: Entry, scale: Scale, results: Results) -> str:
+    """Format a table as LaTeX, for the package booktabs.
 
     Args:
         entry: A table.
-        scale: Where its measured values were made.
-        results: By recipe.
+        scale: Scale of the measured values.
+        results: Results by recipe.
     """
-    assert isinstance(entry.content, Table)
-    heads = [column.head for column in entry.content.columns]
-    rows = [
-        ("" if not first or number == 0 else "\\addlinespace\n")
-        + " & ".join(
-            [
-                _tex(_place(line)) if first else "",
-                _tex(line.source),
-                *map(_tex, _texts(line, entry.content)),
-            ]
-        )
-        + r" \\"
-        for number, (line, first) in enumerate(_firsts(lines(entry, scale, results)))
-    ]
+    heads = [column.head for column in _table(entry).columns]
+    rows: list[str] = []
+    for line in table_lines(entry, scale, results):
+        space = "\\addlinespace\n" if rows and line.starts_model else ""
+        rows.append(f"{space}{' & '.join(map(_escaped, _cells(line, entry)))} \\\\")
     return "\n".join(
         [
             r"\begin{table}",
-            rf"\caption{{{_tex(entry.title)}. {_tex(caption(entry, scale, results))}}}",
+            rf"\caption{{{_escaped(entry.title)}. {_escaped(caption(entry, scale, results))}}}",
             r"\begin{tabular}{ll" + "r" * len(heads) + "}",
             r"\toprule",
-            " & & " + " & ".join(map(_tex, heads)) + r" \\",
+            " & & " + " & ".join(map(_escaped, heads)) + r" \\",
             r"\midrule",
             *rows,
             r"\bottomrule",
@@ -183,66 +179,66 @@ def latex(entry: Entry, scale: Scale, results: Results) -> str:
 
 
 def caption(entry: Entry, scale: Scale, results: Results) -> str:
-    """What the published numbers are of, what the measured ones are of, and what differs.
+    """Caption of a table or figure: what the published and the measured numbers are.
 
     Args:
         entry: A table or figure.
-        scale: Where its measured values were made.
-        results: By recipe.
+        scale: Scale of the measured values.
+        results: Results by recipe.
     """
     sentences = []
     for part in entry.parts():
         if part.source is not None:
             sentences.append(f"Published: {published_as(part)}.")
-        mine = [r for row in part.rows for r in _results(row, part, scale, results)]
-        if mine:
-            low = not entry.looks_inside() and _searched_low(mine)
-            searched = "; attacks searched in bfloat16, scored in float32" if low else ""
-            sentences.append(f"Measured: {measured_as(mine)}{searched}.")
-            left = [row.label for row in part.rows if _waits(row, part, scale, results)]
-            if left:
-                sentences.append(f"Not made yet: {', '.join(left)}.")
+        measured = [r for row in part.rows for r in _results(row, part, scale, results)]
+        if measured:
+            low = not entry.needs_models() and _low_precision(measured)
+            precision = "; attacks searched in bfloat16, scored in float32" if low else ""
+            sentences.append(f"Measured: {measured_as(measured)}{precision}.")
+            missing = [row.label for row in part.rows if _is_missing(row, part, scale, results)]
+            if missing:
+                sentences.append(f"Not reproduced yet: {', '.join(missing)}.")
         else:
-            sentences.append(f"Nothing at scale {scale.name} stands for {part.data}.")
-    cut = "" if scale.epochs is None else f" At most {scale.epochs} epochs a stage."
-    return " ".join([*sentences, scale.note + cut, entry.note])
+            sentences.append(f"Not measured at scale {scale.name}: {part.data}.")
+    limit = "" if scale.epochs is None else f" At most {scale.epochs} epochs per stage."
+    return " ".join([*sentences, scale.note + limit, entry.note])
 
 
 def published_as(part: Part) -> str:
-    """Source, data, network and attack of published values, in words."""
+    """Describe published values: source, data, network and attack."""
     assert part.source is not None
     table = published_table(part.source, part.data)
     return f"{part.source}; {part.data}, {table['network']}, {table['attack']}, in %"
 
 
 def measured_as(results: Sequence[Result]) -> str:
-    """Data, images, network, epochs and seeds of measured values, in words."""
+    """Describe measured values: data, images, network, epochs and seeds."""
     record = results[0].record
     networks = sorted({_network(result) for result in results})
     epochs = sorted({result.recipe["method"]["schedule"]["epochs"] for result in results})
     seeds = sorted({result.record["training_seed"] for result in results})
     stacks = [r.recipe["method"] for r in results if r.recipe["method"].get("kind") == "AFS"]
-    budgets = {", ".join(budgets_of({**method, "mask": None})) for method in stacks}
+    budgets = {", ".join(extractor_budgets({**method, "mask": None})) for method in stacks}
     alphas = {method["alpha"] for method in stacks}
     return (
         f"{record['data']}, {record['images']} {record['part']} images, {' and '.join(networks)}, "
         f"{' and '.join(map(str, epochs))} epochs, strongest ε {record['epsilons_written'][-1]}, "
         f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
-        + ("; mean (standard deviation) over them" if len(seeds) > 1 else "")
-        + "".join(f"; AFS of budgets {each}" for each in budgets if len(budgets) == 1)
-        + "".join(f"; α = {each:g}" for each in alphas if len(alphas) == 1)
+        + ("; mean (standard deviation) over seeds" if len(seeds) > 1 else "")
+        + "".join(f"; AFS with budgets {text}" for text in budgets if len(budgets) == 1)
+        + "".join(f"; α = {alpha:g}" for alpha in alphas if len(alphas) == 1)
     )
 
 
-def text(cell: Number | float | None, digits: int = 1) -> str:
-    """A cell.
+def cell_text(cell: Number | float | None, digits: int = 1) -> str:
+    """Format a cell.
 
     Args:
-        cell: A published value is shown with its decimals, but for zeros at the end.
-        digits: Decimals of a measured one.
+        cell: A measured number, or a published value, whose decimals are kept.
+        digits: Decimals of a measured number.
 
     Returns:
-        The number, with its deviation in parentheses if it has one; a dash for nothing.
+        The number, with its deviation in parentheses if it has one; a dash for ``None``.
     """
     if cell is None:
         return NONE
@@ -252,9 +248,17 @@ def text(cell: Number | float | None, digits: int = 1) -> str:
     return f"{cell.mean:.{digits}f}{spread}"
 
 
-def _texts(line: Line, table: Table) -> list[str]:
-    pairs = zip(line.cells, table.columns, strict=True)
-    return [text(cell, column.digits) for cell, column in pairs]
+def _table(entry: Entry) -> Table:
+    assert isinstance(entry.content, Table)
+    return entry.content
+
+
+def _cells(line: Line, entry: Entry) -> list[str]:
+    """Label, source and numbers; the label only on the first line of a model."""
+    label = line.label if line.part.data == "cifar10" else f"{line.label} ({line.part.data})"
+    pairs = zip(line.cells, _table(entry).columns, strict=True)
+    numbers = [cell_text(cell, column.digits) for cell, column in pairs]
+    return [label if line.starts_model else "", line.source, *numbers]
 
 
 def _results(row: Row, part: Part, scale: Scale, results: Results) -> Sequence[Result]:
@@ -262,33 +266,22 @@ def _results(row: Row, part: Part, scale: Scale, results: Results) -> Sequence[R
     return results.get(name, ()) if name is not None else ()
 
 
-def _waits(row: Row, part: Part, scale: Scale, results: Results) -> bool:
+def _is_missing(row: Row, part: Part, scale: Scale, results: Results) -> bool:
     """Whether a row could be measured at this scale and was not."""
     return recipe_of(row, part, scale) not in {None, *results}
 
 
-def _searched_low(results: Sequence[Result]) -> bool:
+def _low_precision(results: Sequence[Result]) -> bool:
     precisions = {result.record.get("search_precision", "32-true") for result in results}
     return precisions != {"32-true"}
 
 
-def _published(row: Row, part: Part, columns: Sequence[Column]) -> Iterator[Line]:
+def _published(row: Row, part: Part, columns: Sequence[Column]) -> tuple[float | None, ...]:
+    """Published cells of a row; empty if there are none."""
     values = published_row(part.source, part.data, row.label) if part.source is not None else {}
-    if values:
-        cells = tuple(values.get(c.published) if c.published else None for c in columns)
-        yield Line(part=part, label=row.label, source=PUBLISHED, cells=cells)
-
-
-def _firsts(found: Sequence[Line]) -> Iterator[tuple[Line, bool]]:
-    """Lines, and whether each is the first of its model."""
-    last: tuple[Part, str] | None = None
-    for line in found:
-        yield line, (line.part, line.label) != last
-        last = (line.part, line.label)
-
-
-def _place(line: Line) -> str:
-    return line.label if line.part.data == "cifar10" else f"{line.label} ({line.part.data})"
+    if not values:
+        return ()
+    return tuple(values.get(c.published) if c.published else None for c in columns)
 
 
 def _measured_data(line: Line, scale: Scale, results: Results) -> str:
@@ -305,7 +298,7 @@ def _network(result: Result) -> str:
     return f"{kind}-{network['depth']}" if "depth" in network else kind
 
 
-_TEX = str.maketrans(
+_LATEX = str.maketrans(
     {
         "ε": r"$\epsilon$",
         "α": r"$\alpha$",
@@ -319,5 +312,6 @@ _TEX = str.maketrans(
 )
 
 
-def _tex(words: str) -> str:
-    return words.translate(_TEX)
+def _escaped(text: str) -> str:
+    """Text with LaTeX's special characters escaped."""
+    return text.translate(_LATEX)

@@ -5,7 +5,7 @@
   const figures = read("figures");
   const drawn = new Set();
 
-  // Colours of ink and rules follow the page, which follows the system's light or dark mode.
+  // Colours of text and rules follow the page, which follows the system's light or dark mode.
   const look = () => {
     const style = getComputedStyle(document.documentElement);
     const of = (name) => style.getPropertyValue(`--${name}`).trim();
@@ -29,12 +29,12 @@
   };
 
   const pressed = (name) => document.querySelector(`[data-toggle="${name}"]`)?.ariaPressed !== "false";
-  const wanted = (name) => {
+  const selected = (name) => {
     const chip = document.querySelector(`[data-toggle="${name}"]`);
     const text = document.getElementById("filter").value.trim().toLowerCase();
     return pressed(name) && (!chip || chip.dataset.name.toLowerCase().includes(text));
   };
-  const visible = (holder) => figures[holder.dataset.figure].data.map(({ meta }) => meta === undefined || wanted(meta));
+  const visible = (holder) => figures[holder.dataset.figure].data.map(({ meta }) => meta === undefined || selected(meta));
 
   const draw = (holder) => {
     if (drawn.has(holder) || holder.closest("details:not([open])")) return;
@@ -47,8 +47,8 @@
   };
 
   const refresh = () => {
-    for (const element of all("[data-model]")) element.hidden = !wanted(element.dataset.model);
-    for (const chip of all("[data-toggle]")) chip.hidden = pressed(chip.dataset.toggle) && !wanted(chip.dataset.toggle);
+    for (const element of all("[data-model]")) element.hidden = !selected(element.dataset.model);
+    for (const chip of all("[data-toggle]")) chip.hidden = pressed(chip.dataset.toggle) && !selected(chip.dataset.toggle);
     document.getElementById("nothing").hidden = all("table.headline tbody tr:not([hidden])").length > 0;
     for (const holder of drawn) Plotly.restyle(holder, { visible: visible(holder) });
   };
