@@ -8,13 +8,14 @@ from jaxtyping import Int, UInt8
 from torch import Tensor
 
 from equipoise.data.memory_mapped import MappedImages
+from equipoise.runtime.errors import InvalidInput
 from equipoise.types import Images
 
 IMBALANCED = 2.0
 """A class with this many times the images of another makes a set imbalanced."""
 
 
-class DataError(ValueError):
+class DataError(InvalidInput):
     """Data that cannot be used; the message names the file, the rule and the remedy."""
 
 
