@@ -154,7 +154,7 @@ def test_a_data_folder_without_data_is_refused(capsys, tmp_path):
 
 def test_a_data_folder_for_digits_is_refused(capsys, tmp_path):
     printed = refused(capsys, "train", "standard_digits", "--data", tmp_path)
-    assert "--data has no meaning" in printed
+    assert "leave --data out" in printed
 
 
 def test_a_recipe_that_needs_data_says_how_to_give_it(capsys, tmp_path, monkeypatch):
@@ -349,7 +349,7 @@ def test_evaluate_takes_the_logits_out_of_an_answer_or_says_how(capsys, importab
 def test_evaluate_asks_for_what_a_foreign_network_does_not_say(capsys, importable):
     assert "name the strengths with --epsilons" in refused(capsys, "evaluate", "my_networks:make")
     printed = refused(capsys, "evaluate", "my_networks:make", "--epsilons", "0.1")
-    assert "name it with --dataset" in printed
+    assert "name the data set with --dataset" in printed
 
 
 def test_evaluate_attacks_from_a_surrogate(capsys, importable, trained):

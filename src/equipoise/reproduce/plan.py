@@ -18,10 +18,11 @@ from equipoise.records.files import read_record
 from equipoise.report.papers import Entry, Scale, recipes_of
 from equipoise.runtime.errors import RunError
 from equipoise.runtime.files import PART, read_json, write_json
+from equipoise.runtime.run_folder import RunFolder
 from equipoise.training import is_done
 from equipoise.workflows.datasets import with_folder
 from equipoise.workflows.evaluation_settings import EvaluationSettings
-from equipoise.workflows.resume_checks import RECIPE, differences
+from equipoise.workflows.resume_checks import differences
 
 SURROGATE = "surrogate_{}"
 """The recipe of the network from which black-box attacks are transferred."""
@@ -285,7 +286,7 @@ def _size(model: Model) -> tuple[bool, int]:
 
 def share_stages(leader: Model, model: Model) -> None:
     """Copy the leader's finished stages that the model has too, each whole or not at all."""
-    write_json(model.place / RECIPE, to_json(model.recipe))
+    write_json(RunFolder(model.place).recipe, to_json(model.recipe))
     plan = model.recipe.method.stages(_never)
     for stage in plan[:-1]:
         source, target = (each.place / "stages" / stage.name for each in (leader, model))
