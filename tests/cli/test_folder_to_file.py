@@ -64,7 +64,7 @@ def test_a_folder_of_images_becomes_an_exported_model_in_one_command(folder, tmp
 
 @pytest.mark.parametrize(
     ("file", "message"),
-    [("mine.pt", "ends in .onnx or .pt2, got mine.pt"), ("mine", "ends in .onnx or .pt2")],
+    [("mine.pt", "must end in .onnx or .pt2, got mine.pt"), ("mine", "must end in .onnx or .pt2")],
 )
 def test_a_wrong_ending_is_refused_before_training(file, message, monkeypatch, tmp_path, capsys):
     monkeypatch.chdir(tmp_path)

@@ -8,10 +8,11 @@ from typing import get_args
 
 import pytest
 import tiny
+from commands import output, refused, run
 from PIL import Image
 
 from equipoise.attacks import Square
-from equipoise.cli.main import COMMANDS, main
+from equipoise.cli.main import COMMANDS
 from equipoise.cli.options import Suites
 from equipoise.data import Digits
 from equipoise.evaluation import SuiteName, suites
@@ -23,26 +24,6 @@ from equipoise.records.files import iterate_records, read_record
 from equipoise.runtime.environment import version
 from equipoise.runtime.files import read_json, write_json
 from equipoise.workflows.train import train
-
-
-def output(capsys) -> str:
-    """All that was printed, on one line: tables wrap."""
-    found = capsys.readouterr()
-    return " ".join((found.out + found.err).replace("│", " ").split())
-
-
-def run(*arguments) -> None:
-    main([str(argument) for argument in arguments])
-
-
-def refused(capsys, *arguments) -> str:
-    """What a refusal says; its exit status is 2."""
-    with pytest.raises(SystemExit) as left:
-        run(*arguments)
-    said = output(capsys)
-    assert left.value.code == 2
-    assert "Traceback" not in said
-    return said
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +49,7 @@ def _few_digits(monkeypatch):
     [
         ["--help"],
         ["train", "--help"],
+        ["evaluate", "--help"],
         ["report", "--help"],
         ["export", "--help"],
         ["predict", "--help"],
@@ -77,7 +59,7 @@ def test_help_exits_0_without_importing_torch(arguments):
     code = (
         "import sys\nfrom equipoise.cli.main import main\n"
         f"try:\n    main({arguments})\n"
-        "except SystemExit as left:\n    assert left.code == 0, left.code\n"
+        "except SystemExit as exit_info:\n    assert exit_info.code == 0, exit_info.code\n"
         "assert 'torch' not in sys.modules"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
@@ -121,110 +103,23 @@ def test_the_module_runs_as_the_command_does():
 
 def test_list_names_every_recipe_and_what_it_trains(capsys):
     run("list")
-    said = output(capsys)
+    printed = output(capsys)
     for name in RECIPES:
-        assert name in said
-    assert "Standard training on digits." in said
+        assert name in printed
+    assert "Standard training on digits." in printed
 
 
 def test_list_takes_words_that_a_recipe_must_have(capsys):
     run("list", "AFS", "paper", "table")
-    said = output(capsys)
-    assert "AFS, Table III" in said
-    assert "extractor_9_cifar10_paper" in said
-    assert "afa_cifar10_paper" not in said
-    assert "digits" not in said
+    printed = output(capsys)
+    assert "AFS, Table III" in printed
+    assert "extractor_9_cifar10_paper" in printed
+    assert "afa_cifar10_paper" not in printed
+    assert "digits" not in printed
 
 
 def test_list_refuses_words_that_no_recipe_has(capsys):
-    assert "no recipe has the words afa speling" in refused(capsys, "list", "afa", "speling")
-
-
-def test_a_dry_run_prints_the_cost_and_trains_nothing(capsys, monkeypatch, tmp_path):
-    monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.chdir(tmp_path)
-    run(
-        *("train", "pgd_at_digits", "--dry-run", "--loop.batch-size", "8"),
-        *("--loop.validation-images", "16", "--method.attack.steps", "2"),
-    )
-    said = output(capsys)
-    assert "Cost of training pgd_at_digits on cpu" in said
-    for part in ("77.6 k", "764 k", "3 + 3", "12 of 8 images", " steps of 8 images", "total:"):
-        assert part in said
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_recipes_help_shows_its_fields(capsys):
-    with pytest.raises(SystemExit) as left:
-        run("train", "pgd_at_digits", "--help")
-    assert left.value.code == 0
-    said = output(capsys)
-    for flag in ("--method.epsilon", "--loop.batch-size", "--seed", "--resume", "--out"):
-        assert flag in said
-
-
-@pytest.mark.parametrize("flag", ["--method.epsilon", "--evaluation.epsilons"])
-def test_an_epsilon_of_8_is_refused_with_the_remedy(capsys, tmp_path, flag):
-    said = refused(capsys, "train", "pgd_at_digits", flag, "8", "--out", tmp_path / "run")
-    assert "epsilon must be in [0, 1] pixel units, got 8." in said
-    assert "write 8/255" in said
-    assert not (tmp_path / "run").exists()
-
-
-def test_a_step_of_2_is_refused_with_the_remedy(capsys, tmp_path):
-    said = refused(
-        capsys,
-        *("train", "pgd_at_digits", "--out", tmp_path / "run"),
-        *("--method.attack.step-size", "2", "--method.attack.relative-step", "None"),
-    )
-    assert "write 2/255" in said
-    assert not (tmp_path / "run").exists()
-
-
-def test_an_epsilon_above_1_is_taken_under_l2(monkeypatch, tmp_path):
-    asked = []
-    monkeypatch.setattr(
-        "equipoise.workflows.train.train", lambda recipe, folder, **rest: asked.append(recipe)
-    )
-    run(
-        *("train", "pgd_at_digits", "--method.norm", "L2", "--method.epsilon", "3"),
-        *("--evaluation.norm", "L2", "--evaluation.epsilons", "0", "1.5", "3", "--out", tmp_path),
-        *("--method.attack.step-size", "1.5", "--method.attack.relative-step", "None"),
-    )
-    assert asked[0].method.attack.step_size == 1.5
-    assert asked[0].method.epsilon == 3.0
-    assert asked[0].evaluation.epsilons == (0.0, 1.5, 3.0)
-
-
-def test_an_epsilon_of_8_255ths_is_taken(monkeypatch, tmp_path):
-    asked = []
-    monkeypatch.setattr(
-        "equipoise.workflows.train.train", lambda recipe, folder, **rest: asked.append(recipe)
-    )
-    run("train", "pgd_at_digits", "--method.epsilon", "8/255", "--out", tmp_path)
-    assert asked[0].method.epsilon == 8 / 255
-    assert replace(asked[0], method=RECIPES["pgd_at_digits"]().method) == RECIPES["pgd_at_digits"]()
-
-
-def test_flags_change_nested_fields_and_only_those(monkeypatch, tmp_path):
-    asked = []
-    monkeypatch.setattr(
-        "equipoise.workflows.train.train",
-        lambda recipe, folder, **rest: asked.append((recipe, rest)),
-    )
-    run(
-        *("train", "afa_digits", "--out", tmp_path, "--resume", "--seed", "3"),
-        *("--method.gate.hidden", "8", "--method.schedule.epochs", "5"),
-    )
-    ((recipe, rest),) = asked
-    base = RECIPES["afa_digits"]()
-    method = replace(
-        base.method,
-        gate=replace(base.method.gate, hidden=8),
-        schedule=replace(base.method.schedule, epochs=5),
-    )
-    assert recipe == replace(base, seed=3, method=method)
-    assert rest["resume"]
+    assert "no recipe matches the words afa speling" in refused(capsys, "list", "afa", "speling")
 
 
 def test_an_unknown_recipe_is_refused_with_a_suggestion(capsys):
@@ -248,23 +143,18 @@ def test_a_recipe_without_a_name_is_refused(capsys):
     assert "equipoise list" in refused(capsys, "train")
 
 
-def test_a_value_against_a_rule_is_refused_by_the_rule(capsys, tmp_path):
-    said = refused(capsys, "train", "afs_digits", "--method.alpha", "2", "--out", tmp_path / "run")
-    assert "alpha must be in [0, 1], got 2" in said
-
-
 def test_a_data_folder_without_data_is_refused(capsys, tmp_path):
-    said = refused(
+    printed = refused(
         capsys,
         *("train", "standard_cifar10_compact", "--data", tmp_path, "--out", tmp_path / "run"),
     )
-    assert "holds no data/train-*.parquet" in said
+    assert "holds no data/train-*.parquet" in printed
     assert not (tmp_path / "run").exists()
 
 
 def test_a_data_folder_for_digits_is_refused(capsys, tmp_path):
-    said = refused(capsys, "train", "standard_digits", "--data", tmp_path)
-    assert "--data has no meaning" in said
+    printed = refused(capsys, "train", "standard_digits", "--data", tmp_path)
+    assert "leave --data out" in printed
 
 
 def test_a_recipe_that_needs_data_says_how_to_give_it(capsys, tmp_path, monkeypatch):
@@ -274,8 +164,8 @@ def test_a_recipe_that_needs_data_says_how_to_give_it(capsys, tmp_path, monkeypa
         raise ConnectionError
 
     monkeypatch.setattr(datasets, "load_dataset", unreachable)
-    said = refused(capsys, "train", "standard_cifar10_compact", "--out", tmp_path / "run")
-    assert "--data FOLDER" in said
+    printed = refused(capsys, "train", "standard_cifar10_compact", "--out", tmp_path / "run")
+    assert "--data FOLDER" in printed
 
 
 def test_a_file_in_the_place_of_the_run_folder_is_refused(capsys, tmp_path):
@@ -302,9 +192,9 @@ def test_training_evaluating_and_reporting_from_the_command_line(capsys, tmp_pat
     assert record["images"] == 8
     assert "standard_digits" in output(capsys)
     run("report", folder)
-    said = output(capsys)
-    assert "ε 26/255" in said
-    assert f"{100 * record['headline']['accuracy'][0]:.1f}" in said
+    printed = output(capsys)
+    assert "ε 26/255" in printed
+    assert f"{100 * record['headline']['accuracy'][0]:.1f}" in printed
 
 
 def test_evaluate_uses_the_recipes_settings_by_default(capsys, trained):
@@ -320,9 +210,9 @@ def test_evaluate_without_a_model_is_refused(capsys, tmp_path):
 
 
 def test_evaluate_refuses_an_epsilon_of_8(capsys, trained):
-    said = refused(capsys, "evaluate", trained, "--epsilons", "0", "8")
-    assert "write 8/255" in said
-    assert "NoneType" not in said
+    printed = refused(capsys, "evaluate", trained, "--epsilons", "0", "8")
+    assert "write 8/255" in printed
+    assert "NoneType" not in printed
 
 
 def test_strengths_may_stand_apart_by_commas(monkeypatch, trained):
@@ -338,8 +228,8 @@ def test_strengths_may_stand_apart_by_commas(monkeypatch, trained):
 
 def test_a_size_of_nothing_is_refused(capsys, trained, tmp_path):
     Image.new("L", (8, 8)).save(tmp_path / "d.png")
-    said = refused(capsys, "predict", trained, tmp_path / "d.png", "--size", "0", "8")
-    assert "--size must be two numbers of 1 or more, got (0, 8)" in said
+    printed = refused(capsys, "predict", trained, tmp_path / "d.png", "--size", "0", "8")
+    assert "--size must be two numbers of 1 or more, got (0, 8)" in printed
 
 
 def test_report_into_renews_the_tables_between_markers(capsys, trained, tmp_path):
@@ -348,7 +238,7 @@ def test_report_into_renews_the_tables_between_markers(capsys, trained, tmp_path
     page.write_text(f"before\n<!-- records: {trained} -->\n<!-- end records -->\nafter\n")
     output(capsys)
     run("report", "--into", page)
-    assert "renewed" in output(capsys)
+    assert "updated" in output(capsys)
     text = page.read_text()
     assert "| standard_digits |" in text
     assert text.startswith("before\n")
@@ -395,9 +285,9 @@ def test_ctrl_c_outside_of_training_exits_130(monkeypatch, tmp_path):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("equipoise.workflows.train.train", interrupted)
-    with pytest.raises(SystemExit) as left:
+    with pytest.raises(SystemExit) as exit_info:
         run("train", "standard_digits", "--out", tmp_path)
-    assert left.value.code == 130
+    assert exit_info.value.code == 130
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 75)])
@@ -410,11 +300,11 @@ def test_a_signal_ends_an_evaluation_and_says_how_it_goes_on(
     monkeypatch.setattr(
         "equipoise.workflows.evaluate.evaluate", lambda *given, **rest: os.kill(os.getpid(), number)
     )
-    with pytest.raises(SystemExit) as left:
+    with pytest.raises(SystemExit) as exit_info:
         run("evaluate", tmp_path)
     signal.signal(signal.SIGINT, ignored)
-    assert left.value.code == status
-    assert "the same command goes on" in capsys.readouterr().err
+    assert exit_info.value.code == status
+    assert "Run the same command to continue" in capsys.readouterr().err
     assert signal.getsignal(signal.SIGTERM) == before
 
 
@@ -451,15 +341,15 @@ def test_evaluate_takes_any_importable_network(capsys, importable):
 
 def test_evaluate_takes_the_logits_out_of_an_answer_or_says_how(capsys, importable):
     run("evaluate", "my_networks:Pair", *FOREIGN, "--logits", "logits")
-    said = refused(capsys, "evaluate", "my_networks:Pair", *FOREIGN)
-    assert "a dict with the keys ['features', 'logits']" in said
-    assert "--logits" in said
+    printed = refused(capsys, "evaluate", "my_networks:Pair", *FOREIGN)
+    assert "a dict with the keys ['features', 'logits']" in printed
+    assert "--logits" in printed
 
 
 def test_evaluate_asks_for_what_a_foreign_network_does_not_say(capsys, importable):
     assert "name the strengths with --epsilons" in refused(capsys, "evaluate", "my_networks:make")
-    said = refused(capsys, "evaluate", "my_networks:make", "--epsilons", "0.1")
-    assert "name it with --dataset" in said
+    printed = refused(capsys, "evaluate", "my_networks:make", "--epsilons", "0.1")
+    assert "name the data set with --dataset" in printed
 
 
 def test_evaluate_attacks_from_a_surrogate(capsys, importable, trained):
@@ -481,9 +371,9 @@ def test_compare_pairs_models_image_by_image_and_refuses_other_images(capsys, im
     capsys.readouterr()
     places = sorted((importable / "runs").rglob("records"))
     run("compare", *places)
-    said = output(capsys)
-    assert "my_networks.make against my_networks.Pair" in said
-    assert "no significant difference" in " ".join(said.split())
+    printed = output(capsys)
+    assert "my_networks.make against my_networks.Pair" in printed
+    assert "no significant difference" in " ".join(printed.split())
     run("evaluate", "my_networks:make", *FOREIGN[:-4], "--images", "6", "--steps", "2")
     (eight,) = places[0].glob("*.json")
     (six,) = (p for p in places[1].glob("*.json") if read_record(p)["images"] == 6)
@@ -507,37 +397,39 @@ def test_a_model_is_exported_and_the_file_predicts(
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "model.pt2"
     run("export", trained, "--format", "torch-export", "--out", path, "--images", "4")
-    said = output(capsys)
-    assert "outputs differ from the original's by at most 0 on 4 images" in said
+    printed = output(capsys)
+    assert "outputs differ from the original's by at most 0 on 4 images" in printed
     run("predict", path, picture, "--json", "--trust", path)
     (found,) = json.loads(capsys.readouterr().out)
     assert (found["image"], found["notices"]) == (str(picture), [])
     run("predict", trained, picture.name)
-    said = output(capsys)
-    assert "digit.png" in said
-    assert f"{found['class_name']} {found['probability']:.3f}" in said
+    printed = output(capsys)
+    assert "digit.png" in printed
+    assert f"{found['class_name']} {found['probability']:.3f}" in printed
 
 
 def test_a_file_of_the_wrong_ending_is_refused(capsys, trained, tmp_path):
-    said = refused(capsys, "export", trained, "--format", "onnx", "--out", tmp_path / "model.pt2")
-    assert "a file of onnx must end in .onnx" in said
+    printed = refused(
+        capsys, "export", trained, "--format", "onnx", "--out", tmp_path / "model.pt2"
+    )
+    assert "a file of onnx must end in .onnx" in printed
 
 
 @pytest.mark.parametrize("content", [None, b"", b"no picture"])
 def test_a_picture_that_cannot_be_read_is_refused(capsys, trained, tmp_path, content):
     if content is not None:
         (tmp_path / "x.png").write_bytes(content)
-    said = refused(capsys, "predict", trained, tmp_path / "x.png")
-    assert "cannot be read as PNG or JPEG" in said or "does not exist" in said
+    printed = refused(capsys, "predict", trained, tmp_path / "x.png")
+    assert "cannot be read as PNG or JPEG" in printed or "does not exist" in printed
 
 
 def test_a_card_is_renewed_and_an_entry_for_robustbench_written(capsys, trained, tmp_path):
     run("evaluate", trained)
     output(capsys)
     run("card", trained, "--robustbench", tmp_path / "entry.json")
-    said = output(capsys)
-    assert "README.md" in said
-    assert "RobustBench has no leaderboard for digits" in said
+    printed = output(capsys)
+    assert "README.md" in printed
+    assert "RobustBench has no leaderboard for digits" in printed
     assert read_json(tmp_path / "entry.json")["dataset"] == "digits"
 
 

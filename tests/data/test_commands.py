@@ -68,7 +68,7 @@ def test_sources_of_old_recipes_are_still_read():
 def test_size_is_for_image_folders_only(tmp_path, capsys):
     assert named_source("imagefolder", tmp_path, 32) == ImageFolder(folder=tmp_path, size=32)
     assert named_source("npz", tmp_path / "a.npz") == NpzFile(path=tmp_path / "a.npz")
-    with pytest.raises(ValueError, match="--size is for an image folder; images of cifar10"):
+    with pytest.raises(ValueError, match="--size is for image folders, got 32 for cifar10"):
         named_source("cifar10", tmp_path, 32)
     assert "--dataset imagefolder" in refused(capsys, "evaluate", "somewhere", "--size", "32")
 

@@ -25,7 +25,7 @@ import torch
 from rich.console import Console
 
 from equipoise import report
-from equipoise.cli.main import _is_refusal
+from equipoise.cli.main import is_user_error
 from equipoise.data import Cifar10
 from equipoise.data.archives import open_files
 from equipoise.data.decode import FORMATS, decode
@@ -343,7 +343,7 @@ def survives(target: Callable[[bytes], None], data: bytes) -> bool:
     try:
         target(data)
     except Exception as error:
-        if not _is_refusal(error):
+        if not is_user_error(error):
             raise
         return False
     return True

@@ -138,7 +138,7 @@ def test_no_entry_is_written_without_a_record(folder, tmp_path):
 
 @pytest.mark.parametrize(
     ("model", "message"),
-    [("nowhere", "is no model folder"), ("hf://owner/name", "is on the hub")],
+    [("nowhere", "is no model folder"), ("hf://owner/name", "got hf://owner/name")],
 )
 def test_a_card_is_written_for_folders_of_this_machine_only(model, message):
     with pytest.raises(ModelFolderError, match=message):

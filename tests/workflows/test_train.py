@@ -125,7 +125,7 @@ def test_a_folder_that_holds_a_run_is_refused_without_resume(trained, data):
 def test_a_folder_that_holds_something_else_is_refused(tmp_path, data):
     (tmp_path / "holiday.jpg").write_text("x")
     for resume in (False, True):
-        with pytest.raises(RunError, match=r"is no run folder; choose another.*--out"):
+        with pytest.raises(RunError, match=r"is not a run folder; choose another.*--out"):
             train(tiny.recipe(), tmp_path, dataset=data, resume=resume)
 
 
@@ -165,7 +165,7 @@ def test_recipes_are_found_by_name_file_or_run_folder(trained):
 def test_an_unknown_recipe_names_the_nearest_ones():
     with pytest.raises(ValueError, match=r"'afa_digitz'. Did you mean afa_digits"):
         find_recipe("afa_digitz")
-    with pytest.raises(ValueError, match="`equipoise list` names them all"):
+    with pytest.raises(ValueError, match="See `equipoise list`"):
         find_recipe("resnet")
 
 
@@ -275,7 +275,7 @@ def test_data_with_the_models_classes_in_another_order_are_refused(trained, tmp_
 
     copytree(trained / "model", tmp_path / "model")
     moved = replace(data, class_names=(*data.class_names[1:], data.class_names[0]))
-    with pytest.raises(ValueError, match=r"class '0' is number 0, that of the data is number 9"):
+    with pytest.raises(ValueError, match=r"got 0 in the model and 9 in the data"):
         evaluate(tmp_path / "model", evaluation=QUICK, dataset=moved)
     named = replace(data, class_names=tuple(f"digit {n}" for n in data.class_names))
     assert evaluate(tmp_path / "model", evaluation=QUICK, dataset=named)
@@ -318,7 +318,7 @@ def test_a_run_goes_on_with_the_data_it_began_with_alone(tmp_path, data):
     train(recipe, tmp_path, dataset=data)
     train(recipe, tmp_path, dataset=data, resume=True)
     other = replace(data, train=data.train.take(slice(1, None)))
-    with pytest.raises(RunError, match="the data are not those that the run in"):
+    with pytest.raises(RunError, match="started on other data"):
         train(recipe, tmp_path, dataset=other, resume=True)
 
 
@@ -363,7 +363,7 @@ def test_a_data_folder_moves_a_source_that_is_read_from_one(tmp_path, monkeypatc
 
     moved = with_folder(Cifar10(limit=3), Path("here"))
     assert moved == Cifar10(folder=tmp_path / "here", limit=3)
-    with pytest.raises(ValueError, match="--data has no meaning"):
+    with pytest.raises(ValueError, match="leave --data out"):
         with_folder(Digits(), tmp_path)
 
 

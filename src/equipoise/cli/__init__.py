@@ -1,3 +1,3 @@
-"""Command line: one file per group of commands. torch is imported only when needed."""
+"""Command line: one file per group of commands. Imports torch only when a command needs it."""
 
 __all__: list[str] = []

@@ -4,16 +4,18 @@ from typing import Annotated
 
 import tyro
 
-from equipoise.cli.options import console
+from equipoise.cli.options import console, optional
+from equipoise.runtime.errors import InvalidInput
 
 
 def list_recipes(
-    words: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="WORD...")] = (),
+    words: Annotated[tuple[str, ...], tyro.conf.Positional, optional("[WORD...]")] = (),
 ) -> None:
-    """Name every recipe, with what it trains.
+    """List the recipes and what each one trains.
 
     Args:
-        words: Only those with all of these words in name, group or description: afs paper.
+        words: List only recipes with all of these words in name, group or description, such as
+            afs paper.
     """
     from rich.table import Table
 
@@ -22,16 +24,18 @@ def list_recipes(
     table = Table("recipe", "what it trains")
     for group, recipes in GROUPS.items():
         rows = [(make.__name__, (make.__doc__ or "").splitlines()[0]) for make in recipes]
-        found = [
-            each
-            for each in rows
-            if all(word.lower() in " ".join((group, *each)).lower() for word in words)
+        matches = [
+            row
+            for row in rows
+            if all(word.lower() in " ".join((group, *row)).lower() for word in words)
         ]
-        if found:
+        if matches:
             table.add_row(f"[bold]{group}")
-            for name, says in found:
-                table.add_row(name, says)
+            for row in matches:
+                table.add_row(*row)
             table.add_section()
     if not table.row_count:
-        raise ValueError(f"no recipe has the words {' '.join(words)}; `equipoise list` names all.")
+        raise InvalidInput(
+            f"no recipe matches the words {' '.join(words)}; `equipoise list` shows all recipes."
+        )
     console.print(table)

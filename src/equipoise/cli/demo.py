@@ -1,28 +1,34 @@
 """The command ``equipoise demo``."""
 
 from pathlib import Path
+from typing import Annotated
 
-from equipoise.cli.options import console, stopped
+import tyro
+
+from equipoise.cli.options import console, exit_interrupted, print_line
 from equipoise.runtime.signals import Interrupted
 
 
-def demo(out: Path = Path("runs/demo"), seed: int = 0) -> None:
+def demo(
+    *,
+    out: Annotated[Path, tyro.conf.arg(metavar="FOLDER")] = Path("runs/demo"),
+    seed: Annotated[int, tyro.conf.arg(metavar="N")] = 0,
+) -> None:
     """Train four models on handwritten digits, attack them at five strengths, print one table.
-
-    Takes a few minutes on two cores. Run again, it re-uses what is there.
+    Takes a few minutes on two cores.
 
     Args:
-        out: Folder for runs, records and models.
-        seed: Of everything random.
+        out: Folder for runs, records and models; finished runs in it are reused.
+        seed: Random seed for weights, data order and attacks.
     """
     from equipoise.cli.progress import Terminal
     from equipoise.report import rich_table
-    from equipoise.workflows.demo import demo as jobs_demo
+    from equipoise.workflows.demo import demo as run_demo
 
     try:
         with Terminal(console) as terminal:
-            records = jobs_demo(out, seed=seed, reporter=terminal.of)
+            records = run_demo(out, seed=seed, reporter=terminal.named)
     except Interrupted:
-        stopped(f"equipoise demo --out {out} --seed {seed}")
-    console.print(rich_table(records, "Who keeps both accuracies?"))
-    console.print(f"Models, records and metrics are under {out}.", highlight=False, soft_wrap=True)
+        exit_interrupted(f"equipoise demo --out {out} --seed {seed}")
+    console.print(rich_table(records, "Clean and robust accuracy on digits"))
+    print_line(f"Models, records and metrics are under {out}.")

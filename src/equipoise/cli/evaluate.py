@@ -1,4 +1,4 @@
-"""What several commands do with a model that is trained: evaluate it, export it, say so."""
+"""The command ``equipoise evaluate``."""
 
 from collections.abc import Sequence
 from itertools import product
@@ -7,99 +7,75 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from equipoise.cli.options import Sources, Suites, console
+from equipoise.cli.options import Sources, Suites, console, optional, print_line
 from equipoise.records.epsilon import Epsilons
+from equipoise.runtime.errors import InvalidInput
 
-
-def evaluate_and_print(
-    models: Sequence[str], preferences: Sequence[float | None] = (None,), **settings: Any
-) -> None:
-    """Evaluate models at each preference, and print one table, the self-checks and the records.
-
-    Args:
-        models: As for ``evaluate``.
-        preferences: Of OAT's networks; ``None`` for their own.
-        settings: Further arguments of ``evaluate``.
-    """
-    from equipoise.cli.progress import Terminal
-    from equipoise.report import rich_checks, rich_columns, rich_table
-    from equipoise.workflows.evaluate import evaluate
-
-    records, paths = [], []
-    with Terminal(console) as terminal:
-        for model, preference in product(models, preferences):
-            record, path = evaluate(model, preference=preference, reporter=terminal, **settings)
-            records.append(record)
-            paths.append(path)
-    console.print(rich_table(records, "Worst case per image"))
-    for suite in records[0]["suites"]:
-        if suite["independent"]:
-            console.print(rich_columns(records, "Attack by attack", suite["name"]))
-    console.print(rich_checks(*records))
-    for path in paths:
-        console.print(f"record: {path}", highlight=False, soft_wrap=True)
+Count = Annotated[int | None, optional("N")]
 
 
 def evaluate(
-    models: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="MODEL...")],
-    epsilons: Epsilons = (),
-    suite: tuple[Suites, ...] | None = None,
-    steps: int | None = None,
-    restarts: int | None = None,
-    images: int | None = None,
-    part: Literal["test", "validation"] | None = None,
-    norm: Literal["Linf", "L2"] | None = None,
-    dataset: Sources | None = None,
-    data: Path | None = None,
-    size: int | None = None,
-    surrogates: tuple[str, ...] = (),
-    logits: str | None = None,
-    trust: tuple[str, ...] = (),
-    preferences: tuple[float, ...] = (),
+    models: Annotated[tuple[str, ...], tyro.conf.Positional, optional("MODEL...")],
+    *,
+    epsilons: Annotated[Epsilons, optional("EPSILON...")] = (),
+    suite: Annotated[tuple[Suites, ...] | None, optional("SUITE...")] = None,
+    steps: Count = None,
+    restarts: Count = None,
+    images: Count = None,
+    part: Annotated[Literal["test", "validation"] | None, optional("PART")] = None,
+    norm: Annotated[Literal["Linf", "L2"] | None, optional("NORM")] = None,
+    dataset: Annotated[Sources | None, optional("NAME")] = None,
+    data: Annotated[Path | None, optional("PATH")] = None,
+    size: Annotated[int | None, optional("PIXELS")] = None,
+    surrogates: Annotated[tuple[str, ...], optional("MODEL...")] = (),
+    logits: Annotated[str | None, optional("KEY")] = None,
+    trust: Annotated[tuple[str, ...], optional("MODULE...")] = (),
+    preferences: Annotated[tuple[float, ...], optional("LAMBDA...")] = (),
     search_precision: Literal["32-true", "bf16-mixed"] = "32-true",
     order: Literal["ascending", "descending"] = "ascending",
     self_checks: bool = True,
-    workers: int = 1,
-    seed: int = 0,
-    batch_size: int = 256,
+    workers: Annotated[int, tyro.conf.arg(metavar="N")] = 1,
+    seed: Annotated[int, tyro.conf.arg(metavar="N")] = 0,
+    batch_size: Annotated[int, tyro.conf.arg(metavar="N")] = 256,
 ) -> None:
-    """Attack models at many strengths and print one table; a record is written beside each.
-
-    Stopped or killed, the same command goes on; with more strengths or suites it re-uses what is
-    known.
+    """Attack models at many strengths, print one table, and write a record next to each model.
+    To continue an interrupted evaluation, run the same command again.
 
     Args:
-        models: Run folders, model folders, hf://owner/name, module:function, ONNX or torch.export
-            files.
-        epsilons: Strengths such as 0 1/255 2/255 4/255 8/255; the recipe's by default.
-        suite: Attacks to try, in order; the recipe's by default.
-        steps: Steps of each search of quick, adaptive and transfer.
-        restarts: Random restarts of quick.
-        images: Only so many: the first ones, or evenly spaced ones of images sorted by class.
-        part: "validation" for the images held out of training, on which settings are chosen.
-        norm: Geometry of the threat.
-        dataset: Data for a model that does not say on what it was trained.
-        data: Folder or file of the data set, if it lies elsewhere here.
-        size: With --dataset imagefolder: bring images to so many pixels a side.
-        surrogates: Models that the suite transfer attacks in the model's place.
-        logits: Which part of the model's answer holds the logits: a key, a place, or binary.
-        trust: Modules whose code may be run to build a network that Equipoise did not write, and
-            .pt2 files that may be read.
-        preferences: For OAT's networks: evaluate at each of these lambdas; one record each.
-        search_precision: Of the searches; scores are float32 always.
-        order: Descending begins at the strongest epsilon: much faster on robust models, as an image
-            that nothing breaks there is not attacked below.
-        self_checks: Look for signs that the score is too good.
-        workers: Processes among which batches of images are shared out.
-        seed: Of the attacks.
+        models: Run folders, model folders, hf://owner/name, module:function, ONNX files or
+            torch.export files.
+        epsilons: Attack strengths, such as 0 1/255 2/255 4/255 8/255; by default the recipe's.
+        suite: Attack suites, in order: quick, tables, paper, standard, autoattack, adaptive,
+            transfer. By default the recipe's.
+        steps: Steps per search in the suites quick, adaptive and transfer.
+        restarts: Random restarts in the suite quick.
+        images: Evaluate on N images: the first ones, or evenly spaced ones if images are sorted by
+            class.
+        part: test, or validation for the images held out of training; choose settings on those.
+        norm: Norm of the threat, Linf or L2.
+        dataset: Data set, for a model that does not name the one it was trained on: digits,
+            cifar10, cifar100, svhn, tinyimagenet, imagefolder or npz.
+        data: Folder or file of the data set, if it is elsewhere on this machine.
+        size: With --dataset imagefolder, resize images to this height and width.
+        surrogates: Models that the suite transfer attacks in place of the evaluated one.
+        logits: Which part of the model's output holds the logits: a key, an index, or binary.
+        trust: Modules whose code may run to build an external network, and .pt2 files that may be
+            read.
+        preferences: For OAT, the values of lambda to evaluate at; one record each.
+        search_precision: Precision of the searches; scores are always float32.
+        order: descending starts at the strongest epsilon, which is much faster on robust models:
+            images that resist it are not attacked at weaker ones.
+        self_checks: Look for signs of gradient masking.
+        workers: Processes that share the batches.
+        seed: Random seed for the attacks.
         batch_size: Images attacked at once.
     """
     from equipoise.workflows.datasets import named_source
 
     if not models:
-        raise ValueError("evaluate needs at least one model, got none.")
+        raise InvalidInput("evaluate needs at least one model, got none.")
     if size is not None and dataset is None:
-        raise ValueError("--size is for images named by --dataset imagefolder; name them.")
+        raise InvalidInput("--size needs --dataset imagefolder; add it, or leave --size out.")
     changes = {
         "epsilons": epsilons or None, "suites": suite, "steps": steps, "restarts": restarts,
         "images": images, "part": part, "norm": norm,
@@ -121,3 +97,32 @@ def evaluate(
         checks=self_checks,
         workers=workers,
     )
+
+
+def evaluate_and_print(
+    models: Sequence[str], preferences: Sequence[float | None] = (None,), **settings: Any
+) -> None:
+    """Evaluate models and print one table, the self-checks and the paths of the records.
+
+    Args:
+        models: As for ``workflows.evaluate.evaluate``.
+        preferences: Values of lambda for conditional networks; ``None`` is the network's default.
+        settings: Other arguments of ``workflows.evaluate.evaluate``.
+    """
+    from equipoise.cli.progress import Terminal
+    from equipoise.report import rich_checks, rich_columns, rich_table
+    from equipoise.workflows.evaluate import evaluate
+
+    records, paths = [], []
+    with Terminal(console) as terminal:
+        for model, preference in product(models, preferences):
+            record, path = evaluate(model, preference=preference, reporter=terminal, **settings)
+            records.append(record)
+            paths.append(path)
+    console.print(rich_table(records, "Worst case per image"))
+    for suite in records[0]["suites"]:
+        if suite["independent"]:
+            console.print(rich_columns(records, "Attack by attack", suite["name"]))
+    console.print(rich_checks(*records))
+    for path in paths:
+        print_line(f"record: {path}")

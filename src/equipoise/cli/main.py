@@ -1,6 +1,7 @@
-"""The command line. torch is imported only when it is needed."""
+"""The command line. Imports torch only when a command needs it."""
 
 import os
+import re
 import sys
 from collections.abc import Callable
 from typing import Annotated, Any
@@ -15,17 +16,18 @@ from equipoise.cli.options import errors
 from equipoise.cli.report import compare, report
 from equipoise.cli.reproduce import reproduce
 from equipoise.cli.train import train_recipe
+from equipoise.runtime.errors import UserError
 from equipoise.runtime.signals import INTERRUPTED, REQUEUE, Terminated, end_on_sigterm
 
 
 def train(
     recipe: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RECIPE")],
 ) -> None:
-    """Train a recipe. `equipoise train RECIPE --help` shows every field it lets you change.
+    """Train a recipe. `equipoise train RECIPE --help` shows its flags.
 
     Args:
-        recipe: A name of `equipoise list`, an earlier run's folder or recipe.json, or `afs` to
-            stack saved models: `equipoise train afs --extractors runs/a runs/b`.
+        recipe: A name from `equipoise list`, the folder or recipe.json of an earlier run, or `afs`
+            to stack saved models: `equipoise train afs --extractors runs/a runs/b`.
     """
     raise AssertionError("parsed by train_recipe")
 
@@ -42,27 +44,49 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "card": card,
     "reproduce": reproduce,
 }
+for _command in COMMANDS.values():
+    # tyro wraps help text to the terminal, but keeps line breaks inside a function's "Args:".
+    _command.__doc__ = re.sub(r"(?<=\S)\n {12}(?=\S)", " ", _command.__doc__ or "")
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Parse and run; a mistake of the user's ends in one clear message and exit status 2."""
+    """Parse the arguments and run the command.
+
+    An error that the user caused ends in one message and exit status 2; a bug shows its traceback.
+    """
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
         with end_on_sigterm():
             _run(arguments)
     except KeyboardInterrupt as error:
         if arguments[:1] == ["evaluate"]:
-            errors.print("stopped; what was found is kept: the same command goes on.")
+            errors.print("stopped; results so far are saved. Run the same command to continue.")
         sys.exit(REQUEUE if isinstance(error, Terminated) else INTERRUPTED)
-    except BrokenPipeError:  # who reads, such as head, has seen enough; nothing is left to flush
+    except BrokenPipeError:  # the reader, such as head, has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)  # as rich's console does
-    except (ValueError, RuntimeError) as error:
-        # Our own refusals are ValueErrors and RunErrors; anything else keeps its trace.
-        if not _is_refusal(error):
+    except Exception as error:
+        if not is_user_error(error):
             raise
         errors.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         sys.exit(2)
+
+
+def is_user_error(error: BaseException) -> bool:
+    """Whether an exception is an error of the user, not a bug."""
+    return isinstance(error, UserError) or _raised_by_library(error)
+
+
+def _raised_by_library(error: BaseException) -> bool:
+    """Whether an exception is a ``ValueError`` raised in this package, not in torch or elsewhere.
+
+    For refusals that are not yet raised as ``InvalidInput``.
+    """
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    module = trace.tb_frame.f_globals.get("__name__", "") if trace is not None else ""
+    return isinstance(error, ValueError) and module.split(".")[0] == "equipoise"
 
 
 def _run(arguments: list[str]) -> None:
@@ -76,18 +100,7 @@ def _run(arguments: list[str]) -> None:
         tyro.extras.subcommand_cli_from_dict(
             COMMANDS,
             prog="equipoise",
-            description="Classifiers that stay accurate on clean images and under attack.",
+            description="Train, attack and evaluate robust image classifiers. "
+            "--version prints the version.",
             args=arguments,
         )
-
-
-def _is_refusal(error: Exception) -> bool:
-    from equipoise.runtime.errors import RunError
-
-    if isinstance(error, RunError):
-        return True
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    raised_in = trace.tb_frame.f_globals.get("__name__", "") if trace is not None else ""
-    return isinstance(error, ValueError) and raised_in.split(".")[0] == "equipoise"

@@ -1,36 +1,48 @@
-"""What several commands share: consoles, kinds of arguments, the end of a stopped command."""
+"""Consoles, argument types and helpers that several commands share. Does not import torch."""
 
 import sys
 from pathlib import Path
-from typing import Annotated, Literal, NoReturn
+from typing import Annotated, Any, Literal, NoReturn
 
 import tyro
 from rich.console import Console
 
-from equipoise.runtime.signals import (
-    exit_status,
-)
+from equipoise.runtime.signals import exit_status
 
 Suites = Literal["quick", "tables", "paper", "standard", "autoattack", "adaptive", "transfer"]
-
-
-Records = Annotated[
-    tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RECORD_OR_FOLDER...")
-]
-
-
+Sources = Literal["digits", "cifar10", "cifar100", "svhn", "tinyimagenet", "imagefolder", "npz"]
 console = Console()
-
-
 errors = Console(stderr=True, soft_wrap=True)
 
 
-Sources = Literal["digits", "cifar10", "cifar100", "svhn", "tinyimagenet", "imagefolder", "npz"]
+def optional(metavar: str | None = None, **settings: Any) -> Any:
+    """Annotation of a flag whose help text shows no default where there is none.
+
+    Args:
+        metavar: Placeholder of the value in the help text.
+        settings: Other arguments of ``tyro.conf.arg``.
+    """
+
+    def hint(default: str) -> str:
+        return "" if default in ("", "None", "False") else f"(default: {default})"
+
+    return tyro.conf.arg(metavar=metavar, help_behavior_hint=hint, **settings)
 
 
-def stopped(command: str) -> NoReturn:
-    """Say how to go on, and end as an interrupted process does."""
+Records = Annotated[tuple[Path, ...], tyro.conf.Positional, optional("RECORD_OR_FOLDER...")]
+
+
+def print_line(text: str) -> None:
+    """Print one line as it is: not wrapped, so that paths and commands can be copied."""
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def exit_interrupted(command: str) -> NoReturn:
+    """Print the command that continues an interrupted run, and exit."""
     errors.print(
-        f"stopped; a checkpoint is saved. Go on with: {command}", highlight=False, soft_wrap=True
+        f"stopped; a checkpoint is saved. Continue with: {command}",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
     )
     sys.exit(exit_status())

@@ -1,4 +1,4 @@
-"""What a person sees while something runs: one progress bar a stage, with time left."""
+"""Progress bars in the terminal: one per stage, with the remaining time."""
 
 import logging
 from types import TracebackType
@@ -14,21 +14,23 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-SHARES = 1000
-"""Steps of a bar whose work is not counted in steps but reported in thousandths."""
+THOUSANDTHS = 1000
+"""Length of a bar whose work is reported in thousandths, not in steps."""
 
 
 def quiet() -> None:
-    """Leave out Fabric's notes about precision, which would tear the bars; call it when Fabric has
-    been imported, as it sets its level then."""
+    """Silence Fabric's notes about precision, which would break the progress bars.
+
+    Call it after Fabric has been imported, because the import sets the log level.
+    """
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
 
 
 class Terminal:
-    """A reporter that draws progress bars; on a pipe, it prints a line as each stage begins.
+    """Reporter that draws progress bars, or prints one line per stage if output is redirected.
 
     Args:
-        console: Where to draw.
+        console: Console to draw on.
     """
 
     def __init__(self, console: Console) -> None:
@@ -59,16 +61,16 @@ class Terminal:
     ) -> None:
         self.progress.stop()
 
-    def of(self, name: str) -> "_Bar":
-        """A reporter whose bars carry a name, for work that runs beside other work."""
+    def named(self, name: str) -> "_Bar":
+        """A reporter whose bars start with a name, for work that runs in parallel."""
         return _Bar(self, f"{name} ")
 
     def begin(self, stage: str, steps: int, done: int) -> None:
-        """A new bar; on a pipe, a line."""
+        """Start a new bar, or print a line if output is redirected."""
         self.bar.begin(stage, steps, done)
 
     def step(self, done: int, text: str) -> None:
-        """Move the current bar."""
+        """Advance the current bar."""
         self.bar.step(done, text)
 
     def log(self, text: str) -> None:
@@ -87,8 +89,8 @@ class _Bar:
         if not console.is_terminal:
             note = f": {steps} steps" + (f", {done} done" if done else "") if steps else ""
             console.print(f"{self.prefix}{stage}{note}", highlight=False, soft_wrap=True)
-        steps = steps or SHARES
-        if self.task is not None:  # a bar that is left has come to its end
+        steps = steps or THOUSANDTHS
+        if self.task is not None:  # the stage before has ended
             progress.update(self.task, completed=self.steps, text="")
         self.task = progress.add_task(self.prefix + stage, total=steps, completed=done, text="")
         self.steps = steps

@@ -1,89 +1,96 @@
 """The commands ``equipoise report`` and ``equipoise compare``."""
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from equipoise.cli.options import Records, Suites, console
+import tyro
+
+from equipoise.cli.options import Records, Suites, console, optional, print_line
+from equipoise.runtime.errors import InvalidInput
 
 
 def report(
     records: Records,
-    suite: Suites | None = None,
-    into: Path | None = None,
-    out: Path | None = None,
-    gallery: int = 0,
-    data: Path | None = None,
-    trust: tuple[str, ...] = (),
+    *,
+    suite: Annotated[Suites | None, optional("SUITE")] = None,
+    into: Annotated[Path | None, optional("FILE.md")] = None,
+    out: Annotated[Path | None, optional("FILE")] = None,
+    gallery: Annotated[int, tyro.conf.arg(metavar="N")] = 0,
+    data: Annotated[Path | None, optional("PATH")] = None,
+    trust: Annotated[tuple[str, ...], optional("MODULE...")] = (),
 ) -> None:
-    """Print one table from records, write a page or a picture, or renew tables in a Markdown file.
+    """Print a table of records, write an HTML page or a figure, or update tables in Markdown.
 
     Args:
-        records: Record files, or folders that hold some.
-        suite: Show this suite attack by attack as well.
-        into: A Markdown file with `<!-- records: FOLDER -->` markers; every table in it is renewed.
-        out: Write one self-contained HTML page to this file, or the curves alone to a .svg, .png
-            or .pdf.
-        gallery: First make pictures of so many attacked images with the models beside the records,
-            for the page.
-        data: Folder of the data set for those pictures, if it lies elsewhere here.
-        trust: Modules whose code may be run to build a model for them that is not Equipoise's own.
+        records: Record files, or folders that contain records.
+        suite: Also show this suite attack by attack.
+        into: Update every table between `<!-- records: FOLDER -->` markers in this Markdown file.
+        out: Write a self-contained HTML page to this file, or only the curves if it ends in .svg,
+            .png or .pdf.
+        gallery: Show N attacked images per model on the page; the models must be next to their
+            records.
+        data: Folder or file of the data set for those images, if it is elsewhere on this machine.
+        trust: Modules whose code may run to build a model that is not Equipoise's own.
     """
-    from equipoise.report import fill_markers, rich_checks, rich_columns, rich_table
-
     if gallery and out is None:
-        raise ValueError("--gallery makes pictures for a page; name the page with --out.")
+        raise InvalidInput("--gallery shows images on an HTML page; name the page with --out.")
     if into is not None:
-        changed = fill_markers(into)
-        console.print(
-            f"{into} {'renewed' if changed else 'was up to date'}.", highlight=False, soft_wrap=True
-        )
-    pairs = _records(records)
-    found = [record for _, record in pairs]
-    if found:
-        console.print(rich_table(found, "Worst case per image"))
-        if suite is not None:
-            console.print(rich_columns(found, "Attack by attack", suite))
-        console.print(rich_checks(*found))
-        if gallery:
-            from equipoise.models.io.trust import trusting
-            from equipoise.workflows.gallery import write_galleries
+        from equipoise.report import fill_markers
 
-            with trusting(*trust):
-                write_galleries(pairs, gallery, data)
-        if out is not None:
-            from equipoise.report.curves_figure import ENDINGS, write_curves
-            from equipoise.report.html.page import write_page
+        print_line(f"{into} {'updated' if fill_markers(into) else 'was up to date'}.")
+    pairs = _read(records)
+    if not pairs and into is None:
+        raise InvalidInput("report found no records; name record files or a folder with records.")
+    if not pairs:
+        return
+    _print_tables([record for _, record in pairs], suite)
+    if gallery:
+        from equipoise.models.io.trust import trusting
+        from equipoise.workflows.gallery import write_galleries
 
-            if out.suffix in ENDINGS:
-                write_curves(found, out)
-            else:
-                write_page(pairs, out)
-            kind = "curves" if out.suffix in ENDINGS else "page"
-            console.print(f"{kind}: {out}", highlight=False, soft_wrap=True)
-    elif into is None:
-        raise ValueError("report found no record; name record files or a folder that holds some.")
+        with trusting(*trust):
+            write_galleries(pairs, gallery, data)
+    if out is not None:
+        _write(pairs, out)
 
 
 def compare(records: Records) -> None:
-    """Compare models image by image: is one better than the first, or not told apart?
+    """Compare models with the first one, image by image, and test whether they differ.
 
     Args:
-        records: Record files, or folders that hold some. All others are compared with the first, so
-            name the baseline first.
+        records: Record files, or folders that contain records. Name the baseline first.
     """
     from equipoise.report import rich_comparison
 
     title = "Compared image by image with the first"
-    console.print(rich_comparison([record for _, record in _records(records)], title))
+    console.print(rich_comparison([record for _, record in _read(records)], title))
 
 
-def _records(places: tuple[Path, ...]) -> list[tuple[Path, dict[str, Any]]]:
+def _print_tables(records: list[dict[str, Any]], suite: str | None) -> None:
+    from equipoise.report import rich_checks, rich_columns, rich_table
+
+    console.print(rich_table(records, "Worst case per image"))
+    if suite is not None:
+        console.print(rich_columns(records, "Attack by attack", suite))
+    console.print(rich_checks(*records))
+
+
+def _write(pairs: list[tuple[Path, dict[str, Any]]], out: Path) -> None:
+    from equipoise.report.curves_figure import ENDINGS, write_curves
+    from equipoise.report.html.page import write_page
+
+    if out.suffix in ENDINGS:
+        write_curves([record for _, record in pairs], out)
+        print_line(f"curves: {out}")
+    else:
+        write_page(pairs, out)
+        print_line(f"page: {out}")
+
+
+def _read(paths: tuple[Path, ...]) -> list[tuple[Path, dict[str, Any]]]:
     from equipoise.records.files import iterate_records, read_record
 
-    found: list[tuple[Path, dict[str, Any]]] = []
-    for place in places:
-        if place.is_dir():
-            found += iterate_records(place)
-        else:
-            found.append((place, read_record(place)))
-    return found
+    records: list[tuple[Path, dict[str, Any]]] = []
+    for path in paths:
+        records += iterate_records(path) if path.is_dir() else [(path, read_record(path))]
+    return records

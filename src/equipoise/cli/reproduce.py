@@ -1,4 +1,4 @@
-"""The command ``equipoise reproduce``. torch is imported only when it is needed."""
+"""The command ``equipoise reproduce``."""
 
 import sys
 from pathlib import Path
@@ -6,30 +6,30 @@ from typing import Annotated, Literal
 
 import tyro
 
-from equipoise.cli.options import console, errors
+from equipoise.cli.options import console, errors, optional, print_line
 from equipoise.runtime.signals import Interrupted, exit_status
 
 
 def reproduce(
-    entries: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="ENTRY...")],
+    entries: Annotated[tuple[str, ...], tyro.conf.Positional, optional("ENTRY...")],
+    *,
     scale: Literal["tiny", "compact", "paper"] = "tiny",
-    seeds: int = 1,
-    out: Path = Path("runs/reproduce"),
-    data: Path | None = None,
-    only_finished: bool = False,
+    seeds: Annotated[int, tyro.conf.arg(metavar="N")] = 1,
+    out: Annotated[Path, tyro.conf.arg(metavar="FOLDER")] = Path("runs/reproduce"),
+    data: Annotated[Path | None, optional("FOLDER")] = None,
+    only_finished: Annotated[bool, optional()] = False,
 ) -> None:
-    """Make tables and figures of both papers again, published and measured side by side.
-
-    Stopped or killed, the same command goes on; run again, it re-uses what is there.
+    """Reproduce tables and figures of both papers, with published and measured values.
+    To continue an interrupted reproduction, run the same command again.
 
     Args:
-        entries: Such as afa-table-1 or afs-fig-4b; all for every one, list to name them.
-        scale: tiny: digits; compact: small networks on CIFAR-10; paper: the papers' own.
-        seeds: Models trained of each recipe, with seeds from 0.
+        entries: Names such as afa-table-1 or afs-fig-4b; all for every entry; list to print them.
+        scale: tiny: digits; compact: small networks on CIFAR-10; paper: the papers' settings.
+        seeds: Models to train per recipe, with seeds 0 to N-1.
         out: Folder for runs, tables and figures.
-        data: Folder of the data set, or one that holds a folder for each: cifar10, svhn.
-        only_finished: Train and evaluate nothing; show what is there. Rows that are not made yet
-            stand with their published values alone.
+        data: Folder of the data set, or a folder with one subfolder per data set: cifar10, svhn.
+        only_finished: Train and evaluate nothing; show what is finished. Rows without a measurement
+            show published values only.
     """
     from equipoise.report.papers import ENTRIES, SCALES, Table, rich_entry
 
@@ -42,18 +42,18 @@ def reproduce(
         console.print(table)
         return
     from equipoise.cli.progress import Terminal
-    from equipoise.reproduce import reproduce as make
+    from equipoise.reproduce import reproduce as run_entries
 
     try:
         with Terminal(console) as terminal:
-            made = make(
+            reproduction = run_entries(
                 entries, SCALES[scale], seeds=range(seeds), out=out, data=data,
-                only_finished=only_finished, reporter=terminal.of, log=terminal.log,
+                only_finished=only_finished, reporter=terminal.named, log=terminal.log,
             )  # fmt: skip
     except Interrupted:
-        errors.print("stopped; what was made is kept: the same command goes on.")
+        errors.print("stopped; finished work is saved. Run the same command to continue.")
         sys.exit(exit_status())
-    for entry in made.entries:
+    for entry in reproduction.entries:
         if isinstance(entry.content, Table):
-            console.print(rich_entry(entry, SCALES[scale], made.results))
-    console.print(f"Tables and figures: {made.files[-1]}", highlight=False, soft_wrap=True)
+            console.print(rich_entry(entry, SCALES[scale], reproduction.results))
+    print_line(f"Tables and figures: {reproduction.files[-1]}")

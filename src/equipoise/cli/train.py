@@ -1,19 +1,27 @@
-"""The command ``equipoise train``. torch is imported only when it is needed."""
+"""The command ``equipoise train``. Imports torch only when it runs."""
 
 import argparse
 import sys
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import tyro
 from rich.console import Console
 
 from equipoise.cli.deploy import export_and_print, export_form
 from equipoise.cli.evaluate import evaluate_and_print
-from equipoise.cli.options import Sources, console, stopped
+from equipoise.cli.options import Sources, console, exit_interrupted, print_line
+from equipoise.runtime.run_folder import RunFolder
 from equipoise.runtime.signals import Interrupted
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+    from equipoise.cli.progress import Terminal
+    from equipoise.cli.train_options import Options
+    from equipoise.recipes import Recipe
 
 
 def train_recipe(name: str, arguments: list[str]) -> None:
@@ -21,139 +29,180 @@ def train_recipe(name: str, arguments: list[str]) -> None:
 
     Args:
         name: A recipe, its file or folder, or ``afs``.
-        arguments: What comes after it.
+        arguments: The arguments after it.
     """
-    from equipoise.cli.progress import Terminal, quiet
-    from equipoise.distributed.ranks import launched
-    from equipoise.execution.ray_cluster import RayExecutor
-    from equipoise.recipes import ImportedNetwork, Recipe
-    from equipoise.runtime.errors import RunError
-    from equipoise.workflows.datasets import named_source, with_folder
-    from equipoise.workflows.dry_run import dry_run as measure_cost
-    from equipoise.workflows.stacking import stacking
-    from equipoise.workflows.train import find_recipe, train
+    command = parse(name, arguments)
+    if command.options.export is not None:
+        export_form(command.options.export)  # refuse a wrong suffix before hours of training
+    if command.options.dry_run:
+        _dry_run(command)
+    elif _train(command):
+        _after_training(command)
 
-    @dataclass(frozen=True, kw_only=True)
-    class Arguments:
-        """Train this recipe. Every field of it can be changed by its flag."""
 
-        recipe: Annotated[Recipe, tyro.conf.arg(name="")]
-        network: str | None = None
-        """module:function that makes your own network, in place of the recipe's."""
-        trust: tuple[str, ...] = ()
-        """Modules whose code may be run because a recipe file or a saved model names it."""
-        out: Path | None = None
-        """Run folder; runs/<name> by default."""
-        data: Path | None = None
-        """Folder or file of the data set."""
-        source: Annotated[Sources | None, tyro.conf.arg(name="dataset")] = None
-        """Train on another data set than the recipe's; its fields become flags, too."""
-        resume: bool = False
-        """Go on where an earlier run in the same folder stopped."""
-        devices: int = 1
-        """Processes a machine that share each batch, one GPU or core each."""
-        nodes: int = 1
-        """Machines."""
-        strategy: Literal["auto", "ddp"] = "auto"
-        """How they share it; auto is ddp where there are several."""
-        executor: Literal["local", "ray"] = "local"
-        """Where stages run: here in order, or on a Ray cluster, independent ones at once."""
-        ray_address: str | None = None
-        """Of the cluster; by default RAY_ADDRESS, or one that is started on this machine."""
-        ray_cpus: int = 1
-        """Cores of each stage on the cluster."""
-        ray_gpus: float = 0
-        """GPUs of each stage on the cluster."""
-        dry_run: bool = False
-        """Train nothing: measure a few steps and print what the run would cost here."""
-        evaluate: bool = False
-        """Then attack the model as the recipe says, and print the table."""
-        export: Path | None = None
-        """Then write the model to FILE.onnx or FILE.pt2, its scores inside."""
+@dataclass(frozen=True)
+class TrainCommand:
+    """A parsed ``equipoise train`` command.
 
-    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    early.add_argument("--dataset", nargs="?")
-    early.add_argument("--network")
-    early.add_argument("--extractors", "--method.extractors", nargs="*", default=[])
-    named, _ = early.parse_known_args(arguments)  # what decides which flags there are
-    asked = name
-    if name == "afs" and not named.extractors and {"-h", "--help"} & {*arguments}:
-        name = "afs_digits"  # which has the same flags
-    base = stacking(named.extractors) if name == "afs" else find_recipe(name)
-    if named.dataset in get_args(Sources):  # tyro refuses others below
-        base = replace(base, dataset=named_source(named.dataset))
-    if named.network is not None:
-        base = replace(base, network=ImportedNetwork(function=named.network))
-    given = tyro.cli(
-        Arguments,
-        prog=f"equipoise train {asked}",
-        default=Arguments(recipe=base),
-        args=arguments,
+    Args:
+        recipe: The recipe with all changes applied.
+        options: The flags.
+        folder: The run folder.
+        trust: Code that may run: what ``--trust`` names and what the command line itself names.
+    """
+
+    recipe: "Recipe"
+    options: "Options"
+    folder: Path
+    trust: tuple[str, ...]
+
+    @property
+    def trust_flag(self) -> str:
+        """The flag that trusts the same code in a later command."""
+        return f" --trust {' '.join(self.trust)}" if self.trust else ""
+
+    def resume(self) -> str:
+        """The command line that continues this run."""
+        flags = " --evaluate" * self.options.evaluate
+        if self.options.export is not None:
+            flags += f" --export {self.options.export}"
+        return f"equipoise train {self.folder} --out {self.folder} --resume{flags}{self.trust_flag}"
+
+
+def parse(name: str, arguments: list[str]) -> TrainCommand:
+    """Parse the arguments of ``equipoise train NAME``. ``--help`` prints the flags and exits."""
+    from equipoise.cli.train_options import Options, describe, expand, print_common_help
+    from equipoise.workflows.datasets import with_folder
+
+    prog = f"equipoise train {name}"
+    early = _recipe_arguments(arguments)
+    helps = {"-h", "--help", "--help-all"} & {*arguments}
+    recipe = _base_recipe(name, early, for_help=bool(helps))
+    if "--help-all" in helps:
+        arguments = ["--help"]
+    elif helps:
+        print_common_help(prog, recipe)
+    options = tyro.cli(
+        Options,
+        prog=prog,
+        description=describe(recipe),
+        default=Options(recipe=recipe),
+        args=expand(arguments, recipe),
         config=(tyro.conf.AvoidSubcommands,),
     )
-    recipe: Recipe = given.recipe
-    if given.data is not None:
-        recipe = replace(recipe, dataset=with_folder(recipe.dataset, given.data))
-    folder = given.out or Path("runs") / recipe.name
-    if given.export is not None:
-        export_form(given.export)  # a wrong ending is refused before hours of training
-    written = [each for each in (named.network, *named.extractors) if each and ":" in each]
-    trust = (*given.trust, *written)  # what is written on this very command line is allowed
-    if given.dry_run:
-        from equipoise.models.io.trust import trusting
-        from equipoise.report import rich_costs
+    recipe = options.recipe
+    if options.data is not None:
+        recipe = replace(recipe, dataset=with_folder(recipe.dataset, options.data))
+    named_here = [code for code in (early.network, *early.extractors) if code and ":" in code]
+    return TrainCommand(
+        recipe=recipe,
+        options=options,
+        folder=options.out or Path("runs") / recipe.name,
+        trust=(*options.trust, *named_here),
+    )
 
-        with Terminal(console) as terminal, trusting(*trust):
-            cost = measure_cost(recipe, reporter=terminal)
-        console.print(rich_costs(cost))
-        return
-    again = f" --trust {' '.join(trust)}" if trust else ""
-    then = " --evaluate" * given.evaluate
-    then += f" --export {given.export}" if given.export is not None else ""
-    began = time.monotonic()
-    printed, is_first = console, True
+
+def _recipe_arguments(arguments: list[str]) -> argparse.Namespace:
+    """The arguments that decide which flags there are."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--dataset", nargs="?")
+    parser.add_argument("--network")
+    parser.add_argument("--extractors", "--method.extractors", nargs="*", default=[])
+    return parser.parse_known_args(arguments)[0]
+
+
+def _base_recipe(name: str, early: argparse.Namespace, *, for_help: bool) -> "Recipe":
+    """The recipe before its fields are changed by flags."""
+    from equipoise.recipes import ImportedNetwork
+    from equipoise.workflows.datasets import named_source
+    from equipoise.workflows.stacking import stacking
+    from equipoise.workflows.train import find_recipe
+
+    if name == "afs" and for_help and not early.extractors:
+        name = "afs_digits"  # has the same flags, and needs no models
+    recipe = stacking(early.extractors) if name == "afs" else find_recipe(name)
+    if early.dataset in get_args(Sources):  # tyro refuses other names
+        recipe = replace(recipe, dataset=named_source(early.dataset))
+    if early.network is not None:
+        recipe = replace(recipe, network=ImportedNetwork(function=early.network))
+    return recipe
+
+
+def _dry_run(command: TrainCommand) -> None:
+    from equipoise.cli.progress import Terminal
+    from equipoise.models.io.trust import trusting
+    from equipoise.report import rich_costs
+    from equipoise.workflows.dry_run import dry_run
+
+    with Terminal(console) as terminal, trusting(*command.trust):
+        cost = dry_run(command.recipe, reporter=terminal)
+    console.print(rich_costs(cost))
+
+
+def _train(command: TrainCommand) -> bool:
+    """Train, and return whether this process is the first of those that share the work."""
+    from equipoise.cli.progress import Terminal, quiet
+    from equipoise.runtime.errors import RunError
+    from equipoise.workflows.train import train
+
+    began, is_first = time.monotonic(), True
     quiet()
     try:
-        fabric = launched(
-            recipe.loop.precision,
-            recipe.loop.batch_size,
-            devices=given.devices,
-            nodes=given.nodes,
-            strategy=given.strategy,
-        )
-        if not fabric.is_global_zero:
-            printed, is_first = Console(quiet=True), False
-        with Terminal(printed) as terminal:
-            elsewhere = None
-            if given.executor == "ray":
-                elsewhere = RayExecutor(
-                    address=given.ray_address,
-                    cpus=given.ray_cpus,
-                    gpus=given.ray_gpus,
-                    reporter=lambda stage: terminal.of(""),
-                )
+        fabric = _launch(command)
+        is_first = fabric.is_global_zero
+        with Terminal(console if is_first else Console(quiet=True)) as terminal:
             train(
-                recipe,
-                folder,
-                resume=given.resume,
-                trust=trust,
+                command.recipe,
+                command.folder,
+                resume=command.options.resume,
+                trust=command.trust,
                 reporter=terminal,
                 fabric=fabric,
-                elsewhere=elsewhere,
+                elsewhere=_executor(command, terminal),
             )
     except (Interrupted, RunError) as error:
-        if not is_first:  # the first process says it
+        if not is_first:  # the first process reports it
             sys.exit(0)
-        if not isinstance(error, Interrupted):
-            raise
-        stopped(f"equipoise train {folder} --out {folder} --resume{then}{again}")
-    if not is_first:
-        return
-    console.print(f"model: {folder / 'model'}", highlight=False, soft_wrap=True)
-    console.print(f"took: {time.monotonic() - began:.0f} s", highlight=False, soft_wrap=True)
-    if given.evaluate:
-        evaluate_and_print((str(folder),), trust=trust)
+        if isinstance(error, Interrupted):
+            exit_interrupted(command.resume())
+        raise
+    if is_first:
+        print_line(f"model: {RunFolder(command.folder).model}")
+        print_line(f"took: {time.monotonic() - began:.0f} s")
+    return is_first
+
+
+def _launch(command: TrainCommand) -> "Fabric":
+    from equipoise.distributed.ranks import launched
+
+    loop, options = command.recipe.loop, command.options
+    return launched(
+        loop.precision,
+        loop.batch_size,
+        devices=options.devices,
+        nodes=options.cluster.nodes,
+        strategy=options.cluster.strategy,
+    )
+
+
+def _executor(command: TrainCommand, terminal: "Terminal") -> Any:
+    from equipoise.execution.ray_cluster import RayExecutor
+
+    cluster = command.options.cluster
+    if cluster.executor == "local":
+        return None
+    return RayExecutor(
+        address=cluster.ray_address,
+        cpus=cluster.ray_cpus,
+        gpus=cluster.ray_gpus,
+        reporter=lambda stage: terminal.named(""),
+    )
+
+
+def _after_training(command: TrainCommand) -> None:
+    if command.options.evaluate:
+        evaluate_and_print((str(command.folder),), trust=command.trust)
     else:
-        console.print(f"next: equipoise evaluate {folder}{again}", highlight=False, soft_wrap=True)
-    if given.export is not None:
-        export_and_print(str(folder), given.export, trust=trust)
+        print_line(f"next: equipoise evaluate {command.folder}{command.trust_flag}")
+    if command.options.export is not None:
+        export_and_print(str(command.folder), command.options.export, trust=command.trust)

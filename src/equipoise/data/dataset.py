@@ -8,13 +8,14 @@ from jaxtyping import Int, UInt8
 from torch import Tensor
 
 from equipoise.data.memory_mapped import MappedImages
+from equipoise.runtime.errors import InvalidInput
 from equipoise.types import Images
 
 IMBALANCE_RATIO = 2.0
 """Ratio of the largest to the smallest class above which a data set counts as imbalanced."""
 
 
-class DataError(ValueError):
+class DataError(InvalidInput):
     """Data cannot be used; the message names the file, the rule and the remedy."""
 
 

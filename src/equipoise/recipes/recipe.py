@@ -18,6 +18,7 @@ from equipoise.objectives import AnyObjective
 from equipoise.objectives.fat import FATBase
 from equipoise.recipes.networks import AnyNetwork
 from equipoise.records.epsilon import Epsilons
+from equipoise.runtime.errors import InvalidInput
 from equipoise.training import TrainingConfig
 
 
@@ -130,7 +131,7 @@ def from_json(content: Any, kind: Any = Recipe) -> Any:
 
 
 def _reason(error: BaseException, kind: Any) -> str:
-    if type(error) is ValueError:
+    if type(error) in (ValueError, InvalidInput):
         return str(error).rstrip(".")
     if isinstance(error, KeyError):
         return f"no field or kind {error}"

@@ -18,10 +18,11 @@ from equipoise.records.files import read_record
 from equipoise.report.papers import Entry, Scale, recipes_of
 from equipoise.runtime.errors import RunError
 from equipoise.runtime.files import PART, read_json, write_json
+from equipoise.runtime.run_folder import RunFolder
 from equipoise.training import is_done
 from equipoise.workflows.datasets import with_folder
 from equipoise.workflows.evaluation_settings import EvaluationSettings
-from equipoise.workflows.resume_checks import RECIPE, differences
+from equipoise.workflows.resume_checks import differences
 
 SURROGATE = "surrogate_{}"
 """Recipe of the network on which images of the transfer attack are made."""
@@ -219,10 +220,10 @@ def copy_earlier_stages(source: PlannedModel, model: PlannedModel) -> None:
         source: Model whose stages are copied.
         model: Model that needs them.
     """
-    write_json(model.folder / RECIPE, to_json(model.recipe))
+    write_json(RunFolder(model.folder).recipe, to_json(model.recipe))
     plan = model.recipe.method.stages(_no_network)
     for stage in plan[:-1]:
-        finished, copy = (m.folder / "stages" / stage.name for m in (source, model))
+        finished, copy = (RunFolder(m.folder).stage(stage.name) for m in (source, model))
         if is_done(finished) and not copy.exists():
             partial = copy.with_name(copy.name + PART)
             shutil.rmtree(partial, ignore_errors=True)

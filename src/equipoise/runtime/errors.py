@@ -1,9 +1,28 @@
-"""Errors whose messages are written for the user."""
+"""Errors that the user caused and can fix, told from bugs by their base class."""
 
 
-class RunError(RuntimeError):
-    """A run folder or file cannot be used; the message names it and the remedy."""
+class UserError(Exception):
+    """Base of all errors whose message is written for the user.
+
+    The message names the thing, the rule, the value and the remedy. The command line prints it and
+    exits with status 2; any other exception is a bug, and its traceback is shown.
+    """
+
+
+class InvalidInput(UserError, ValueError):
+    """A value that breaks a rule; to Python code a ``ValueError`` like any other.
+
+    Example:
+        >>> raise InvalidInput("epsilon must be 0 or more, got -1.")
+        Traceback (most recent call last):
+        ...
+        equipoise.runtime.errors.InvalidInput: epsilon must be 0 or more, got -1.
+    """
+
+
+class RunError(UserError, RuntimeError):
+    """A run folder or file that cannot be used."""
 
 
 class TrainingError(RunError):
-    """Training cannot continue; the message says why and what to change."""
+    """Training that cannot continue; the message says why and what to change."""

@@ -1,4 +1,4 @@
-"""Which data a model is judged on: its own, or named ones, and which part of them."""
+"""Choose the data that a model is trained or evaluated on."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -7,77 +7,92 @@ from typing import Any, Literal
 
 from equipoise.data import SOURCES, DataSet, DataSource, ImageFolder, Split
 from equipoise.recipes import from_json
+from equipoise.runtime.errors import InvalidInput
 from equipoise.runtime.seeds import derive_seed
 
 
 def with_folder(source: DataSource, folder: Path) -> DataSource:
-    """The same source, read from another folder or file.
+    """Read the same data set from another folder or file.
 
     Raises:
-        ValueError: If it is not read from one.
+        ValueError: If the data set is not read from a folder or file.
+
+    Example:
+        >>> from equipoise.data import Cifar10
+        >>> with_folder(Cifar10(limit=100), Path("/data/cifar10")).folder
+        PosixPath('/data/cifar10')
     """
-    place = next((field for field in ("folder", "path") if hasattr(source, field)), None)
-    if place is None:
+    field = next((name for name in ("folder", "path") if hasattr(source, name)), None)
+    if field is None:
         name = type(source).__name__
-        raise ValueError(f"{name} is not read from a folder, so --data has no meaning for it.")
-    changed: Any = {place: folder.resolve()}
+        raise InvalidInput(f"{name} is not read from a folder; leave --data out.")
+    changed: Any = {field: folder.resolve()}
     return replace(source, **changed)
 
 
 def source_of(card: dict[str, Any], data: Path | None) -> DataSource:
-    """The data that a model was trained on.
+    """The data set that a model was trained on.
 
     Args:
         card: The model's card.
-        data: Folder of that data, if it lies elsewhere here.
+        data: Folder of that data set, if it is elsewhere on this machine.
 
     Raises:
-        ValueError: If the card does not say.
+        ValueError: If the card does not name the data set.
     """
     if "dataset" not in card:
-        raise ValueError(
-            "the model does not say which data it was trained on; name it with --dataset."
+        raise InvalidInput(
+            "the model does not say which data it was trained on; name the data set with --dataset."
         )
     source: DataSource = from_json(card["dataset"], DataSource)
     return source if data is None else with_folder(source, data)
 
 
 def named_source(name: str, data: Path | None = None, size: int | None = None) -> DataSource:
-    """A data source by its short name.
+    """A data set by its short name.
 
     Args:
-        name: One of ``SOURCES``.
+        name: A key of ``SOURCES``.
         data: Its folder or file.
-        size: For an image folder: the side to which images are brought.
+        size: Height and width to which images of an image folder are resized.
 
     Raises:
-        ValueError: If the source has no folder or no such size.
+        ValueError: If the data set has no folder or a fixed image size.
+
+    Example:
+        >>> named_source("digits")
+        Digits()
+        >>> named_source("imagefolder", size=32).size
+        32
     """
     source: DataSource = SOURCES[name]()
     if size is not None and not isinstance(source, ImageFolder):
-        raise ValueError(f"--size is for an image folder; images of {name} have their own size.")
+        raise InvalidInput(
+            f"--size is for image folders, got {size} for {name}, whose images have a fixed size; "
+            "leave it out."
+        )
     if isinstance(source, ImageFolder):
         source = replace(source, size=size)
     return source if data is None else with_folder(source, data)
 
 
 def part_of(dataset: DataSet, card: dict[str, Any], part: Literal["test", "validation"]) -> Split:
-    """The images to evaluate on: test images, or those that were held out of this training.
+    """The test images, or the validation images that were held out of a model's training.
 
     Args:
-        dataset: The data.
+        dataset: The data set.
         card: The model's card.
-        part: Which of them.
+        part: Which images.
 
     Raises:
-        ValueError: If the card does not say which images were held out, or the data have one of the
-            model's classes in another place.
+        ValueError: If the card does not say which images were held out, or a class has another
+            index in the data set than in the model.
     """
     _check_classes(card.get("classes") or [], dataset.class_names)
     if part == "test":
         return dataset.test
     if "validation_images" not in card or "seed" not in card:
-        raise ValueError(
+        raise InvalidInput(
             "the model folder does not say which validation images were held out of its training; "
             "train it again with this version, or evaluate on the test part."
         )
@@ -85,11 +100,11 @@ def part_of(dataset: DataSet, card: dict[str, Any], part: Literal["test", "valid
     return dataset.train.hold_out(card["validation_images"], seed)[1]
 
 
-def _check_classes(trained: Sequence[str], found: Sequence[str]) -> None:
-    for place, name in enumerate(trained):
-        if name in found and found.index(name) != place:
-            raise ValueError(
-                f"the model's class {name!r} is number {place}, that of the data is number "
-                f"{found.index(name)}: answers would be compared with other classes. The model has "
-                f"{', '.join(trained)}; the data must have the same classes in this order."
+def _check_classes(trained: Sequence[str], names: Sequence[str]) -> None:
+    for index, name in enumerate(trained):
+        if name in names and names.index(name) != index:
+            raise InvalidInput(
+                f"class {name!r} must have the same index in the model and in the data, got "
+                f"{index} in the model and {names.index(name)} in the data. The model has "
+                f"{', '.join(trained)}; bring the data's classes into this order."
             )

@@ -6,14 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from equipoise.distributed.ranks import launched as launched
 from equipoise.execution.process_pool import side_by_side
 from equipoise.recipes import RECIPES, Recipe
 from equipoise.records.files import read_record
 from equipoise.runtime.reporter import NullReporter, Reporter
-from equipoise.workflows.datasets import named_source as named_source
-from equipoise.workflows.datasets import with_folder as with_folder
-from equipoise.workflows.evaluate import evaluate as evaluate
+from equipoise.runtime.run_folder import RunFolder
+from equipoise.workflows.evaluate import evaluate
 from equipoise.workflows.train import train
 
 DEMO = ("standard_digits", "pgd_at_digits", "afa_digits", "afs_digits")
@@ -26,18 +24,18 @@ def demo(
     workers: int | None = None,
     reporter: Callable[[str], Reporter] | None = None,
 ) -> list[dict[str, Any]]:
-    """Train and evaluate the four demo recipes on digits; what is already there is re-used.
+    """Train and evaluate the four demo recipes on digits; finished work is reused.
 
     Args:
-        folder: Gets one run folder a recipe.
-        seed: Of training.
-        workers: Recipes trained at the same time, one thread each; by default one a core.
-        reporter: Gives the reporter of a recipe.
+        folder: Parent of the four run folders.
+        seed: Random seed for training.
+        workers: Recipes trained in parallel, one thread each; by default one per core.
+        reporter: Returns the reporter for a recipe name.
 
     Returns:
         Four records.
     """
-    found = side_by_side(
+    records = side_by_side(
         {
             name: (train_and_evaluate, (replace(RECIPES[name](), seed=seed), folder / name))
             for name in reversed(DEMO)  # the longest first
@@ -46,20 +44,20 @@ def demo(
         threads=1,
         reporter=reporter or (lambda name: NullReporter()),
     )
-    return [found[name] for name in DEMO]
+    return [records[name] for name in DEMO]
 
 
-def train_and_evaluate(recipe: Recipe, place: Path, *, reporter: Reporter) -> dict[str, Any]:
-    """Train and evaluate a recipe; what is already there is re-used.
+def train_and_evaluate(recipe: Recipe, folder: Path, *, reporter: Reporter) -> dict[str, Any]:
+    """Train and evaluate a recipe; finished work is reused.
 
     Args:
-        recipe: What to train and how to judge it.
-        place: Its run folder.
-        reporter: Who is told.
+        recipe: The recipe.
+        folder: Its run folder.
+        reporter: Receives progress and log messages.
 
     Returns:
         The record.
     """
-    train(recipe, place, resume=True, reporter=reporter)
-    path = place / "records" / f"{recipe.name}__seed{recipe.seed}.json"
-    return read_record(path) if path.exists() else evaluate(place, reporter=reporter)[0]
+    train(recipe, folder, resume=True, reporter=reporter)
+    path = RunFolder(folder).records / f"{recipe.name}__seed{recipe.seed}.json"
+    return read_record(path) if path.exists() else evaluate(folder, reporter=reporter)[0]

@@ -1,4 +1,4 @@
-"""A model folder's card, made from its records; and the folder on its way to the hub."""
+"""Write a model folder's card from its records, and upload the folder to the Hugging Face Hub."""
 
 import hashlib
 import json
@@ -24,49 +24,57 @@ from equipoise.report.robustbench import robustbench_entry
 from equipoise.report.score_card import fullest_by_threat, preference_in, records_of_model
 from equipoise.runtime.errors import RunError
 from equipoise.runtime.files import write_bytes, write_json
+from equipoise.runtime.run_folder import RunFolder
 
 
-def weights_sha256(place: Path) -> str:
-    """Hash of a model folder's weights, by which its records know it."""
-    with (place / WEIGHTS).open("rb") as file:
+def weights_sha256(folder: Path) -> str:
+    """SHA-256 of a model folder's weights file, which its records store."""
+    with (folder / WEIGHTS).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def home_of(place: Path) -> Path:
-    """Where the records of a model folder lie: its run folder, or itself if it is no run's."""
-    return place.parent if place.name == "model" else place
+def home_of(folder: Path) -> Path:
+    """The folder with a model's records: its run folder, or the model folder itself if it is alone.
+
+    Example:
+        >>> home_of(Path("runs/afa_digits/model")).as_posix()
+        'runs/afa_digits'
+        >>> home_of(Path("downloads/my_model")).as_posix()
+        'downloads/my_model'
+    """
+    return folder.parent if folder == RunFolder(folder.parent).model else folder
 
 
-def records_of(place: Path) -> list[dict[str, Any]]:
-    """Records of a model folder's present weights, on test images, the newest last.
+def records_of(folder: Path) -> list[dict[str, Any]]:
+    """Records of a model folder's present weights on test images, the newest last.
 
     Raises:
-        ModelFolderError: If it is no model folder.
+        ModelFolderError: If it is not a model folder.
         RunError: If a record is damaged.
     """
-    card = read_config(place)["card"]
-    card = {"name": place.name} | card
-    found = list(iterate_records(home_of(place) / "records"))
-    found.sort(key=lambda pair: pair[0].stat().st_mtime_ns)
-    return records_of_model([record for _, record in found], card, weights_sha256(place))
+    card = read_config(folder)["card"]
+    card = {"name": folder.name} | card
+    records = list(iterate_records(RunFolder(home_of(folder)).records))
+    records.sort(key=lambda pair: pair[0].stat().st_mtime_ns)
+    return records_of_model([record for _, record in records], card, weights_sha256(folder))
 
 
-def record_at(place: Path, preference: float | None = None) -> dict[str, Any] | None:
-    """The record that speaks for a model: the fullest on its own data under its recipe's norm.
+def record_at(folder: Path, preference: float | None = None) -> dict[str, Any] | None:
+    """The record to show for a model: the most complete one on its own data and with its own norm.
 
     Args:
-        place: The model folder.
-        preference: For a conditional network, the lambda.
+        folder: The model folder.
+        preference: Lambda, for a conditional network.
 
     Returns:
-        The record; one on other data, or under another norm, if there is no other, ``None`` if
-        there is none at all.
+        The record. If there is none on the model's own data or with its norm, another one; ``None``
+        if there is no record at all.
     """
-    ending = "" if preference is None else f"{preference:g}"
-    card = read_config(place)["card"]
-    name = card.get("name", place.name)
-    found = fullest_by_threat(
-        [r for r in records_of(place) if preference_in(r["model"], name) == ending]
+    suffix = "" if preference is None else f"{preference:g}"
+    card = read_config(folder)["card"]
+    name = card.get("name", folder.name)
+    records = fullest_by_threat(
+        [r for r in records_of(folder) if preference_in(r["model"], name) == suffix]
     )
     norm, digest = card.get("evaluation", {}).get("norm", "Linf"), card.get("data_digest")
 
@@ -74,25 +82,28 @@ def record_at(place: Path, preference: float | None = None) -> dict[str, Any] | 
         other = record.get("data_digest", digest) != digest
         return record["data"] != card.get("data", record["data"]), other, record["norm"] != norm
 
-    return min(found, key=distance, default=None)
+    return min(records, key=distance, default=None)
 
 
 def write_card(model: Path | str) -> Path:
-    """Write a model folder's README.md anew, from its configuration and records.
+    """Write a model folder's README.md from its configuration and records.
 
     Returns:
         The file.
 
     Raises:
-        ModelFolderError: If it is no model folder of this machine.
+        ModelFolderError: If it is not a local model folder.
         RunError: If a record is damaged, or the file cannot be written.
     """
     if str(model).startswith(HUB):
-        raise ModelFolderError(f"{model} is on the hub: its card is written where it is trained.")
-    place = locate(model)
-    text = model_card(read_config(place), records_of(place))
-    write_bytes(place / CARD, text.encode())
-    return place / CARD
+        raise ModelFolderError(
+            f"a card can only be written for a local folder, got {model}; write it where the model "
+            "was trained, and push it again."
+        )
+    folder = locate(model)
+    text = model_card(read_config(folder), records_of(folder))
+    write_bytes(folder / CARD, text.encode())
+    return folder / CARD
 
 
 def robustbench(model: Path | str, file: Path) -> list[str]:
@@ -100,17 +111,17 @@ def robustbench(model: Path | str, file: Path) -> list[str]:
 
     Args:
         model: A model folder or run folder.
-        file: The JSON file.
+        file: JSON file to write.
 
     Returns:
-        What is missing in it, a sentence each.
+        What the entry lacks, one sentence each.
 
     Raises:
         RunError: If the model has not been evaluated, or the file cannot be written.
     """
-    place = locate(model)
-    document = read_config(place)
-    record = record_at(place, document["model"].get("default"))  # OAT's own preference
+    folder = locate(model)
+    document = read_config(folder)
+    record = record_at(folder, document["model"].get("default"))  # OAT's default preference
     if record is None:
         raise RunError(f"{model} has no record; run: equipoise evaluate {model}")
     entry, notes = robustbench_entry(document, record)
@@ -125,33 +136,35 @@ def push(
     private: bool | None = None,
     trust: Sequence[Trusted] = (),
 ) -> str:
-    """Upload a model folder, with its card and records, to the Hugging Face Hub.
+    """Upload a model folder with its card and records to the Hugging Face Hub.
 
-    Absolute paths of this machine are cut to their last part. Log in first: ``hf auth login``.
+    Absolute paths are cut to their last part, so that none of this machine's folders are
+    published. Log in first: ``hf auth login``.
 
     Args:
         model: A model folder, or a run folder that has one.
-        repository: ``owner/name``; created if there is none.
-        private: Whether a new one is private; by default what its owner has chosen.
+        repository: ``owner/name``; it is created if it does not exist.
+        private: Whether a new repository is private; by default the owner's setting.
+        trust: Code that the model folder names and that may run, as in ``load``.
 
     Returns:
-        The address of the commit. ``equipoise.load("hf://owner/name")`` loads it.
+        The URL of the commit. ``equipoise.load("hf://owner/name")`` loads the model.
 
     Raises:
-        ModelFolderError: If the folder holds no model that loads.
-        HubError: If the hub does not take it.
+        ModelFolderError: If the model does not load.
+        HubError: If the upload fails.
     """
-    place = locate(model)
-    load(place, trust=trust)
+    folder = locate(model)
+    load(folder, trust=trust)
     contents: dict[str, bytes | Path] = {
-        CONFIG: _outgoing(read_config(place)),
-        WEIGHTS: place / WEIGHTS,
-        CARD: model_card(read_config(place), records_of(place)).encode(),
+        CONFIG: _redacted(read_config(folder)),
+        WEIGHTS: folder / WEIGHTS,
+        CARD: model_card(read_config(folder), records_of(folder)).encode(),
     }
-    for path, record in iterate_records(home_of(place) / "records"):
-        contents[f"records/{path.name}"] = _outgoing(record)
+    for path, record in iterate_records(RunFolder(home_of(folder)).records):
+        contents[f"records/{path.name}"] = _redacted(record)
     return send(repository, contents, private=private)
 
 
-def _outgoing(content: Any) -> bytes:
+def _redacted(content: Any) -> bytes:
     return (json.dumps(without_folders(content), indent=2, allow_nan=False) + "\n").encode()

@@ -1,4 +1,4 @@
-"""Load a model from a run folder, a model folder, the Hub or a foreign file."""
+"""Load a model from a run folder, a model folder, the Hugging Face Hub or an external file."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,20 +12,21 @@ from equipoise.models.io.external import LogitsOf, is_external, load_external
 from equipoise.models.io.hub import HUB
 from equipoise.models.io.model_folder import locate, read_config
 from equipoise.models.io.trust import Trusted
+from equipoise.runtime.errors import InvalidInput
 from equipoise.workflows import model_card
 
 
 @dataclass(frozen=True, kw_only=True)
 class LoadedModel:
-    """A model and what is known of it.
+    """A network, and what its model folder says about it.
 
     Args:
-        network: In eval mode.
-        card: What its folder says; empty for a foreign network.
-        name: In records and tables.
-        home: The folder that gets its records.
+        network: The network, in eval mode.
+        card: The card in its folder; empty for an external network.
+        name: Name in records and tables.
+        home: The folder that gets its records: a run folder, or a folder laid out like one.
         folder: Its model folder, if it has one.
-        weights: Hash of that folder's weights, from when the network was loaded.
+        weights: SHA-256 of the weights file when the network was loaded.
     """
 
     network: nn.Module
@@ -37,15 +38,15 @@ class LoadedModel:
 
 
 def find_model(model: str, logits: str | None = None, trust: Sequence[Trusted] = ()) -> LoadedModel:
-    """Load a model, wherever it comes from.
+    """Load a model from wherever it is.
 
     Args:
-        model: A run folder, a model folder, ``hf://owner/name``, or a foreign network.
-        logits: Which part of its answer holds the logits.
-        trust: Code that may be run because a model folder names it.
+        model: A run folder, a model folder, ``hf://owner/name``, or an external network.
+        logits: Which part of the model's output holds the logits.
+        trust: Code that a model folder names and that may run.
 
     Returns:
-        The model and what is known of it.
+        The network and what is known about it.
 
     Raises:
         RunError: If it cannot be loaded.
@@ -57,11 +58,11 @@ def find_model(model: str, logits: str | None = None, trust: Sequence[Trusted] =
     folder = locate(model)
     card = read_config(folder)["card"]
     network = load(folder, trust=trust)
-    weights = model_card.weights_sha256(folder)  # now: the folder may be written anew meanwhile
+    weights = model_card.weights_sha256(folder)  # now, because the folder may be rewritten later
     if logits is not None:
         network = LogitsOf(network, logits).eval()
     name = card.get("name", folder.name)
-    # What is fetched from the hub lies in its cache, which is no place for records.
+    # Records do not belong in the cache of the hub.
     home = Path("runs") / name if model.startswith(HUB) else model_card.home_of(folder)
     return LoadedModel(
         network=network, card=card, name=name, home=home, folder=folder, weights=weights
@@ -69,19 +70,22 @@ def find_model(model: str, logits: str | None = None, trust: Sequence[Trusted] =
 
 
 def at_preference(network: nn.Module, name: str, preference: float | None) -> tuple[nn.Module, str]:
-    """A conditional network at one preference, which its name then says.
+    """Fix the preference of a conditional network, and add it to its name.
 
     Args:
-        network: Any network; one that is not conditional is left as it is.
+        network: Any network; one that is not conditional is returned as it is.
         name: Its name.
         preference: The lambda to fix; the network's default if not given.
 
     Raises:
-        ValueError: If there is a preference, and the network takes none.
+        ValueError: If a preference is given and the network takes none.
     """
     if isinstance(network, ConditionalNetwork):
         preference = network.default if preference is None else preference
         return network.at(preference), f"{name}@{preference:g}"
     if preference is not None:
-        raise ValueError(f"{name} takes no preference; only conditional networks (OAT) do.")
+        raise InvalidInput(
+            f"{name} takes no preference, got {preference:g}; only conditional networks (OAT) do. "
+            "Leave it out."
+        )
     return network, name

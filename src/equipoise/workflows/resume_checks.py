@@ -1,4 +1,4 @@
-"""A run folder belongs to one run: of one recipe, on one set of data, by one process at a time."""
+"""Check that a run folder belongs to one recipe, one data set and one process at a time."""
 
 import contextlib
 from collections.abc import Iterator
@@ -8,22 +8,23 @@ from typing import Any
 from equipoise.recipes import from_json, to_json
 from equipoise.runtime.errors import RunError
 from equipoise.runtime.files import LOCK, clear_temporaries, locked, read_json
-
-RECIPE = "recipe.json"
-ENVIRONMENT = "environment.json"
+from equipoise.runtime.run_folder import RunFolder
 
 
 @contextlib.contextmanager
 def claimed(folder: Path, content: Any, resume: bool) -> Iterator[None]:
-    """Keep a run folder to this process; refuse one that another run lives in.
+    """Lock a run folder for this process; refuse a folder that holds another run.
 
     Args:
         folder: The run folder.
         content: The recipe, as JSON values.
-        resume: Whether the run of this recipe may be there already.
+        resume: Whether the folder may already hold a run of this recipe.
+
+    Returns:
+        A context manager that holds the lock.
 
     Raises:
-        RunError: If it is a file, or holds anything else.
+        RunError: If the folder is a file, is in use, or holds anything else.
     """
     if folder.exists() and not folder.is_dir():
         raise RunError(f"{folder} is a file; choose another folder with --out.")
@@ -36,31 +37,41 @@ def _check(folder: Path, content: Any, resume: bool) -> None:
     clear_temporaries(folder)
     if not any(path.name != LOCK for path in folder.iterdir()):
         return
-    stored = folder / RECIPE
+    stored = RunFolder(folder).recipe
     if not stored.exists():
-        raise RunError(f"{folder} exists and is no run folder; choose another one with --out.")
+        raise RunError(
+            f"{folder} exists and is not a run folder; choose another folder with --out."
+        )
     if not resume:
         raise RunError(
-            f"{folder} already holds a run. Go on with it by --resume, or choose another folder "
+            f"{folder} already holds a run. Continue it with --resume, or choose another folder "
             "with --out."
         )
     changed = ", ".join(differences(folder, content))
     if changed:
         raise RunError(
             f"{folder} holds a run of another recipe (differs in {changed}). Choose another folder "
-            f"with --out, or go on with the stored one: equipoise train {stored} --out {folder} "
+            f"with --out, or continue the stored run: equipoise train {stored} --out {folder} "
             "--resume."
         )
 
 
 def check_same_data(folder: Path, digest: str) -> None:
-    """A run goes on with the data that it began with: order and validation images are of those."""
-    path = folder / ENVIRONMENT
-    before = read_json(path).get("data_digest", digest) if path.exists() else digest
-    if before != digest:
+    """Refuse to continue a run on other data: image order and validation images would change.
+
+    Args:
+        folder: The run folder.
+        digest: Digest of the data set.
+
+    Raises:
+        RunError: If the run started on another data set.
+    """
+    path = RunFolder(folder).environment
+    stored = read_json(path).get("data_digest", digest) if path.exists() else digest
+    if stored != digest:
         raise RunError(
-            f"the data are not those that the run in {folder} began with (other images, labels or "
-            "classes). Bring them back to go on, or choose another folder with --out."
+            f"the run in {folder} started on other data (other images, labels or classes). Restore "
+            "those data to continue, or choose another folder with --out."
         )
 
 
@@ -72,14 +83,14 @@ def differences(folder: Path, content: Any) -> list[str]:
         content: The other recipe, as JSON values.
 
     Returns:
-        Their paths, such as ``method.alpha``; fields that came with a later version count as set
-        to their defaults.
+        Paths such as ``method.alpha``. A field that the stored recipe lacks, because it was added
+        in a later version, counts as set to its default.
     """
-    return _differences(_of_this_version(read_json(folder / RECIPE)), content)
+    return _differences(_of_this_version(read_json(RunFolder(folder).recipe)), content)
 
 
 def _of_this_version(content: Any) -> Any:
-    """A stored recipe with the fields that came later, at their defaults."""
+    """A stored recipe with fields of later versions added at their defaults."""
     try:
         return to_json(from_json(content))
     except ValueError:
@@ -88,11 +99,10 @@ def _of_this_version(content: Any) -> Any:
 
 def _differences(before: Any, after: Any, path: str = "") -> list[str]:
     if isinstance(before, dict) and isinstance(after, dict):
-        names = sorted(before.keys() | after.keys())
         return [
-            found
-            for name in names
-            for found in _differences(
+            changed
+            for name in sorted(before.keys() | after.keys())
+            for changed in _differences(
                 before.get(name), after.get(name), f"{path}.{name}".strip(".")
             )
         ]

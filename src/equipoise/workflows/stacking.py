@@ -2,61 +2,50 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
-from equipoise.data import Augmentation
-from equipoise.distributed.ranks import launched as launched
+from equipoise.data import Augmentation, DataSource
 from equipoise.methods import AFS
 from equipoise.models.io.external import is_external
-from equipoise.models.io.model_folder import read_config
+from equipoise.models.io.model_folder import locate, read_config
 from equipoise.recipes import RECIPES, Evaluation, Recipe, from_json
-from equipoise.workflows.datasets import named_source as named_source
+from equipoise.runtime.errors import InvalidInput
 from equipoise.workflows.datasets import source_of
-from equipoise.workflows.datasets import with_folder as with_folder
-from equipoise.workflows.evaluate import evaluate as evaluate
 
 
 def stacking(extractors: Sequence[str]) -> Recipe:
-    """AFS over trained networks: nothing but the merger is trained.
+    """The recipe ``afs``, which stacks trained networks and trains only the merger.
 
-    Data, evaluation, seed, augmentation and the count of validation images are those of the first
-    saved model that says on what it was trained; all else (the merger's schedule, attack and
-    alpha, batch size, precision) is that of the AFS recipe for the same data, or of
-    ``afs_cifar10_compact`` where there is none.
+    Data, evaluation, seed, augmentation and number of validation images are those of the first
+    saved model that names its data. Everything else (the merger's schedule, attack and alpha, batch
+    size, precision) comes from the AFS recipe for the same data, or from ``afs_cifar10_compact`` if
+    there is none.
 
     Args:
-        extractors: As ``AFS`` has them; at least one is a run folder or a model folder.
-
-    Returns:
-        The recipe, named ``afs``.
+        extractors: Run folders, model folders or ``module:function``, as for ``AFS``; at least one
+            is a folder.
 
     Raises:
-        ValueError: If no saved model says which data it was trained on.
+        ValueError: If no saved model names the data it was trained on.
         RunError: If a model folder cannot be read.
     """
     saved = [name for name in extractors if not is_external(name)]
-    cards = [card for card in map(_card, saved) if "dataset" in card]
+    cards = [card for card in map(card_of, saved) if "dataset" in card]
     if not cards:
-        raise ValueError(
+        raise InvalidInput(
             "afs needs saved models to stack, and takes the data from the first: name them as in "
             "equipoise train afs --extractors runs/a runs/b. To stack functions alone, name the "
             "AFS recipe for their data: equipoise train afs_digits --extractors my_models:one ..."
         )
     card = cards[0]
     dataset = source_of(card, None)
-    base = RECIPES["afs_cifar10_compact"]()
-    for make in reversed(RECIPES.values()):
-        found = make()
-        if isinstance(found.method, AFS) and type(found.dataset) is type(dataset):
-            base = found
-    evaluation = base.evaluation
+    base = _recipe_for(dataset)
+    evaluation, augmentation = base.evaluation, base.loop.augmentation
     if "evaluation" in card:
         evaluation = from_json(card["evaluation"], Evaluation)
-    images = card.get("validation_images", base.loop.validation_images)
-    augmentation = base.loop.augmentation
     if "training" in card:
         augmentation = from_json(card["training"]["loop"]["augmentation"], Augmentation)
+    images = card.get("validation_images", base.loop.validation_images)
     assert isinstance(base.method, AFS)
     return replace(
         base,
@@ -75,8 +64,20 @@ def stacking(extractors: Sequence[str]) -> Recipe:
     )
 
 
-def _card(extractor: str) -> dict[str, Any]:
-    folder = Path(extractor)
-    place = folder / "model" if (folder / "model").is_dir() else folder
-    card: dict[str, Any] = read_config(place)["card"]
+def card_of(model: str) -> dict[str, Any]:
+    """The card of a saved model.
+
+    Raises:
+        RunError: If the model folder cannot be read.
+    """
+    card: dict[str, Any] = read_config(locate(model))["card"]
     return card
+
+
+def _recipe_for(dataset: DataSource) -> Recipe:
+    """The first AFS recipe for a kind of data set."""
+    for make in RECIPES.values():
+        recipe = make()
+        if isinstance(recipe.method, AFS) and type(recipe.dataset) is type(dataset):
+            return recipe
+    return RECIPES["afs_cifar10_compact"]()

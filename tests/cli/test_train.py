@@ -1,0 +1,206 @@
+"""Flags of ``equipoise train``: short names, all fields of a recipe, refusals."""
+
+import re
+from dataclasses import replace
+
+import pytest
+import tiny
+from commands import output, refused, run, shown_help
+
+from equipoise.data import Digits
+from equipoise.recipes import RECIPES
+
+COMMON = (
+    "--epochs --batch-size --learning-rate --seed --name --dataset --data --network --out "
+    "--resume --devices --dry-run --evaluate --export --help-all"
+)
+
+
+@pytest.fixture(autouse=True)
+def few_digits(monkeypatch):
+    data = tiny.digits()
+    monkeypatch.setattr(Digits, "load", lambda self: data)
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    """Recipes that the command line would have trained, without training them."""
+    recipes = []
+    monkeypatch.setattr(
+        "equipoise.workflows.train.train", lambda recipe, folder, **rest: recipes.append(recipe)
+    )
+    return recipes
+
+
+def flags_in(text: str) -> list[str]:
+    """Flags that a help text explains, in order."""
+    return re.findall(r"^[ │] (?:-h, )?(--[a-z][a-z.-]+)", text, re.M)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "strength"),
+    [
+        ("pgd_at_digits", "--epsilon"),
+        ("oat_digits", "--epsilon"),
+        ("afa_digits", "--strengths"),
+        ("afs_digits", "--budgets"),
+        ("random_budget_digits", "--random-budgets"),
+    ],
+)
+def test_help_shows_the_flags_that_most_people_need(capsys, recipe, strength):
+    flags = flags_in(shown_help(capsys, "train", recipe, "--help"))
+    assert {*COMMON.split(), strength} <= {*flags}
+    assert len(flags) <= 19
+
+
+def test_help_all_shows_every_field_of_the_recipe(capsys):
+    text = shown_help(capsys, "train", "pgd_at_digits", "--help-all")
+    flags = flags_in(text)
+    long = "--method.epsilon --loop.batch-size --method.schedule.epochs --seed --resume --nodes"
+    assert {*long.split()} <= {*flags}
+    assert "--epochs for --method.schedule.epochs" in " ".join(text.split())
+    assert len(flags) > 60
+
+
+def test_help_names_the_value_that_a_recipe_has(capsys):
+    text = " ".join(shown_help(capsys, "train", "afa_digits", "--help").replace("│", "").split())
+    assert "ascending from 0. (default: 0 0.1 0.2)" in text
+    assert "Epochs of stage I (stage II: --method.gate-schedule). (default: 30)" in text
+
+
+@pytest.mark.parametrize("columns", ["80", "120"])
+def test_no_line_of_a_help_text_is_wider_than_the_terminal(capsys, monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", columns)
+    for arguments in (["train", "afs_digits", "--help"], ["train", "afs_digits", "--help-all"]):
+        text = shown_help(capsys, *arguments)
+        options = text[text.index("options") :].splitlines()
+        assert max(map(len, options)) <= int(columns)
+
+
+@pytest.mark.parametrize(
+    ("name", "short", "long"),
+    [
+        ("pgd_at_digits", "--epochs 3", "--method.schedule.epochs 3"),
+        ("pgd_at_digits", "--learning-rate=0.5", "--method.schedule.learning-rate 0.5"),
+        ("pgd_at_digits", "--batch-size 16", "--loop.batch-size 16"),
+        ("pgd_at_digits", "--epsilon 8/255", "--method.epsilon 8/255"),
+        ("oat_digits", "--epsilon=8/255", "--method.epsilon 8/255"),
+        ("afa_digits", "--epochs 3", "--method.schedule.epochs 3"),
+        ("afa_digits", "--strengths 0 0.1", "--method.strengths 0 0.1"),
+        ("afs_digits", "--epochs 3 --budgets 0 0.1", "--method.schedule.epochs 3 "
+         "--method.budgets 0 0.1"),
+        ("random_budget_digits", "--random-budgets 0 0.1", "--method.random-budgets 0 0.1"),
+    ],
+)  # fmt: skip
+def test_a_short_flag_sets_the_field_of_its_long_flag(trained, name, short, long, tmp_path):
+    for flags in (short, long):
+        run("train", name, "--out", tmp_path, *flags.split())
+    assert trained[0] == trained[1] != RECIPES[name]()
+
+
+def test_short_flags_of_a_stack_of_saved_models_set_its_merger(trained):
+    from equipoise.cli.train_options import short_flags
+
+    recipe = RECIPES["afs_digits"]()
+    stacked = replace(recipe, method=replace(recipe.method, extractors=("a:b",), budgets=()))
+    flags = short_flags(stacked)
+    assert flags["--epochs"].path == "method.merger-schedule.epochs"
+    assert flags["--learning-rate"].path == "method.merger-schedule.learning-rate"
+    assert flags["--epsilon"].path == "method.merger-epsilon"
+
+
+@pytest.mark.parametrize(
+    ("recipe", "remedy"),
+    [
+        ("afa_digits", "--strengths 0 0.1 0.2"),
+        ("afs_digits", "--budgets 0.15 0.2 0.25"),
+        ("random_budget_digits", "--random-budgets"),
+    ],
+)
+def test_epsilon_is_refused_for_several_strengths_and_the_right_flag_named(
+    capsys, trained, recipe, remedy
+):
+    for flag in (["--epsilon", "8/255"], ["--epsilon=8/255"]):
+        printed = refused(capsys, "train", recipe, *flag)
+        assert f"{recipe} trains at several strengths, so --epsilon does not apply" in printed
+        assert remedy in printed
+    assert trained == []
+
+
+def test_a_dry_run_prints_the_cost_and_trains_nothing(capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.chdir(tmp_path)
+    run(
+        *("train", "pgd_at_digits", "--dry-run", "--loop.batch-size", "8"),
+        *("--loop.validation-images", "16", "--method.attack.steps", "2"),
+    )
+    printed = output(capsys)
+    assert "What pgd_at_digits would cost on cpu" in printed
+    for part in ("77.6 k", "764 k", "3 + 3", "12 of 8 images", " steps of 8 images", "in all:"):
+        assert part in printed
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("flag", ["--method.epsilon", "--epsilon", "--evaluation.epsilons"])
+def test_an_epsilon_of_8_is_refused_with_the_remedy(capsys, tmp_path, flag):
+    printed = refused(capsys, "train", "pgd_at_digits", flag, "8", "--out", tmp_path / "run")
+    assert "epsilon must be in [0, 1] pixel units, got 8." in printed
+    assert "write 8/255" in printed
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_step_of_2_is_refused_with_the_remedy(capsys, tmp_path):
+    printed = refused(
+        capsys,
+        *("train", "pgd_at_digits", "--out", tmp_path / "run"),
+        *("--method.attack.step-size", "2", "--method.attack.relative-step", "None"),
+    )
+    assert "write 2/255" in printed
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_epsilon_above_1_is_taken_under_l2(trained, tmp_path):
+    run(
+        *("train", "pgd_at_digits", "--method.norm", "L2", "--method.epsilon", "3"),
+        *("--evaluation.norm", "L2", "--evaluation.epsilons", "0", "1.5", "3", "--out", tmp_path),
+        *("--method.attack.step-size", "1.5", "--method.attack.relative-step", "None"),
+    )
+    assert trained[0].method.attack.step_size == 1.5
+    assert trained[0].method.epsilon == 3.0
+    assert trained[0].evaluation.epsilons == (0.0, 1.5, 3.0)
+
+
+def test_an_epsilon_of_8_255ths_is_taken(trained, tmp_path):
+    run("train", "pgd_at_digits", "--method.epsilon", "8/255", "--out", tmp_path)
+    assert trained[0].method.epsilon == 8 / 255
+    assert (
+        replace(trained[0], method=RECIPES["pgd_at_digits"]().method) == RECIPES["pgd_at_digits"]()
+    )
+
+
+def test_flags_change_nested_fields_and_only_those(monkeypatch, tmp_path):
+    calls = []
+    monkeypatch.setattr(
+        "equipoise.workflows.train.train",
+        lambda recipe, folder, **rest: calls.append((recipe, rest)),
+    )
+    run(
+        *("train", "afa_digits", "--out", tmp_path, "--resume", "--seed", "3"),
+        *("--method.gate.hidden", "8", "--method.schedule.epochs", "5"),
+    )
+    ((recipe, rest),) = calls
+    base = RECIPES["afa_digits"]()
+    method = replace(
+        base.method,
+        gate=replace(base.method.gate, hidden=8),
+        schedule=replace(base.method.schedule, epochs=5),
+    )
+    assert recipe == replace(base, seed=3, method=method)
+    assert rest["resume"]
+
+
+def test_a_value_against_a_rule_is_refused_by_the_rule(capsys, tmp_path):
+    printed = refused(
+        capsys, "train", "afs_digits", "--method.alpha", "2", "--out", tmp_path / "run"
+    )
+    assert "alpha must be in [0, 1], got 2" in printed
