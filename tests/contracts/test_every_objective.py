@@ -66,7 +66,11 @@ def make_network(classes: int = 10, seed: int = 0) -> nn.Module:
 
 def alone(objective, teacher: nn.Module):
     """The objective, beside a teacher if it needs one."""
-    return objective.beside(teacher) if isinstance(objective, TwoNetworkObjective) else objective
+    return (
+        objective.with_companion(teacher)
+        if isinstance(objective, TwoNetworkObjective)
+        else objective
+    )
 
 
 @pytest.fixture
@@ -76,7 +80,7 @@ def setup(generator):
         clean = torch.rand(batch, 3, 8, 8, generator=generator)
         noise = 0.05 * torch.randn(clean.shape, generator=generator)
         labels = torch.randint(classes, (batch,), generator=generator)
-        ready = alone(objective, make_network(classes, seed=1))
+        ready = complete(objective, make_network(classes, seed=1))
         return ready, network, clean, (clean + noise).clamp(0, 1), labels
 
     return make
@@ -89,8 +93,8 @@ def losses_of(objective, predict_clean, predict_adversarial, clean, adversarial,
 
 
 @every_objective
-def test_it_is_an_objective_alone_or_beside_its_companion(objective):
-    assert isinstance(alone(objective, make_network()), Objective)
+def test_it_is_an_objective_by_itself_or_with_its_companion(objective):
+    assert isinstance(complete(objective, make_network()), Objective)
     assert isinstance(objective, Objective) != isinstance(objective, TwoNetworkObjective)
 
 

@@ -55,14 +55,15 @@ def step(task: nn.Module, seed: int = 0, progress: float = 0.0) -> dict[str, tor
 @pytest.fixture
 def attacks(monkeypatch):
     """Every attack that a step runs: its goal, images and strengths."""
-    seen, real = [], afa.attacked
+    seen, real = [], afa.perturb
 
-    def spy(module, goal, clean, epsilon, attack, norm, generator, **settings):
-        found = real(module, goal, clean, epsilon, attack, norm, generator, **settings)
-        seen.append({"goal": goal, "clean": clean, "epsilon": epsilon, "found": found} | settings)
+    def spy(module, goal, clean, epsilon, attack, norm, generator, start_noise=None):
+        found = real(module, goal, clean, epsilon, attack, norm, generator, start_noise)
+        call = {"goal": goal, "clean": clean, "epsilon": epsilon, "start_noise": start_noise}
+        seen.append(call | {"found": found})
         return found
 
-    monkeypatch.setattr(afa, "attacked", spy)
+    monkeypatch.setattr(afa, "perturb", spy)
     return seen
 
 
@@ -125,7 +126,7 @@ def test_a_step_moves_the_statistics_of_every_branch_and_of_each_by_its_own_imag
     def brighter(module, goal, clean, epsilon, *rest, **settings):
         return (clean * 0.2 + epsilon[:, None, None, None] * 3).clamp(0, 1)
 
-    monkeypatch.setattr(afa, "attacked", brighter)
+    monkeypatch.setattr(afa, "perturb", brighter)
     task = BranchTask(branched(), method()).train()
     step(task)
     first = next(m for m in task.modules() if isinstance(m, afa.Branched)).network
@@ -186,7 +187,7 @@ def test_a_split_batch_trains_every_branch_whatever_the_objective(objective):
 def test_a_batch_that_is_too_small_to_split_is_refused():
     task = BranchTask(branched(), method(split_batch=True))
     images, labels = images_and_labels(1)
-    with pytest.raises(ValueError, match="among 2 attacked branches, so it needs that many images"):
+    with pytest.raises(ValueError, match="among 2 attacked branches, so it needs at least"):
         task(images, labels, torch.Generator(), 0.0)
 
 
@@ -198,7 +199,7 @@ def test_training_mode_shows_a_branch_images_of_its_own_strength_alone(objective
         assert epsilon.shape == (len(clean),)
         return epsilon[:, None, None, None].expand_as(clean)
 
-    monkeypatch.setattr(afa, "attacked", paint)
+    monkeypatch.setattr(afa, "perturb", paint)
     task, seen = BranchTask(branched(), method(objective=objective)).train(), []
     task.network.register_forward_pre_hook(
         lambda _, inputs, settings: seen.append((inputs[0], settings["branch"])), with_kwargs=True
@@ -237,9 +238,11 @@ def test_one_branch_after_the_other_is_attacked_before_any_of_them_is_trained(mo
     assert modes == sorted(modes)
 
 
-def test_the_objectives_start_and_how_far_training_is_reach_the_attack(attacks):
-    step(BranchTask(branched(), method(objective=TRADES())), progress=0.25)
-    assert (attacks[0]["start_noise"], attacks[0]["progress"]) == (0.001, 0.25)
+def test_the_attack_uses_the_objectives_start_and_the_warm_up(attacks):
+    warming = method(objective=TRADES(), attack=replace(ATTACK, warm_up=0.5))
+    step(BranchTask(branched(), warming), progress=0.25)
+    assert attacks[0]["start_noise"] == 0.001
+    assert attacks[0]["epsilon"].tolist() == pytest.approx([0.025] * 8 + [0.1] * 8)
 
 
 def test_sum_is_k_times_mean():
@@ -340,7 +343,7 @@ def test_detection_adds_the_cross_entropy_of_the_weight_with_targets_by_strength
         drawn.append(epsilon)
         return clean
 
-    monkeypatch.setattr(afa, "attacked", keep)
+    monkeypatch.setattr(afa, "perturb", keep)
     terms = step(task)
     images, labels = images_and_labels()
     logits, weight = task.network.logits_and_weight(images)
@@ -426,5 +429,5 @@ def test_a_batch_of_several_processes_is_not_split():
     task = BranchTask(branched(), method(split_batch=True))
     images, labels = images_and_labels()
     generator = SharedGenerator.of(images.device, 0, 2)
-    with pytest.raises(ValueError, match="split_batch deals out the batch of one process"):
+    with pytest.raises(ValueError, match="split_batch divides the batch of one process"):
         task(images, labels, generator, 0.0)

@@ -38,7 +38,7 @@ def step(of: MergerTask, count: int = 8) -> dict[str, torch.Tensor]:
 @pytest.fixture
 def attacks(monkeypatch):
     """Every attack that a step runs: module, goal, images, strength and what it found."""
-    seen, real = [], afs.attacked
+    seen, real = [], afs.perturb
 
     def spy(module, goal, clean, epsilon, attack, norm, generator):
         found = real(module, goal, clean, epsilon, attack, norm, generator)
@@ -47,7 +47,7 @@ def attacks(monkeypatch):
         )
         return found
 
-    monkeypatch.setattr(afs, "attacked", spy)
+    monkeypatch.setattr(afs, "perturb", spy)
     return seen
 
 

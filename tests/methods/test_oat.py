@@ -63,14 +63,15 @@ def fixed(monkeypatch, preference: list[float]) -> torch.Tensor:
 @pytest.fixture
 def attacks(monkeypatch):
     """Every attack that a step runs: its module, goal, images, strength and what it found."""
-    seen, real = [], oat.attacked
+    seen, real = [], oat.perturb
 
-    def spy(module, goal, clean, epsilon, *rest, **settings):
-        found = real(module, goal, clean, epsilon, *rest, **settings)
-        seen.append({"goal": goal, "clean": clean, "epsilon": epsilon, "found": found} | settings)
+    def spy(module, goal, clean, epsilon, attack, norm, generator, start_noise):
+        found = real(module, goal, clean, epsilon, attack, norm, generator, start_noise)
+        call = {"goal": goal, "clean": clean, "epsilon": epsilon, "start_noise": start_noise}
+        seen.append(call | {"found": found})
         return found
 
-    monkeypatch.setattr(oat, "attacked", spy)
+    monkeypatch.setattr(oat, "perturb", spy)
     return seen
 
 
@@ -178,7 +179,7 @@ def test_statistics_move_by_the_images_that_belong_to_them(monkeypatch):
     def black(module, goal, clean, *rest, **settings):
         return torch.zeros_like(clean)
 
-    monkeypatch.setattr(oat, "attacked", black)
+    monkeypatch.setattr(oat, "perturb", black)
     of = task().train()
     preference = fixed(monkeypatch, [0.1, 0.0, 1.0, 0.0, 0.4, 0.1, 0.2, 0.3])
     step(of)
@@ -238,7 +239,13 @@ def test_objectives_in_which_images_stand_alone_take_the_place_of_the_papers(obj
     terms["loss"].backward()
     assert bool(terms["loss"].isfinite())
     assert attacks[0]["start_noise"] == objective.start_noise
-    assert attacks[0]["progress"] == 0.0
+
+
+def test_the_attack_warms_up(attacks):
+    of = task(attack=replace(ATTACK, warm_up=0.5)).train()
+    images, labels = images_and_labels()
+    of(images, labels, torch.Generator().manual_seed(0), 0.25)
+    assert attacks[0]["epsilon"] == EPSILON / 2
 
 
 def test_one_step_is_the_same_with_the_same_generator():
@@ -330,13 +337,13 @@ def test_the_defaults_are_the_originals():
         ({"preferences": (0.0,)}, "preferences must have one above 0"),
         ({"preferences": (1.0, 0.0)}, "preferences must be one or more and ascend"),
         ({"preferences": (0.0, 1.5)}, r"preference must be in \[0, 1\], got 1.5"),
-        ({"preferences": (0.5, 1.0)}, "zero_share must be in .* 0 where it is not"),
+        ({"preferences": (0.5, 1.0)}, "zero_share must be in .* 0 if it is not"),
         ({"zero_share": 0.0}, "zero_share must be in"),
         ({"zero_share": 1.0}, "zero_share must be in"),
         ({"epsilon": 0.0}, "OAT needs an epsilon above 0"),
-        ({"objective": Standard()}, "OAT needs an objective with an attack, .* got Standard"),
-        ({"objective": IAT()}, "in which each image stands alone with its preference, got IAT"),
-        ({"objective": FAT()}, "in which each image stands alone with its preference, got FAT"),
+        ({"objective": Standard()}, "OAT needs an objective that runs an attack.*got Standard"),
+        ({"objective": IAT()}, "treats each image separately, .* got IAT"),
+        ({"objective": FAT()}, "treats each image separately, .* got FAT"),
         ({"objective": LBGAT()}, "OAT cannot train LBGAT, which trains a companion"),
         ({"size": 3}, "size must be at least the number of preferences, 6, got 3"),
     ],

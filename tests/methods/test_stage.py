@@ -1,7 +1,6 @@
 import pytest
 
-from equipoise.methods import Schedule
-from equipoise.methods.stage import TrainingAttack
+from equipoise.methods import Schedule, TrainingAttack
 
 
 def schedule(**settings) -> Schedule:

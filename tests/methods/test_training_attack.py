@@ -4,8 +4,8 @@ from tiny import images_and_labels, same, weights, wide_resnet
 
 from equipoise.attacks import PGD, goals
 from equipoise.attacks.threat import L2, Linf
-from equipoise.methods.stage import TrainingAttack
-from equipoise.methods.training_attack import attacked
+from equipoise.methods import TrainingAttack
+from equipoise.methods.training_attack import perturb
 
 EPSILON = torch.tensor([0.0, 0.02, 0.05, 0.1] * 2)
 
@@ -13,21 +13,13 @@ EPSILON = torch.tensor([0.0, 0.02, 0.05, 0.1] * 2)
 def attack(
     module, epsilon=EPSILON, norm="Linf", seed=0, start_noise=None, progress=1.0, **settings
 ):
+    """Attack noise through a module; the clean and the adversarial images."""
     images, labels = images_and_labels()
     goal = goals.cross_entropy(module, labels)
     search = TrainingAttack(**({"steps": 3, "relative_step": 0.5} | settings))
     generator = torch.Generator().manual_seed(seed)
-    return images, attacked(
-        module,
-        goal,
-        images,
-        epsilon,
-        search,
-        norm,
-        generator,
-        start_noise=start_noise,
-        progress=progress,
-    )
+    strength = search.strength(epsilon, progress)
+    return images, perturb(module, goal, images, strength, search, norm, generator, start_noise)
 
 
 def test_each_image_stays_within_its_own_epsilon_and_reaches_it():
@@ -104,11 +96,11 @@ def test_epsilon_rises_linearly_from_zero_while_it_warms_up(warm_up, progress, s
     torch.testing.assert_close(distance, wanted, rtol=0, atol=1e-6)
 
 
-def test_who_does_not_say_how_far_training_is_attacks_at_full_strength():
+def test_perturb_itself_attacks_at_the_strength_it_is_given():
     images, labels = images_and_labels()
     network, search = wide_resnet(), TrainingAttack(steps=2, warm_up=1.0)
     goal = goals.cross_entropy(network, labels)
-    found = attacked(network, goal, images, 0.1, search, "Linf", torch.Generator())
+    found = perturb(network, goal, images, 0.1, search, "Linf", torch.Generator())
     assert float((found - images).abs().max()) == pytest.approx(0.1)
 
 

@@ -4,7 +4,7 @@ import torch
 from by_hand import Answers, agree, batch, log_softmax
 
 from equipoise.objectives import AVM
-from equipoise.objectives.avm import smoothed
+from equipoise.objectives.avm import smoothed_targets
 
 
 class Recorded(Answers):
@@ -14,7 +14,7 @@ class Recorded(Answers):
 
 
 def test_at_the_vertex_ten_classes_have_exactly_uniform_labels():
-    found = smoothed(torch.arange(10), 10, share=AVM().vertex_share)
+    found = smoothed_targets(torch.arange(10), 10, share=AVM().vertex_share)
     torch.testing.assert_close(found, torch.full((10, 10), 0.1), rtol=1e-6, atol=0)
 
 
@@ -22,7 +22,7 @@ def test_at_the_vertex_ten_classes_have_exactly_uniform_labels():
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.7, 1.0])
 def test_labels_are_distributions_in_which_the_label_has_its_share(classes, share):
     labels = torch.arange(classes)
-    found = smoothed(labels, classes, share)
+    found = smoothed_targets(labels, classes, share)
     torch.testing.assert_close(found.sum(dim=1), torch.ones(classes))
     torch.testing.assert_close(found[labels, labels], torch.full((classes,), share))
 

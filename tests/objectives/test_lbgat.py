@@ -6,8 +6,7 @@ from tiny import ATTACK, SCHEDULE, fit_stage, images_and_labels, weights, wide_r
 from torch import nn
 
 from equipoise.attacks import losses
-from equipoise.methods import AFA, AFS, SingleNetwork
-from equipoise.methods.stage import TrainingAttack
+from equipoise.methods import AFA, AFS, SingleNetwork, TrainingAttack
 from equipoise.objectives import LBGAT
 
 GUIDE = np.array([[0.5, 0.1, 1.0, 0.0], [2.0, 0.3, 0.0, 0.2], [0, 1.0, 0, 0.5], [1.0, 0, 0, 3.0]])
@@ -36,7 +35,7 @@ def test_loss_and_gradients_are_those_of_the_formula(beta):
     arrays = [CLEAN.copy(), ADVERSARIAL.copy(), GUIDE.copy()]
     clean, adversarial, guide = arrays
     networks = [Answers(each) for each in arrays]
-    objective = LBGAT(beta=beta).beside(networks[2])
+    objective = LBGAT(beta=beta).with_companion(networks[2])
     images = torch.zeros(4, 1, 2, 2)
     loss = objective.losses(batch(images, images, torch.tensor(LABELS), networks[0], networks[1]))[
         "loss"
@@ -63,7 +62,7 @@ def test_the_distance_moves_the_teacher_too():
     """It is not detached: without cross-entropy the teacher still follows the network."""
     teacher, network = Answers(GUIDE), Answers(ADVERSARIAL)
     images = torch.zeros(4, 1, 2, 2)
-    objective = LBGAT().beside(teacher)
+    objective = LBGAT().with_companion(teacher)
     terms = objective.losses(batch(images, images, torch.tensor(LABELS), network))
     (gradient,) = torch.autograd.grad(terms["loss_distance"].sum(), teacher.logits)
     wanted = torch.tensor(GUIDE - ADVERSARIAL, dtype=torch.float32) * 2 / 4
@@ -109,7 +108,7 @@ def test_with_beta_zero_clean_images_still_move_the_networks_statistics():
 def test_its_attack_climbs_the_divergence_even_with_beta_zero(generator):
     clean = torch.rand(3, 1, 2, 2, generator=generator)
     other = torch.rand(3, 1, 2, 2, generator=generator)
-    objective = LBGAT().beside(nn.Flatten())
+    objective = LBGAT().with_companion(nn.Flatten())
     goal = objective.goal(lambda images: images.flatten(1), clean, torch.tensor([0, 1, 2]))
     wanted = losses.kl_divergence(other.flatten(1), clean.flatten(1))
     assert torch.equal(goal(other), wanted)

@@ -103,11 +103,11 @@ def test_the_first_positive_has_noise_within_its_bound_and_the_pixel_box():
 
 
 def test_the_second_positive_is_another_image_of_the_class_drawn_evenly():
-    from equipoise.objectives.tla import _another
+    from equipoise.objectives.tla import _random_positive
 
     same = torch.tensor([[1, 1, 1, 0], [1, 1, 1, 0], [1, 1, 1, 0], [0, 0, 0, 1]], dtype=torch.bool)
     generator = torch.Generator().manual_seed(0)
-    drawn = torch.stack([_another(same, generator) for _ in range(400)])
+    drawn = torch.stack([_random_positive(same, generator) for _ in range(400)])
     assert set(drawn[:, 0].tolist()) == {1, 2}
     assert (drawn[:, 0] == 1).float().mean().item() == pytest.approx(0.5, abs=0.1)
     assert set(drawn[:, 3].tolist()) == {3}  # alone in its class

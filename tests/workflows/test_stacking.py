@@ -10,7 +10,7 @@ from equipoise import load, save
 from equipoise.cli.main import main
 from equipoise.data import Augmentation
 from equipoise.methods import AFS
-from equipoise.methods.afs import extractor
+from equipoise.methods.afs import load_extractor
 from equipoise.models import AdaptiveNetwork, WideResNet, fuse, with_branches
 from equipoise.models.io.external import imported_network
 from equipoise.models.io.trust import trusting
@@ -74,7 +74,7 @@ def test_anything_trained_is_stacked_and_only_the_merger_trains(saved, tmp_path)
     assert isinstance(model.members[1].network, AdaptiveNetwork)
     with trusting("somebodys"):
         for name, member in zip(names, model.members, strict=True):
-            assert tiny.same(tiny.weights(member.network), tiny.weights(extractor(name)))
+            assert tiny.same(tiny.weights(member.network), tiny.weights(load_extractor(name)))
     with pytest.raises(RunError, match="is not trusted"):
         load(tmp_path / "run")
     loaded = load(tmp_path / "run", trust=trust)

@@ -8,8 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from equipoise.data import SVHN, Augmentation, Cifar10, DataSource, TinyImageNet
-from equipoise.methods import AFA, OAT, AnyMethod, Gate, Schedule, SingleNetwork
-from equipoise.methods.stage import TrainingAttack
+from equipoise.methods import AFA, OAT, AnyMethod, Gate, Schedule, SingleNetwork, TrainingAttack
 from equipoise.objectives import IAT, MART, PGDAT, TRADES, AnyObjective, Standard
 from equipoise.recipes import cifar10
 from equipoise.recipes.networks import AnyNetwork, ResNetShape, WideResNetShape

@@ -8,8 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from equipoise.data import Augmentation, Cifar10, Cifar100, DataSource
-from equipoise.methods import AFS, AnyMethod, Schedule, SingleNetwork
-from equipoise.methods.stage import TrainingAttack
+from equipoise.methods import AFS, AnyMethod, Schedule, SingleNetwork, TrainingAttack
 from equipoise.objectives import AVM, FAT, LBGAT, PGDAT, TLA, TRADES, AnyObjective, Standard
 from equipoise.recipes.networks import WideResNetShape
 from equipoise.recipes.recipe import Evaluation, Recipe, row

@@ -3,8 +3,7 @@
 from dataclasses import replace
 
 from equipoise.data import Augmentation, Digits
-from equipoise.methods import AFA, AFS, Gate, Schedule, SingleNetwork
-from equipoise.methods.stage import TrainingAttack
+from equipoise.methods import AFA, AFS, Gate, Schedule, SingleNetwork, TrainingAttack
 from equipoise.objectives import PGDAT, Standard
 from equipoise.recipes.networks import WideResNetShape
 from equipoise.recipes.recipe import Evaluation, Recipe

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from equipoise.evaluation.work_unit import Precision
-from equipoise.methods import AFA, AFS, SingleNetwork
-from equipoise.methods.stage import Schedule
+from equipoise.methods import AFA, AFS, Schedule, SingleNetwork
 from equipoise.models.io.model_folder import CONFIG
 from equipoise.objectives import PGDAT, TRADES, Standard
 from equipoise.recipes import RECIPES, Evaluation, Recipe, to_json
@@ -208,7 +207,7 @@ def _stacked(name: str, scale: Scale) -> tuple[str, ...]:
     """Those of ``_extractors`` that are in the recipe's mask."""
     found = _extractors(name, scale)
     method = RECIPES[name]().method if found else None
-    return tuple(compress(found, method.taken())) if isinstance(method, AFS) else ()
+    return tuple(compress(found, method.selected())) if isinstance(method, AFS) else ()
 
 
 def _trains(single: Recipe, stack: Recipe, budget: float) -> bool:

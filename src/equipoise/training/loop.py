@@ -120,7 +120,7 @@ class _Fit:
         if loop.channels_last:
             self.task.to(memory_format=torch.channels_last)
         trained = [p for p in self.task.parameters() if p.requires_grad]
-        self.optimiser: Any = stage.schedule.optimiser_of(trained)
+        self.optimiser: Any = stage.schedule.make_optimiser(trained)
         self.wrapped, self.optimiser = keep_inputs(fabric).setup(self.task, self.optimiser)
         self.source = Batches(self.train, loop)
         check_shares(self.source.own + self.source.drawn, self.ranks.world)

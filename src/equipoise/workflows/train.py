@@ -13,7 +13,7 @@ from equipoise.distributed.ranks import Ranks
 from equipoise.distributed.ranks import launched as launched
 from equipoise.execution.local import check_answer, check_forward, execute, keeps_its_last_epoch
 from equipoise.methods import AFS, Stage
-from equipoise.methods.afs import extractor
+from equipoise.methods.afs import load_extractor
 from equipoise.models import FeatureExtractor, save
 from equipoise.models.io.trust import Trusted, trusting
 from equipoise.models.io.validate_card import check_card
@@ -175,8 +175,8 @@ def _check_fit(
     recipe: Recipe, stages: Sequence[Stage], dataset: DataSet, reporter: Reporter
 ) -> None:
     """Refuse networks that do not fit the data before anything is written."""
-    for name in recipe.method.stacked_extractors() if isinstance(recipe.method, AFS) else ():
-        check_answer(FeatureExtractor(extractor(name)).logits, dataset.train, name)
+    for name in recipe.method.selected_extractors() if isinstance(recipe.method, AFS) else ():
+        check_answer(FeatureExtractor(load_extractor(name)).logits, dataset.train, name)
         card = _card(name) if Path(name).is_dir() else {}
         if card.get("data", dataset.name) != dataset.name:
             reporter.log(f"{name} was trained on {card['data']}, not on {dataset.name}.")
