@@ -64,13 +64,11 @@ def make_network(classes: int = 10, seed: int = 0) -> nn.Module:
     return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, classes))
 
 
-def alone(objective, teacher: nn.Module):
-    """The objective, beside a teacher if it needs one."""
-    return (
-        objective.with_companion(teacher)
-        if isinstance(objective, TwoNetworkObjective)
-        else objective
-    )
+def complete(objective, teacher: nn.Module):
+    """The objective, with a teacher as its companion if it needs one."""
+    if isinstance(objective, TwoNetworkObjective):
+        return objective.with_companion(teacher)
+    return objective
 
 
 @pytest.fixture

@@ -131,7 +131,7 @@ def test_what_validated_nothing_of_a_member_is_said(saved, tmp_path):
     [
         ("three", r"three must answer 10 logits an image, got \(2, 3\)"),
         ("colour", r"colour fails on images of shape \(1, 8, 8\): images must have 3 channels"),
-        ("branched", r"branched cannot be stacked: it is a branched network"),
+        ("branched", r"branched cannot be stacked: it is the branched network"),
         ("somebodys:five", r"somebodys:five must answer 10 logits an image, got \(2, 5\)"),
         ("somebodys:head_first", r"HeadFirst does not end in its last linear .* body, head"),
         ("a.onnx", r"a.onnx cannot be stacked: the layers of an exported network"),

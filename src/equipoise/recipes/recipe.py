@@ -147,17 +147,22 @@ REMOVED: dict[type, dict[str, Any]] = {
 
 
 def _without_removed(kind: type, converter: cattrs.Converter) -> Callable[[Any, Any], Any]:
-    structure = make_dict_structure_fn(kind, converter, _cattrs_forbid_extra_keys=True)
+    structure: Callable[[Any, Any], Any] = make_dict_structure_fn(
+        kind, converter, _cattrs_forbid_extra_keys=True
+    )
     removed = REMOVED[kind]
 
-    def checked(content: Any, of: Any) -> Any:
+    def checked(content: Any, target: Any) -> Any:
+        if not isinstance(content, dict):
+            return structure(content, target)
         for name in removed.keys() & content.keys():
             if content[name] != removed[name]:
                 raise ValueError(
                     f"{kind.__name__} had a field {name} in an earlier version; only its default, "
                     f"{removed[name]}, can still be read, got {content[name]}"
                 )
-        return structure({k: v for k, v in content.items() if k not in removed}, of)
+        fields = {name: value for name, value in content.items() if name not in removed}
+        return structure(fields, target)
 
     return checked
 
