@@ -12,7 +12,7 @@ from equipoise.objectives import PGDAT, TRADES, Standard
 
 @pytest.fixture
 def attacks(monkeypatch):
-    """Every attack that a step runs, as (epsilon, images); each turns the images black."""
+    """Record every attack of a step as (epsilon, images); each turns the images black."""
     seen = []
 
     def spy(module, goal, clean, epsilon, attack, norm, generator, start_noise):
@@ -97,7 +97,7 @@ def drawn(attacks, seed=0, count=8, budgets=BUDGETS) -> torch.Tensor:
     return attacks[-1][0]
 
 
-def test_random_budgets_are_drawn_evenly_for_each_image_at_each_step(attacks):
+def test_random_budgets_are_drawn_uniformly_for_each_image_at_each_step(attacks):
     strengths = torch.stack([drawn(attacks, seed, count=60) for seed in range(20)])
     assert strengths.shape == (20, 60)
     for budget in BUDGETS:
@@ -120,7 +120,7 @@ def test_each_image_is_attacked_at_the_strength_that_was_drawn_for_it():
     assert len(distance.round(decimals=3).unique()) == 3
 
 
-def test_random_budgets_leave_validation_at_the_methods_epsilon(attacks):
+def test_validation_uses_epsilon_whatever_the_random_budgets(attacks):
     method = SingleNetwork(
         objective=PGDAT(), epsilon=0.3, random_budgets=BUDGETS, attack=ATTACK, schedule=SCHEDULE
     )
