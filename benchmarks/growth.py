@@ -18,9 +18,8 @@ from timing import exponent, rounded, settings
 from timing import write_record as write
 from torch import nn
 
-from equipoise.methods import AFS, Schedule
+from equipoise.methods import AFS, Schedule, TrainingAttack
 from equipoise.methods.afs import MergerTask
-from equipoise.methods.stage import TrainingAttack
 from equipoise.models import FeatureStack
 from equipoise.objectives import PGDAT
 from equipoise.report.papers.style import COLOURS, MARKS, WIDTH, styled

@@ -21,8 +21,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from equipoise.methods import AFA, AFS, Schedule
-from equipoise.methods.stage import TrainingAttack
+from equipoise.methods import AFA, AFS, Schedule, TrainingAttack
 from equipoise.recipes import RECIPES, Recipe, to_json
 from equipoise.runtime.environment import environment
 from equipoise.runtime.files import write_json

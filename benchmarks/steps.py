@@ -10,10 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from equipoise.distributed.ranks import FloatInputPrecision
-from equipoise.methods import AFA, Schedule
+from equipoise.methods import AFA, Schedule, TrainingAttack
 from equipoise.methods.afa import BranchTask
 from equipoise.methods.single_network import NetworkTask
-from equipoise.methods.stage import TrainingAttack
 from equipoise.models import BranchedNetwork, WideResNet, with_branches
 from equipoise.objectives import PGDAT
 from equipoise.runtime.malloc import keep_freed_memory

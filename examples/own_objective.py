@@ -16,9 +16,8 @@ from equipoise.attacks.goals import Goal
 from equipoise.data import Digits
 from equipoise.evaluation import robust_accuracy
 from equipoise.execution.local import execute
-from equipoise.methods import Schedule
+from equipoise.methods import Schedule, TrainingAttack
 from equipoise.methods.single_network import network_stage
-from equipoise.methods.stage import TrainingAttack
 from equipoise.models import WideResNet
 from equipoise.objectives import Batch
 from equipoise.training import Loop

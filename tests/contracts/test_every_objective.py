@@ -1,4 +1,4 @@
-"""What every objective promises. A new objective is one line below."""
+"""What every objective guarantees. To test a new one, add a line to ``OBJECTIVES``."""
 
 import json
 from functools import partial
@@ -49,7 +49,7 @@ batches_and_classes = pytest.mark.parametrize(
 
 
 class Scaled(nn.Module):
-    """A network whose logits are so many times as large."""
+    """A network whose logits are multiplied by a number."""
 
     def __init__(self, network: nn.Module, size: float = 1.0) -> None:
         super().__init__()
@@ -64,9 +64,11 @@ def make_network(classes: int = 10, seed: int = 0) -> nn.Module:
     return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, classes))
 
 
-def alone(objective, teacher: nn.Module):
-    """The objective, beside a teacher if it needs one."""
-    return objective.beside(teacher) if isinstance(objective, TwoNetworkObjective) else objective
+def complete(objective, teacher: nn.Module):
+    """The objective, with a teacher as its companion if it needs one."""
+    if isinstance(objective, TwoNetworkObjective):
+        return objective.with_companion(teacher)
+    return objective
 
 
 @pytest.fixture
@@ -76,7 +78,7 @@ def setup(generator):
         clean = torch.rand(batch, 3, 8, 8, generator=generator)
         noise = 0.05 * torch.randn(clean.shape, generator=generator)
         labels = torch.randint(classes, (batch,), generator=generator)
-        ready = alone(objective, make_network(classes, seed=1))
+        ready = complete(objective, make_network(classes, seed=1))
         return ready, network, clean, (clean + noise).clamp(0, 1), labels
 
     return make
@@ -89,14 +91,14 @@ def losses_of(objective, predict_clean, predict_adversarial, clean, adversarial,
 
 
 @every_objective
-def test_it_is_an_objective_alone_or_beside_its_companion(objective):
-    assert isinstance(alone(objective, make_network()), Objective)
+def test_it_is_an_objective_by_itself_or_with_its_companion(objective):
+    assert isinstance(complete(objective, make_network()), Objective)
     assert isinstance(objective, Objective) != isinstance(objective, TwoNetworkObjective)
 
 
 @every_objective
 @batches_and_classes
-def test_losses_are_one_finite_number_an_image(objective, batch, classes, setup):
+def test_losses_are_one_finite_number_for_each_image(objective, batch, classes, setup):
     objective, network, *data = setup(objective, batch, classes)
     terms = losses_of(objective, network, network, *data)
     assert "loss" in terms
@@ -132,7 +134,7 @@ def test_a_step_downhill_lowers_the_loss(objective, setup):
 
 @every_objective
 @pytest.mark.parametrize("size", [1e4, 1e30])
-def test_saturated_logits_are_no_nan(objective, size, setup):
+def test_saturated_logits_give_finite_losses_and_gradients(objective, size, setup):
     squared = isinstance(objective, LBGAT)  # the distance of logits is their square
     size = min(size, 1e15) if squared else size
     objective, network, clean, adversarial, labels = setup(objective)
@@ -147,7 +149,9 @@ def test_saturated_logits_are_no_nan(objective, size, setup):
 
 @every_objective
 @batches_and_classes
-def test_its_goal_is_one_number_an_image_that_depends_on_it_alone(objective, batch, classes, setup):
+def test_its_goal_is_one_number_for_each_image_and_depends_on_that_image_only(
+    objective, batch, classes, setup
+):
     objective, network, clean, adversarial, labels = setup(objective, batch, classes)
     adversarial.requires_grad_(True)
     value = objective.goal(network, clean, labels)(adversarial)
@@ -173,7 +177,7 @@ def test_same_generator_gives_the_same_losses(objective, setup):
 
 
 @every_objective
-def test_the_global_generator_is_left_alone(objective, setup):
+def test_the_global_generator_is_not_used(objective, setup):
     objective, network, *data = setup(objective)
     before = torch.random.get_rng_state()
     losses_of(objective, network, network, *data)
@@ -181,11 +185,11 @@ def test_the_global_generator_is_left_alone(objective, setup):
 
 
 @every_objective
-def test_without_an_attack_only_clean_images_count(objective, setup):
+def test_adversarial_images_matter_exactly_if_the_objective_attacks(objective, setup):
     objective, network, clean, adversarial, labels = setup(objective)
-    other = losses_of(objective, network, network, clean, adversarial, labels)["loss"]
+    attacked = losses_of(objective, network, network, clean, adversarial, labels)["loss"]
     same = losses_of(objective, network, network, clean, clean, labels)["loss"]
-    assert torch.equal(other, same) == (not objective.attacks)
+    assert torch.equal(attacked, same) == (not objective.attacks)
 
 
 @every_objective
@@ -212,26 +216,26 @@ def test_clean_and_adversarial_images_go_through_their_own_function(objective, s
 
 
 @every_objective
-def test_a_partial_of_a_network_will_do(objective, setup):
-    """AFA gives partials, which name a branch."""
+def test_a_partial_of_a_network_gives_the_same_losses(objective, setup):
+    """AFA passes partials that fix a branch."""
     objective, network, *data = setup(objective)
     wrapped = partial(Scaled(network), branch=0)
-    found = losses_of(objective, wrapped, wrapped, *data)
-    torch.testing.assert_close(found, losses_of(objective, network, network, *data))
+    terms = losses_of(objective, wrapped, wrapped, *data)
+    torch.testing.assert_close(terms, losses_of(objective, network, network, *data))
 
 
 @every_objective
-def test_what_is_joinable_treats_each_image_alone(objective, setup):
+def test_a_per_image_loss_does_not_depend_on_other_images(objective, setup):
     objective, network, clean, adversarial, labels = setup(objective, batch=6)
     if not objective.per_image_loss:
-        pytest.skip("AFA trains its branches one after the other")
+        pytest.skip("its loss depends on other images")
     whole = losses_of(objective, network, network, clean, adversarial, labels)["loss"]
     half = losses_of(objective, network, network, clean[:3], adversarial[:3], labels[:3])["loss"]
     torch.testing.assert_close(whole[:3], half)
 
 
 @every_objective
-def test_its_start_is_the_methods_or_small_noise(objective, setup):
+def test_its_start_noise_is_none_or_small(objective, setup):
     noise = setup(objective)[0].start_noise
     assert noise is None or 0 < noise < 1 / 255
 

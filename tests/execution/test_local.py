@@ -22,7 +22,7 @@ from equipoise.data import DataError
 from equipoise.execution.local import execute
 from equipoise.methods import AFS, Stage
 from equipoise.methods.single_network import NetworkTask, network_stage
-from equipoise.methods.stage import Untrained
+from equipoise.methods.stage import UntrainedTask
 from equipoise.objectives import PGDAT, Standard
 from equipoise.runtime.signals import Interrupted
 from equipoise.training import TrainingConfig
@@ -82,7 +82,7 @@ def test_stages_run_in_order_and_each_gets_the_outcomes_it_needs(tmp_path):
 
 def test_a_stage_that_trains_nothing_is_built_and_leaves_nothing_behind(tmp_path):
     def build(needed):
-        return Untrained(nn.Sequential(needed["one"], nn.Softmax(dim=1)))
+        return UntrainedTask(nn.Sequential(needed["one"], nn.Softmax(dim=1)))
 
     stages = [stage("one"), stage("two", build=build, needs=("one",), trains=False)]
     outcome, ran = run(stages, tmp_path)

@@ -1,4 +1,4 @@
-"""Losses in plain NumPy, in float64: what ours are compared with."""
+"""Reference losses in float64 NumPy, with which the tests compare the library's."""
 
 from collections.abc import Callable, Sequence
 
@@ -16,7 +16,7 @@ CLEAN = np.array(
 ADVERSARIAL = np.array(
     [[1.5, -1.0, 0.8, 0.7], [0.5, 1.2, -0.3, 1.9], [0.6, -0.2, 0.5, 0.0], [-1.0, 2.5, 3.0, 1.0]]
 )
-"""Logits of four images, two of which the attack has made the network misclassify."""
+"""Logits of four images, two of them misclassified under attack."""
 
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:
@@ -33,20 +33,20 @@ def divergence(p: np.ndarray, q: np.ndarray) -> np.ndarray:
 
 
 def slope(function: Callable[[], np.ndarray], array: np.ndarray) -> np.ndarray:
-    """The gradient of the mean of a function that reads an array, by central differences."""
-    found = np.zeros_like(array)
-    for place in np.ndindex(array.shape):
-        kept = array[place]
-        array[place] = kept + 1e-5
+    """Central differences of the mean of a function with respect to an array that it reads."""
+    gradient = np.zeros_like(array)
+    for index in np.ndindex(array.shape):
+        value = array[index]
+        array[index] = value + 1e-5
         above = function().mean()
-        array[place] = kept - 1e-5
-        found[place] = (above - function().mean()) / 2e-5
-        array[place] = kept
-    return found
+        array[index] = value - 1e-5
+        gradient[index] = (above - function().mean()) / 2e-5
+        array[index] = value
+    return gradient
 
 
 class Answers(nn.Module):
-    """A "network" that gives the same logits whatever it sees."""
+    """A network that returns the same logits for any input."""
 
     def __init__(self, logits: np.ndarray) -> None:
         super().__init__()
@@ -62,7 +62,7 @@ def agree(
     function: Callable[[], np.ndarray],
     arrays: Sequence[np.ndarray],
 ) -> None:
-    """A per-image loss has the values of a function, and its mean the function's gradients."""
+    """Assert that a per-image loss and its gradients match those of a NumPy function."""
     np.testing.assert_allclose(loss.detach().numpy(), function(), rtol=2e-5, atol=1e-6)
     gradients = torch.autograd.grad(loss.mean(), leaves)
     for gradient, array in zip(gradients, arrays, strict=True):
@@ -92,7 +92,7 @@ def batch(
 def losses_of_answers(
     objective, clean: np.ndarray, adversarial: np.ndarray, labels: np.ndarray = LABELS
 ) -> tuple[dict[str, Tensor], list[Tensor]]:
-    """The terms of an objective at given logits, and the tensors that hold these."""
+    """The terms of an objective at given logits, and the tensors of those logits."""
     natural, attacked = Answers(clean), Answers(adversarial)
     images = torch.zeros(len(labels), 1, 2, 2)
     terms = objective.losses(batch(images, images + 0.1, torch.tensor(labels), natural, attacked))

@@ -12,8 +12,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from equipoise.data import DataSet, Digits, Split
-from equipoise.methods import Schedule, Stage
-from equipoise.methods.stage import TrainingAttack
+from equipoise.methods import Schedule, Stage, TrainingAttack
 from equipoise.models import WideResNet
 from equipoise.recipes import RECIPES, Evaluation, Recipe
 from equipoise.runtime.reporter import NullReporter

@@ -29,7 +29,7 @@ def method(**settings) -> AFA:
 
 
 def branched(classes: int = 10) -> nn.Module:
-    """Three branches that answer differently."""
+    """A network whose three branches give different logits."""
     network = with_branches(wide_resnet(classes), 3)
     generator = torch.Generator().manual_seed(1)
     for module in network.modules():
@@ -54,15 +54,16 @@ def step(task: nn.Module, seed: int = 0, progress: float = 0.0) -> dict[str, tor
 
 @pytest.fixture
 def attacks(monkeypatch):
-    """Every attack that a step runs: its goal, images and strengths."""
-    seen, real = [], afa.attacked
+    """Record every attack of a step: its goal, images and strengths."""
+    seen, real = [], afa.perturb
 
-    def spy(module, goal, clean, epsilon, attack, norm, generator, **settings):
-        found = real(module, goal, clean, epsilon, attack, norm, generator, **settings)
-        seen.append({"goal": goal, "clean": clean, "epsilon": epsilon, "found": found} | settings)
-        return found
+    def spy(module, goal, clean, epsilon, attack, norm, generator, start_noise=None):
+        adversarial = real(module, goal, clean, epsilon, attack, norm, generator, start_noise)
+        call = {"goal": goal, "clean": clean, "epsilon": epsilon, "start_noise": start_noise}
+        seen.append(call | {"adversarial": adversarial})
+        return adversarial
 
-    monkeypatch.setattr(afa, "attacked", spy)
+    monkeypatch.setattr(afa, "perturb", spy)
     return seen
 
 
@@ -76,26 +77,26 @@ def test_the_plan_is_branches_then_gate():
     assert stages[1].build({"branches": network}).outcome().placement == "input"
 
 
-def test_a_soup_takes_the_place_of_the_gate():
+def test_a_soup_replaces_the_gate():
     branches, last = method(soup=0.25, separate="affine").stages(wide_resnet)
     assert (last.name, last.trains, last.needs) == ("soup", False, ("branches",))
     network = branches.build({}).outcome()
     assert network.separate == "affine"
-    made = last.build({"branches": network}).outcome()
-    assert made.config == wide_resnet().config
+    souped = last.build({"branches": network}).outcome()
+    assert souped.config == wide_resnet().config
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.1])
-def test_a_soup_outside_of_zero_to_one_is_refused(share):
+def test_a_soup_share_outside_0_to_1_is_refused(share):
     with pytest.raises(ValueError, match=rf"soup must be a share in \[0, 1\], got {share}"):
         method(soup=share)
 
 
-def test_the_branches_are_attacked_as_one_batch_each_row_within_its_own_strength(attacks):
+def test_all_branches_are_attacked_as_one_batch_each_row_at_its_own_strength(attacks):
     step(BranchTask(branched(), method()))
     (attack,) = attacks
     assert attack["epsilon"].tolist() == pytest.approx([0.05] * 8 + [0.2] * 8)
-    distance = (attack["found"] - attack["clean"]).abs().amax(dim=(1, 2, 3))
+    distance = (attack["adversarial"] - attack["clean"]).abs().amax(dim=(1, 2, 3))
     assert torch.allclose(distance, attack["epsilon"], atol=1e-6)
     images, _ = images_and_labels()
     assert torch.equal(attack["clean"], torch.cat([images, images]))
@@ -105,27 +106,27 @@ def test_each_path_is_attacked_through_its_own_branch(attacks):
     task = BranchTask(branched(), method()).eval()
     step(task)
     images, labels = images_and_labels()
-    own = [losses.cross_entropy(task.network(images, branch=k), labels) for k in (1, 2)]
+    separate = [losses.cross_entropy(task.network(images, branch=k), labels) for k in (1, 2)]
     goal = attacks[0]["goal"](torch.cat([images, images]))
-    assert torch.allclose(goal, torch.cat(own), atol=1e-6)
+    assert torch.allclose(goal, torch.cat(separate), atol=1e-6)
 
 
 def test_clean_images_go_through_branch_zero_and_strength_k_through_branch_k(attacks):
     task = BranchTask(branched(), method()).eval()
     terms = step(task)
     images, labels = images_and_labels()
-    inputs = [images, *attacks[0]["found"].chunk(2)]
+    inputs = [images, *attacks[0]["adversarial"].chunk(2)]
     for k, given in enumerate(inputs):
         expected = losses.cross_entropy(task.network(given, branch=k), labels).mean()
         assert torch.allclose(terms[f"loss_{k}"], expected, atol=1e-6)
     assert torch.allclose(terms["loss"], sum(terms[f"loss_{k}"] for k in range(3)) / 3)
 
 
-def test_a_step_moves_the_statistics_of_every_branch_and_of_each_by_its_own_images(monkeypatch):
+def test_a_step_updates_each_branchs_statistics_with_its_own_images(monkeypatch):
     def brighter(module, goal, clean, epsilon, *rest, **settings):
         return (clean * 0.2 + epsilon[:, None, None, None] * 3).clamp(0, 1)
 
-    monkeypatch.setattr(afa, "attacked", brighter)
+    monkeypatch.setattr(afa, "perturb", brighter)
     task = BranchTask(branched(), method()).train()
     step(task)
     first = next(m for m in task.modules() if isinstance(m, afa.BranchedNetwork)).network
@@ -166,7 +167,7 @@ def test_a_split_batch_attacks_every_image_for_one_branch(attacks, count):
     assert attack["epsilon"].tolist() == pytest.approx([0.05] * half + [0.2] * half)
     (given,) = [given for given, branch in seen if branch == 0]
     assert torch.equal(given, images)
-    parts = [images, *attack["found"].chunk(2)]
+    parts = [images, *attack["adversarial"].chunk(2)]
     rows = [labels, labels[:half], labels[half : 2 * half]]
     for k, (part, truth) in enumerate(zip(parts, rows, strict=True)):
         expected = losses.cross_entropy(task.network(part, branch=k), truth).mean()
@@ -186,19 +187,19 @@ def test_a_split_batch_trains_every_branch_whatever_the_objective(objective):
 def test_a_batch_that_is_too_small_to_split_is_refused():
     task = BranchTask(branched(), method(split_batch=True))
     images, labels = images_and_labels(1)
-    with pytest.raises(ValueError, match="among 2 attacked branches, so it needs that many images"):
+    with pytest.raises(ValueError, match="among 2 attacked branches, so it needs at least"):
         task(images, labels, torch.Generator(), 0.0)
 
 
 @every_objective
-def test_training_mode_shows_a_branch_images_of_its_own_strength_alone(objective, monkeypatch):
-    """Every attack paints its images in the brightness of their strength."""
+def test_each_branch_sees_only_images_of_its_own_strength_in_training(objective, monkeypatch):
+    """Every attack sets all pixels of an image to its strength."""
 
     def paint(module, goal, clean, epsilon, *rest, **settings):
         assert epsilon.shape == (len(clean),)
         return epsilon[:, None, None, None].expand_as(clean)
 
-    monkeypatch.setattr(afa, "attacked", paint)
+    monkeypatch.setattr(afa, "perturb", paint)
     task, seen = BranchTask(branched(), method(objective=objective)).train(), []
     task.network.register_forward_pre_hook(
         lambda _, inputs, settings: seen.append((inputs[0], settings["branch"])), with_kwargs=True
@@ -220,7 +221,7 @@ def test_training_mode_shows_a_branch_images_of_its_own_strength_alone(objective
             assert torch.allclose(images, torch.full_like(images, STRENGTHS[path]))
 
 
-def test_images_are_mixed_with_images_of_their_own_strength_one_branch_after_the_other(attacks):
+def test_an_objective_that_mixes_images_is_attacked_one_strength_at_a_time(attacks):
     step(BranchTask(branched(), method(objective=IAT())).train())
     assert [attack["epsilon"].tolist() for attack in attacks] == [
         pytest.approx([0.05] * 8),
@@ -229,17 +230,19 @@ def test_images_are_mixed_with_images_of_their_own_strength_one_branch_after_the
     assert attacks[0]["start_noise"] is None
 
 
-def test_one_branch_after_the_other_is_attacked_before_any_of_them_is_trained(monkeypatch):
-    """So that no branch's statistics depend on which one came first."""
+def test_all_branches_are_attacked_before_any_is_trained(monkeypatch):
+    """So no branch's statistics depend on the order of the branches."""
     task, modes = BranchTask(branched(), method(objective=IAT())).train(), []
     task.network.register_forward_hook(lambda *_: modes.append(task.network.training))
     step(task)
     assert modes == sorted(modes)
 
 
-def test_the_objectives_start_and_how_far_training_is_reach_the_attack(attacks):
-    step(BranchTask(branched(), method(objective=TRADES())), progress=0.25)
-    assert (attacks[0]["start_noise"], attacks[0]["progress"]) == (0.001, 0.25)
+def test_the_attack_uses_the_objectives_start_and_the_warm_up(attacks):
+    warming = method(objective=TRADES(), attack=replace(ATTACK, warm_up=0.5))
+    step(BranchTask(branched(), warming), progress=0.25)
+    assert attacks[0]["start_noise"] == 0.001
+    assert attacks[0]["epsilon"].tolist() == pytest.approx([0.025] * 8 + [0.1] * 8)
 
 
 def test_sum_is_k_times_mean():
@@ -250,7 +253,7 @@ def test_sum_is_k_times_mean():
     assert torch.allclose(total, 3 * mean)
 
 
-def test_validation_of_stage_one_asks_the_branch_of_the_strength():
+def test_validation_of_stage_one_uses_the_branch_of_the_strength():
     task = BranchTask(branched(), method()).eval()
     images, _ = images_and_labels()
     for k, epsilon in enumerate(STRENGTHS):
@@ -299,7 +302,7 @@ def test_stage_twos_attack_goes_through_the_generator(attacks):
     assert float((through - around).abs().max()) > 1e-6
 
 
-def test_while_led_the_attack_goes_through_the_fixed_robust_branch(attacks):
+def test_during_the_lead_the_attack_goes_through_the_fixed_robust_branch(attacks):
     task = gate_task(lead=0.5)
     images, labels = images_and_labels()
     for progress in (0.0, 0.49, 0.5):
@@ -329,7 +332,7 @@ def test_pairs_put_each_image_into_the_batch_clean_and_attacked(attacks):
     read.register_forward_hook(lambda _, given, out: seen.append(given[0]))
     step(task)
     images, _ = images_and_labels()
-    assert torch.allclose(seen[-1] + 0.5, torch.cat([images, attacks[0]["found"]]), atol=1e-6)
+    assert torch.allclose(seen[-1] + 0.5, torch.cat([images, attacks[0]["adversarial"]]), atol=1e-6)
     assert float(attacks[0]["epsilon"].min()) > 0
 
 
@@ -340,7 +343,7 @@ def test_detection_adds_the_cross_entropy_of_the_weight_with_targets_by_strength
         drawn.append(epsilon)
         return clean
 
-    monkeypatch.setattr(afa, "attacked", keep)
+    monkeypatch.setattr(afa, "perturb", keep)
     terms = step(task)
     images, labels = images_and_labels()
     logits, weight = task.network.logits_and_weight(images)
@@ -362,7 +365,7 @@ def test_the_logged_weights_are_means_over_clean_and_most_attacked_images(attack
     assert bool(top.any())
     with torch.no_grad():
         clean = task.network.logits_and_weight(images)[1].mean()
-        most = task.network.logits_and_weight(attacks[0]["found"][top])[1].mean()
+        most = task.network.logits_and_weight(attacks[0]["adversarial"][top])[1].mean()
     assert torch.allclose(terms["weight_clean"], clean, atol=1e-6)
     assert torch.allclose(terms["weight_attacked"], most, atol=1e-6)
 
@@ -399,11 +402,11 @@ def test_the_gates_ceiling_bounds_the_weight():
 
 
 def test_one_step_is_the_same_with_the_same_generator():
-    one, again = (weights_of_a_step() for _ in range(2))
-    assert same(one, again)
+    first, second = (terms_of_a_step() for _ in range(2))
+    assert same(first, second)
 
 
-def weights_of_a_step() -> dict[str, torch.Tensor]:
+def terms_of_a_step() -> dict[str, torch.Tensor]:
     return {name: value.detach() for name, value in step(BranchTask(branched(), method())).items()}
 
 
@@ -422,9 +425,9 @@ def test_a_gate_that_cannot_be_trained_is_refused(settings, words):
         Gate(**settings)
 
 
-def test_a_batch_of_several_processes_is_not_split():
+def test_a_batch_shared_by_several_processes_cannot_be_split():
     task = BranchTask(branched(), method(split_batch=True))
     images, labels = images_and_labels()
     generator = SharedGenerator.of(images.device, 0, 2)
-    with pytest.raises(ValueError, match="split_batch deals out the batch of one process"):
+    with pytest.raises(ValueError, match="split_batch divides the batch of one process"):
         task(images, labels, generator, 0.0)

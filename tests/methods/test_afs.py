@@ -37,21 +37,22 @@ def step(of: MergerTask, count: int = 8) -> dict[str, torch.Tensor]:
 
 @pytest.fixture
 def attacks(monkeypatch):
-    """Every attack that a step runs: module, goal, images, strength and what it found."""
-    seen, real = [], afs.attacked
+    """Record every attack of a step: module, goal, images and strength."""
+    seen, real = [], afs.perturb
 
     def spy(module, goal, clean, epsilon, attack, norm, generator):
-        found = real(module, goal, clean, epsilon, attack, norm, generator)
+        adversarial = real(module, goal, clean, epsilon, attack, norm, generator)
         seen.append(
-            {"module": module, "goal": goal, "clean": clean, "epsilon": epsilon, "found": found}
+            {"module": module, "goal": goal, "clean": clean, "epsilon": epsilon}
+            | {"adversarial": adversarial}
         )
-        return found
+        return adversarial
 
-    monkeypatch.setattr(afs, "attacked", spy)
+    monkeypatch.setattr(afs, "perturb", spy)
     return seen
 
 
-def test_the_plan_is_one_extractor_a_budget_and_then_the_merger():
+def test_the_plan_is_one_extractor_for_each_budget_then_the_merger():
     stages = method().stages(wide_resnet)
     assert [s.name for s in stages] == ["extractor0_2_255", "extractor1_0.1", "merger"]
     assert [s.validation for s in stages] == [(2 / 255,), (0.1,), (0.0, 0.2)]
@@ -94,18 +95,18 @@ def test_the_mergers_attack_goes_through_the_whole_stack(attacks):
     assert attack["module"] is merger.stack
     expected = losses.cross_entropy(merger.stack(images), labels)
     assert torch.equal(attack["goal"](images), expected)
-    distance = (attack["found"] - attack["clean"]).abs().amax(dim=(1, 2, 3))
+    distance = (attack["adversarial"] - attack["clean"]).abs().amax(dim=(1, 2, 3))
     assert torch.allclose(distance, torch.full((8,), 0.2), atol=1e-6)
-    whole = losses.cross_entropy(merger.stack(attack["found"]), labels).mean()
+    whole = losses.cross_entropy(merger.stack(attack["adversarial"]), labels).mean()
     assert torch.allclose(loss, whole)
 
 
-def test_the_gradient_of_the_mergers_attack_comes_through_every_member(attacks):
+def test_the_mergers_attack_gets_gradients_through_every_member(attacks):
     merger = task(alpha=0.0)
     step(merger)
     images, labels = images_and_labels()
     given = images.requires_grad_()
-    (found,) = torch.autograd.grad(attacks[0]["goal"](given).sum(), given)
+    (gradient,) = torch.autograd.grad(attacks[0]["goal"](given).sum(), given)
 
     def through(members):
         """The gradient that reaches the images through these members alone."""
@@ -114,9 +115,9 @@ def test_the_gradient_of_the_mergers_attack_comes_through_every_member(attacks):
         logits = merger.stack.merger(torch.cat(parts, dim=1))
         return torch.autograd.grad(losses.cross_entropy(logits, labels).sum(), given)[0]
 
-    assert torch.allclose(found, through({0, 1}), atol=1e-6)
+    assert torch.allclose(gradient, through({0, 1}), atol=1e-6)
     for alone in ({0}, {1}):
-        assert float((found - through(alone)).abs().max()) > 1e-3
+        assert float((gradient - through(alone)).abs().max()) > 1e-3
 
 
 def test_alpha_weighs_the_clean_term_against_the_adversarial_one():
@@ -148,7 +149,7 @@ def test_a_split_batch_gives_each_image_one_of_the_two_terms(attacks):
     images, labels = images_and_labels()
     assert torch.equal(attacks[0]["clean"], images[2:])
     clean = losses.cross_entropy(merger.stack(images[:2]), labels[:2]).mean()
-    adversarial = losses.cross_entropy(merger.stack(attacks[0]["found"]), labels[2:]).mean()
+    adversarial = losses.cross_entropy(merger.stack(attacks[0]["adversarial"]), labels[2:]).mean()
     assert torch.allclose(terms["loss"], 0.25 * clean + 0.75 * adversarial)
 
 
@@ -172,7 +173,7 @@ def test_a_split_batch_too_small_for_one_of_the_terms_still_has_a_loss(alpha):
     assert bool(step(task(alpha=alpha, split_batch=True), count=2)["loss"].isfinite())
 
 
-def test_the_merger_trains_and_its_extractors_stay_as_they_were_bit_for_bit(tmp_path):
+def test_training_changes_the_merger_and_leaves_the_extractors_bit_identical(tmp_path):
     merger = task(classes=2)
     before = weights(merger)
     stage = method().stages(partial(wide_resnet, 2))[-1]
@@ -200,19 +201,19 @@ def test_members_of_different_sizes_are_stacked():
 
 
 @pytest.mark.parametrize("alpha", [2.0, -0.1, float("nan")])
-def test_an_alpha_outside_of_zero_to_one_is_refused(alpha):
+def test_an_alpha_outside_0_to_1_is_refused(alpha):
     with pytest.raises(ValueError, match=r"alpha must be in \[0, 1\], got"):
         method(alpha=alpha)
 
 
 def test_an_unknown_merger_is_refused():
-    found = method()
-    object.__setattr__(found, "merger", "mean")  # no type checker stands before the check
+    changed = method()
+    object.__setattr__(changed, "merger", "mean")  # bypasses the type checker
     with pytest.raises(ValueError, match="merger must be trained or average, got 'mean'"):
-        found.__post_init__()
+        changed.__post_init__()
 
 
-def test_a_folder_is_named_once_however_it_is_spelled(tmp_path):
+def test_the_same_folder_spelled_differently_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"extractors must differ, but .* is named twice"):
         method(extractors=(f"{tmp_path}/a", f"{tmp_path}/b/../a/"))
 
@@ -233,11 +234,11 @@ def test_saved_models_are_stacked_without_training_any(tmp_path):
     stack = merger.build({}).outcome()
     assert stack.sizes() == [64, 128]
     images = torch.rand(2, 1, 8, 8)
-    wanted = [FeatureExtractor(network)(images) for network in networks]
-    assert torch.equal(stack.features(images), torch.cat(wanted, dim=1))
+    expected = [FeatureExtractor(network)(images) for network in networks]
+    assert torch.equal(stack.features(images), torch.cat(expected, dim=1))
 
 
-def test_a_mask_leaves_out_extractors_and_changes_no_other():
+def test_a_mask_leaves_out_extractors_and_does_not_change_the_others():
     stages = method(budgets=(0.0, 0.1, 0.2), mask="101").stages(wide_resnet)
     assert [s.name for s in stages] == ["extractor0_0", "extractor2_0.2", "merger"]
     assert [s.build({}).epsilon for s in stages[:2]] == [0.0, 0.2]
@@ -266,5 +267,5 @@ def test_an_average_has_nothing_to_train():
     members = {s.name: s.build({}).outcome().eval() for s in extractors}
     assert not merger.trains
     images, _ = images_and_labels()
-    wanted = sum(network(images) for network in members.values()) / 2
-    torch.testing.assert_close(merger.build(members).outcome()(images), wanted)
+    expected = sum(network(images) for network in members.values()) / 2
+    torch.testing.assert_close(merger.build(members).outcome()(images), expected)

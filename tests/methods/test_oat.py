@@ -34,18 +34,18 @@ def method(**settings) -> OAT:
 
 
 def task(classes: int = 10, **settings) -> ConditionalTask:
-    """With norms and FiLMs that answer differently."""
+    """A task whose norms and FiLM layers differ from each other."""
     (stage,) = method(**settings).stages(partial(wide_resnet, classes))
     torch.manual_seed(2)
-    made = stage.build({})
+    conditional = stage.build({})
     generator = torch.Generator().manual_seed(1)
-    for module in made.modules():
+    for module in conditional.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.uniform_(module.weight, 0.5, 1.5, generator=generator)
             nn.init.normal_(module.bias, generator=generator)
         elif isinstance(module, FiLM):
             nn.init.ones_(module.linears[-1].bias)
-    return made
+    return conditional
 
 
 def step(of: nn.Module, count: int = 8, seed: int = 0) -> dict[str, torch.Tensor]:
@@ -54,7 +54,7 @@ def step(of: nn.Module, count: int = 8, seed: int = 0) -> dict[str, torch.Tensor
 
 
 def fixed(monkeypatch, preference: list[float]) -> torch.Tensor:
-    """Let every batch draw these preferences."""
+    """Make every batch draw these preferences."""
     drawn = torch.tensor(preference)
     monkeypatch.setattr(OAT, "draw", lambda self, images, generator: drawn)
     return drawn
@@ -62,15 +62,16 @@ def fixed(monkeypatch, preference: list[float]) -> torch.Tensor:
 
 @pytest.fixture
 def attacks(monkeypatch):
-    """Every attack that a step runs: its module, goal, images, strength and what it found."""
-    seen, real = [], oat.attacked
+    """Every attack that a step runs: its module, goal, images, strength and what it adversarial."""
+    seen, real = [], oat.perturb
 
-    def spy(module, goal, clean, epsilon, *rest, **settings):
-        found = real(module, goal, clean, epsilon, *rest, **settings)
-        seen.append({"goal": goal, "clean": clean, "epsilon": epsilon, "found": found} | settings)
-        return found
+    def spy(module, goal, clean, epsilon, attack, norm, generator, start_noise):
+        adversarial = real(module, goal, clean, epsilon, attack, norm, generator, start_noise)
+        call = {"goal": goal, "clean": clean, "epsilon": epsilon, "start_noise": start_noise}
+        seen.append(call | {"adversarial": adversarial})
+        return adversarial
 
-    monkeypatch.setattr(oat, "attacked", spy)
+    monkeypatch.setattr(oat, "perturb", spy)
     return seen
 
 
@@ -79,7 +80,7 @@ def norms(of: nn.Module, branch: int) -> list[nn.BatchNorm2d]:
 
 
 def calls(of: nn.Module, branch: int) -> set[int]:
-    """How often each of a branch's norms moved its statistics."""
+    """How often each norm of a branch has updated its statistics."""
     return {int(norm.num_batches_tracked) for norm in norms(of, branch)}
 
 
@@ -92,7 +93,7 @@ def test_the_plan_is_one_stage_validated_clean_and_attacked():
     assert (network.encoding, network.default) == ("none", 1.0)
 
 
-def test_validation_asks_preference_zero_clean_and_preference_one_attacked():
+def test_validation_uses_preference_zero_for_clean_and_one_for_attacked_images():
     of = task().eval()
     images, _ = images_and_labels()
     assert torch.equal(of.predictor(0.0)(images), of.network(images, preference=0.0))
@@ -107,7 +108,7 @@ def test_a_fixed_share_of_a_batch_has_preference_zero(count):
         assert int((drawn == 0).sum()) == -(-count // 6)  # rounded up: 22 of 128 in the original
 
 
-def test_preferences_are_drawn_alike_and_anywhere_in_the_batch():
+def test_preferences_are_drawn_uniformly_at_random_positions():
     generator = torch.Generator().manual_seed(0)
     drawn = torch.stack([method().draw(12, generator) for _ in range(600)])
     values, counts = drawn.unique(return_counts=True)
@@ -123,47 +124,49 @@ def test_without_zero_among_the_preferences_none_is_drawn():
     assert drawn.unique().tolist() == [0.5, 1.0]
 
 
-def test_the_loss_weighs_clean_and_adversarial_by_each_images_own_preference(monkeypatch, attacks):
+def test_the_loss_weights_clean_and_adversarial_terms_by_each_images_preference(
+    monkeypatch, attacks
+):
     of = task().eval()
     preference = fixed(monkeypatch, [0.1, 0.0, 1.0, 0.0, 0.4, 0.1, 0.2, 0.3])
     loss = step(of)["loss"]
     images, labels = images_and_labels()
     rows = preference > 0
     adversarial = images.clone()
-    adversarial[rows] = attacks[0]["found"]
-    each = []
+    adversarial[rows] = attacks[0]["adversarial"]
+    terms = []
     for i in range(8):
-        own = preference[i : i + 1]
+        weight = preference[i : i + 1]
         clean, attacked = (
-            losses.cross_entropy(of.network(x[i : i + 1], preference=own), labels[i : i + 1])
+            losses.cross_entropy(of.network(x[i : i + 1], preference=weight), labels[i : i + 1])
             for x in (images, adversarial)
         )
-        each.append((1 - own) * clean + own * attacked)
-    torch.testing.assert_close(loss, torch.cat(each).mean())
+        terms.append((1 - weight) * clean + weight * attacked)
+    torch.testing.assert_close(loss, torch.cat(terms).mean())
 
 
-def test_only_images_with_a_preference_are_attacked_each_with_its_own(monkeypatch, attacks):
+def test_only_images_with_a_preference_above_zero_are_attacked(monkeypatch, attacks):
     of = task().train()
     preference = fixed(monkeypatch, [0.1, 0.0, 1.0, 0.0, 0.4, 0.1, 0.2, 0.3])
     step(of)
     images, labels = images_and_labels()
     rows = preference > 0
     assert torch.equal(attacks[0]["clean"], images[rows])
-    distance = (attacks[0]["found"] - images[rows]).abs().amax(dim=(1, 2, 3))
+    distance = (attacks[0]["adversarial"] - images[rows]).abs().amax(dim=(1, 2, 3))
     assert distance.tolist() == pytest.approx([EPSILON] * 6)
     of.eval()
-    own = [
+    separate = [
         losses.cross_entropy(
             of.network(images[i : i + 1], preference=preference[i].item()), labels[i : i + 1]
         )
         for i in rows.nonzero().flatten().tolist()
     ]
     torch.testing.assert_close(
-        attacks[0]["goal"](images[rows]), torch.cat(own), rtol=1e-4, atol=1e-5
+        attacks[0]["goal"](images[rows]), torch.cat(separate), rtol=1e-4, atol=1e-5
     )
 
 
-def test_the_attack_runs_in_eval_mode_through_the_other_norms_alone():
+def test_the_attack_runs_in_eval_mode_and_through_the_adversarial_norms_only():
     of = task().train()
     modes = {0: [], 1: []}
     for branch, seen in modes.items():
@@ -174,11 +177,11 @@ def test_the_attack_runs_in_eval_mode_through_the_other_norms_alone():
     assert modes[1] == [True] + [False] * ATTACK.steps + [True]
 
 
-def test_statistics_move_by_the_images_that_belong_to_them(monkeypatch):
+def test_each_norms_statistics_are_updated_by_its_own_images(monkeypatch):
     def black(module, goal, clean, *rest, **settings):
         return torch.zeros_like(clean)
 
-    monkeypatch.setattr(oat, "attacked", black)
+    monkeypatch.setattr(oat, "perturb", black)
     of = task().train()
     preference = fixed(monkeypatch, [0.1, 0.0, 1.0, 0.0, 0.4, 0.1, 0.2, 0.3])
     step(of)
@@ -198,7 +201,7 @@ def test_statistics_move_by_the_images_that_belong_to_them(monkeypatch):
 @pytest.mark.parametrize(
     "preference", [[0.0] * 8, [0.3] * 8, [1.0] * 8, [0.0] + [1.0] * 7, [0.0], [0.4], [0.0, 0.1]]
 )
-def test_any_mixture_of_preferences_and_any_batch_trains(monkeypatch, dual, preference):
+def test_any_mixture_of_preferences_trains_at_any_batch_size(monkeypatch, dual, preference):
     of = task(dual=dual).train()
     drawn = fixed(monkeypatch, preference)
     terms = step(of, len(preference))
@@ -215,7 +218,7 @@ def test_any_mixture_of_preferences_and_any_batch_trains(monkeypatch, dual, pref
 
 @pytest.mark.parametrize("encoding", ["none", "onehot", "dct", "random"])
 @pytest.mark.parametrize("start", ["fresh", "identity"])
-def test_a_step_moves_every_film_and_both_norms(encoding, start):
+def test_a_step_gives_every_film_layer_and_both_norms_a_gradient(encoding, start):
     (stage,) = method(encoding=encoding, start=start, size=8).stages(wide_resnet)
     of = stage.build({}).train()
     step(of)["loss"].backward()
@@ -232,23 +235,29 @@ def test_a_step_moves_every_film_and_both_norms(encoding, start):
 
 
 @pytest.mark.parametrize("objective", [PGDAT(), TRADES(), MART()], ids=repr)
-def test_objectives_in_which_images_stand_alone_take_the_place_of_the_papers(objective, attacks):
+def test_other_objectives_with_a_per_image_loss_train(objective, attacks):
     of = task(objective=objective).train()
     terms = step(of)
     terms["loss"].backward()
     assert bool(terms["loss"].isfinite())
     assert attacks[0]["start_noise"] == objective.start_noise
-    assert attacks[0]["progress"] == 0.0
+
+
+def test_the_attack_warms_up(attacks):
+    of = task(attack=replace(ATTACK, warm_up=0.5)).train()
+    images, labels = images_and_labels()
+    of(images, labels, torch.Generator().manual_seed(0), 0.25)
+    assert attacks[0]["epsilon"] == EPSILON / 2
 
 
 def test_one_step_is_the_same_with_the_same_generator():
-    one, again = ({n: v.detach() for n, v in step(task().train()).items()} for _ in range(2))
+    first, second = ({n: v.detach() for n, v in step(task().train()).items()} for _ in range(2))
     other = step(task().train(), seed=1)
-    assert same(one, again)
-    assert not torch.equal(one["loss"], other["loss"])
+    assert same(first, second)
+    assert not torch.equal(first["loss"], other["loss"])
 
 
-def test_the_codes_are_no_parameters_and_stay_as_they_were(tmp_path):
+def test_the_preference_codes_are_not_trained(tmp_path):
     (stage,) = method(size=8).stages(partial(wide_resnet, 2))
     of = stage.build({})
     before = weights(of)
@@ -260,7 +269,7 @@ def test_the_codes_are_no_parameters_and_stay_as_they_were(tmp_path):
     assert not any(".norms." in name for name in still)
 
 
-def test_it_learns_to_tell_dark_from_bright(tmp_path):
+def test_it_learns_to_distinguish_dark_from_bright_images(tmp_path):
     schedule = replace(SCHEDULE, epochs=8)
     (stage,) = method(schedule=schedule, start="identity").stages(partial(wide_resnet, 2))
     torch.manual_seed(0)
@@ -276,7 +285,7 @@ class Killed(Exception):
     pass
 
 
-def test_a_killed_run_on_digits_resumes_to_the_same_bits(tmp_path, monkeypatch):
+def test_a_killed_run_on_digits_resumes_bit_identically(tmp_path, monkeypatch):
     data = digits().train
     splits = {"train": data.take(slice(0, 80)), "validation": data.take(slice(80, 112))}
     (stage,) = method(size=8).stages(wide_resnet)
@@ -330,19 +339,19 @@ def test_the_defaults_are_the_originals():
         ({"preferences": (0.0,)}, "preferences must have one above 0"),
         ({"preferences": (1.0, 0.0)}, "preferences must be one or more numbers in asc"),
         ({"preferences": (0.0, 1.5)}, r"preference must be in \[0, 1\], got 1.5"),
-        ({"preferences": (0.5, 1.0)}, "zero_share must be in .* 0 where it is not"),
+        ({"preferences": (0.5, 1.0)}, "zero_share must be in .* 0 if it is not"),
         ({"zero_share": 0.0}, "zero_share must be in"),
         ({"zero_share": 1.0}, "zero_share must be in"),
         ({"epsilon": 0.0}, "OAT needs an epsilon above 0"),
-        ({"objective": Standard()}, "OAT needs an objective with an attack, .* got Standard"),
-        ({"objective": IAT()}, "in which each image stands alone with its preference, got IAT"),
-        ({"objective": FAT()}, "in which each image stands alone with its preference, got FAT"),
+        ({"objective": Standard()}, "OAT needs an objective that runs an attack.*got Standard"),
+        ({"objective": IAT()}, "treats each image separately, .* got IAT"),
+        ({"objective": FAT()}, "treats each image separately, .* got FAT"),
         ({"objective": LBGAT()}, "OAT cannot train LBGAT, which trains a companion"),
         ({"size": 3}, "size must be at least the number of preferences, 6, got 3"),
     ],
     ids=str,
 )
-def test_settings_that_mean_nothing_are_refused(settings, message):
+def test_inconsistent_settings_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         method(**settings)
 

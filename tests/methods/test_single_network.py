@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from tiny import ATTACK, SCHEDULE, images_and_labels, linear, wide_resnet
@@ -10,14 +12,14 @@ from equipoise.objectives import PGDAT, TRADES, Standard
 
 @pytest.fixture
 def attacks(monkeypatch):
-    """Every attack that a step runs, as (epsilon, images); each turns the images black."""
+    """Record every attack of a step as (epsilon, images); each turns the images black."""
     seen = []
 
-    def spy(module, goal, clean, epsilon, attack, norm, generator, *, start_noise, progress):
+    def spy(module, goal, clean, epsilon, attack, norm, generator, start_noise):
         seen.append((epsilon, clean))
         return torch.zeros_like(clean)
 
-    monkeypatch.setattr(single_network, "attacked", spy)
+    monkeypatch.setattr(single_network, "perturb", spy)
     return seen
 
 
@@ -69,20 +71,19 @@ def test_the_attack_raises_the_loss():
     assert attacked > clean
 
 
-def test_the_objectives_start_and_how_far_training_is_reach_the_attack(monkeypatch):
+def test_the_attack_uses_the_objectives_start_and_the_warm_up(monkeypatch):
     seen = []
 
-    def spy(module, goal, clean, *rest, **settings):
-        seen.append(settings)
+    def spy(module, goal, clean, epsilon, attack, norm, generator, start_noise):
+        seen.append((epsilon, start_noise))
         return clean
 
-    monkeypatch.setattr(single_network, "attacked", spy)
+    monkeypatch.setattr(single_network, "perturb", spy)
     images, labels = images_and_labels()
     for objective in (PGDAT(), TRADES()):
-        task = NetworkTask(linear(), objective, 0.1, ATTACK, "Linf")
+        task = NetworkTask(linear(), objective, 0.1, replace(ATTACK, warm_up=0.5), "Linf")
         task(images, labels, torch.Generator(), 0.25)
-    wanted = [{"start_noise": noise, "progress": 0.25} for noise in (None, 0.001)]
-    assert seen == wanted
+    assert seen == [(0.05, None), (0.05, 0.001)]
 
 
 BUDGETS = (0.0, 0.05, 0.1)
@@ -96,7 +97,7 @@ def drawn(attacks, seed=0, count=8, budgets=BUDGETS) -> torch.Tensor:
     return attacks[-1][0]
 
 
-def test_random_budgets_are_drawn_evenly_for_each_image_at_each_step(attacks):
+def test_random_budgets_are_drawn_uniformly_for_each_image_at_each_step(attacks):
     strengths = torch.stack([drawn(attacks, seed, count=60) for seed in range(20)])
     assert strengths.shape == (20, 60)
     for budget in BUDGETS:
@@ -119,7 +120,7 @@ def test_each_image_is_attacked_at_the_strength_that_was_drawn_for_it():
     assert len(distance.round(decimals=3).unique()) == 3
 
 
-def test_random_budgets_leave_validation_at_the_methods_epsilon(attacks):
+def test_validation_uses_epsilon_whatever_the_random_budgets(attacks):
     method = SingleNetwork(
         objective=PGDAT(), epsilon=0.3, random_budgets=BUDGETS, attack=ATTACK, schedule=SCHEDULE
     )

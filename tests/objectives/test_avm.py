@@ -4,7 +4,7 @@ import torch
 from by_hand import Answers, agree, batch, log_softmax
 
 from equipoise.objectives import AVM
-from equipoise.objectives.avm import smoothed
+from equipoise.objectives.avm import smoothed_targets
 
 
 class Recorded(Answers):
@@ -13,22 +13,22 @@ class Recorded(Answers):
         return self.logits
 
 
-def test_at_the_vertex_ten_classes_have_exactly_uniform_labels():
-    found = smoothed(torch.arange(10), 10, share=AVM().vertex_share)
-    torch.testing.assert_close(found, torch.full((10, 10), 0.1), rtol=1e-6, atol=0)
+def test_with_ten_classes_the_target_at_the_vertex_is_uniform():
+    targets = smoothed_targets(torch.arange(10), 10, share=AVM().vertex_share)
+    torch.testing.assert_close(targets, torch.full((10, 10), 0.1), rtol=1e-6, atol=0)
 
 
 @pytest.mark.parametrize("classes", [2, 10, 37])
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.7, 1.0])
-def test_labels_are_distributions_in_which_the_label_has_its_share(classes, share):
+def test_targets_are_distributions_that_give_the_label_its_share(classes, share):
     labels = torch.arange(classes)
-    found = smoothed(labels, classes, share)
-    torch.testing.assert_close(found.sum(dim=1), torch.ones(classes))
-    torch.testing.assert_close(found[labels, labels], torch.full((classes,), share))
+    targets = smoothed_targets(labels, classes, share)
+    torch.testing.assert_close(targets.sum(dim=1), torch.ones(classes))
+    torch.testing.assert_close(targets[labels, labels], torch.full((classes,), share))
 
 
 def run(classes: int, seed: int = 0, **settings):
-    """Each image is 0.5 with perturbations so small that the vertex is inside the box."""
+    """Compute the losses of images at 0.5, perturbed so little that the vertex is in the box."""
     generator = torch.Generator().manual_seed(seed)
     logits = torch.randn(6, classes, generator=generator).double().numpy()
     network = Recorded(logits)
@@ -42,7 +42,7 @@ def run(classes: int, seed: int = 0, **settings):
 
 @pytest.mark.parametrize("classes", [2, 10])
 @pytest.mark.parametrize("settings", [{}, {"clean_share": 0.5, "vertex_share": 0.7}])
-def test_loss_and_gradient_are_those_of_the_formula(classes, settings):
+def test_loss_and_gradient_match_the_formula(classes, settings):
     objective, terms, network, logits, labels = run(classes, **settings)
     far = (network.seen[:, 0, 0, 0].numpy().astype(float) - 0.5) / (0.1 * objective.stretch)
     hot = np.eye(classes)[labels.numpy()]
@@ -51,14 +51,14 @@ def test_loss_and_gradient_are_those_of_the_formula(classes, settings):
         return share * hot + (1 - share) * (1 - hot) / (classes - 1)
 
     def by_hand():
-        wanted = (1 - far[:, None]) * targets(objective.clean_share)
-        wanted = wanted + far[:, None] * targets(objective.vertex_share)
-        return -(wanted * log_softmax(logits)).sum(axis=1)
+        expected = (1 - far[:, None]) * targets(objective.clean_share)
+        expected = expected + far[:, None] * targets(objective.vertex_share)
+        return -(expected * log_softmax(logits)).sum(axis=1)
 
     agree(terms["loss"], [network.logits], by_hand, [logits])
 
 
-def test_each_image_has_a_weight_of_its_own_drawn_evenly():
+def test_each_image_has_its_own_uniform_weight():
     seen = torch.cat([run(10, seed)[2].seen for seed in range(100)])
     far = (seen - 0.5) / 0.2
     assert torch.allclose(far.amax(dim=(1, 2, 3)), far.amin(dim=(1, 2, 3)), atol=1e-6)
@@ -86,6 +86,6 @@ def test_the_vertex_stays_inside_the_pixel_box():
         ({"stretch": 0.0}, "stretch must be above 0, got 0"),
     ],
 )
-def test_settings_that_make_no_vertex_are_refused(settings, message):
+def test_settings_out_of_range_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         AVM(**settings)

@@ -8,17 +8,17 @@ from equipoise.objectives import FAT, MART, PGDAT, TRADES
 
 STEPS, STEP = 8, 0.05
 FLIPS = [0, 1, 3, 5, 8, 99]
-"""At which visited point each of the images below is misclassified first."""
+"""Index of the first point of the search at which each image of ``ramp`` is misclassified."""
 
 
 def brightness(images):
-    """Two classes: an image is of class 1 once its mean is above 0.5."""
+    """Predict class 1 for images whose mean is above 0.5, else class 0."""
     above = 100 * (images.mean(dim=(1, 2, 3)) - 0.5)
     return torch.stack([-above, above], dim=1)
 
 
 def ramp() -> tuple[torch.Tensor, torch.Tensor]:
-    """Images of class 0 that so many steps of ``STEP`` carry over the boundary."""
+    """Images of class 0 that cross the boundary after ``FLIPS`` steps of ``STEP``."""
     start = torch.tensor([0.5 - STEP * flips + STEP / 2 for flips in FLIPS]).clamp(0.02, 1)
     return start[:, None, None, None].expand(-1, 1, 2, 2), torch.zeros(len(FLIPS), dtype=int)
 
@@ -32,22 +32,22 @@ def search(objective, predict=brightness):
 
 @pytest.mark.parametrize("tau", [0, 1, 2, 7])
 def test_an_image_stops_tau_steps_after_it_is_first_misclassified(tau):
-    goal, found = search(FAT(tau=tau))
+    goal, adversarial = search(FAT(tau=tau))
     clean, _ = ramp()
-    steps = ((found - clean)[:, 0, 0, 0] / STEP).round().int().tolist()
+    steps = ((adversarial - clean)[:, 0, 0, 0] / STEP).round().int().tolist()
     assert steps == [min(flips + tau, STEPS) for flips in FLIPS]
     # The point that the last step reaches is not looked at any more.
     assert goal.finished.tolist() == [flips + tau < STEPS for flips in FLIPS]
 
 
-def test_an_image_that_is_done_is_not_sent_through_the_network_again():
+def test_an_image_that_is_done_is_not_predicted_again():
     sizes = []
     search(FAT(tau=1), lambda images: sizes.append(len(images)) or brightness(images))
     assert sizes == [6, 6, 5, 4, 4, 3, 3, 2]
 
 
-def test_points_are_counted_at_which_it_is_misclassified_as_algorithm_1_says():
-    """One that crosses back and forth goes on until it has been wrong tau + 1 times."""
+def test_tau_counts_misclassified_points_as_in_algorithm_1():
+    """An image that crosses back and forth stops at its (tau + 1)-th misclassified point."""
     wrong = iter([True, False, True, False, True])
 
     def predict(images):
@@ -63,49 +63,50 @@ def test_points_are_counted_at_which_it_is_misclassified_as_algorithm_1_says():
     torch.testing.assert_close(goal.replace_finished(clean), clean + 0.4)
 
 
-def test_the_point_that_is_found_is_the_one_where_it_stopped():
-    goal, found = search(FAT(tau=0))
-    assert torch.equal(goal.replace_finished(torch.zeros_like(found))[:3], found[:3])
-    assert (brightness(found)[:3].argmax(dim=1) == 1).all()
+def test_the_adversarial_image_is_the_point_where_the_search_stopped():
+    goal, adversarial = search(FAT(tau=0))
+    stopped = goal.replace_finished(torch.zeros_like(adversarial))
+    assert torch.equal(stopped[:3], adversarial[:3])
+    assert (brightness(adversarial)[:3].argmax(dim=1) == 1).all()
 
 
-def test_without_early_stopping_the_images_are_those_of_what_it_is_over():
+def test_with_a_large_tau_the_images_are_those_of_the_base_objective():
     clean, labels = ramp()
     for over in (PGDAT(), TRADES(), MART()):
         attack = PGD(steps=STEPS, step_size=STEP, start_noise=0.001)
         plain, friendly = (
             attack(
-                each.goal(brightness, clean, labels),
+                objective.goal(brightness, clean, labels),
                 clean,
                 Linf(0.3),
                 torch.Generator().manual_seed(1),
             )
-            for each in (over, FAT(over=over, tau=99))
+            for objective in (over, FAT(over=over, tau=99))
         )
         assert torch.equal(plain, friendly)
 
 
-def test_rows_keep_their_order_and_their_clean_image_while_others_leave():
-    """TRADES' goal compares with the clean image of each row, whichever rows are left."""
+def test_rows_keep_their_order_and_clean_images_when_others_are_dropped():
+    """TRADES' goal compares each remaining row with its own clean image."""
     clean, labels = ramp()
     goal = FAT(over=TRADES(), tau=0).goal(brightness, clean, labels)
     goal(clean)
     left = torch.tensor([5, 2])
     part = goal.select(left)
     points = clean[left] + 0.001
-    wanted = TRADES().goal(brightness, clean[left], labels[left])(points)
-    assert torch.equal(part(points), wanted)
+    expected = TRADES().goal(brightness, clean[left], labels[left])(points)
+    assert torch.equal(part(points), expected)
     assert part.finished.tolist() == goal.finished[left].tolist()
 
 
-def test_its_start_and_losses_are_those_of_what_it_is_over():
+def test_its_start_and_losses_are_those_of_the_base_objective():
     assert FAT(over=PGDAT()).start_noise is None
     assert FAT(over=MART()).start_noise == MART().start_noise == 0.001
     clean, labels = ramp()
     for over in (PGDAT(), TRADES(), MART()):
         ours, theirs = (
-            each.losses(batch(clean, clean + 0.1, labels, brightness))
-            for each in (FAT(over=over), over)
+            objective.losses(batch(clean, clean + 0.1, labels, brightness))
+            for objective in (FAT(over=over), over)
         )
         torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
 

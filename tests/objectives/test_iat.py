@@ -9,7 +9,7 @@ BATCH, CLASSES = 8, 5
 
 
 class Recorded(nn.Module):
-    """A linear network that keeps what it saw."""
+    """A linear network that records its inputs."""
 
     def __init__(self, seed: int) -> None:
         super().__init__()
@@ -23,7 +23,7 @@ class Recorded(nn.Module):
 
 
 def basis(first: int) -> torch.Tensor:
-    """Images each of which lights one pixel of its own, so that a mixture shows its parts."""
+    """Images that each light a different pixel, so that a mixture shows its parts."""
     images = torch.zeros(BATCH, 1, 1, 2 * BATCH)
     for row in range(BATCH):
         images[row, 0, 0, first + row] = 1.0
@@ -41,19 +41,19 @@ def mixtures(seed: int):
 
 
 def parts(images: torch.Tensor, first: int) -> tuple[float, np.ndarray]:
-    """The weight of a batch and each image's partner; they do not mix with any others."""
+    """The mixing weight of a batch and each image's partner."""
     pixels = images.flatten(1).numpy().astype(float)
-    own = pixels[:, first : first + BATCH]
-    assert pixels.sum() == np.float32(own.sum())
-    weight = next(own[row, row] for row in range(BATCH) if own[row, row] < 0.999)
-    partner = (own - weight * np.eye(BATCH)).argmax(axis=1)
+    mixture = pixels[:, first : first + BATCH]
+    assert pixels.sum() == np.float32(mixture.sum())
+    weight = next(mixture[row, row] for row in range(BATCH) if mixture[row, row] < 0.999)
+    partner = (mixture - weight * np.eye(BATCH)).argmax(axis=1)
     np.testing.assert_allclose(
-        own, weight * np.eye(BATCH) + (1 - weight) * np.eye(BATCH)[partner], atol=1e-6
+        mixture, weight * np.eye(BATCH) + (1 - weight) * np.eye(BATCH)[partner], atol=1e-6
     )
     return weight, partner
 
 
-def test_loss_and_gradients_are_half_the_mixup_loss_of_each_kind():
+def test_loss_and_gradients_are_the_mean_of_both_mixup_losses():
     terms, natural, attacked = mixtures(seed=3)
     arrays, halves = [], []
     for network, first in ((natural, 0), (attacked, BATCH)):
@@ -66,8 +66,9 @@ def test_loss_and_gradients_are_half_the_mixup_loss_of_each_kind():
         total = 0.0
         for (weight, partner, pixels), array in zip(halves, arrays, strict=True):
             logits, labels = pixels @ array, LABELS.numpy()
-            own, others = (cross_entropy(logits, each) for each in (labels, labels[partner]))
-            total = total + (weight * own + (1 - weight) * others) / 2
+            first = cross_entropy(logits, labels)
+            second = cross_entropy(logits, labels[partner])
+            total = total + (weight * first + (1 - weight) * second) / 2
         return total
 
     agree(terms["loss"], [natural.weight, attacked.weight], by_hand, arrays)
@@ -79,8 +80,8 @@ def test_the_two_mixtures_are_independent():
     for seed in range(200):
         _, natural, attacked = mixtures(seed)
         pairs.append((parts(natural.seen[0], 0), parts(attacked.seen[0], BATCH)))
-    weights = np.array([(one[0], other[0]) for one, other in pairs])
-    same_partner = np.mean([(one[1] == other[1]).mean() for one, other in pairs])
+    weights = np.array([(clean[0], adversarial[0]) for clean, adversarial in pairs])
+    same_partner = np.mean([(clean[1] == adversarial[1]).mean() for clean, adversarial in pairs])
     assert abs(np.corrcoef(weights.T)[0, 1]) < 0.2
     assert abs(same_partner - 1 / BATCH) < 0.05
     np.testing.assert_allclose(weights.mean(axis=0), 0.5, atol=0.07)  # Beta(1, 1): uniform

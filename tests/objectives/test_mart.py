@@ -25,7 +25,7 @@ def boosted(logits, labels=LABELS):
 
 
 @pytest.mark.parametrize("beta", [0.0, 5.0])
-def test_loss_and_gradients_are_those_of_the_formula(beta):
+def test_loss_and_gradients_match_the_formula(beta):
     clean, adversarial = CLEAN.copy(), ADVERSARIAL.copy()
     terms, logits = losses_of_answers(MART(beta=beta), clean, adversarial)
 
@@ -42,11 +42,11 @@ def test_the_margin_is_to_the_most_probable_wrong_class():
     labels = torch.zeros(2, dtype=torch.long)
     probability = logits.softmax(dim=1)
     margin = losses.boosted_cross_entropy(logits, labels) - losses.cross_entropy(logits, labels)
-    wanted = -torch.log(1.0001 - torch.stack([probability[0, 2], probability[1, 1]]))
-    torch.testing.assert_close(margin, wanted)
+    expected = -torch.log(1.0001 - torch.stack([probability[0, 2], probability[1, 1]]))
+    torch.testing.assert_close(margin, expected)
 
 
-def test_a_sure_mistake_costs_at_most_9_21_beyond_its_cross_entropy():
+def test_a_confident_mistake_costs_at_most_9_21_more_than_its_cross_entropy():
     logits = torch.tensor([[0.0, 500.0]], requires_grad=True)
     value = losses.boosted_cross_entropy(logits, torch.tensor([0]))
     assert value.item() == pytest.approx(500.0 - np.log(1e-4), abs=0.01)
@@ -55,7 +55,7 @@ def test_a_sure_mistake_costs_at_most_9_21_beyond_its_cross_entropy():
 
 
 def test_clean_images_have_no_cross_entropy():
-    """With beta 0 they do not count at all, and they never count beyond divergence and weight."""
+    """They affect only the divergence and its weight, so with beta 0 nothing."""
     terms, (clean, _) = losses_of_answers(MART(beta=0.0), CLEAN, ADVERSARIAL)
     (gradient,) = torch.autograd.grad(terms["loss"].sum(), clean)
     assert not gradient.any()
@@ -63,7 +63,7 @@ def test_clean_images_have_no_cross_entropy():
     np.testing.assert_allclose(same["loss"].detach(), boosted(ADVERSARIAL), rtol=1e-5)
 
 
-def test_a_label_that_is_sure_on_the_clean_image_takes_the_weight_off():
+def test_a_confident_clean_prediction_of_the_label_removes_the_divergence():
     sure = np.array([[40.0, 0.0, 0.0, 0.0]])
     terms, _ = losses_of_answers(MART(), sure, np.zeros((1, 4)), np.array([0]))
     assert terms["loss_robust"].item() == pytest.approx(0.0, abs=1e-6)
@@ -71,7 +71,7 @@ def test_a_label_that_is_sure_on_the_clean_image_takes_the_weight_off():
     assert terms["loss_robust"].item() == pytest.approx(np.log(4), abs=1e-5)
 
 
-def test_its_attack_climbs_cross_entropy(generator):
+def test_its_attack_maximises_cross_entropy(generator):
     images = torch.rand(4, 1, 2, 2, generator=generator)
     labels = torch.tensor(LABELS)
     goal = MART().goal(lambda given: given.flatten(1), images, labels)

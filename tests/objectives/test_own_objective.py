@@ -1,4 +1,4 @@
-"""The example and its page run, and show the same class."""
+"""The example and its page run and show the same class."""
 
 import re
 import runpy
@@ -40,7 +40,7 @@ def test_the_page_shows_the_examples_class():
     assert shown in EXAMPLE.read_text()
 
 
-def test_the_page_names_every_part_of_the_contract():
+def test_the_page_names_every_part_of_the_protocol():
     parts = {name for name in vars(Objective) if not name.startswith("_")}
     assert parts == {"attacks", "start_noise", "per_image_loss", "goal", "losses"}
     assert all(f"| `{part}` |" in PAGE.read_text() for part in parts)

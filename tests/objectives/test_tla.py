@@ -9,11 +9,11 @@ from torch import nn
 from equipoise.models.last_linear import features_and_logits
 from equipoise.objectives import TLA
 
-LABELS = torch.tensor([0, 0, 1, 1, 2, 2])  # two of each: no choice of a second positive
+LABELS = torch.tensor([0, 0, 1, 1, 2, 2])  # two of each, so that there is only one second positive
 PARTNER = np.array([1, 0, 3, 2, 5, 4])
 
 
-class Less(nn.Module):
+class Subtract(nn.Module):
     """Subtracts a number."""
 
     def __init__(self, number: float) -> None:
@@ -25,9 +25,9 @@ class Less(nn.Module):
 
 
 def linear(middle: float = 0.0) -> nn.Module:
-    """Its penultimate features are the pixels, less a number."""
+    """A network whose penultimate features are the pixels minus a number."""
     torch.manual_seed(0)
-    return nn.Sequential(nn.Flatten(), Less(middle), nn.Linear(9, 3))
+    return nn.Sequential(nn.Flatten(), Subtract(middle), nn.Linear(9, 3))
 
 
 @pytest.fixture
@@ -37,8 +37,8 @@ def pixels(generator):
     return clean, (clean + noise).clamp(0, 1)
 
 
-def cosine(one, other):
-    return (one * other).sum(-1) / np.linalg.norm(one, axis=-1) / np.linalg.norm(other, axis=-1)
+def cosine(left, right):
+    return (left * right).sum(-1) / np.linalg.norm(left, axis=-1) / np.linalg.norm(right, axis=-1)
 
 
 def hardest(anchor, pool, labels):
@@ -53,14 +53,14 @@ def losses_of(objective, network, clean, adversarial, labels=LABELS):
 
 @pytest.mark.parametrize("middle", [0.0, 0.6])
 @pytest.mark.parametrize("margin", [0.03, 0.5])
-def test_loss_and_gradients_are_those_of_the_formula(pixels, margin, middle):
-    """With pixels from below zero to above, some features point away from each other."""
+def test_loss_and_gradients_match_the_formula(pixels, margin, middle):
+    """With pixels on both sides of zero, some features have a negative cosine."""
     network, settings = linear(middle), TLA(margin=margin, noise=0.0)
-    tensors = [each.requires_grad_() for each in pixels]
-    clean, adversarial = (each.detach().numpy().astype(float) for each in tensors)
+    tensors = [images.requires_grad_() for images in pixels]
+    clean, adversarial = (tensor.detach().numpy().astype(float) for tensor in tensors)
     weight, bias = (p.detach().numpy().astype(float) for p in network.parameters())
     loss = losses_of(settings, network, *tensors)["loss"]
-    a, x = (each.reshape(6, 9) - middle for each in (adversarial, clean))
+    a, x = (images.reshape(6, 9) - middle for images in (adversarial, clean))
     negative = hardest(a, x, LABELS.numpy())
     assert (cosine(a, x[PARTNER]).min() < 0) == (middle > 0)
 
@@ -69,7 +69,7 @@ def test_loss_and_gradients_are_those_of_the_formula(pixels, margin, middle):
         return hinge + 1e-3 * (a**2 + p**2 + n**2).mean(axis=1)
 
     def by_hand():
-        a, x = (each.reshape(6, 9) - middle for each in (adversarial, clean))
+        a, x = (images.reshape(6, 9) - middle for images in (adversarial, clean))
         both = triplet(a, x, x[negative]) + triplet(a, x[PARTNER], x[negative])
         return cross_entropy(a @ weight.T + bias, LABELS.numpy()) + 2 * both
 
@@ -77,7 +77,7 @@ def test_loss_and_gradients_are_those_of_the_formula(pixels, margin, middle):
 
 
 def test_the_negative_is_the_hardest_of_all_other_classes():
-    """Moving it moves the loss; moving any other clean image of another class does not."""
+    """Its image has a gradient; all other clean images of other classes have none."""
     clean = torch.full((6, 1, 3, 3), 0.1)
     for row in range(6):
         clean[row, 0, row // 3, row % 3] = 1.0
@@ -91,7 +91,7 @@ def test_the_negative_is_the_hardest_of_all_other_classes():
     assert moved.tolist() == [True, True, False, False, True, False]
 
 
-def test_the_first_positive_has_noise_within_its_bound_and_the_pixel_box():
+def test_noise_on_the_first_positive_stays_within_its_bound_and_the_pixel_box():
     seen = []
     network = linear()
     network.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
@@ -102,12 +102,12 @@ def test_the_first_positive_has_noise_within_its_bound_and_the_pixel_box():
     assert 0 <= float(noisy.min()) <= float(noisy.max()) <= 1
 
 
-def test_the_second_positive_is_another_image_of_the_class_drawn_evenly():
-    from equipoise.objectives.tla import _another
+def test_the_second_positive_is_another_image_of_the_class_drawn_uniformly():
+    from equipoise.objectives.tla import _random_positive
 
     same = torch.tensor([[1, 1, 1, 0], [1, 1, 1, 0], [1, 1, 1, 0], [0, 0, 0, 1]], dtype=torch.bool)
     generator = torch.Generator().manual_seed(0)
-    drawn = torch.stack([_another(same, generator) for _ in range(400)])
+    drawn = torch.stack([_random_positive(same, generator) for _ in range(400)])
     assert set(drawn[:, 0].tolist()) == {1, 2}
     assert (drawn[:, 0] == 1).float().mean().item() == pytest.approx(0.5, abs=0.1)
     assert set(drawn[:, 3].tolist()) == {3}  # alone in its class
@@ -126,7 +126,7 @@ def test_features_of_zero_have_a_finite_gradient():
     assert black.grad.isfinite().all()
 
 
-def test_features_are_what_goes_into_the_last_linear_layer(pixels):
+def test_features_are_the_input_of_the_last_linear_layer(pixels):
     network = nn.Sequential(nn.Flatten(), nn.Linear(9, 4), nn.ReLU(), nn.Linear(4, 3))
     for predict in (network, partial(network), partial(partial(network))):
         features, logits = features_and_logits(predict, pixels[0])

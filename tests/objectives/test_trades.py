@@ -16,7 +16,7 @@ from equipoise.objectives import TRADES
 
 
 @pytest.mark.parametrize("beta", [0.0, 1.0, 6.0])
-def test_loss_and_gradients_are_those_of_the_formula(beta):
+def test_loss_and_gradients_match_the_formula(beta):
     clean, adversarial = CLEAN.copy(), ADVERSARIAL.copy()
     terms, logits = losses_of_answers(TRADES(beta=beta), clean, adversarial)
 
@@ -24,8 +24,8 @@ def test_loss_and_gradients_are_those_of_the_formula(beta):
         return cross_entropy(clean, LABELS) + beta * divergence(clean, adversarial)
 
     agree(terms["loss"], logits, by_hand, [clean, adversarial])
-    wanted = divergence(CLEAN, ADVERSARIAL)
-    np.testing.assert_allclose(terms["loss_robust"].detach(), wanted, rtol=1e-5)
+    expected = divergence(CLEAN, ADVERSARIAL)
+    np.testing.assert_allclose(terms["loss_robust"].detach(), expected, rtol=1e-5)
 
 
 def test_the_divergence_of_equal_predictions_is_zero_and_flat():
@@ -46,7 +46,7 @@ def test_the_divergence_is_from_the_clean_prediction_to_the_adversarial_one():
 
 @pytest.mark.parametrize("gap", [103.0, 104.0, 1e3, 1e30])
 def test_a_probability_that_underflows_leaves_a_finite_gradient(gap):
-    """With a target of probabilities torch's gradient is NaN from a gap of 104 on."""
+    """With probabilities as the target, torch's gradient is NaN from a gap of 104 up."""
     reference = torch.tensor([[gap, 0.0]], requires_grad=True)
     logits = torch.tensor([[0.0, gap]], requires_grad=True)
     value = losses.kl_divergence(logits, reference)
@@ -56,13 +56,17 @@ def test_a_probability_that_underflows_leaves_a_finite_gradient(gap):
 
 
 def test_half_precision_logits_are_compared_in_float32():
-    reference, logits = (torch.tensor(each, dtype=torch.bfloat16) for each in (CLEAN, ADVERSARIAL))
-    found = losses.kl_divergence(logits, reference)
-    assert found.dtype == torch.float32
-    assert torch.equal(found, losses.kl_divergence(logits.float(), reference.float()))
+    reference, logits = (
+        torch.tensor(array, dtype=torch.bfloat16) for array in (CLEAN, ADVERSARIAL)
+    )
+    divergence_in_float32 = losses.kl_divergence(logits, reference)
+    assert divergence_in_float32.dtype == torch.float32
+    assert torch.equal(
+        divergence_in_float32, losses.kl_divergence(logits.float(), reference.float())
+    )
 
 
-def test_its_attack_climbs_the_divergence_from_one_clean_prediction(generator):
+def test_its_attack_maximises_the_divergence_from_one_clean_prediction(generator):
     calls = []
     weights = torch.randn(4, 3, generator=generator)
 
@@ -76,8 +80,10 @@ def test_its_attack_climbs_the_divergence_from_one_clean_prediction(generator):
     for shift in (0.0, 0.1):
         images = (clean + shift * torch.rand(clean.shape, generator=generator)).requires_grad_()
         value = goal(images)
-        wanted = divergence((clean.flatten(1) @ weights).numpy(), predict(images).detach().numpy())
-        np.testing.assert_allclose(value.detach().numpy(), wanted, atol=1e-6)
+        expected = divergence(
+            (clean.flatten(1) @ weights).numpy(), predict(images).detach().numpy()
+        )
+        np.testing.assert_allclose(value.detach().numpy(), expected, atol=1e-6)
         (gradient,) = torch.autograd.grad(value.sum(), images)
         assert bool(gradient.abs().max() > 1e-4) == (shift > 0)
     assert [enabled for images, enabled in calls if images is clean] == [False]

@@ -22,11 +22,11 @@ SHAPES = {
 
 @pytest.mark.parametrize("kind", SHAPES)
 def test_a_shape_makes_its_network_for_the_data(kind):
-    made = SHAPES[kind].maker(tiny.digits())()
-    assert type(made) is kind
-    assert (made.config["classes"], made.config["channels"]) == (10, 1)
+    network = SHAPES[kind].maker(tiny.digits())()
+    assert type(network) is kind
+    assert (network.config["classes"], network.config["channels"]) == (10, 1)
     for name, value in vars(SHAPES[kind]).items():
-        assert made.config[name] == value
+        assert network.config[name] == value
 
 
 def test_each_call_makes_a_fresh_network():
@@ -42,7 +42,7 @@ def test_a_recipe_with_any_network_goes_through_json_and_back(kind):
     assert from_json(content) == recipe
 
 
-def test_a_network_without_a_kind_is_a_wide_resnet_as_in_earlier_recipes():
+def test_a_network_without_a_kind_is_a_wide_resnet():
     recipe = RECIPES["pgd_at_digits"]()
     content = to_json(recipe)
     del content["network"]["kind"]
@@ -50,10 +50,10 @@ def test_a_network_without_a_kind_is_a_wide_resnet_as_in_earlier_recipes():
 
 
 @pytest.mark.parametrize(
-    ("network", "said"),
+    ("network", "message"),
     [({"kind": "MAGIC"}, "MAGIC"), ({"depth": 10}, "width"), ({"kind": 3}, "3")],
 )
-def test_a_network_that_is_none_is_refused_by_name(network, said):
+def test_an_invalid_network_is_refused_by_name(network, message):
     content = to_json(RECIPES["pgd_at_digits"]()) | {"network": network}
-    with pytest.raises(ValueError, match=rf"not a recipe of this version: .*{said}"):
+    with pytest.raises(ValueError, match=rf"not a recipe of this version: .*{message}"):
         from_json(content)

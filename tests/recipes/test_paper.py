@@ -1,4 +1,4 @@
-"""What the papers say of their settings, against the recipes of their tables."""
+"""The recipes of the papers' tables have the papers' settings."""
 
 import pytest
 import torch
@@ -14,12 +14,12 @@ SOURCES = {"svhn": SVHN, "cifar10": Cifar10, "tiny_imagenet": TinyImageNet}
 FIVE = (0.0, 1 / 255, 2 / 255, 4 / 255, 8 / 255)
 
 
-def names(recipe):
+def name_of(recipe):
     return recipe.name
 
 
 def like(recipe) -> DataSet:
-    """Two images of the data set's size."""
+    """A data set of two images with the recipe's image size and classes."""
     classes = {"Cifar10": 10, "Cifar100": 100, "SVHN": 10, "TinyImageNet": 200}
     kind = type(recipe.dataset).__name__
     size = 64 if kind == "TinyImageNet" else 32
@@ -31,8 +31,8 @@ def like(recipe) -> DataSet:
     return DataSet(name=kind, train=part, test=part, class_names=("",) * classes[kind])
 
 
-@pytest.mark.parametrize("recipe", AFA, ids=names)
-def test_afas_schedules_are_those_of_its_section_5_1(recipe):
+@pytest.mark.parametrize("recipe", AFA, ids=name_of)
+def test_afas_schedules_match_its_section_5_1(recipe):
     rate = 0.01 if "svhn" in recipe.name else 0.1
     first = recipe.method.schedule
     assert (first.epochs, first.decay_epochs, first.decay_factor) == (100, (75, 90), 0.1)
@@ -47,8 +47,8 @@ def test_afas_schedules_are_those_of_its_section_5_1(recipe):
     assert "adaptive" in recipe.evaluation.suites
 
 
-@pytest.mark.parametrize("recipe", AFS, ids=names)
-def test_afss_settings_are_those_of_its_section_3(recipe):
+@pytest.mark.parametrize("recipe", AFS, ids=name_of)
+def test_afss_settings_match_its_section_3(recipe):
     method = recipe.method
     assert (method.schedule.epochs, method.schedule.decay_epochs) == (70, (60,))
     assert (method.schedule.learning_rate, method.schedule.weight_decay) == (0.1, 5e-4)
@@ -63,13 +63,19 @@ def test_afss_settings_are_those_of_its_section_3(recipe):
     assert recipe.evaluation.epsilons in ((0.0, 8 / 255), tuple(k / 255 for k in (0, 2, 4, 6, 8)))
 
 
-@pytest.mark.parametrize("recipe", AFA + AFS, ids=names)
-def test_its_network_is_the_papers(recipe):
+@pytest.mark.parametrize("recipe", AFA + AFS, ids=name_of)
+def test_the_network_has_the_papers_size(recipe):
     make = recipe.network.maker(like(recipe))
     with torch.device("meta"):
         network = make()
-    wanted = {"large": 328.0, "svhn": 10.96, "tiny": 11.06, "cifar100": 36.54, "surrogate": 23.52}
-    millions = next((m for word, m in wanted.items() if word in recipe.name), 36.48)
+    parameters = {
+        "large": 328.0,
+        "svhn": 10.96,
+        "tiny": 11.06,
+        "cifar100": 36.54,
+        "surrogate": 23.52,
+    }
+    millions = next((m for word, m in parameters.items() if word in recipe.name), 36.48)
     assert count_parameters(network) / 1e6 == pytest.approx(millions, abs=0.015)
 
 
@@ -85,12 +91,12 @@ def stages(name):
         ("AFA, Table 2", "tiny_imagenet", ("pgd_at", "trades", "mart")),
     ],
 )
-def test_the_rows_of_afas_tables_are_all_there(group, data, objectives):
+def test_afas_tables_have_all_rows(group, data, objectives):
     rows = [make.__name__ for make in GROUPS[group]]
-    wanted = ["standard"]
+    expected = ["standard"]
     for objective in objectives:
-        wanted += [objective, "afa" if objective == "pgd_at" else f"afa_{objective}"]
-    assert rows == [*(f"{row}_{data}_paper" for row in wanted), f"afa_{data}_paper_led"]
+        expected += [objective, "afa" if objective == "pgd_at" else f"afa_{objective}"]
+    assert rows == [*(f"{row}_{data}_paper" for row in expected), f"afa_{data}_paper_led"]
     assert all(RECIPES[row]().method.strengths == FIVE for row in rows if row.startswith("afa"))
     assert {RECIPES[row]().dataset for row in rows} == {SOURCES[data]()}
 
@@ -109,12 +115,12 @@ def test_svhns_digits_are_never_mirrored():
             assert not make().loop.augmentation.flip
 
 
-def test_table_4_of_afa_has_the_strengths_of_the_ruling():
-    found = {len(r().method.strengths): r().method.strengths for r in GROUPS["AFA, Table 4"]}
-    assert found.keys() == {2, 3, 9}
-    assert found[2] == (0.0, 8 / 255)
-    assert found[3] == (0.0, 4 / 255, 8 / 255)
-    assert found[9] == tuple(k / 255 for k in range(9))
+def test_table_4_of_afa_has_the_strengths_for_each_k():
+    strengths = {len(r().method.strengths): r().method.strengths for r in GROUPS["AFA, Table 4"]}
+    assert strengths.keys() == {2, 3, 9}
+    assert strengths[2] == (0.0, 8 / 255)
+    assert strengths[3] == (0.0, 4 / 255, 8 / 255)
+    assert strengths[9] == tuple(k / 255 for k in range(9))
 
 
 def test_extractors_have_budgets_from_0_to_9():
@@ -146,12 +152,12 @@ def test_table_2_has_six_alphas_and_the_default_stack():
         ("111111111", tuple(range(9))),
     ],
 )
-def test_table_3_stacks_what_its_masks_say(mask, members):
-    found = stages(f"afs_cifar10_paper_mask_{mask}")
-    assert [name.split("_")[0] for name in found[:-1]] == [f"extractor{k}" for k in members]
+def test_table_3_stacks_the_extractors_in_its_masks(mask, members):
+    names = stages(f"afs_cifar10_paper_mask_{mask}")
+    assert [name.split("_")[0] for name in names[:-1]] == [f"extractor{k}" for k in members]
 
 
-def test_the_rows_of_table_4_of_afs_are_judged_by_autoattack():
+def test_table_4_of_afs_is_evaluated_with_autoattack():
     rows = GROUPS["AFS, Table IV"]
     assert [make.__name__.split("_cifar10")[0] for make in rows] == [
         *("fat_trades", "tla", "trades", "lbgat_trades", "avm", "pgd_at", "afs"),

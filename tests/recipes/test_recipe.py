@@ -15,10 +15,10 @@ def stored(name: str = "afa_digits") -> dict:
 
 
 def test_the_parts_of_a_union_name_their_kind():
-    found = stored()
-    assert found["method"]["kind"] == "AFA"
-    assert found["method"]["objective"]["kind"] == "PGDAT"
-    assert found["dataset"]["kind"] == "Digits"
+    content = stored()
+    assert content["method"]["kind"] == "AFA"
+    assert content["method"]["objective"]["kind"] == "PGDAT"
+    assert content["dataset"]["kind"] == "Digits"
 
 
 def test_a_part_alone_round_trips_too():
@@ -28,9 +28,9 @@ def test_a_part_alone_round_trips_too():
 
 def test_a_folder_survives_as_a_path():
     recipe = replace(tiny.recipe(), dataset=Cifar10(folder=Path("/data/cifar10"), limit=5))
-    found = from_json(json.loads(json.dumps(to_json(recipe))))
-    assert found == recipe
-    assert isinstance(found.dataset.folder, Path)
+    loaded = from_json(json.loads(json.dumps(to_json(recipe))))
+    assert loaded == recipe
+    assert isinstance(loaded.dataset.folder, Path)
 
 
 @pytest.mark.parametrize(
@@ -61,14 +61,14 @@ def test_an_unknown_kind_is_refused_by_name():
 
 
 @pytest.mark.parametrize("value", ["many", None, [1]])
-def test_a_value_of_the_wrong_type_is_refused_by_its_place(value):
+def test_a_value_of_the_wrong_type_is_refused_by_its_field(value):
     content = stored()
     content["loop"]["batch_size"] = value
     with pytest.raises(ValueError, match="batch_size"):
         from_json(content)
 
 
-def test_a_value_that_breaks_a_rule_is_refused_by_the_rule():
+def test_a_value_out_of_range_is_refused_with_the_rule():
     content = stored("afs_digits")
     content["method"]["alpha"] = 2
     with pytest.raises(ValueError, match=r"alpha must be in \[0, 1\]"):
@@ -102,12 +102,12 @@ def test_a_removed_field_is_read_at_its_old_default_and_refused_otherwise(
 
 
 @pytest.mark.parametrize("content", [[], "recipe", None, 3])
-def test_what_is_no_object_is_refused(content):
+def test_content_that_is_not_an_object_is_refused(content):
     with pytest.raises(ValueError, match="not a recipe of this version"):
         from_json(content)
 
 
-def test_reading_leaves_the_content_alone():
+def test_from_json_does_not_change_its_input():
     content = stored()
     before = copy.deepcopy(content)
     from_json(content)

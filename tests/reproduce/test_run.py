@@ -10,8 +10,7 @@ import tiny
 import torch
 
 from equipoise.data import Cifar10, Digits
-from equipoise.methods import Schedule
-from equipoise.methods.stage import TrainingAttack
+from equipoise.methods import Schedule, TrainingAttack
 from equipoise.objectives import MART, TRADES
 from equipoise.recipes import RECIPES
 from equipoise.recipes.networks import WideResNetShape

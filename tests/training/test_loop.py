@@ -384,14 +384,14 @@ def test_mixed_precision_keeps_weights_and_scores_in_float32(tmp_path):
 
 def test_mixed_precision_attacks_pixels_that_are_not_rounded(tmp_path, monkeypatch):
     mixed = launched("bf16-mixed", 16, accelerator="cpu")
-    seen, real = [], single_network.attacked
+    seen, real = [], single_network.perturb
 
     def spy(module, goal, clean, *rest, **settings):
         found = real(module, goal, clean, *rest, **settings)
         seen.append((clean, found))
         return found
 
-    monkeypatch.setattr(single_network, "attacked", spy)
+    monkeypatch.setattr(single_network, "perturb", spy)
     attacked = stage(PGDAT(), 0.1, make=lambda: wide_resnet(2), epochs=1)
     run(tmp_path, attacked, fabric=mixed)
     assert seen

@@ -10,7 +10,7 @@ from equipoise import load, save
 from equipoise.cli.main import main
 from equipoise.data import Augmentation
 from equipoise.methods import AFS
-from equipoise.methods.afs import extractor
+from equipoise.methods.afs import load_extractor
 from equipoise.models import AdaptiveNetwork, WideResNet, fuse_branches, with_branches
 from equipoise.models.io.external import import_network
 from equipoise.models.io.trust import trusting
@@ -74,7 +74,7 @@ def test_anything_trained_is_stacked_and_only_the_merger_trains(saved, tmp_path)
     assert isinstance(model.members[1].network, AdaptiveNetwork)
     with trusting("somebodys"):
         for name, member in zip(names, model.members, strict=True):
-            assert tiny.same(tiny.weights(member.network), tiny.weights(extractor(name)))
+            assert tiny.same(tiny.weights(member.network), tiny.weights(load_extractor(name)))
     with pytest.raises(RunError, match="is not trusted"):
         load(tmp_path / "run")
     loaded = load(tmp_path / "run", trust=trust)
@@ -131,7 +131,7 @@ def test_what_validated_nothing_of_a_member_is_said(saved, tmp_path):
     [
         ("three", r"three must return 10 logits per image, got shape \(2, 3\)"),
         ("colour", r"colour fails on images of shape \(1, 8, 8\): images must have 3 channels"),
-        ("branched", r"branched cannot be stacked: it is a branched network"),
+        ("branched", r"branched cannot be stacked: it is the branched network"),
         ("somebodys:five", r"somebodys:five must return 10 logits per image, got shape \(2, 5\)"),
         ("somebodys:head_first", r"HeadFirst does not end in its last linear .* body, head"),
         ("a.onnx", r"a.onnx cannot be stacked: the layers of an exported network"),

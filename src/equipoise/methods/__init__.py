@@ -1,13 +1,15 @@
-"""Methods as plans of stages. The training loop knows stages and no method by name."""
+"""Training methods, each a plan of stages. The training loop knows stages and no method by name."""
 
 from equipoise.methods.afa import AFA, Gate
 from equipoise.methods.afs import AFS
 from equipoise.methods.oat import OAT
+from equipoise.methods.schedule import Schedule
 from equipoise.methods.single_network import SingleNetwork
-from equipoise.methods.stage import MakeNetwork, Schedule, Stage, Task
+from equipoise.methods.stage import MakeNetwork, Stage, Task
+from equipoise.methods.training_attack import TrainingAttack
 
 AnyMethod = SingleNetwork | AFA | AFS | OAT
-"""Every method a recipe may name; a new one is one file, one import and one entry here."""
+"""Every method that a recipe may name. To add one: one file, one import and one entry here."""
 
 __all__ = [
     "AFA",
@@ -20,4 +22,5 @@ __all__ = [
     "SingleNetwork",
     "Stage",
     "Task",
+    "TrainingAttack",
 ]

@@ -1,4 +1,4 @@
-"""Adaptive feature alignment: K branches, then a generator that fuses the outermost two."""
+"""Adaptive feature alignment: K branches, then a weight generator that fuses the outermost two."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,16 +11,9 @@ from torch import Tensor, nn
 from equipoise.attacks import goals, losses
 from equipoise.attacks.goals import Goal
 from equipoise.distributed.shared_generator import processes, randint
-from equipoise.methods.stage import (
-    MakeNetwork,
-    Norm,
-    Schedule,
-    Stage,
-    TrainingAttack,
-    Untrained,
-    check_strengths,
-)
-from equipoise.methods.training_attack import attacked
+from equipoise.methods.schedule import Schedule
+from equipoise.methods.stage import MakeNetwork, Norm, Stage, UntrainedTask, check_strengths
+from equipoise.methods.training_attack import TrainingAttack, perturb
 from equipoise.models import AdaptiveNetwork, BranchedNetwork, fuse_branches, with_branches
 from equipoise.models.afa.adaptive_network import Placement, WeightGranularity
 from equipoise.models.afa.branches import Separate, model_soup
@@ -31,30 +24,39 @@ from equipoise.types import Images, Labels, Predict
 
 @dataclass(frozen=True, kw_only=True)
 class Gate:
-    """How stage II trains the weight generator.
+    """Settings of the weight generator and of stage II, which trains it.
 
-    With the defaults it is the paper's plain stage II: one strength drawn for each image, the
-    classification loss alone, the attack white-box through the generator.
+    The defaults are the paper's plain stage II: one strength drawn for each image, the
+    classification loss alone, and a white-box attack through the generator.
 
     Args:
-        placement: Where the generator reads.
-        hidden: Channels inside it.
-        each: One fusing weight an image, or one for each channel of each norm.
-        ceiling: Largest W0: bounds what an attack on the generator can gain.
+        placement: What the generator reads: ``"input"``, ``"stem"`` or ``"per_norm"``, as in
+            ``AdaptiveNetwork``.
+        hidden: Channels inside the generator, 1 or more.
+        each: One fusing weight for each ``"image"``, or for each ``"channel"`` of each norm.
+        ceiling: Largest W0, in (0, 1]. It bounds what an attack on the generator can gain.
         pairs: Put each image into the batch clean *and* attacked, so that batch norm and loss see
-            the difference between the two and not the difference between images.
-        lead: Share of the stage during which the attack goes through the fixed robust branch;
-            after it, through the generator.
-        detection: Weight of a binary cross-entropy of W0 beside the classification loss, whose
-            target is 1 for clean images and 0 for images attacked at the highest strength, linear
-            between.
+            the difference between the two rather than the difference between images.
+        lead: Share of the stage, [0, 1], during which the attack goes through the fixed robust
+            branch; after it, the attack goes through the generator.
+        detection: Weight, 0 or more, of a binary cross-entropy on W0 that is added to the
+            classification loss. Its target is 1 for clean images, 0 for images attacked at the
+            highest strength, and linear in between.
 
     Raises:
         ValueError: If a number is out of range.
 
     Source:
-        AFA Sec. 4.3, stage 2. Deviations: everything that is off by default, with
-        measurements in docs/decisions/006-guided-gate.md and 007-ceiling-of-the-fusing-weight.md.
+        AFA Sec. 4.3, stage 2. Deviations: every setting that is off by default
+        (docs/decisions/006-guided-gate.md, 007-ceiling-of-the-fusing-weight.md).
+
+    Example:
+        >>> Gate(ceiling=0.1, pairs=True, lead=0.5, detection=1.0).placement
+        'input'
+        >>> Gate(ceiling=2.0)
+        Traceback (most recent call last):
+        ...
+        ValueError: ceiling must be in (0, 1], got 2.0.
     """
 
     placement: Placement = "input"
@@ -78,33 +80,46 @@ class Gate:
 
 @dataclass(frozen=True, kw_only=True)
 class AFA:
-    """Train a K-branch network over K strengths, then a generator that fuses its outermost two.
+    """Train a K-branch network at K strengths, then a generator that fuses its outermost branches.
 
     Args:
-        objective: What the attacked branches minimise (the paper's "PGD-AT + ours", ...). The
-            clean branch has the plain cross-entropy, without label smoothing.
-        strengths: Strength of each branch, ascending, the first 0.
-        attack: Search of every training attack.
+        objective: Loss of the attacked branches (the paper's "PGD-AT + ours", ...). The clean
+            branch has the plain cross-entropy, without label smoothing.
+        strengths: Strength of each branch in pixel units, ascending from 0.
+        attack: Settings of every training attack.
         schedule: Optimiser and learning rate of stage I.
-        separate: What each branch has for itself: statistics and affine maps, or one of them.
-        split_batch: In stage I, deal the batch out among the attacked branches, each image to one
-            of them a step, rather than attack every image on every branch. Branch 0, whose images
-            cost no attack, gets them all. A step then costs little more than PGD-AT's does if
-            attacks have many steps, and each attacked branch sees a share of the images an epoch.
-        soup: In place of stage II: mix the norms of the outermost branches once and for all, with
-            this share of the clean one, [0, 1], into a plain network without a generator.
-        gate: How stage II trains.
+        separate: What each branch keeps for itself: batch-norm statistics, affine maps, or both.
+        split_batch: In stage I, divide the batch among the attacked branches: each image is
+            attacked for one of them a step instead of all. Branch 0, whose images cost no attack,
+            gets the whole batch. A step with many attack steps then costs little more than one of
+            PGD-AT, and each attacked branch sees a share of the images in an epoch.
+        soup: Replace stage II: interpolate the norms of the outermost branches once, with this
+            share of the clean one, [0, 1], into a plain network without a generator.
+        gate: Settings of stage II.
         gate_schedule: Optimiser and learning rate of stage II.
         reduction: ``"mean"`` averages the losses of the K paths; ``"sum"`` adds them, as
             Algorithm 1 prints, which multiplies the learning rate by K.
-        norm: Geometry of the threat.
+        norm: Norm of the threat.
 
     Raises:
-        ValueError: If the norm has no such strength, there are fewer than two, they do not ascend
-            from 0, or the objective runs no attack or trains a companion network.
+        ValueError: If there are fewer than two strengths, they do not ascend from 0 or the norm
+            cannot have them; or if the objective runs no attack or trains a companion network.
 
     Source:
         AFA Sec. 4, Eq. (1)-(3), Algorithm 1.
+
+    Example:
+        >>> from equipoise.models import WideResNet
+        >>> from equipoise.objectives import TRADES
+        >>> afa = AFA(
+        ...     objective=TRADES(),
+        ...     strengths=(0.0, 4 / 255, 8 / 255),
+        ...     schedule=Schedule(epochs=100, learning_rate=0.1, decay_epochs=(75, 90)),
+        ...     gate_schedule=Schedule(epochs=20, learning_rate=0.01, decay_epochs=(10,)),
+        ... )
+        >>> plan = afa.stages(partial(WideResNet, depth=28, width=10, classes=10))
+        >>> [(stage.name, stage.needs) for stage in plan]
+        [('branches', ()), ('gate', ('branches',))]
     """
 
     objective: AnyObjective
@@ -132,16 +147,16 @@ class AFA:
         if not single_network_objective(self.objective, "AFA").attacks:
             raise ValueError(
                 f"AFA needs an objective with an attack, got {type(self.objective).__name__}: "
-                "branches 1 and up would never see the images they are for."
+                "without one, branches 1 and up would never be trained on attacked images. Use "
+                "PGDAT, TRADES or MART."
             )
 
     def stages(self, make_network: MakeNetwork) -> list[Stage]:
-        """The plan: ``branches`` (stage I), then ``gate`` (stage II), or ``soup``."""
+        """Plan ``branches`` (stage I), then ``gate`` (stage II) or ``soup``."""
 
         def build_branches(needed: Mapping[str, nn.Module]) -> "BranchTask":
-            return BranchTask(
-                with_branches(make_network(), len(self.strengths), self.separate), self
-            )
+            network = with_branches(make_network(), len(self.strengths), self.separate)
+            return BranchTask(network, self)
 
         def build_gate(needed: Mapping[str, nn.Module]) -> "GateTask":
             branched = needed["branches"]
@@ -155,43 +170,42 @@ class AFA:
             )
             return GateTask(adaptive, self)
 
-        def build_soup(needed: Mapping[str, nn.Module]) -> "Untrained":
+        def build_soup(needed: Mapping[str, nn.Module]) -> UntrainedTask:
             branched = needed["branches"]
             assert isinstance(branched, BranchedNetwork)
-            return Untrained(model_soup(branched, self.soup or 0.0))
+            return UntrainedTask(model_soup(branched, self.soup or 0.0))
 
         stage = partial(Stage, validation=(self.strengths[0], self.strengths[-1]), norm=self.norm)
         first = stage(name="branches", build=build_branches, schedule=self.schedule)
         second = partial(stage, schedule=self.gate_schedule, needs=("branches",))
         if self.soup is not None:
             return [first, second(name="soup", build=build_soup, trains=False)]
-        # PGD through a fresh generator scores as well as through a trained one, so the best epoch
+        # PGD accuracy is as high with an untrained generator as with a trained one. The best epoch
         # would be an early one, whose weight does not depend on the image yet.
         return [first, second(name="gate", build=build_gate, keep="last")]
 
 
 class BranchTask(nn.Module):
-    """Stage I: clean images through branch 0, images of strength k through branch k.
+    """Stage I: clean images through branch 0, images attacked at strength k through branch k.
 
-    All strengths are attacked as one batch, in one grouped forward a step, unless the objective
-    forbids it: then one strength after the other, so that only images of one strength are mixed.
-    With ``split_batch`` the attacked branches get equal parts of the batch, and branch 0 gets all
-    of it.
+    All strengths are attacked as one batch, in one grouped forward a step. An objective that mixes
+    or compares images gets one batch for each strength instead. With ``split_batch``, the attacked
+    branches get equal parts of the batch and branch 0 gets all of it.
 
     Args:
-        network: A branched network with one branch a strength.
+        network: A branched network with one branch for each strength.
         method: Strengths, objective and attack.
 
     Raises:
-        ValueError: From ``forward``, if a batch is to be split and has fewer images than attacked
-            branches, or is shared by several processes.
+        ValueError: From ``forward``, if a batch to be split has fewer images than there are
+            attacked branches, or is shared by several processes.
 
     Source:
-        AFA Algorithm 1. Branches count from 0, its paths from 1. Eq. (3) adds the clean
-        loss to every path; Algorithm 1, which adds it once, is followed. Deviation: an objective's
+        AFA Algorithm 1. Branches count from 0, the paper's paths from 1. Eq. (3) adds the clean
+        loss to every path; we follow Algorithm 1, which adds it once. Deviation: an objective's
         clean term goes through branch 0, so that branch k sees only images of strength k. The
-        attack is made on path k alone, as Algorithm 1 has it after its switch: under TRADES it
-        climbs the divergence from path k's own prediction of the clean images.
+        attack on path k uses path k alone, as Algorithm 1 does after its switch: under TRADES it
+        maximises the divergence from path k's own prediction of the clean images.
     """
 
     def __init__(self, network: BranchedNetwork, method: AFA) -> None:
@@ -199,88 +213,101 @@ class BranchTask(nn.Module):
         self.network = network
         self.method = method
         if method.split_batch:
-            self.least_images = 2 * (network.branches - 1)  # an attacked branch normalises its own
+            # Two images for each attacked branch, which normalises its part by itself.
+            self.least_images = 2 * (network.branches - 1)
 
     def forward(
         self, images: Images, labels: Labels, generator: torch.Generator, progress: float
     ) -> dict[str, Tensor]:
-        """One step's loss over all paths."""
+        """Compute one step: the mean or sum over all paths of each path's mean loss."""
         objective = single_network_objective(self.method.objective, "AFA")
         paths = tuple(range(1, self.network.branches))
         groups = [paths] if objective.per_image_loss else [(path,) for path in paths]
         if self.method.split_batch and processes(generator) > 1:
             raise ValueError(
-                "split_batch deals out the batch of one process; with several, leave it off or "
-                "train on one device."
+                "split_batch divides the batch of one process, but several share this one. Leave "
+                "it off, or train on one device."
             )
-        through_clean: Predict = partial(self.network, branch=0)
-        dealt = self._dealt(images, labels)
-        batches = []
-        for group in groups:
-            through: Predict = partial(self.network, branch=group)
-            # Rows in plain order: noise is drawn in the order of memory.
-            clean = torch.cat([dealt[path][0] for path in group]).contiguous()
-            truth = torch.cat([dealt[path][1] for path in group])
-            strengths = [self.method.strengths[path] for path in group]
-            epsilon = torch.tensor(strengths, device=images.device)
-            adversarial = attacked(
-                self.network,
-                objective.goal(through, clean, truth),
-                clean,
-                epsilon.repeat_interleave(len(clean) // len(group)),
-                self.method.attack,
-                self.method.norm,
-                generator,
-                start_noise=objective.start_noise,
-                progress=progress,
-            )
-            batch = Batch(
-                clean=clean,
-                adversarial=adversarial,
-                labels=truth,
-                predict_clean=through_clean,
-                predict_adversarial=through,
-                generator=generator,
-            )
-            batches.append((len(group), batch))
-        natural = losses.cross_entropy(through_clean(dealt[0][0]), dealt[0][1])
-        means = [natural.mean()]
-        for paths_in_batch, batch in batches:
-            terms = objective.losses(batch)
-            means += [part.mean() for part in terms["loss"].chunk(paths_in_batch)]
-        by_path = torch.stack(means)
-        loss = by_path.mean() if self.method.reduction == "mean" else by_path.sum()
-        return {"loss": loss} | {f"loss_{k}": value for k, value in enumerate(by_path)}
+        by_path = self._divide(images, labels)
+        # All attacks come first: no branch's statistics depend on the order of the paths.
+        batches = [self._attack(group, by_path, generator, progress) for group in groups]
+        clean, clean_labels = by_path[0]
+        clean_logits = self.network(clean, branch=0)
+        path_losses = [losses.cross_entropy(clean_logits, clean_labels).mean()]
+        for group, batch in zip(groups, batches, strict=True):
+            loss = objective.losses(batch)["loss"]
+            path_losses += [path_loss.mean() for path_loss in loss.chunk(len(group))]
+        stacked = torch.stack(path_losses)
+        total = stacked.mean() if self.method.reduction == "mean" else stacked.sum()
+        return {"loss": total} | {f"loss_{k}": value for k, value in enumerate(stacked)}
 
-    def _dealt(self, images: Images, labels: Labels) -> list[tuple[Tensor, Tensor]]:
-        """What each path is given: the whole batch, or a part of its own."""
+    def _attack(
+        self,
+        group: tuple[int, ...],
+        by_path: list[tuple[Tensor, Tensor]],
+        generator: torch.Generator,
+        progress: float,
+    ) -> Batch:
+        """Attack the images of a group of paths, each at its strength and through its branch."""
+        objective = single_network_objective(self.method.objective, "AFA")
+        predict: Predict = partial(self.network, branch=group)
+        # Contiguous, because noise is drawn in memory order.
+        clean = torch.cat([by_path[path][0] for path in group]).contiguous()
+        labels = torch.cat([by_path[path][1] for path in group])
+        strengths = [self.method.strengths[path] for path in group]
+        epsilon = torch.tensor(strengths, device=clean.device)
+        epsilon = epsilon.repeat_interleave(len(clean) // len(group))
+        adversarial = perturb(
+            self.network,
+            objective.goal(predict, clean, labels),
+            clean,
+            self.method.attack.strength(epsilon, progress),
+            self.method.attack,
+            self.method.norm,
+            generator,
+            objective.start_noise,
+        )
+        return Batch(
+            clean=clean,
+            adversarial=adversarial,
+            labels=labels,
+            predict_clean=partial(self.network, branch=0),
+            predict_adversarial=predict,
+            generator=generator,
+        )
+
+    def _divide(self, images: Images, labels: Labels) -> list[tuple[Tensor, Tensor]]:
+        """List the images and labels of each path: the whole batch, or a part of it."""
         paths = self.network.branches
         if not self.method.split_batch:
             return [(images, labels)] * paths
         size = len(images) // (paths - 1)
         if size == 0:
             raise ValueError(
-                f"split_batch deals each batch out among {paths - 1} attacked branches, so it "
-                f"needs that many images or more, got {len(images)}; raise batch_size."
+                f"split_batch divides each batch among {paths - 1} attacked branches, so it "
+                f"needs at least that many images, got {len(images)}. Raise batch_size."
             )
         parts = zip(images.split(size), labels.split(size), strict=True)
         return [(images, labels), *list(parts)[: paths - 1]]
 
     def outcome(self) -> nn.Module:
-        """The branched network."""
+        """Return the branched network."""
         return self.network
 
     def predictor(self, epsilon: float) -> Predict:
-        """The branch that was trained for this strength; an oracle, never shown as robustness."""
+        """Return the branch trained for this strength.
+
+        Choosing it takes an oracle that knows the strength, so its accuracy is not robustness.
+        """
         return partial(self.network, branch=self.method.strengths.index(epsilon))
 
 
 class GateTask(nn.Module):
-    """Stage II: everything is frozen but the weight generator.
+    """Stage II: train the weight generator; everything else is frozen.
 
     Args:
         network: The two outermost branches and a fresh generator.
-        method: Strengths, attack and how the gate trains.
+        method: Strengths, attack and settings of the gate.
 
     Source:
         AFA Sec. 4.3, stage 2; Fig. 4(b).
@@ -294,13 +321,13 @@ class GateTask(nn.Module):
     def forward(
         self, images: Images, labels: Labels, generator: torch.Generator, progress: float
     ) -> dict[str, Tensor]:
-        """One step: classification loss, plus detection where it is switched on."""
+        """Compute one step: the classification loss, plus detection if it is switched on."""
         gate, top = self.method.gate, self.method.strengths[-1]
         strengths = torch.tensor(
             self.method.strengths[1 if gate.pairs else 0 :], device=images.device
         )
         epsilon = strengths[randint(len(strengths), len(images), generator).to(images.device)]
-        adversarial = attacked(
+        adversarial = perturb(
             self.network,
             self._goal(labels, progress),
             images,
@@ -315,26 +342,25 @@ class GateTask(nn.Module):
             epsilon = torch.cat([torch.zeros_like(epsilon), epsilon])
         else:
             images = adversarial
-        logits, opening = self.network.logits_and_gate(images)
-        weight = self.network.ceiling * torch.sigmoid(opening)
+        logits, gate_logit = self.network.logits_and_gate(images)
+        weight = self.network.ceiling * torch.sigmoid(gate_logit)
         loss = classification = losses.cross_entropy(logits, labels).mean()
         if gate.detection:
-            detection = losses.gate_cross_entropy(opening, 1 - epsilon / top).mean()
+            detection = losses.gate_cross_entropy(gate_logit, 1 - epsilon / top).mean()
             loss = loss + gate.detection * detection
-        clean, attacked_most = epsilon == 0, epsilon == top
         return {
             "loss": loss,
             "loss_classification": classification,
-            "weight_clean": _mean(weight, clean),
-            "weight_attacked": _mean(weight, attacked_most),
+            "weight_clean": _mean(weight, epsilon == 0),
+            "weight_attacked": _mean(weight, epsilon == top),
         }
 
     def outcome(self) -> nn.Module:
-        """The adaptive network."""
+        """Return the adaptive network."""
         return self.network
 
     def predictor(self, epsilon: float) -> Predict:
-        """The adaptive network, which estimates the strength itself."""
+        """Return the adaptive network, which estimates the strength itself."""
         return self.network
 
     def _goal(self, labels: Labels, progress: float) -> Goal:
@@ -343,5 +369,5 @@ class GateTask(nn.Module):
         return goals.cross_entropy(self.network, labels)
 
 
-def _mean(values: Tensor, rows: Tensor) -> Tensor:
-    return (values.detach() * rows).sum() / rows.sum().clamp_min(1)
+def _mean(values: Tensor, chosen: Tensor) -> Tensor:
+    return (values.detach() * chosen).sum() / chosen.sum().clamp_min(1)

@@ -1,6 +1,7 @@
 """Adversarial feature stacking: N extractors trained at different budgets, one linear merger."""
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import compress
@@ -13,16 +14,10 @@ from torch import Tensor, nn
 
 from equipoise.attacks import goals, losses
 from equipoise.distributed.shared_generator import global_size, local_mean, subset
+from equipoise.methods.schedule import Schedule
 from equipoise.methods.single_network import network_stage
-from equipoise.methods.stage import (
-    MakeNetwork,
-    Norm,
-    Schedule,
-    Stage,
-    TrainingAttack,
-    check_strengths,
-)
-from equipoise.methods.training_attack import attacked
+from equipoise.methods.stage import MakeNetwork, Norm, Stage, check_strengths
+from equipoise.methods.training_attack import TrainingAttack, perturb
 from equipoise.models import BranchedNetwork, FeatureStack, load
 from equipoise.models.io.external import import_network, is_external
 from equipoise.models.last_linear import find_last_linear
@@ -30,38 +25,51 @@ from equipoise.objectives import AnyObjective
 from equipoise.records.epsilon import Epsilon, Epsilons, format_epsilon
 from equipoise.types import Images, Labels, PerImage, Predict
 
-_MASKS = ({"1"}, {"0", "1"})
-
 
 @dataclass(frozen=True, kw_only=True)
 class AFS:
     """Train extractors at several budgets, then a linear merger over their features.
 
     Args:
-        objective: What the extractors minimise; the merger's loss is Eq. (5) whatever this is.
-        budgets: Strength of each extractor's training attack; 0 trains on clean images alone, which
-            with PGD-AT's or TRADES' loss is standard training.
+        objective: Loss of the extractors. The merger's loss is Eq. (5) whatever this is.
+        budgets: Strength of each extractor's training attack in pixel units. Budget 0 trains on
+            clean images alone, which is standard training with PGD-AT's or TRADES' loss.
         extractors: Trained networks to stack instead of training any: run folders, model folders,
-            or ``module:function``. Budgets, schedule and objective then have no meaning.
+            or ``module:function``. Budgets, schedule and objective are then ignored.
         mask: Which extractors are stacked, a 1 or 0 for each, such as ``"101"``; all by default.
-        merger: ``"trained"``, or ``"average"``: the mean of the members' logits, nothing trained.
-        attack: Search of every training attack.
+        merger: ``"trained"``, or ``"average"`` for the mean of the members' logits, without
+            training.
+        attack: Settings of every training attack.
         schedule: Optimiser and learning rate of each extractor.
-        merger_schedule: The same for the merger.
-        alpha: Weight of the merger's clean term, [0, 1]; 1 - alpha weighs its adversarial term.
+        merger_schedule: Optimiser and learning rate of the merger.
+        alpha: Weight of the merger's clean term, [0, 1]; its adversarial term has 1 - alpha.
         merger_epsilon: Strength at which the whole stack is attacked while the merger trains.
-        split_batch: Give each image one of the two terms, the first ``alpha`` of the batch clean,
-            as the authors' code does, rather than both, as Eq. (5) says.
-        norm: Geometry of the threat.
+        split_batch: Give each image one of the two terms, the first ``alpha`` of the batch the
+            clean one, as the authors' code does, instead of both, as Eq. (5) says.
+        norm: Norm of the threat.
 
     Raises:
-        ValueError: If the norm has no such strength, there is no budget and no extractor, an
-            extractor is named twice, alpha is not in [0, 1], or the mask does not have a 1 or 0
-            for each extractor and a 1 among them.
+        ValueError: If the norm cannot have such a strength, there is no budget and no extractor,
+            an extractor is named twice, alpha is not in [0, 1], or the mask does not have a 1 or 0
+            for each extractor and at least one 1.
 
     Source:
         AFS Sec. II, Eq. (1)-(5). Deviation: the best epoch is chosen on a validation split held
         out of the training set.
+
+    Example:
+        >>> from functools import partial
+        >>> from equipoise.models import WideResNet
+        >>> from equipoise.objectives import PGDAT
+        >>> afs = AFS(
+        ...     objective=PGDAT(),
+        ...     budgets=(4 / 255, 8 / 255),
+        ...     schedule=Schedule(epochs=70, learning_rate=0.1, decay_epochs=(60,)),
+        ...     merger_schedule=Schedule(epochs=5, learning_rate=0.1, decay_epochs=(2,)),
+        ... )
+        >>> plan = afs.stages(partial(WideResNet, depth=28, width=10, classes=10))
+        >>> [stage.name for stage in plan]
+        ['extractor0_4_255', 'extractor1_8_255', 'merger']
     """
 
     objective: AnyObjective
@@ -81,35 +89,37 @@ class AFS:
         check_strengths(self.norm, *self.budgets, self.merger_epsilon, self.attack.step_size)
         if not self.budgets and not self.extractors:
             raise ValueError("budgets must name at least one strength, got none.")
-        same = [
+        resolved = [
             name if is_external(name) else str(Path(name).resolve()) for name in self.extractors
         ]
-        twice = {
-            name for name, one in zip(self.extractors, same, strict=True) if same.count(one) > 1
+        repeated = {
+            name
+            for name, path in zip(self.extractors, resolved, strict=True)
+            if resolved.count(path) > 1
         }
-        if twice:
-            raise ValueError(f"extractors must differ, but {', '.join(twice)} is named twice.")
+        if repeated:
+            raise ValueError(f"extractors must differ, but {', '.join(repeated)} is named twice.")
         if self.merger not in ("trained", "average"):
             raise ValueError(f"merger must be trained or average, got {self.merger!r}.")
         if not 0 <= self.alpha <= 1:
             raise ValueError(f"alpha must be in [0, 1], got {self.alpha}.")
         count = len(self.extractors or self.budgets)
-        if self.mask is not None and (len(self.mask) != count or set(self.mask) not in _MASKS):
+        if self.mask is not None and not re.fullmatch(f"(?=.*1)[01]{{{count}}}", self.mask):
             raise ValueError(
-                f"mask must have a 1 or 0 for each of the {count} extractors, and a 1 among them, "
+                f"mask must have a 1 or 0 for each of the {count} extractors, and at least one 1, "
                 f"got {self.mask!r}."
             )
 
-    def stacked_extractors(self) -> tuple[str, ...]:
-        """Those of ``extractors`` that are in the mask."""
-        return tuple(compress(self.extractors, self.taken()))
+    def selected_extractors(self) -> tuple[str, ...]:
+        """List those of ``extractors`` that the mask selects."""
+        return tuple(compress(self.extractors, self.selected()))
 
-    def taken(self) -> list[bool]:
-        """For each extractor, whether it is in the mask."""
+    def selected(self) -> list[bool]:
+        """Tell for each extractor whether the mask selects it."""
         return [bit == "1" for bit in self.mask or "1" * len(self.extractors or self.budgets)]
 
     def stages(self, make_network: MakeNetwork) -> list[Stage]:
-        """The plan: independent extractor stages, then the merger, which needs them all."""
+        """Plan independent extractor stages, then the merger, which needs them all."""
         extractors = [
             network_stage(
                 f"extractor{number}_{format_epsilon(budget).replace('/', '_')}",
@@ -122,11 +132,11 @@ class AFS:
             )
             for number, budget in enumerate(self.budgets)
         ]
-        extractors = [] if self.extractors else list(compress(extractors, self.taken()))
-        names = tuple(stage.name for stage in extractors)
+        extractors = [] if self.extractors else list(compress(extractors, self.selected()))
 
         def build(needed: Mapping[str, nn.Module]) -> "MergerTask":
-            stack = stacked(needed or {name: extractor(name) for name in self.stacked_extractors()})
+            loaded = {name: load_extractor(name) for name in self.selected_extractors()}
+            stack = stack_networks(needed or loaded)
             if self.merger == "average":
                 stack.average()
             return MergerTask(stack, self)
@@ -137,56 +147,10 @@ class AFS:
             schedule=self.merger_schedule,
             validation=(0.0, self.merger_epsilon),
             norm=self.norm,
-            needs=names,
+            needs=tuple(stage.name for stage in extractors),
             trains=self.merger == "trained",
         )
         return [*extractors, merger]
-
-
-def extractor(name: str) -> nn.Module:
-    """A trained network to stack, by name.
-
-    Args:
-        name: A run folder, a model folder, or ``module:function``; code must be trusted here.
-
-    Returns:
-        The network.
-
-    Raises:
-        RunError: If it cannot be loaded, or its code is not trusted.
-        ValueError: If it cannot be a member of a stack.
-    """
-    if name.endswith((".onnx", ".pt2")):
-        raise ValueError(
-            f"{name} cannot be stacked: the layers of an exported network cannot be seen. Name the "
-            "model folder or the function that it was exported from."
-        )
-    network = import_network(name, {}) if is_external(name) else load(name)
-    if isinstance(network, BranchedNetwork):
-        raise ValueError(
-            f"{name} cannot be stacked: it is a branched network, the first stage of AFA, and "
-            "answers through a branch that is named. Stack the whole AFA model."
-        )
-    return network
-
-
-def stacked(networks: Mapping[str, nn.Module]) -> FeatureStack:
-    """A stack of networks for the same classes, with a fresh merger.
-
-    Args:
-        networks: Each under the name that a refusal gives it.
-
-    Returns:
-        The stack; the networks may differ in all but their number of classes.
-
-    Raises:
-        ValueError: If they differ in that, or one has no linear layer.
-    """
-    classes = {name: find_last_linear(network).out_features for name, network in networks.items()}
-    if len(set(classes.values())) > 1:
-        listed = ", ".join(f"{name} has {count}" for name, count in classes.items())
-        raise ValueError(f"a stack's members must know the same number of classes, but {listed}.")
-    return FeatureStack(list(networks.values()), next(iter(classes.values())))
 
 
 class MergerTask(nn.Module):
@@ -210,19 +174,19 @@ class MergerTask(nn.Module):
     def forward(
         self, images: Images, labels: Labels, generator: torch.Generator, progress: float
     ) -> dict[str, Tensor]:
-        """One step: alpha times the clean loss plus 1 - alpha times the adversarial loss."""
+        """Compute Eq. (5): alpha times the clean loss plus 1 - alpha times the adversarial loss."""
         clean_rows, attacked_rows, alpha = self._rows(labels, generator)
         clean = self._clean_loss(images, labels, clean_rows, generator)
         adversarial = self._adversarial_loss(images, labels, attacked_rows, generator)
-        loss = alpha * clean + (1 - alpha) * adversarial  # Eq. (5)
+        loss = alpha * clean + (1 - alpha) * adversarial  # AFS Eq. (5)
         return {"loss": loss, "loss_clean": clean, "loss_adversarial": adversarial}
 
     def outcome(self) -> nn.Module:
-        """The stack."""
+        """Return the stack."""
         return self.stack
 
     def predictor(self, epsilon: float) -> Predict:
-        """The stack, whatever the strength."""
+        """Return the stack, whatever the strength."""
         return self.stack
 
     def _rows(self, labels: Labels, generator: torch.Generator) -> tuple[Tensor, Tensor, float]:
@@ -253,7 +217,7 @@ class MergerTask(nn.Module):
         with subset(rows, generator) as count:  # attacked images come last
             first = len(labels) - count
             images, labels = images[first:], labels[first:]
-            adversarial = attacked(
+            adversarial = perturb(
                 self.stack,
                 goals.cross_entropy(self.stack, labels),
                 images,
@@ -271,3 +235,61 @@ class MergerTask(nn.Module):
 
     def _zero(self) -> Tensor:
         return self.stack.merger.bias.sum() * 0  # with a graph: a step needs gradients
+
+
+def load_extractor(name: str) -> nn.Module:
+    """Load a trained network to stack.
+
+    Args:
+        name: A run folder, a model folder, or ``module:function``, whose code must be trusted.
+
+    Returns:
+        The network.
+
+    Raises:
+        RunError: If it cannot be loaded, or its code is not trusted.
+        ValueError: If it cannot be a member of a stack.
+
+    Example:
+        >>> load_extractor("network.onnx")  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        ...
+        ValueError: network.onnx cannot be stacked: the layers of an exported network are not ...
+    """
+    if name.endswith((".onnx", ".pt2")):
+        raise ValueError(
+            f"{name} cannot be stacked: the layers of an exported network are not accessible. Name "
+            "the model folder or the function that it was exported from."
+        )
+    network = import_network(name, {}) if is_external(name) else load(name)
+    if isinstance(network, BranchedNetwork):
+        raise ValueError(
+            f"{name} cannot be stacked: it is the branched network of AFA's stage I, which needs a "
+            "branch to predict through. Stack the whole AFA model."
+        )
+    return network
+
+
+def stack_networks(networks: Mapping[str, nn.Module]) -> FeatureStack:
+    """Stack networks under a fresh merger.
+
+    Args:
+        networks: Each under the name that an error message calls it. They may differ in everything
+            but their number of classes.
+
+    Raises:
+        ValueError: If their numbers of classes differ, or one has no linear layer.
+
+    Example:
+        >>> first = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+        >>> second = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
+        >>> stack_networks({"first": first, "second": second}).sizes()
+        [64, 32]
+    """
+    classes = {name: find_last_linear(network).out_features for name, network in networks.items()}
+    if len(set(classes.values())) > 1:
+        listed = ", ".join(f"{name} has {count}" for name, count in classes.items())
+        raise ValueError(
+            f"all members of a stack must have the same number of classes, but {listed}."
+        )
+    return FeatureStack(list(networks.values()), next(iter(classes.values())))

@@ -10,15 +10,9 @@ from torch import Tensor, nn
 
 from equipoise.attacks import losses
 from equipoise.distributed.shared_generator import global_size, local_rows, subset
-from equipoise.methods.stage import (
-    MakeNetwork,
-    Norm,
-    Schedule,
-    Stage,
-    TrainingAttack,
-    check_strengths,
-)
-from equipoise.methods.training_attack import attacked
+from equipoise.methods.schedule import Schedule
+from equipoise.methods.stage import MakeNetwork, Norm, Stage, check_strengths
+from equipoise.methods.training_attack import TrainingAttack, perturb
 from equipoise.models import ConditionalNetwork, with_conditioning
 from equipoise.models.film import Start
 from equipoise.models.preference_encoding import PREFERENCES, Encoding, check_code
@@ -32,26 +26,26 @@ class OAT:
     """Train one network that takes the preference, lambda, as an input.
 
     Args:
-        objective: Loss of the attacked images, and what their attack climbs; the paper's is
-            PGD-AT's. Clean images have the plain cross-entropy, without label smoothing.
-        preferences: Lambdas to train for, ascending from 0 to 1.
-        zero_share: Share of each batch with lambda 0, rounded up to whole images; the other images
-            draw from the other preferences alike.
-        epsilon: Strength of the training and validation attack.
-        attack: Search of the training attack.
+        objective: Loss of the attacked images, and the goal of their attack; PGD-AT's in the
+            paper. Clean images have the plain cross-entropy, without label smoothing.
+        preferences: Values of lambda to train for, ascending in [0, 1], the last above 0.
+        zero_share: Share of each batch with lambda 0, rounded up to whole images. The other images
+            draw one of the other preferences uniformly.
+        epsilon: Strength of the training and the validation attack in pixel units.
+        attack: Settings of the training attack.
         schedule: Optimiser and learning rate.
-        encoding: How lambda enters the network; with all but ``"none"`` only ``preferences`` can
-            be asked for later.
+        encoding: How lambda enters the network. With any but ``"none"``, the trained network
+            accepts only ``preferences``.
         size: Length of an encoded lambda.
-        dual: Separate batch norms for images with lambda 0 and all others.
-        start: Initialisation of FiLM; the paper's is ``"fresh"``.
-        norm: Geometry of the threat.
+        dual: Use separate batch norms for images with lambda 0 and all others.
+        start: Initialisation of the FiLM layers; ``"fresh"`` in the paper.
+        norm: Norm of the threat.
 
     Raises:
-        ValueError: If preferences and encoding do not fit, none of the preferences is
-            above 0, ``zero_share`` is not in [0, 1) or above 0 exactly where 0 is a preference,
-            epsilon is not above 0 or none of the norm's, or the objective runs no attack, trains a
-            companion network, or mixes images, whose preferences differ.
+        ValueError: If preferences and encoding do not fit, no preference is above 0,
+            ``zero_share`` is not in [0, 1) or is above 0 without 0 among the preferences (or the
+            reverse), epsilon is not above 0 or the norm cannot have it; or if the objective runs
+            no attack, trains a companion network, or mixes images, which differ in preference.
 
     Source:
         Wang et al. 2020, "Once-for-All Adversarial Training: In-Situ Tradeoff between Robustness
@@ -59,6 +53,15 @@ class OAT:
         are the code's up to 16/255. Deviations: one best epoch is kept, by the mean of clean
         accuracy at the smallest lambda and robust accuracy at the largest; the code keeps one for
         each lambda and each of the two accuracies, so that its curves mix networks. No dropout.
+
+    Example:
+        >>> schedule = Schedule(epochs=100, learning_rate=0.1, decay_epochs=(75, 90))
+        >>> oat = OAT(epsilon=8 / 255, schedule=schedule)
+        >>> oat.preferences
+        (0.0, 0.1, 0.2, 0.3, 0.4, 1.0)
+        >>> preference = oat.draw(12, torch.Generator().manual_seed(0))
+        >>> int((preference == 0).sum())
+        2
     """
 
     objective: AnyObjective = PGDAT()
@@ -80,7 +83,7 @@ class OAT:
             raise ValueError(f"preferences must have one above 0, got {self.preferences}.")
         if not 0 <= self.zero_share < 1 or (self.zero_share > 0) != (self.preferences[0] == 0):
             raise ValueError(
-                "zero_share must be in (0, 1) where 0 is a preference and 0 where it is not, "
+                "zero_share must be in (0, 1) if 0 is a preference, and 0 if it is not, "
                 f"got {self.zero_share} with preferences {self.preferences}."
             )
         if not self.epsilon > 0:
@@ -88,12 +91,13 @@ class OAT:
         objective = single_network_objective(self.objective, "OAT")
         if not objective.attacks or not objective.per_image_loss:
             raise ValueError(
-                "OAT needs an objective with an attack, in which each image stands alone with its "
-                f"preference, got {type(self.objective).__name__}. Take PGDAT, TRADES or MART."
+                "OAT needs an objective that runs an attack and treats each image separately, "
+                f"because images differ in preference, got {type(self.objective).__name__}. Use "
+                "PGDAT, TRADES or MART."
             )
 
     def stages(self, make_network: MakeNetwork) -> list[Stage]:
-        """The plan: a single stage named ``conditional``."""
+        """Plan a single stage named ``conditional``."""
 
         def build(needed: Mapping[str, nn.Module]) -> "ConditionalTask":
             network = with_conditioning(
@@ -117,33 +121,34 @@ class OAT:
         ]
 
     def draw(self, images: int, generator: torch.Generator) -> PerImage:
-        """Lambda of each image of a batch.
+        """Draw lambda for each image of a batch.
 
         Args:
-            images: How many.
+            images: Number of images.
             generator: The only source of randomness.
 
         Returns:
-            ``(images,)`` on the generator's device, 0 at a fixed number of random places. A batch
-            so small that rounding up leaves none above 0 trains on clean images alone.
+            ``(images,)`` on the generator's device, with a fixed number of zeros at random
+            positions. If rounding up leaves none above 0, the batch trains on clean images alone.
 
         Source:
-            OAT's ``element_wise_sample_lambda``, which puts the zeros in front: its norms need
-            that, ours do not.
+            OAT's ``element_wise_sample_lambda``, which puts the zeros first, as its norms require;
+            ours do not.
         """
         device = generator.device
         above = torch.tensor([p for p in self.preferences if p > 0], device=device)
         preference = above[torch.randint(len(above), (images,), generator=generator, device=device)]
-        zeros = math.ceil(images * self.zero_share - 1e-9)  # 1/6 of 6 is one, whatever its bits
+        # The margin keeps 1/6 of 6 from rounding up to 2.
+        zeros = math.ceil(images * self.zero_share - 1e-9)
         preference[torch.randperm(images, generator=generator, device=device)[:zeros]] = 0.0
         return preference
 
 
 class ConditionalTask(nn.Module):
-    """Mean of (1 - lambda) loss(clean) + lambda loss(adversarial), each image with its own lambda.
+    """Mean of (1 - lambda) loss(clean) + lambda loss(adversarial), with each image's own lambda.
 
-    Clean images with lambda 0 go through BN_c; clean images with lambda above 0 and all adversarial
-    ones through BN_a, in a second forward. Images with lambda 0 are not attacked.
+    Clean images with lambda 0 go through BN_c. Clean images with lambda above 0 and all adversarial
+    images go through BN_a, in a second forward pass. Images with lambda 0 are not attacked.
 
     Args:
         network: A conditional network.
@@ -164,50 +169,61 @@ class ConditionalTask(nn.Module):
     def forward(
         self, images: Images, labels: Labels, generator: torch.Generator, progress: float
     ) -> dict[str, Tensor]:
-        """One step: clean forward, attack, adversarial forward."""
-        objective = single_network_objective(self.method.objective, "OAT")
-        preferences = self.method.draw(global_size(len(images), generator), generator)
-        preference = local_rows(preferences, generator).to(images.device)
+        """Compute one step: clean forward, attack, adversarial forward."""
+        whole = self.method.draw(global_size(len(images), generator), generator)
+        preference = local_rows(whole, generator).to(images.device)
         natural = losses.cross_entropy(self.network(images, preference=preference), labels)
         loss, rows = (1 - preference) * natural, preference.nonzero().squeeze(1)
         adversarial = loss.new_zeros(())
-        if bool(preferences.any()):  # all processes attack, or none: they draw the same numbers
-            own, clean, truth = preference[rows], images[rows], labels[rows]
-            predict: Predict = partial(self.network, preference=own)
-            with subset(preferences > 0, generator):
-                found = attacked(
-                    self.network,
-                    objective.goal(predict, clean, truth),
-                    clean,
-                    self.method.epsilon,
-                    self.method.attack,
-                    self.method.norm,
-                    generator,
-                    start_noise=objective.start_noise,
-                    progress=progress,
+        if bool(whole.any()):  # not the rows here: all processes of a group draw alike
+            with subset(whole > 0, generator):
+                attacked = self._adversarial_losses(
+                    images[rows], labels[rows], preference[rows], generator, progress
                 )
-                batch = Batch(
-                    clean=clean,
-                    adversarial=found,
-                    labels=truth,
-                    predict_clean=predict,
-                    predict_adversarial=predict,
-                    generator=generator,
-                )
-                terms = objective.losses(batch)
-            loss = loss.index_add(0, rows, own * terms["loss"])
-            adversarial = terms["loss"].sum() / max(1, len(rows))
+            loss = loss.index_add(0, rows, preference[rows] * attacked)
+            adversarial = attacked.sum() / max(1, len(rows))
         return {
             "loss": loss.mean(),
             "loss_clean": natural.mean(),
             "loss_adversarial": adversarial,
         }
 
+    def _adversarial_losses(
+        self,
+        images: Images,
+        labels: Labels,
+        preference: PerImage,
+        generator: torch.Generator,
+        progress: float,
+    ) -> PerImage:
+        """Attack images at their preferences and return the objective's losses."""
+        objective = single_network_objective(self.method.objective, "OAT")
+        predict: Predict = partial(self.network, preference=preference)
+        adversarial = perturb(
+            self.network,
+            objective.goal(predict, images, labels),
+            images,
+            self.method.attack.strength(self.method.epsilon, progress),
+            self.method.attack,
+            self.method.norm,
+            generator,
+            objective.start_noise,
+        )
+        batch = Batch(
+            clean=images,
+            adversarial=adversarial,
+            labels=labels,
+            predict_clean=predict,
+            predict_adversarial=predict,
+            generator=generator,
+        )
+        return objective.losses(batch)["loss"]
+
     def outcome(self) -> nn.Module:
-        """The conditional network."""
+        """Return the conditional network."""
         return self.network
 
     def predictor(self, epsilon: float) -> Predict:
-        """The network at its smallest preference for clean images, at its largest for others."""
+        """Return the network at its smallest preference for epsilon 0, else at its largest."""
         preference = self.network.preferences[0 if epsilon == 0 else -1]
         return partial(self.network, preference=preference)

@@ -1,4 +1,4 @@
-"""One network, one stage: standard training, PGD-AT, and every objective that needs no more."""
+"""One network in one stage: standard training, PGD-AT, and every objective that needs no more."""
 
 import re
 from collections.abc import Mapping
@@ -8,15 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from equipoise.distributed.shared_generator import randint
-from equipoise.methods.stage import (
-    MakeNetwork,
-    Norm,
-    Schedule,
-    Stage,
-    TrainingAttack,
-    check_strengths,
-)
-from equipoise.methods.training_attack import attacked
+from equipoise.methods.schedule import Schedule
+from equipoise.methods.stage import MakeNetwork, Norm, Stage, check_strengths
+from equipoise.methods.training_attack import TrainingAttack, perturb
 from equipoise.objectives import AnyObjective, Batch, Objective, TwoNetworkObjective
 from equipoise.records.epsilon import Epsilon, Epsilons
 from equipoise.types import Images, Labels, Predict
@@ -27,24 +21,36 @@ class SingleNetwork:
     """Train one network with one objective at one strength.
 
     Args:
-        objective: What is minimised.
-        epsilon: Strength of the training attack and of validation's; 0 for standard training.
-        random_budgets: Strengths of which one is drawn for each image at each step, in place of
-            ``epsilon``, which then is validation's alone.
-        attack: Search of the training attack.
+        objective: Loss, and the goal of its training attack.
+        epsilon: Strength of the training and the validation attack in pixel units; 0 for standard
+            training.
+        random_budgets: Strengths from which one is drawn for each image at each step, instead of
+            ``epsilon``, which then applies to validation alone.
+        attack: Settings of the training attack.
         schedule: Optimiser and learning rate.
-        norm: Geometry of the threat.
-        stage: Name of its one stage. Weights and the order of images are drawn from the run's seed
-            and this name: networks that are to be stacked need names of their own, or they start
-            from the same weights.
+        norm: Norm of the threat.
+        stage: Name of the only stage. Weights and the order of images are drawn from the run's
+            seed and this name, so networks that are to be stacked need different names. With the
+            same name they would start from the same weights.
 
     Raises:
-        ValueError: If the norm has no such strength, strengths are to be drawn for an objective
-            that runs no attack, or the stage is no plain name.
+        ValueError: If the norm cannot have such a strength, random budgets are set for an
+            objective that runs no attack, or the stage's name is not lower-case letters, digits
+            and underscores.
 
     Source:
         AFA and AFS baselines; AFS Eq. (3), one extractor with its classifier; with random budgets,
         Table VI, "Rand. pert."
+
+    Example:
+        >>> from functools import partial
+        >>> from equipoise.models import WideResNet
+        >>> from equipoise.objectives import PGDAT
+        >>> schedule = Schedule(epochs=100, learning_rate=0.1, decay_epochs=(75, 90))
+        >>> method = SingleNetwork(objective=PGDAT(), epsilon=8 / 255, schedule=schedule)
+        >>> (stage,) = method.stages(partial(WideResNet, depth=28, width=10, classes=10))
+        >>> stage.name
+        'network'
     """
 
     objective: AnyObjective
@@ -59,8 +65,8 @@ class SingleNetwork:
         check_strengths(self.norm, self.epsilon, *self.random_budgets, self.attack.step_size)
         if not re.fullmatch("[a-z0-9_]+", self.stage):
             raise ValueError(
-                f"stage must be small letters, digits and underscores, as it names a folder, got "
-                f"{self.stage!r}."
+                "stage must be lower-case letters, digits and underscores, because it names a "
+                f"folder, got {self.stage!r}."
             )
         attacks = isinstance(self.objective, TwoNetworkObjective) or self.objective.attacks
         if self.random_budgets and not attacks:
@@ -70,7 +76,7 @@ class SingleNetwork:
             )
 
     def stages(self, make_network: MakeNetwork) -> list[Stage]:
-        """The plan: a single stage."""
+        """Plan a single stage."""
         return [
             network_stage(
                 self.stage,
@@ -96,44 +102,60 @@ def network_stage(
     norm: Norm,
     random_budgets: tuple[float, ...] = (),
 ) -> Stage:
-    """A stage that trains one fresh network, with a fresh companion where the objective has one.
+    """Make a stage that trains one fresh network, and a companion if the objective has one.
 
     Args:
-        name: The stage's name.
+        name: Name of the stage.
         make_network: Makes the network.
-        objective: What is minimised.
-        epsilon: Strength of the training attack and of the validation attack.
-        attack: Search of the training attack.
+        objective: Loss, and the goal of its training attack; any class that follows the protocol.
+        epsilon: Strength of the training and the validation attack in pixel units.
+        attack: Settings of the training attack.
         schedule: Optimiser and learning rate.
-        norm: Geometry of the threat.
-        random_budgets: Strengths to draw from in training, in place of ``epsilon``.
+        norm: Norm of the threat.
+        random_budgets: Strengths to draw from in training, instead of ``epsilon``.
 
-    Returns:
-        The stage.
+    Example:
+        >>> from functools import partial
+        >>> from equipoise.models import WideResNet
+        >>> from equipoise.objectives import TRADES
+        >>> stage = network_stage(
+        ...     "network",
+        ...     partial(WideResNet, depth=10, width=1, classes=10, channels=1),
+        ...     objective=TRADES(),
+        ...     epsilon=8 / 255,
+        ...     attack=TrainingAttack(steps=3, relative_step=0.5),
+        ...     schedule=Schedule(epochs=3, learning_rate=0.1),
+        ...     norm="Linf",
+        ... )
+        >>> images, labels = torch.rand(2, 1, 8, 8), torch.tensor([3, 1])
+        >>> terms = stage.build({})(images, labels, torch.Generator(), 0.0)
+        >>> sorted(terms)
+        ['loss', 'loss_clean', 'loss_robust']
     """
 
     def build(needed: Mapping[str, nn.Module]) -> "NetworkTask":
-        network, companion, whole = make_network(), None, objective
-        if isinstance(whole, TwoNetworkObjective):
-            companion = whole.companion(make_network)
-            whole = whole.beside(companion)
-        return NetworkTask(network, whole, epsilon, attack, norm, random_budgets, companion)
+        network = make_network()
+        if isinstance(objective, TwoNetworkObjective):
+            companion = objective.make_companion(make_network)
+            paired = objective.with_companion(companion)
+            return NetworkTask(network, paired, epsilon, attack, norm, random_budgets, companion)
+        return NetworkTask(network, objective, epsilon, attack, norm, random_budgets)
 
     return Stage(name=name, build=build, schedule=schedule, validation=(epsilon,), norm=norm)
 
 
 class NetworkTask(nn.Module):
-    """One network, one objective, one strength.
+    """Train one network with one objective at one strength.
 
     Args:
-        network: What is trained.
-        objective: What is minimised.
-        epsilon: Strength of the attack; with 0 none is run.
-        attack: Its search.
-        norm: Geometry of the threat.
-        random_budgets: Strengths of which one is drawn for each image, in place of ``epsilon``.
-        companion: A network that the objective trains along; it is trained and checkpointed with
-            the task and is no part of the outcome.
+        network: The network to train.
+        objective: Loss, and the goal of the attack.
+        epsilon: Strength of the attack in pixel units; with 0 there is no attack.
+        attack: Settings of the attack.
+        norm: Norm of the threat.
+        random_budgets: Strengths from which one is drawn for each image, instead of ``epsilon``.
+        companion: Network that the objective trains beside ``network``. It is trained and
+            checkpointed with the task and is not part of the outcome.
 
     Source:
         AFS Eq. (3)-(4).
@@ -161,19 +183,19 @@ class NetworkTask(nn.Module):
     def forward(
         self, images: Images, labels: Labels, generator: torch.Generator, progress: float
     ) -> dict[str, Tensor]:
-        """One step's mean loss."""
+        """Compute one step: the mean of each of the objective's terms."""
         adversarial = images
         if self.objective.attacks and (self.random_budgets or self.epsilon > 0):
-            adversarial = attacked(
+            epsilon = self._strength(images, generator)
+            adversarial = perturb(
                 self.network,
                 self.objective.goal(self.network, images, labels),
                 images,
-                self._strength(images, generator),
+                self.attack.strength(epsilon, progress),
                 self.attack,
                 self.norm,
                 generator,
-                start_noise=self.objective.start_noise,
-                progress=progress,
+                self.objective.start_noise,
             )
         batch = Batch(
             clean=images,
@@ -187,11 +209,11 @@ class NetworkTask(nn.Module):
         return {name: term.mean() for name, term in terms.items()}
 
     def outcome(self) -> nn.Module:
-        """The network."""
+        """Return the network."""
         return self.network
 
     def predictor(self, epsilon: float) -> Predict:
-        """The network, whatever the strength."""
+        """Return the network, whatever the strength."""
         return self.network
 
     def _strength(self, images: Images, generator: torch.Generator) -> float | Tensor:

@@ -1,4 +1,4 @@
-"""What training minimises and what its attack climbs: one file an objective, listed here."""
+"""Training objectives, one file each: what training minimises and what its attack maximises."""
 
 from equipoise.objectives.avm import AVM
 from equipoise.objectives.base import (
@@ -17,7 +17,7 @@ from equipoise.objectives.tla import TLA
 from equipoise.objectives.trades import TRADES
 
 AnyObjective = Standard | PGDAT | TRADES | MART | IAT | FAT | TLA | LBGAT | AVM
-"""Every objective a recipe may name; a new one is one file, one import and one entry here."""
+"""Every objective that a recipe may name. To add one: one file, one import and one entry here."""
 
 __all__ = [
     "AVM",

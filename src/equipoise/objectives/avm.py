@@ -18,23 +18,30 @@ class AVM:
     """Soft cross-entropy at a random point between each image and its adversarial vertex.
 
     The vertex lies beyond the adversarial image, on the line from the clean one, inside the pixel
-    box. Labels are softer the nearer the point is to it. With 10 classes, the default label at the
-    vertex is exactly uniform: the network becomes flat there and hides its gradients, so judge it
-    by attacks that see through this (the paper's PGD gives twice AutoAttack's accuracy).
+    box. The closer the point is to it, the softer the label. With 10 classes, the default label at
+    the vertex is exactly uniform: the network becomes flat there and hides its gradients, so
+    evaluate it with attacks that do not rely on them (the accuracy under the paper's PGD is twice
+    that under AutoAttack).
 
     Args:
-        stretch: Distance of the vertex, in lengths of the perturbation; the paper's gamma.
-        clean_share: The label's share of the target at the clean image, [0, 1]; the rest is
-            spread over the other classes. The paper's lambda 1.
-        vertex_share: The same at the vertex; the paper's lambda 2.
+        stretch: Distance of the vertex, in lengths of the perturbation, above 0; the paper's gamma.
+        clean_share: Target of the label at the clean image, [0, 1]; the rest is spread over the
+            other classes. The paper's lambda 1.
+        vertex_share: Target of the label at the vertex, [0, 1]; the paper's lambda 2.
 
     Raises:
         ValueError: If a share is not in [0, 1] or stretch is not above 0.
 
     Source:
         Lee et al. 2020, Algorithm 1, and ``perturb_avmixup`` of their code, with Beta(1, 1), which
-        is uniform; one weight an image. Mixed images go through the adversarial branch. Without an
-        attack the vertex is the image itself, whose labels are then smoothed at random.
+        is uniform; one weight for each image. Mixed images go through the adversarial branch.
+        Without an attack the vertex is the image itself, whose label is then smoothed at random.
+
+    Example:
+        >>> AVM(stretch=0.0)
+        Traceback (most recent call last):
+        ...
+        ValueError: stretch must be above 0, got 0.0.
     """
 
     stretch: float = 2.0
@@ -53,11 +60,11 @@ class AVM:
             raise ValueError(f"stretch must be above 0, got {self.stretch}.")
 
     def goal(self, predict: Predict, clean: Images, labels: Labels) -> Goal:
-        """Cross-entropy of the label."""
+        """Return the cross-entropy."""
         return goals.cross_entropy(predict, labels)
 
     def losses(self, batch: Batch) -> dict[str, PerImage]:
-        """Soft cross-entropy at the mixed images."""
+        """Compute the soft cross-entropy at the mixed images."""
         clean = batch.clean
         weight = rand(len(clean), batch.generator).to(clean.device)[:, None]
         vertex = (clean + self.stretch * (batch.adversarial - clean)).clamp(0.0, 1.0)
@@ -66,26 +73,30 @@ class AVM:
         mixed = share * clean + (1 - share) * vertex
         logits = batch.predict_adversarial(mixed)
         classes = logits.shape[1]
-        hard = smoothed(batch.labels, classes, self.clean_share)
-        soft = smoothed(batch.labels, classes, self.vertex_share)
-        targets = weight * hard + (1 - weight) * soft
+        clean_target = smoothed_targets(batch.labels, classes, self.clean_share)
+        vertex_target = smoothed_targets(batch.labels, classes, self.vertex_share)
+        targets = weight * clean_target + (1 - weight) * vertex_target
         return {"loss": losses.soft_cross_entropy(logits, targets)}
 
 
-def smoothed(labels: Labels, classes: int, share: float) -> Float[Tensor, "batch classes"]:
-    """Targets in which the label has a share and the other classes have equal parts of the rest.
+def smoothed_targets(labels: Labels, classes: int, share: float) -> Float[Tensor, "batch classes"]:
+    """Make targets that give the label a share and split the rest evenly over the other classes.
 
     Args:
         labels: Class indices.
-        classes: How many there are.
-        share: The label's, [0, 1].
+        classes: Number of classes.
+        share: Probability of the label, [0, 1].
 
     Returns:
         Probabilities.
 
     Source:
-        Lee et al. 2020, their label smoothing; unlike ``label_smoothing``, whose rest goes to all
-        classes.
+        Lee et al. 2020, their label smoothing. Unlike ``label_smoothing``, it spreads the rest over
+        the other classes only.
+
+    Example:
+        >>> smoothed_targets(torch.tensor([1]), classes=3, share=0.5)
+        tensor([[0.2500, 0.5000, 0.2500]])
     """
-    hot = functional.one_hot(labels, classes).float()
-    return share * hot + (1 - share) / (classes - 1) * (1 - hot)
+    one_hot = functional.one_hot(labels, classes).float()
+    return share * one_hot + (1 - share) / (classes - 1) * (1 - one_hot)

@@ -1,4 +1,4 @@
-"""The contract of an objective, and of one that trains a second network beside the first."""
+"""Protocols of an objective, and of one that trains a second network; the batch that both see."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,6 +24,21 @@ class Batch:
             clean images alone.
         predict_adversarial: The same for adversarial images and images derived from them.
         generator: The only source of randomness.
+
+    Example:
+        >>> from equipoise.objectives import TRADES
+        >>> images, network = torch.rand(4, 1, 2, 2), nn.Sequential(nn.Flatten(), nn.Linear(4, 10))
+        >>> batch = Batch(
+        ...     clean=images,
+        ...     adversarial=images,
+        ...     labels=torch.tensor([3, 1, 4, 1]),
+        ...     predict_clean=network,
+        ...     predict_adversarial=network,
+        ...     generator=torch.Generator().manual_seed(0),
+        ... )
+        >>> terms = TRADES(beta=6.0).losses(batch)
+        >>> terms["loss_robust"].tolist()  # one number for each image
+        [0.0, 0.0, 0.0, 0.0]
     """
 
     clean: Images
@@ -36,44 +51,46 @@ class Batch:
 
 @runtime_checkable
 class Objective(Protocol):
-    """What training minimises, and the goal that its attack climbs.
+    """What training minimises, and the goal that its attack maximises.
 
-    An objective is a frozen dataclass of its settings. It never runs an attack and never sees a
-    branch: a method gives it one function for clean and one for adversarial images, which AFA
-    routes through different branches.
+    An objective is a frozen dataclass of settings. It never runs an attack and never sees a branch:
+    a method gives it one function for clean and one for adversarial images, which AFA routes
+    through different branches.
     """
 
     @property
     def attacks(self) -> bool:
-        """Whether it needs adversarial images at all."""
+        """Whether it needs adversarial images."""
         ...
 
     @property
     def start_noise(self) -> float | None:
-        """Deviation of the Gaussian noise around the clean image at which its attack begins, in
-        pixel units; ``None`` where the method's ``TrainingAttack`` says how it begins."""
+        """Standard deviation, in pixel units, of the Gaussian noise around the clean image at which
+        its attack starts; ``None`` to start as the method's ``TrainingAttack`` does."""
         ...
 
     @property
     def per_image_loss(self) -> bool:
-        """Whether each image's goal and loss stand alone, so that AFA may join the batches of
-        several strengths into one. False for what mixes or compares images, and for an attack
-        that lets some images go before others."""
+        """Whether each image's goal and loss are independent of the other images.
+
+        If so, AFA joins the batches of several strengths into one. False for an objective that
+        mixes or compares images, and for an attack that stops early on some images.
+        """
         ...
 
     def goal(self, predict: Predict, clean: Images, labels: Labels) -> Goal:
-        """What the attack climbs.
+        """Return what the attack maximises.
 
         Args:
-            predict: Images to logits, in the mode that the method chose for attacks once the
-                search runs; not before, so nothing is predicted here.
+            predict: Images to logits. The method sets the mode of its network only when the search
+                runs, so nothing may be predicted before.
             clean: The images under attack.
             labels: Their labels.
         """
         ...
 
     def losses(self, batch: Batch) -> dict[str, PerImage]:
-        """Per-image terms, not reduced; ``"loss"`` is what training minimises."""
+        """Compute per-image terms, not reduced; ``"loss"`` is what training minimises."""
         ...
 
 
@@ -81,40 +98,49 @@ class Objective(Protocol):
 class TwoNetworkObjective(Protocol):
     """Settings of an objective that trains a companion network beside the network itself.
 
-    The companion is part of the task: optimised, checkpointed and in training mode, and left out
-    of what the task hands on. It is an ``Objective`` only beside its companion.
+    The companion belongs to the task: it is optimised, checkpointed and put into training mode, but
+    it is not part of the task's outcome. Only ``with_companion`` gives an ``Objective``.
     """
 
-    def companion(self, make_network: Callable[[], nn.Module]) -> nn.Module:
-        """A fresh companion.
+    def make_companion(self, make_network: Callable[[], nn.Module]) -> nn.Module:
+        """Make a fresh companion.
 
         Args:
-            make_network: Makes a network like the one that it will accompany.
+            make_network: Makes a network like the one that the companion is trained with.
         """
         ...
 
-    def beside(self, companion: nn.Module) -> Objective:
-        """The objective beside its companion."""
+    def with_companion(self, companion: nn.Module) -> Objective:
+        """Return the objective that trains with this companion."""
         ...
 
 
 def single_network_objective(objective: Objective | TwoNetworkObjective, method: str) -> Objective:
-    """An objective as it is, for a method that has no place for a companion.
+    """Refuse an objective that trains a companion, for a method that cannot.
 
     Args:
-        objective: What the method was given.
-        method: The method's name.
+        objective: The method's objective.
+        method: Name of the method, for the message.
 
     Returns:
         The same objective.
 
     Raises:
         ValueError: If it trains a companion.
+
+    Example:
+        >>> from equipoise.objectives import LBGAT, PGDAT
+        >>> single_network_objective(PGDAT(), "AFA")
+        PGDAT(label_smoothing=0.0)
+        >>> single_network_objective(LBGAT(), "AFA")  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        ...
+        ValueError: AFA cannot train LBGAT, which trains a companion network: ...
     """
     if isinstance(objective, TwoNetworkObjective):
         raise ValueError(
-            f"{method} cannot train {type(objective).__name__}, which trains a companion beside "
-            "one whole network: here several share their weights, and nothing says which of them "
-            "the companion goes with. SingleNetwork and AFS can train it."
+            f"{method} cannot train {type(objective).__name__}, which trains a companion network: "
+            f"the networks that {method} trains share their weights, so it is undefined which of "
+            "them the companion belongs to. Use SingleNetwork or AFS, which can train it."
         )
     return objective

@@ -1,4 +1,4 @@
-"""Interpolated adversarial training: mixup of clean images, and mixup of adversarial ones."""
+"""IAT: interpolated adversarial training, mixup of clean images and of adversarial images."""
 
 from dataclasses import dataclass
 
@@ -12,31 +12,34 @@ from equipoise.types import Images, Labels, PerImage, Predict
 
 @dataclass(frozen=True, kw_only=True)
 class IAT:
-    """The mean of two mixup losses: one of clean images, one of adversarial images.
+    """Mean of two mixup losses: one of clean images, one of adversarial images.
 
-    The attack is on the unmixed images; adversarial images are then mixed among themselves. Each
-    half has a mixing weight of its own, one for the batch, and a permutation of its own.
+    The attack is on the unmixed images; adversarial images are then mixed with each other. Each
+    half has its own permutation and its own mixing weight, one for the batch.
 
     Source:
-        Lamb et al. 2019, Algorithm 1, with Beta(1, 1), which is uniform. There is no code of the
-        authors. Of two others', one draws a weight a batch (ndb796), as mixup's authors do and as
-        we do, the other one an image (P2333).
+        Lamb et al. 2019, Algorithm 1, with Beta(1, 1), which is uniform. The authors published no
+        code. Of two independent implementations, one draws a weight for each batch (ndb796), as
+        mixup's authors and we do, the other one for each image (P2333).
+
+    Example:
+        >>> IAT().per_image_loss  # it mixes images
+        False
     """
 
     attacks = True
     start_noise = None
-    per_image_loss = False  # it mixes images
+    per_image_loss = False
 
     def goal(self, predict: Predict, clean: Images, labels: Labels) -> Goal:
-        """Cross-entropy of the label."""
+        """Return the cross-entropy."""
         return goals.cross_entropy(predict, labels)
 
     def losses(self, batch: Batch) -> dict[str, PerImage]:
-        """Half the mixup loss of clean images plus half that of adversarial ones."""
-        natural = _mixup(batch.predict_clean, batch.clean, batch.labels, batch.generator)
-        attacked = _mixup(
-            batch.predict_adversarial, batch.adversarial, batch.labels, batch.generator
-        )
+        """Compute the mean of the mixup losses of clean and of adversarial images."""
+        labels, generator = batch.labels, batch.generator
+        natural = _mixup(batch.predict_clean, batch.clean, labels, generator)
+        attacked = _mixup(batch.predict_adversarial, batch.adversarial, labels, generator)
         loss = (natural + attacked) / 2
         return {"loss": loss, "loss_clean": natural, "loss_adversarial": attacked}
 
@@ -44,9 +47,10 @@ class IAT:
 def _mixup(
     predict: Predict, images: Images, labels: Labels, generator: torch.Generator
 ) -> PerImage:
-    place = generator.device
-    weight = torch.rand((), generator=generator, device=place).to(images.device)
-    other = torch.randperm(len(images), generator=generator, device=place).to(images.device)
-    logits = predict(weight * images + (1 - weight) * images[other])
-    own, others = (losses.cross_entropy(logits, each) for each in (labels, labels[other]))
-    return weight * own + (1 - weight) * others
+    device = generator.device
+    weight = torch.rand((), generator=generator, device=device).to(images.device)
+    partner = torch.randperm(len(images), generator=generator, device=device).to(images.device)
+    logits = predict(weight * images + (1 - weight) * images[partner])
+    first = losses.cross_entropy(logits, labels)
+    second = losses.cross_entropy(logits, labels[partner])
+    return weight * first + (1 - weight) * second

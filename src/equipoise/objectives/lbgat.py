@@ -1,4 +1,4 @@
-"""LBGAT: a teacher that learns clean images beside the network, and guides its boundary."""
+"""LBGAT: a teacher trained on clean images together with the network guides its boundary."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,23 +13,29 @@ from equipoise.types import Images, Labels, PerImage, Predict
 
 @dataclass(frozen=True, kw_only=True)
 class LBGAT:
-    """The network's logits at adversarial images follow a teacher's logits at the clean ones.
+    """Pull the network's logits at adversarial images to a teacher's logits at the clean ones.
 
-    The teacher is trained at the same time, by cross-entropy of clean images and by the gradient of
-    the distance, which is not cut off from it. The network itself has no cross-entropy. These are
-    settings; the objective is what ``beside`` returns.
+    The teacher is trained at the same time, by the cross-entropy of clean images and by the
+    gradient of the distance, which is not detached. The network itself has no cross-entropy. This
+    class holds the settings; ``with_companion`` gives the objective.
 
     Args:
-        beta: Weight of TRADES' divergence, 0 or more. With 0, the attack still climbs it and the
-            network still sees clean images, as in the authors' code.
+        beta: Weight of TRADES' divergence, 0 or more. With 0, the attack still maximises it and the
+            network still predicts clean images, as in the authors' code.
 
     Raises:
         ValueError: If beta is negative.
 
     Source:
-        Cui et al. 2021 and ``lbgat.py`` of their code. Deviations: the teacher is a network like
-        the one it guides, where theirs is a ResNet-18; the divergence is taken in log space; the
+        Cui et al. 2021 and ``lbgat.py`` of their code. Deviations: the teacher has the network's
+        architecture, where theirs is a ResNet-18; the divergence is computed in log space; the
         attack's start is projected onto the threat.
+
+    Example:
+        >>> from equipoise.objectives import Objective
+        >>> teacher = LBGAT().make_companion(lambda: nn.Linear(4, 10))
+        >>> isinstance(LBGAT().with_companion(teacher), Objective)
+        True
     """
 
     beta: float = 0.0
@@ -38,21 +44,21 @@ class LBGAT:
         if not self.beta >= 0:
             raise ValueError(f"beta must be 0 or more, got {self.beta}.")
 
-    def companion(self, make_network: Callable[[], nn.Module]) -> nn.Module:
-        """The teacher: a fresh network of the same maker."""
+    def make_companion(self, make_network: Callable[[], nn.Module]) -> nn.Module:
+        """Make the teacher, a fresh network of the same architecture."""
         return make_network()
 
-    def beside(self, companion: nn.Module) -> Objective:
-        """The objective, guided by this teacher."""
-        return Guided(teacher=companion, beta=self.beta)
+    def with_companion(self, companion: nn.Module) -> Objective:
+        """Return the objective that is guided by this teacher."""
+        return GuidedObjective(teacher=companion, beta=self.beta)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Guided:
-    """LBGAT beside its teacher.
+class GuidedObjective:
+    """LBGAT with its teacher.
 
     Args:
-        teacher: Trained along; called with clean images, in whatever mode it is in.
+        teacher: Trained with the network; called with clean images, in the mode that it is in.
         beta: Weight of TRADES' divergence.
 
     Source:
@@ -67,11 +73,14 @@ class Guided:
     per_image_loss = True
 
     def goal(self, predict: Predict, clean: Images, labels: Labels) -> Goal:
-        """KL divergence from the network's own prediction at the clean images."""
+        """Return the KL divergence from the network's own prediction at the clean images."""
         return goals.kl_divergence(predict, clean)
 
     def losses(self, batch: Batch) -> dict[str, PerImage]:
-        """The teacher's cross-entropy, the distance of logits, and beta times the divergence."""
+        """Compute the teacher's cross-entropy, the logits' distance and beta times the divergence.
+
+        The distance is the mean squared difference over classes.
+        """
         adversarial_logits = batch.predict_adversarial(batch.adversarial)
         clean_logits = batch.predict_clean(batch.clean)
         teacher_logits = self.teacher(batch.clean)

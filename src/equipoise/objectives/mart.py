@@ -1,4 +1,4 @@
-"""MART: adversarial training that leans on the images that are misclassified anyway."""
+"""MART: adversarial training that emphasises images that are misclassified without an attack."""
 
 from dataclasses import dataclass
 
@@ -13,20 +13,24 @@ class MART:
     """Boosted cross-entropy of adversarial images plus beta times a weighted KL divergence.
 
     The divergence from the clean to the adversarial prediction is weighted by one minus the clean
-    probability of the label. There is no cross-entropy of clean images, and the attack climbs
-    cross-entropy, not the divergence. The gradient flows to the clean prediction, through the
+    probability of the label. There is no cross-entropy of clean images, and the attack maximises
+    cross-entropy, not the divergence. The gradient flows to the clean prediction through the
     divergence and through its weight.
 
     Args:
-        beta: Weight of the divergence, 0 or more; the authors have 5 for ResNet-18, 6 for WRN.
+        beta: Weight of the divergence, 0 or more; the authors use 5 for ResNet-18 and 6 for WRN.
 
     Raises:
         ValueError: If beta is negative.
 
     Source:
         Wang et al. 2020, Algorithm 1 and ``mart.py`` of their code, which has the 1.0000001.
-        Deviations: the divergence is taken in log space, where their code adds 1e-12 to adversarial
-        probabilities; the attack's start is projected onto the threat.
+        Deviations: the divergence is computed in log space, where their code adds 1e-12 to the
+        adversarial probabilities; the attack's start is projected onto the threat.
+
+    Example:
+        >>> MART().start_noise, MART(beta=6.0).beta
+        (0.001, 6.0)
     """
 
     beta: float = 5.0
@@ -40,11 +44,11 @@ class MART:
             raise ValueError(f"beta must be 0 or more, got {self.beta}.")
 
     def goal(self, predict: Predict, clean: Images, labels: Labels) -> Goal:
-        """Cross-entropy of the label."""
+        """Return the cross-entropy."""
         return goals.cross_entropy(predict, labels)
 
     def losses(self, batch: Batch) -> dict[str, PerImage]:
-        """Boosted cross-entropy plus beta times the weighted divergence."""
+        """Compute the boosted cross-entropy plus beta times the weighted divergence."""
         clean_logits = batch.predict_clean(batch.clean)
         adversarial_logits = batch.predict_adversarial(batch.adversarial)
         boosted = losses.boosted_cross_entropy(adversarial_logits, batch.labels)

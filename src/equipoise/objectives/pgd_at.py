@@ -10,13 +10,21 @@ from equipoise.types import Images, Labels, PerImage, Predict
 
 @dataclass(frozen=True, kw_only=True)
 class PGDAT:
-    """Cross-entropy of adversarial images, whose attack climbs cross-entropy.
+    """Cross-entropy of adversarial images, whose attack maximises cross-entropy.
 
     Args:
-        label_smoothing: Share of the target spread evenly over all classes; 0 in the papers.
+        label_smoothing: Share of the target spread evenly over all classes, [0, 1]; 0 in the
+            papers.
 
     Source:
         Madry et al. 2018, Eq. (2.1); AFS Eq. (3).
+
+    Example:
+        >>> import torch
+        >>> goal = PGDAT().goal(lambda images: images.flatten(1), torch.zeros(1, 1, 1, 2),
+        ...                     torch.tensor([0]))
+        >>> round(goal(torch.tensor([[[[0.0, 1.0]]]])).item(), 4)  # log(1 + e)
+        1.3133
     """
 
     label_smoothing: float = 0.0
@@ -26,10 +34,10 @@ class PGDAT:
     per_image_loss = True
 
     def goal(self, predict: Predict, clean: Images, labels: Labels) -> Goal:
-        """Cross-entropy of the label."""
+        """Return the cross-entropy."""
         return goals.cross_entropy(predict, labels)
 
     def losses(self, batch: Batch) -> dict[str, PerImage]:
-        """Cross-entropy of the adversarial images."""
+        """Compute the cross-entropy of the adversarial images."""
         logits = batch.predict_adversarial(batch.adversarial)
         return {"loss": losses.cross_entropy(logits, batch.labels, self.label_smoothing)}

@@ -1,4 +1,4 @@
-"""TRADES: accuracy on clean images, and predictions that an attack does not move."""
+"""TRADES: accuracy on clean images, and predictions that an attack does not change."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ from equipoise.types import Images, Labels, PerImage, Predict
 
 @dataclass(frozen=True, kw_only=True)
 class TRADES:
-    """Cross-entropy of clean images plus beta times the KL divergence between both predictions.
+    """Cross-entropy of clean images plus beta times the KL divergence of the two predictions.
 
     The divergence is from the clean prediction to the adversarial one, and the gradient flows to
     both of them, as in the authors' code.
@@ -24,8 +24,14 @@ class TRADES:
     Source:
         Zhang et al. 2019, Algorithm 1 and ``trades.py`` of their code; beta is the paper's 1 /
         lambda. Deviations: the clean images are predicted once a step in training mode, not twice,
-        so that the batch norms see two batches, not three; the divergence is taken in log space;
-        the attack's start is projected onto the threat.
+        so the batch norms see two batches instead of three; the divergence is computed in log
+        space; the attack's start is projected onto the threat.
+
+    Example:
+        >>> TRADES(beta=-1.0)
+        Traceback (most recent call last):
+        ...
+        ValueError: beta must be 0 or more, got -1.0.
     """
 
     beta: float = 6.0
@@ -39,11 +45,11 @@ class TRADES:
             raise ValueError(f"beta must be 0 or more, got {self.beta}.")
 
     def goal(self, predict: Predict, clean: Images, labels: Labels) -> Goal:
-        """KL divergence from the prediction at the clean images."""
+        """Return the KL divergence from the prediction at the clean images."""
         return goals.kl_divergence(predict, clean)
 
     def losses(self, batch: Batch) -> dict[str, PerImage]:
-        """Cross-entropy of the clean images plus beta times the divergence."""
+        """Compute the clean cross-entropy plus beta times the divergence."""
         clean_logits = batch.predict_clean(batch.clean)
         adversarial_logits = batch.predict_adversarial(batch.adversarial)
         natural = losses.cross_entropy(clean_logits, batch.labels)

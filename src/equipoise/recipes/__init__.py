@@ -1,17 +1,19 @@
-"""Recipes: Python functions that return a frozen dataclass. This dict is the catalogue."""
+"""Recipes: Python functions without arguments that return a frozen dataclass. The catalogue.
 
-from collections.abc import Callable
+- ``digits``: every method on digits, in under a minute each (``trades_digits``).
+- ``cifar10_compact``: the main methods on CIFAR-10 for two cores (``trades_cifar10_compact``).
+- ``other_datasets_compact``: the same on CIFAR-100, SVHN and Tiny-ImageNet.
+- ``ablations``: recipes of the first two with one thing changed.
+- ``afa_paper``, ``afs_paper``: the papers' tables at full scale (``trades_cifar10_paper``).
+"""
 
 from equipoise.recipes import (
     ablations,
     afa_paper,
     afs_paper,
-    cifar10,
-    cifar10_methods,
+    cifar10_compact,
     digits,
-    digits_methods,
     other_datasets_compact,
-    series,
 )
 from equipoise.recipes.networks import (
     ImportedNetwork,
@@ -19,76 +21,57 @@ from equipoise.recipes.networks import (
     ResNetShape,
     WideResNetShape,
 )
-from equipoise.recipes.recipe import Evaluation, Recipe, from_json, to_json
+from equipoise.recipes.recipe import Evaluation, MakeRecipe, Recipe, from_json, to_json
 
-Make = Callable[[], Recipe]
-GROUPS: dict[str, tuple[Make, ...]] = {
+GROUPS: dict[str, tuple[MakeRecipe, ...]] = {
     "Digits": (
         digits.standard_digits,
         digits.pgd_at_digits,
         digits.afa_digits,
         digits.afa_digits_plain,
         digits.afs_digits,
-        digits_methods.trades_digits,
-        digits_methods.mart_digits,
-        digits_methods.iat_digits,
-        digits_methods.fat_digits,
-        digits_methods.fat_trades_digits,
-        digits_methods.fat_mart_digits,
-        digits_methods.tla_digits,
-        digits_methods.lbgat_digits,
-        digits_methods.avm_digits,
-        digits_methods.random_budget_digits,
-        digits_methods.oat_digits,
-        digits_methods.afa_trades_digits,
-        digits_methods.afa_mart_digits,
-        digits_methods.afa_iat_digits,
-        digits_methods.afs_trades_digits,
-        digits_methods.afs_one_budget_digits,
+        digits.trades_digits,
+        digits.mart_digits,
+        digits.iat_digits,
+        digits.fat_digits,
+        digits.fat_trades_digits,
+        digits.fat_mart_digits,
+        digits.tla_digits,
+        digits.lbgat_digits,
+        digits.avm_digits,
+        digits.random_budget_digits,
+        digits.oat_digits,
+        digits.afa_trades_digits,
+        digits.afa_mart_digits,
+        digits.afa_iat_digits,
+        digits.afs_trades_digits,
+        digits.afs_one_budget_digits,
     ),
-    "Digits: AFA and AFS with one thing changed": (
-        ablations.afs_digits_average,
-        ablations.afs_digits_alpha_0,
-        ablations.afs_digits_alpha_0_5,
-        ablations.afs_digits_alpha_0_8,
-        ablations.afs_digits_alpha_1,
-        ablations.afs_digits_mask_101,
-        ablations.afs_digits_mask_011,
-        ablations.afs_digits_mask_001,
-        ablations.afa_digits_k2,
-        ablations.afa_digits_k5,
-        ablations.afa_digits_k9,
-        ablations.afa_digits_stem,
-        ablations.afa_digits_per_norm,
-        ablations.afa_digits_channels,
-        ablations.afa_digits_statistics,
-        ablations.afa_digits_affine,
-        ablations.afa_digits_soup,
-    ),
+    "Digits: AFA and AFS with one thing changed": ablations.DIGITS,
     "CIFAR-10, compact": (
-        cifar10.standard_cifar10_compact,
-        cifar10.pgd_at_cifar10_compact,
-        cifar10.afa_cifar10_compact,
-        cifar10.afa_cifar10_compact_plain,
-        cifar10.afa_split_cifar10_compact,
-        cifar10.afs_cifar10_compact,
-        cifar10_methods.trades_cifar10_compact,
-        cifar10_methods.mart_cifar10_compact,
-        cifar10_methods.iat_cifar10_compact,
-        cifar10_methods.fat_cifar10_compact,
-        cifar10_methods.tla_cifar10_compact,
-        cifar10_methods.random_budget_cifar10_compact,
-        cifar10_methods.lbgat_cifar10_compact,
-        cifar10_methods.avm_cifar10_compact,
-        cifar10_methods.oat_cifar10_compact,
-        cifar10_methods.afa_trades_cifar10_compact,
-        cifar10_methods.afa_mart_cifar10_compact,
-        cifar10_methods.afa_iat_cifar10_compact,
+        cifar10_compact.standard_cifar10_compact,
+        cifar10_compact.pgd_at_cifar10_compact,
+        cifar10_compact.afa_cifar10_compact,
+        cifar10_compact.afa_cifar10_compact_plain,
+        cifar10_compact.afa_split_cifar10_compact,
+        cifar10_compact.afs_cifar10_compact,
+        cifar10_compact.trades_cifar10_compact,
+        cifar10_compact.mart_cifar10_compact,
+        cifar10_compact.iat_cifar10_compact,
+        cifar10_compact.fat_cifar10_compact,
+        cifar10_compact.tla_cifar10_compact,
+        cifar10_compact.random_budget_cifar10_compact,
+        cifar10_compact.lbgat_cifar10_compact,
+        cifar10_compact.avm_cifar10_compact,
+        cifar10_compact.oat_cifar10_compact,
+        cifar10_compact.afa_trades_cifar10_compact,
+        cifar10_compact.afa_mart_cifar10_compact,
+        cifar10_compact.afa_iat_cifar10_compact,
     ),
     "CIFAR-100, compact": other_datasets_compact.CIFAR100_COMPACT,
     "SVHN, compact": other_datasets_compact.SVHN_COMPACT,
     "Tiny-ImageNet, compact": other_datasets_compact.TINY_IMAGENET_COMPACT,
-    "Series of figures": series.SERIES,
+    "Ablations in one number": ablations.SERIES,
     "AFA, Figure 1": afa_paper.FIGURE_1,
     "AFA, Table 1, SVHN": afa_paper.TABLE_1_SVHN,
     "AFA, Table 1, CIFAR-10": afa_paper.TABLE_1_CIFAR10,
@@ -102,9 +85,9 @@ GROUPS: dict[str, tuple[Make, ...]] = {
     "AFS, Table V": afs_paper.TABLE_5,
     "AFS, Table VI": afs_paper.TABLE_6,
 }
-"""All recipes as ``equipoise list`` groups them; a new one is one function and one entry."""
+"""All recipes as ``equipoise list`` groups them. To add one: one function and one entry."""
 
-RECIPES: dict[str, Make] = {
+RECIPES: dict[str, MakeRecipe] = {
     recipe.__name__: recipe for group in GROUPS.values() for recipe in group
 }
 """Every recipe by name."""
@@ -114,7 +97,7 @@ __all__ = [
     "RECIPES",
     "Evaluation",
     "ImportedNetwork",
-    "Make",
+    "MakeRecipe",
     "PreActResNetShape",
     "Recipe",
     "ResNetShape",

@@ -1,19 +1,19 @@
-"""AFA's tables at its own scale: one recipe a row, on the networks and schedules of Sec. 5.1.
+"""AFA's tables at the paper's scale: one recipe a row, with the networks and schedules of Sec. 5.1.
 
-What the paper does not say is ours, and alike in all rows: batches of 128, weight decay 5e-4, ten
-steps of epsilon / 4 in training (of epsilon / 8 on SVHN), crops and flips (no flips on SVHN).
+Settings that the paper does not give are ours and equal in all rows: batches of 128, weight decay
+5e-4, ten attack steps of epsilon / 4 in training (epsilon / 8 on SVHN), crops, and flips except on
+SVHN.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from equipoise.data import SVHN, Augmentation, Cifar10, DataSource, TinyImageNet
-from equipoise.methods import AFA, OAT, AnyMethod, Gate, Schedule, SingleNetwork
-from equipoise.methods.stage import TrainingAttack
+from equipoise.methods import AFA, OAT, AnyMethod, Gate, Schedule, SingleNetwork, TrainingAttack
 from equipoise.objectives import IAT, MART, PGDAT, TRADES, AnyObjective, Standard
-from equipoise.recipes import cifar10
+from equipoise.recipes import cifar10_compact
 from equipoise.recipes.networks import AnyNetwork, ResNetShape, WideResNetShape
-from equipoise.recipes.recipe import Evaluation, Recipe, row
+from equipoise.recipes.recipe import Evaluation, MakeRecipe, Recipe, row
 from equipoise.training import TrainingConfig
 
 STRENGTHS = (0.0, 1 / 255, 2 / 255, 4 / 255, 8 / 255)
@@ -23,20 +23,20 @@ OBJECTIVES: dict[str, tuple[str, AnyObjective]] = {
     "iat": ("IAT", IAT()),
     "mart": ("MART", MART(beta=6.0)),  # the authors' for wide ResNets
 }
-Make = Callable[[], Recipe]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """What all rows of one data set share.
+    """Settings that all rows of one data set share.
 
     Args:
         data: The data set in recipes' names.
-        dataset: The same as a source.
+        dataset: The data set.
         network: The backbone.
-        learning_rate: Of networks and of AFA's stage I; stage II begins at a tenth of it.
-        flip: Whether a mirrored image is still one of its class.
-        attack: Search of every training attack.
+        learning_rate: Initial learning rate of single networks and AFA's stage I; stage II starts
+            at a tenth of it.
+        flip: Whether images may be mirrored without changing their class.
+        attack: Settings of every training attack.
     """
 
     data: str
@@ -48,14 +48,16 @@ class Setting:
 
     @property
     def schedule(self) -> Schedule:
-        """100 epochs, a tenth of the rate from 75 and again from 90 on."""
+        """100 epochs; the rate is divided by 10 at epochs 75 and 90."""
         return Schedule(epochs=100, learning_rate=self.learning_rate, decay_epochs=(75, 90))
 
-    def single(self, name: str, says: str, objective: AnyObjective, epsilon: float) -> Make:
-        """A row of one network."""
+    def single(
+        self, name: str, summary: str, objective: AnyObjective, epsilon: float
+    ) -> MakeRecipe:
+        """Make a row of a single network."""
         return self.row(
             name,
-            says,
+            summary,
             SingleNetwork(
                 objective=objective, epsilon=epsilon, attack=self.attack, schedule=self.schedule
             ),
@@ -64,15 +66,15 @@ class Setting:
     def afa(
         self,
         name: str,
-        says: str,
+        summary: str,
         objective: AnyObjective,
         strengths: tuple[float, ...],
         gate: Gate,
-    ) -> Make:
-        """A row of AFA: the paper's plain stage II, or a gate that is led to the attack."""
+    ) -> MakeRecipe:
+        """Make a row of AFA with the paper's plain stage II or a guided gate."""
         rate = self.learning_rate / 10
         second = Schedule(epochs=20, learning_rate=rate, decay_epochs=(10,))
-        if gate != Gate():  # SGD stays at chance: docs/decisions/008
+        if gate != Gate():  # with SGD a guided generator stays at chance: docs/decisions/008
             second = replace(second, optimiser="adamw", learning_rate=3e-3, shape="one_cycle")
         method = AFA(
             objective=objective,
@@ -82,63 +84,78 @@ class Setting:
             gate=gate,
             gate_schedule=second,
         )
-        return self.row(name, says, method)
+        return self.row(name, summary, method)
 
-    def table(self, objectives: Sequence[str]) -> tuple[Make, ...]:
-        """All rows of the data set: standard training, each objective alone and under AFA."""
-        made = [self.single(f"standard_{self.data}_paper", "Standard training.", Standard(), 0.0)]
+    def table(self, objectives: Sequence[str]) -> tuple[MakeRecipe, ...]:
+        """Make all rows: standard training, and each objective alone and under AFA."""
+        rows = [self.single(f"standard_{self.data}_paper", "Standard training.", Standard(), 0.0)]
         for key in objectives:
             label, objective = OBJECTIVES[key]
-            over = "afa" if key == "pgd_at" else f"afa_{key}"
-            made += [
+            afa_name = "afa" if key == "pgd_at" else f"afa_{key}"
+            rows += [
                 self.single(f"{key}_{self.data}_paper", f"{label} at 8/255.", objective, 8 / 255),
                 self.afa(
-                    f"{over}_{self.data}_paper",
+                    f"{afa_name}_{self.data}_paper",
                     f"{label} + ours: AFA, K = 5, plain stage II.",
                     objective,
                     STRENGTHS,
                     Gate(),
                 ),
             ]
-        says = "AFA over PGD-AT, K = 5, with a gate that is led to the attack."
-        made.append(
-            self.afa(f"afa_{self.data}_paper_led", says, PGDAT(), STRENGTHS, cifar10.GUIDED_GATE)
+        summary = "AFA over PGD-AT, K = 5, with a guided gate."
+        rows.append(
+            self.afa(
+                f"afa_{self.data}_paper_led",
+                summary,
+                PGDAT(),
+                STRENGTHS,
+                cifar10_compact.GUIDED_GATE,
+            )
         )
-        return tuple(made)
+        return tuple(rows)
 
-    def row(self, name: str, says: str, method: AnyMethod) -> Make:
-        """A row of any method."""
+    def row(self, name: str, summary: str, method: AnyMethod) -> MakeRecipe:
+        """Make a row of any method."""
         recipe = Recipe(
             name=name,
             dataset=self.dataset,
             network=self.network,
             method=method,
-            # Reflected borders: a generator learns a border that an attack colours (decision 008).
+            # With a constant border, a generator would detect attacks by their effect on it
+            # (docs/decisions/008).
             loop=TrainingConfig(
                 augmentation=Augmentation(shift=4, padding="reflect", flip=self.flip)
             ),
             evaluation=Evaluation(epsilons=STRENGTHS, suites=("quick", "paper", "adaptive")),
         )
-        return row(recipe, says)
+        return row(recipe, summary)
 
 
-SMALLER = WideResNetShape(depth=16, width=8)
+WRN_16_8 = WideResNetShape(depth=16, width=8)
+WRN_28_10 = WideResNetShape(depth=28, width=10)
 ON_SVHN = Setting(
     data="svhn",
     dataset=SVHN(),
-    network=SMALLER,
+    network=WRN_16_8,
     learning_rate=0.01,
     flip=False,
-    attack=TrainingAttack(
-        relative_step=0.125
-    ),  # longer steps overrate networks there (Rice et al.)
+    # Longer steps overestimate robustness on SVHN (Rice et al. 2020).
+    attack=TrainingAttack(relative_step=0.125),
 )
-ON_CIFAR10 = Setting(data="cifar10", dataset=Cifar10(), network=WideResNetShape(depth=28, width=10))
-ON_TINY_IMAGENET = Setting(data="tiny_imagenet", dataset=TinyImageNet(), network=SMALLER)
+ON_CIFAR10 = Setting(data="cifar10", dataset=Cifar10(), network=WRN_28_10)
+ON_TINY_IMAGENET = Setting(data="tiny_imagenet", dataset=TinyImageNet(), network=WRN_16_8)
 
 TABLE_1_SVHN = ON_SVHN.table(("pgd_at", "trades", "iat", "mart"))
+"""As on CIFAR-10: ``standard_svhn_paper``, ``trades_svhn_paper``, ``afa_svhn_paper`` and so on."""
+
 TABLE_1_CIFAR10 = ON_CIFAR10.table(("pgd_at", "trades", "iat", "mart"))
+"""``standard_cifar10_paper``, ``pgd_at_cifar10_paper``, ``trades_cifar10_paper``,
+``iat_cifar10_paper``, ``mart_cifar10_paper``; ``afa_cifar10_paper``, ``afa_trades_cifar10_paper``,
+``afa_iat_cifar10_paper``, ``afa_mart_cifar10_paper`` and ``afa_cifar10_paper_led``."""
+
 TABLE_2 = ON_TINY_IMAGENET.table(("pgd_at", "trades", "mart"))
+"""``standard_tiny_imagenet_paper``, ``trades_tiny_imagenet_paper`` and so on."""
+
 FIGURE_1 = (
     ON_SVHN.row(
         "oat_svhn_paper",
@@ -146,7 +163,7 @@ FIGURE_1 = (
         OAT(epsilon=8 / 255, schedule=ON_SVHN.schedule),
     ),
 )
-"""Its other curves are rows of Table 1."""
+"""``oat_svhn_paper``; the figure's other curves are rows of Table 1."""
 
 TABLE_3 = (
     replace(ON_CIFAR10, network=ResNetShape(depth=50)).single(
@@ -156,7 +173,7 @@ TABLE_3 = (
         0.0,
     ),
 )
-"""Its rows are those of Table 1."""
+"""``surrogate_cifar10_paper``; the table's rows are those of Table 1."""
 
 TABLE_4 = tuple(
     ON_CIFAR10.afa(
@@ -172,4 +189,4 @@ TABLE_4 = tuple(
         tuple(k / 255 for k in range(9)),
     )
 )
-"""K = 5 is ``afa_cifar10_paper``."""
+"""``afa_cifar10_paper_k2``, ``_k3`` and ``_k9``; K = 5 is ``afa_cifar10_paper``."""

@@ -1,18 +1,17 @@
-"""AFS's tables at its own scale: one recipe a row, on the network and schedules of Sec. III.
+"""AFS's tables at the paper's scale: one recipe a row, with the network and schedules of Sec. III.
 
-Table IV quotes FAT, TLA, TRADES and LBGAT from their papers, which have other networks and
-schedules. Here all rows have the same: that makes a table. ``--network.depth 34`` gives theirs.
+Table IV quotes FAT, TLA, TRADES and LBGAT from their papers, which use other networks and
+schedules. Here all rows share one network and schedule, so that they are comparable.
+``--network.depth 34`` gives the network of those papers.
 """
 
-from collections.abc import Callable
 from dataclasses import replace
 
 from equipoise.data import Augmentation, Cifar10, Cifar100, DataSource
-from equipoise.methods import AFS, AnyMethod, Schedule, SingleNetwork
-from equipoise.methods.stage import TrainingAttack
+from equipoise.methods import AFS, AnyMethod, Schedule, SingleNetwork, TrainingAttack
 from equipoise.objectives import AVM, FAT, LBGAT, PGDAT, TLA, TRADES, AnyObjective, Standard
 from equipoise.recipes.networks import WideResNetShape
-from equipoise.recipes.recipe import Evaluation, Recipe, row
+from equipoise.recipes.recipe import Evaluation, MakeRecipe, Recipe, row
 from equipoise.training import TrainingConfig
 
 PGD_AT, CIFAR10 = PGDAT(), Cifar10()
@@ -21,21 +20,21 @@ BUDGETS = tuple(k / 255 for k in range(10))
 ATTACK = TrainingAttack(steps=10, step_size=2 / 255, relative_step=None)
 SCHEDULE = Schedule(epochs=70, learning_rate=0.1, decay_epochs=(60,))
 MERGER = Schedule(epochs=5, learning_rate=0.1, decay_epochs=(2,))
-"""Its decay "at 3" is after two epochs, as in the authors' code. Its batches have 128 images, as
-the extractors', where the paper's have 100."""
+"""The paper's decay "at 3" is after two epochs, as in the authors' code.
+
+Batches have 128 images, as for the extractors; the paper's have 100.
+"""
 
 PGD = Evaluation(epsilons=(0.0, TOP), suites=("paper", "adaptive"))
 AUTOATTACK = Evaluation(epsilons=(0.0, TOP), suites=("paper", "autoattack", "adaptive"))
 
 CURVE = tuple(k / 255 for k in (0, 2, 4, 6, 8))
-"""Strengths of Fig. 4(a), which shows five of these models."""
-
-Make = Callable[[], Recipe]
+"""Strengths of Fig. 4(a), for the five models that it shows."""
 
 
 def single(
     name: str,
-    says: str,
+    summary: str,
     objective: AnyObjective = PGD_AT,
     *,
     epsilon: float = TOP,
@@ -44,8 +43,8 @@ def single(
     width: int = 10,
     evaluation: Evaluation = PGD,
     stage: str = "network",
-) -> Make:
-    """A row of one network."""
+) -> MakeRecipe:
+    """Make a row of a single network."""
     method = SingleNetwork(
         objective=objective,
         epsilon=epsilon,
@@ -54,7 +53,7 @@ def single(
         schedule=SCHEDULE,
         stage=stage,
     )
-    return _row(name, says, method, dataset, evaluation, width)
+    return _row(name, summary, method, dataset, evaluation, width)
 
 
 def stack(
@@ -65,8 +64,8 @@ def stack(
     alpha: float = 0.5,
     dataset: DataSource = CIFAR10,
     evaluation: Evaluation = PGD,
-) -> Make:
-    """A row of AFS. Of the budgets 0 to 8, those in the mask are trained."""
+) -> MakeRecipe:
+    """Make a row of AFS over those of the budgets 0 to 8 that the mask selects."""
     method = AFS(
         objective=PGD_AT,
         budgets=BUDGETS[:9],
@@ -77,12 +76,12 @@ def stack(
         alpha=alpha,
         merger_epsilon=TOP,
     )
-    says = f"AFS of extractors {members}, alpha {alpha:g}."
-    return _row(name, says, method, dataset, evaluation)
+    summary = f"AFS of extractors {members}, alpha {alpha:g}."
+    return _row(name, summary, method, dataset, evaluation)
 
 
-def compared(data: str, dataset: DataSource) -> tuple[Make, ...]:
-    """The rows that Tables IV and V share: all of Table V."""
+def compared(data: str, dataset: DataSource) -> tuple[MakeRecipe, ...]:
+    """Make the rows that Tables IV and V share, which are all of Table V."""
     rows: dict[str, tuple[str, AnyObjective]] = {
         f"lbgat_trades_{data}_paper": ("LBGAT + TRADES, beta 6.", LBGAT(beta=6.0)),
         f"avm_{data}_paper": ("Adversarial vertex mixup, which hides gradients.", AVM()),
@@ -90,8 +89,8 @@ def compared(data: str, dataset: DataSource) -> tuple[Make, ...]:
     }
     return (
         *(
-            single(name, says, objective, dataset=dataset, evaluation=AUTOATTACK)
-            for name, (says, objective) in rows.items()
+            single(name, summary, objective, dataset=dataset, evaluation=AUTOATTACK)
+            for name, (summary, objective) in rows.items()
         ),
         stack(
             f"afs_{data}_paper",
@@ -103,12 +102,12 @@ def compared(data: str, dataset: DataSource) -> tuple[Make, ...]:
 
 def _row(
     name: str,
-    says: str,
+    summary: str,
     method: AnyMethod,
     dataset: DataSource,
     evaluation: Evaluation,
     width: int = 10,
-) -> Make:
+) -> MakeRecipe:
     recipe = Recipe(
         name=name,
         dataset=dataset,
@@ -117,7 +116,7 @@ def _row(
         loop=TrainingConfig(augmentation=Augmentation(shift=4, flip=True)),
         evaluation=evaluation,
     )
-    return row(recipe, says)
+    return row(recipe, summary)
 
 
 TABLE_1 = tuple(
@@ -127,7 +126,7 @@ TABLE_1 = tuple(
         PGD_AT if k else Standard(),
         epsilon=budget,
         evaluation=replace(PGD, epsilons=CURVE) if k in (2, 4, 6, 8) else PGD,
-        stage=f"extractor_{k}",  # they are stacked: weights of its own for each
+        stage=f"extractor_{k}",  # they are stacked, so each needs different initial weights
     )
     for k, budget in enumerate(BUDGETS)
 )
@@ -146,8 +145,8 @@ TABLE_3 = tuple(
 )
 TABLE_4 = (
     *(
-        single(name, says, objective, evaluation=AUTOATTACK)
-        for name, says, objective in (
+        single(name, summary, objective, evaluation=AUTOATTACK)
+        for name, summary, objective in (
             ("fat_trades_cifar10_paper", "FAT over TRADES, tau 1.", FAT(over=TRADES(), tau=1)),
             ("tla_cifar10_paper", "Triplet loss adversarial training.", TLA()),
             ("trades_cifar10_paper_afs", "TRADES, beta 6, on AFS's schedule.", TRADES()),
@@ -164,4 +163,4 @@ TABLE_6 = (
     ),
     single("large_cifar10_paper", "PGD-AT at 8/255 on WRN-28-30.", width=30),
 )
-"""Its baseline is ``pgd_at_cifar10_paper_afs``, its AFS ``afs_cifar10_paper``."""
+"""The table's baseline is ``pgd_at_cifar10_paper_afs``, its AFS row ``afs_cifar10_paper``."""

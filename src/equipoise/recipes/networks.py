@@ -1,4 +1,4 @@
-"""Which backbone is trained: small frozen descriptions that a recipe stores."""
+"""Backbones as frozen dataclasses that a recipe stores."""
 
 import inspect
 import json
@@ -19,12 +19,12 @@ from equipoise.models.io.trust import import_trusted_function
 
 @dataclass(frozen=True, kw_only=True)
 class WideResNetShape:
-    """Which wide ResNet is trained; channels and classes come from the data.
+    """Wide ResNet; its channels and classes come from the data.
 
     Args:
-        depth: 6 n + 4.
+        depth: Depth, 6 n + 4.
         width: Width factor.
-        activation: ``"relu"`` or ``"silu"``.
+        activation: Activation function, ``"relu"`` or ``"silu"``.
     """
 
     depth: int
@@ -32,7 +32,7 @@ class WideResNetShape:
     activation: Literal["relu", "silu"] = "relu"
 
     def maker(self, dataset: DataSet) -> MakeNetwork:
-        """A function that makes a fresh network for a data set."""
+        """Return a function that makes a fresh network for a data set."""
         return partial(
             WideResNet, **asdict(self), classes=dataset.classes, channels=dataset.channels
         )
@@ -40,12 +40,12 @@ class WideResNetShape:
 
 @dataclass(frozen=True, kw_only=True)
 class ResNetShape:
-    """Which ResNet is trained; channels and classes come from the data.
+    """ResNet; its channels and classes come from the data.
 
     Args:
-        depth: 18, 34 or 50.
-        activation: ``"relu"`` or ``"silu"``.
-        stem: ``"small"``, or ``"imagenet"`` for images of 100 pixels and more.
+        depth: Depth: 18, 34 or 50.
+        activation: Activation function, ``"relu"`` or ``"silu"``.
+        stem: ``"small"``, or ``"imagenet"`` for images of 100 pixels a side and more.
         width: Channels of the first stage.
     """
 
@@ -55,17 +55,17 @@ class ResNetShape:
     width: int = 64
 
     def maker(self, dataset: DataSet) -> MakeNetwork:
-        """A function that makes a fresh network for a data set."""
+        """Return a function that makes a fresh network for a data set."""
         return partial(ResNet, **asdict(self), classes=dataset.classes, channels=dataset.channels)
 
 
 @dataclass(frozen=True, kw_only=True)
 class PreActResNetShape:
-    """Which pre-activation ResNet is trained; channels and classes come from the data.
+    """Pre-activation ResNet; its channels and classes come from the data.
 
     Args:
-        depth: 18 or 34.
-        activation: ``"relu"`` or ``"silu"``.
+        depth: Depth: 18 or 34.
+        activation: Activation function, ``"relu"`` or ``"silu"``.
         width: Channels of the first stage.
     """
 
@@ -74,22 +74,22 @@ class PreActResNetShape:
     width: int = 64
 
     def maker(self, dataset: DataSet) -> MakeNetwork:
-        """A function that makes a fresh network for a data set."""
+        """Return a function that makes a fresh network for a data set."""
         return partial(
             PreActResNet, **asdict(self), classes=dataset.classes, channels=dataset.channels
         )
 
 
-def _object(text: str) -> dict[str, Any]:
+def _parse_object(text: str) -> dict[str, Any]:
     try:
-        found = json.loads(text)
+        value = json.loads(text)
     except ValueError as error:
         raise ValueError(f"arguments must be a JSON object, got {text!r} ({error})") from None
-    if not isinstance(found, dict):
+    if not isinstance(value, dict):
         raise ValueError(
             f"arguments must be a JSON object such as '{{\"depth\": 3}}', got {text!r}"
         )
-    return found
+    return value
 
 
 Arguments = Annotated[
@@ -97,29 +97,33 @@ Arguments = Annotated[
     tyro.constructors.PrimitiveConstructorSpec(
         nargs=1,
         metavar="JSON",
-        instance_from_str=lambda given: _object(given[0]),
+        instance_from_str=lambda words: _parse_object(words[0]),
         is_instance=lambda value: isinstance(value, dict),
         str_from_instance=lambda value: [json.dumps(value)],
     ),
 ]
-"""What a function is called with, by name; on the command line a JSON object."""
+"""Keyword arguments of a function; a JSON object on the command line."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImportedNetwork:
-    """Somebody's own network, made by a function of theirs.
+    """Your own network, made by an importable function.
 
     Args:
         function: ``module:function``; it returns a fresh ``nn.Module`` from images in [0, 1] to
-            logits. If it has arguments called ``classes`` or ``channels``, it is given those of the
-            data.
+            logits. Parameters named ``classes`` and ``channels`` get the values of the data set.
         arguments: Its other arguments.
         weights: A .safetensors file of the network's ``state_dict()`` to start from.
-        logits: Which part of its answer holds the logits: a key, a place, or binary.
-        last_linear: Dotted name of its last linear layer, where it is not the one registered last.
+        logits: Part of the network's output that holds the logits: a key, an index, or
+            ``binary`` for a single logit.
+        last_linear: Dotted name of its last linear layer, if that is not the one registered last.
 
     Raises:
         ValueError: If the function is not written ``module:function``.
+
+    Example:
+        >>> ImportedNetwork(function="my_networks:make_cnn", arguments={"width": 32}).function
+        'my_networks:make_cnn'
     """
 
     function: str
@@ -132,15 +136,15 @@ class ImportedNetwork:
         if Path(self.function).suffix in (".pt2", ".onnx") or ":" not in self.function:
             raise ValueError(
                 "a network to train is written module:function, a function that makes it, got "
-                f"{self.function!r}. Files of torch.export and ONNX can only be evaluated; weights "
-                "in a .safetensors file go to --network.weights."
+                f"{self.function!r}. torch.export and ONNX files can only be evaluated; "
+                "weights in a .safetensors file are passed with --network.weights."
             )
 
     def maker(self, dataset: DataSet) -> MakeNetwork:
-        """A function that makes a fresh network for a data set; its code must be trusted here."""
-        wanted = inspect.signature(import_trusted_function(self.function)).parameters
+        """Return a function that makes a fresh network for a data set; its code must be trusted."""
+        parameters = inspect.signature(import_trusted_function(self.function)).parameters
         known = {"classes": dataset.classes, "channels": dataset.channels}
-        arguments = {name: value for name, value in known.items() if name in wanted}
+        arguments = {name: value for name, value in known.items() if name in parameters}
 
         def make() -> nn.Module:
             network = import_network(
@@ -157,4 +161,4 @@ class ImportedNetwork:
 
 
 AnyNetwork = WideResNetShape | ResNetShape | PreActResNetShape | ImportedNetwork
-"""Every network a recipe may name; one without a kind, as in old recipes, is a wide ResNet."""
+"""Every network that a recipe may name. One without a kind, as in old recipes, is a wide ResNet."""

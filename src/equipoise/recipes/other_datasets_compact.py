@@ -1,58 +1,62 @@
-"""Compact twins on the other data sets of the papers: CIFAR-10's compact recipes with other images.
+"""Compact recipes on CIFAR-100, SVHN and Tiny-ImageNet: CIFAR-10's compact recipes on other images.
 
-Their settings are CIFAR-10's, untried on these images: they are for trying a data set out.
+Their settings are CIFAR-10's and were not tuned on these images. Use them to try a data set out.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 from equipoise.data import SVHN, Cifar100, DataSource, TinyImageNet
-from equipoise.recipes import cifar10, cifar10_methods
-from equipoise.recipes.recipe import Recipe, row
+from equipoise.recipes import cifar10_compact as cifar10
+from equipoise.recipes.recipe import MakeRecipe, row
 
-Make = Callable[[], Recipe]
 AFA_ROWS = (
     cifar10.standard_cifar10_compact,
     cifar10.pgd_at_cifar10_compact,
     cifar10.afa_cifar10_compact,
-    cifar10_methods.trades_cifar10_compact,
-    cifar10_methods.afa_trades_cifar10_compact,
-    cifar10_methods.mart_cifar10_compact,
-    cifar10_methods.afa_mart_cifar10_compact,
+    cifar10.trades_cifar10_compact,
+    cifar10.afa_trades_cifar10_compact,
+    cifar10.mart_cifar10_compact,
+    cifar10.afa_mart_cifar10_compact,
 )
-IAT_ROWS = (cifar10_methods.iat_cifar10_compact, cifar10_methods.afa_iat_cifar10_compact)
+IAT_ROWS = (cifar10.iat_cifar10_compact, cifar10.afa_iat_cifar10_compact)
 AFS_ROWS = (
     cifar10.pgd_at_cifar10_compact,
     cifar10.afs_cifar10_compact,
-    cifar10_methods.lbgat_cifar10_compact,
-    cifar10_methods.avm_cifar10_compact,
+    cifar10.lbgat_cifar10_compact,
+    cifar10.avm_cifar10_compact,
 )
 
 
-def twins(
-    data: str, dataset: DataSource, makes: Sequence[Make], *, flip: bool = True
-) -> tuple[Make, ...]:
-    """CIFAR-10's compact recipes with another data set.
+def on_dataset(
+    data: str, dataset: DataSource, makers: Sequence[MakeRecipe], *, flip: bool = True
+) -> tuple[MakeRecipe, ...]:
+    """Make CIFAR-10's compact recipes with another data set.
 
     Args:
-        data: The data set in recipes' names.
-        dataset: The same as a source.
-        makes: The recipes.
-        flip: Whether a mirrored image is still one of its class.
+        data: The data set in recipes' names, in place of ``cifar10``.
+        dataset: The data set.
+        makers: CIFAR-10's recipes.
+        flip: Whether images may be mirrored without changing their class.
 
     Returns:
-        The catalogue's entries.
+        Entries of the catalogue.
     """
-    found = []
-    for make in makes:
+    rows = []
+    for make in makers:
         base = make()
         loop = replace(base.loop, augmentation=replace(base.loop.augmentation, flip=flip))
         name = base.name.replace("cifar10", data)
-        twin = replace(base, name=name, dataset=dataset, loop=loop)
-        found.append(row(twin, (make.__doc__ or "").splitlines()[0]))
-    return tuple(found)
+        recipe = replace(base, name=name, dataset=dataset, loop=loop)
+        rows.append(row(recipe, (make.__doc__ or "").splitlines()[0]))
+    return tuple(rows)
 
 
-CIFAR100_COMPACT = twins("cifar100", Cifar100(), AFS_ROWS)
-SVHN_COMPACT = twins("svhn", SVHN(), AFA_ROWS + IAT_ROWS, flip=False)
-TINY_IMAGENET_COMPACT = twins("tiny_imagenet", TinyImageNet(), AFA_ROWS)
+CIFAR100_COMPACT = on_dataset("cifar100", Cifar100(), AFS_ROWS)
+"""``pgd_at_cifar100_compact``, ``afs_cifar100_compact`` and so on."""
+
+SVHN_COMPACT = on_dataset("svhn", SVHN(), AFA_ROWS + IAT_ROWS, flip=False)
+"""``standard_svhn_compact``, ``trades_svhn_compact``, ``afa_svhn_compact`` and so on."""
+
+TINY_IMAGENET_COMPACT = on_dataset("tiny_imagenet", TinyImageNet(), AFA_ROWS)
+"""``standard_tiny_imagenet_compact``, ``trades_tiny_imagenet_compact`` and so on."""

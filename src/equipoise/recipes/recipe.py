@@ -1,8 +1,8 @@
-"""A recipe: everything a run depends on, as one frozen dataclass that goes to JSON and back."""
+"""Recipe: everything that a run depends on, as one frozen dataclass that JSON can store."""
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,21 +24,29 @@ from equipoise.training import TrainingConfig
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """How the trained model is judged.
+    """Settings of the evaluation of a trained model.
 
     Args:
-        epsilons: Strengths; 0 is always among them.
-        suites: Attacks, in order; the headline is the worst case over all of them.
+        epsilons: Attack strengths in pixel units; 0 is always evaluated.
+        suites: Suites of attacks, in order. The headline is the worst case over all of them.
         steps: Steps of each search, of epsilon / 4 each.
-        restarts: Random restarts of each search of the suite ``quick``.
-        images: Only so many images, chosen as by ``Split.first``; ``None`` for all.
-        part: ``"test"``, or ``"validation"`` for the images that were held out of the model's
-            training: settings are chosen on those.
-        norm: Geometry of the threat.
+        restarts: Random restarts of each search in the suite ``quick``.
+        images: Number of images, chosen as by ``Split.first``; ``None`` for all.
+        part: ``"test"``, or ``"validation"`` for the images held out of the model's training, on
+            which settings are chosen.
+        norm: Norm of the threat.
 
     Raises:
-        ValueError: If a count is below 1, no strength, no suite or a suite twice is named, or the
-            norm has no such strength.
+        ValueError: If ``images`` is below 1, there is no strength or no suite, a suite is named
+            twice, or the norm cannot have such a strength.
+
+    Example:
+        >>> Evaluation(epsilons=(0.0, 8 / 255), suites=("quick", "autoattack")).steps
+        20
+        >>> Evaluation(epsilons=())
+        Traceback (most recent call last):
+        ...
+        ValueError: epsilons must name at least one, got none.
     """
 
     epsilons: Epsilons
@@ -53,12 +61,12 @@ class Evaluation:
         check_strengths(self.norm, *self.epsilons)
         if self.images is not None and self.images < 1:
             raise ValueError(f"images must be 1 or more, got {self.images}.")
-        for what, named in (("epsilons", self.epsilons), ("suites", self.suites)):
-            if not named:
-                raise ValueError(f"{what} must name at least one, got none.")
-        twice = {name for name in self.suites if self.suites.count(name) > 1}
-        if twice:
-            raise ValueError(f"suites must differ, but {', '.join(twice)} is named twice.")
+        for field, values in (("epsilons", self.epsilons), ("suites", self.suites)):
+            if not values:
+                raise ValueError(f"{field} must name at least one, got none.")
+        repeated = {name for name in self.suites if self.suites.count(name) > 1}
+        if repeated:
+            raise ValueError(f"suites must differ, but {', '.join(repeated)} is named twice.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,13 +74,19 @@ class Recipe:
     """One row of a table: data, network, method, loop, evaluation and seed.
 
     Args:
-        name: Also the name of its run folder and records.
-        dataset: Where the images come from.
+        name: Name of the recipe, its run folder and its records.
+        dataset: Source of the images.
         network: The backbone.
-        method: What is trained, and how.
-        loop: How the loop runs.
-        evaluation: How the result is judged.
-        seed: Of everything random.
+        method: Training method and its settings.
+        loop: Settings of the training loop.
+        evaluation: Settings of the evaluation.
+        seed: Random seed for weights, data order, augmentation and attacks.
+
+    Example:
+        >>> from equipoise.recipes import RECIPES
+        >>> recipe = RECIPES["trades_digits"]()
+        >>> recipe.name, type(recipe.method).__name__, recipe.seed
+        ('trades_digits', 'SingleNetwork', 0)
     """
 
     name: str
@@ -84,27 +98,58 @@ class Recipe:
     seed: int = 0
 
 
-def row(recipe: Recipe, says: str) -> Callable[[], Recipe]:
-    """An entry of the catalogue for a recipe that was made from a table.
+MakeRecipe = Callable[[], Recipe]
+"""An entry of the catalogue; its name is the recipe's, its docstring says what is trained."""
+
+
+def variant(base: Recipe, name: str, **changes: Any) -> Recipe:
+    """Make another recipe with some fields of its method changed.
+
+    Args:
+        base: The recipe to start from.
+        name: Name of the new one.
+        changes: Fields of the method and their values.
+
+    Example:
+        >>> from equipoise.objectives import TRADES
+        >>> from equipoise.recipes import RECIPES
+        >>> recipe = variant(RECIPES["pgd_at_digits"](), "my_trades", objective=TRADES(beta=3.0))
+        >>> recipe.method.objective
+        TRADES(beta=3.0)
+    """
+    method: Any = replace(base.method, **changes)
+    return replace(base, name=name, method=method)
+
+
+def row(recipe: Recipe, summary: str) -> MakeRecipe:
+    """Make an entry of the catalogue for a recipe that was built from a table.
 
     Args:
         recipe: The recipe.
-        says: One line that ends in a full stop: what it trains.
+        summary: One line that says what it trains and ends in a full stop.
 
     Returns:
-        A function that returns the recipe, named like it, with the line as its docstring.
+        A function that returns the recipe; its name is the recipe's, its docstring the summary.
     """
 
     def make() -> Recipe:
         return recipe
 
     make.__name__ = make.__qualname__ = recipe.name
-    make.__doc__ = says
+    make.__doc__ = summary
     return make
 
 
 def to_json(recipe: Any) -> Any:
-    """A recipe, or any part of one, as JSON values; a member of a union names its kind."""
+    """Convert a recipe, or any part of one, to JSON values.
+
+    Members of a union (data set, network, method, objective) carry their type as ``"kind"``.
+
+    Example:
+        >>> from equipoise.objectives import TRADES
+        >>> to_json(TRADES(beta=3.0))
+        {'beta': 3.0, 'kind': 'TRADES'}
+    """
     unions = {
         part: union
         for union in (DataSource, AnyNetwork, AnyMethod, AnyObjective)
@@ -114,14 +159,20 @@ def to_json(recipe: Any) -> Any:
 
 
 def from_json(content: Any, kind: Any = Recipe) -> Any:
-    """A recipe, or a part of one, from JSON values.
+    """Convert JSON values to a recipe, or to a part of one.
 
     Args:
-        content: What ``to_json`` gave.
-        kind: The part's type.
+        content: Values as ``to_json`` returns them. Fields that later versions added may be
+            missing; fields that they removed may be present at their default.
+        kind: Type of the part.
 
     Raises:
         ValueError: If a field is missing, unknown or of the wrong type; the message names it.
+
+    Example:
+        >>> from equipoise.objectives import AnyObjective
+        >>> from_json({"kind": "TRADES", "beta": 3.0}, AnyObjective)
+        TRADES(beta=3.0)
     """
     try:
         return _converter().structure(content, kind)
@@ -144,23 +195,27 @@ REMOVED: dict[type, dict[str, Any]] = {
     OAT: {"encoding_seed": 0, "default": None},
     Augmentation: {"operations": 0, "magnitude": 0.5},
 }
-"""Fields of earlier versions and the default that they had, with which old recipes still load."""
+"""Fields that were removed, and their old defaults: a recipe with these values still loads."""
 
 
-def _without_removed(kind: type, converter: cattrs.Converter) -> Callable[[Any, Any], Any]:
+def _ignoring_removed(kind: type, converter: cattrs.Converter) -> Callable[[Any, Any], Any]:
+    """Make a structure hook that accepts removed fields at their old defaults."""
     structure: Callable[[Any, Any], Any] = make_dict_structure_fn(
         kind, converter, _cattrs_forbid_extra_keys=True
     )
     removed = REMOVED[kind]
 
-    def checked(content: Any, of: Any) -> Any:
+    def checked(content: Any, target: Any) -> Any:
+        if not isinstance(content, dict):
+            return structure(content, target)
         for name in removed.keys() & content.keys():
             if content[name] != removed[name]:
                 raise ValueError(
                     f"{kind.__name__} had a field {name} in an earlier version; only its default, "
-                    f"{removed[name]}, can still be read, got {content[name]}"
+                    f"{removed[name]}, can still be read, got {content[name]}; use that version"
                 )
-        return structure({k: v for k, v in content.items() if k not in removed}, of)
+        fields = {name: value for name, value in content.items() if name not in removed}
+        return structure(fields, target)
 
     return checked
 
@@ -168,18 +223,18 @@ def _without_removed(kind: type, converter: cattrs.Converter) -> Callable[[Any, 
 @functools.cache
 def _converter() -> cattrs.Converter:
     converter = cattrs.Converter(forbid_extra_keys=True)
-    converter.register_structure_hook_factory(REMOVED.__contains__)(_without_removed)
+    converter.register_structure_hook_factory(REMOVED.__contains__)(_ignoring_removed)
     converter.register_unstructure_hook(Path, str)
     converter.register_structure_hook(Path, lambda value, _: Path(value))
     # Inner unions first.
     for union in (FATBase, AnyObjective, DataSource, AnyNetwork, AnyMethod):
         configure_tagged_union(union, converter, tag_name="kind")
-    tagged = converter.get_structure_hook(AnyNetwork)
+    structure_tagged = converter.get_structure_hook(AnyNetwork)
 
-    def network(value: Any, kind: Any) -> Any:
-        # Recipes written before there was a second kind of network name none.
+    def structure_network(value: Any, kind: Any) -> Any:
+        # Recipes from before there was a second kind of network have no kind.
         untagged = isinstance(value, dict) and "kind" not in value
-        return tagged(value | {"kind": "WideResNetShape"} if untagged else value, kind)
+        return structure_tagged(value | {"kind": "WideResNetShape"} if untagged else value, kind)
 
-    converter.register_structure_hook(AnyNetwork, network)
+    converter.register_structure_hook(AnyNetwork, structure_network)
     return converter

@@ -64,7 +64,7 @@ def training_passes(recipe: Recipe, dataset: DataSet, shared: bool = False) -> f
         first = images * epochs * (1 + (len(method.strengths) - 1) * attacked)
         last = images * method.gate_schedule.epochs * (attacked + method.gate.pairs)
         return last * (method.soup is None) + first * (not shared)
-    members = list(compress(method.budgets, method.taken()))
+    members = list(compress(method.budgets, method.selected()))
     first = images * epochs * sum(attacked if budget else 1 for budget in members)
     last = images * method.merger_schedule.epochs * len(members) * (attacked + 1)
     return last * (method.merger == "trained") + first * (not shared)
@@ -91,7 +91,7 @@ def evaluation_passes(recipe: Recipe, evaluation: Evaluation, dataset: DataSet) 
             steps += attack_steps * settings.get("restarts", 1) * settings.get("targets", 1)
     if "autoattack" in evaluation.suites:
         steps += 1900 + 5000 / 3
-    members = sum(recipe.method.taken()) if isinstance(recipe.method, AFS) else 1
+    members = sum(recipe.method.selected()) if isinstance(recipe.method, AFS) else 1
     if "adaptive" in evaluation.suites:
         steps += ADAPTIVE.get(type(recipe.method), 0) * members * evaluation.steps
     images = min(evaluation.images or len(dataset.test), len(dataset.test))

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from equipoise.evaluation.work_unit import Precision
-from equipoise.methods import AFA, AFS, SingleNetwork
-from equipoise.methods.stage import Schedule
+from equipoise.methods import AFA, AFS, Schedule, SingleNetwork
 from equipoise.models.io.model_folder import CONFIG
 from equipoise.objectives import PGDAT, TRADES, Standard
 from equipoise.recipes import RECIPES, Evaluation, Recipe, to_json
@@ -282,7 +281,7 @@ def _stacked(name: str, scale: Scale) -> tuple[str, ...]:
     """Recipes from ``_extractors`` that are in the recipe's mask."""
     extractors = _extractors(name, scale)
     method = RECIPES[name]().method if extractors else None
-    return tuple(compress(extractors, method.taken())) if isinstance(method, AFS) else ()
+    return tuple(compress(extractors, method.selected())) if isinstance(method, AFS) else ()
 
 
 def _equals_extractor(single: Recipe, stack: Recipe, budget: float) -> bool:

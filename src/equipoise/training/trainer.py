@@ -102,7 +102,7 @@ class Trainer:
         if config.channels_last:
             self.task.to(memory_format=torch.channels_last)
         trained = [p for p in self.task.parameters() if p.requires_grad]
-        self.optimiser: Any = stage.schedule.optimiser_of(trained)
+        self.optimiser: Any = stage.schedule.make_optimiser(trained)
         self.wrapped, self.optimiser = fabric.setup(self.task, self.optimiser)
         self.average = WeightAverage(self.task, config)
         self.generator = self.ranks.generator(seed)

@@ -12,7 +12,7 @@ from equipoise.data import DataSet
 from equipoise.distributed.ranks import Ranks, launched
 from equipoise.execution.local import check_answer, check_forward, execute, keeps_its_last_epoch
 from equipoise.methods import AFS, Stage
-from equipoise.methods.afs import extractor
+from equipoise.methods.afs import load_extractor
 from equipoise.models import FeatureExtractor, save
 from equipoise.models.io.trust import Trusted, trusting
 from equipoise.models.io.validate_card import check_card
@@ -173,8 +173,8 @@ def _check_networks(
     recipe: Recipe, stages: Sequence[Stage], dataset: DataSet, reporter: Reporter
 ) -> None:
     """Refuse networks that do not fit the data before anything is written."""
-    for name in recipe.method.stacked_extractors() if isinstance(recipe.method, AFS) else ():
-        check_answer(FeatureExtractor(extractor(name)).logits, dataset.train, name)
+    for name in recipe.method.selected_extractors() if isinstance(recipe.method, AFS) else ():
+        check_answer(FeatureExtractor(load_extractor(name)).logits, dataset.train, name)
         card = card_of(name) if Path(name).is_dir() else {}
         if card.get("data", dataset.name) != dataset.name:
             reporter.log(f"{name} was trained on {card['data']}, not on {dataset.name}.")

@@ -9,8 +9,7 @@ from torch import nn
 
 from equipoise.attacks.goals import cross_entropy
 from equipoise.distributed.sync_batch_norm import synchronised
-from equipoise.methods import training_attack
-from equipoise.methods.stage import TrainingAttack
+from equipoise.methods import TrainingAttack, training_attack
 from equipoise.models import (
     AdaptiveNetwork,
     FeatureStack,
@@ -192,7 +191,7 @@ def test_a_training_attack_finds_the_same_images(monkeypatch):
     network, labels = shaken(BACKBONES["wrn_10"]()), torch.arange(4)
     goal = cross_entropy(network, labels)
     attack = partial(
-        training_attack.attacked,
+        training_attack.perturb,
         *(network, goal, images(), 8 / 255, TrainingAttack(steps=3), "Linf"),
     )
     found = attack(torch.Generator().manual_seed(0))

@@ -1,7 +1,6 @@
 import pytest
 
 from equipoise.methods import Schedule
-from equipoise.methods.stage import TrainingAttack
 
 
 def schedule(**settings) -> Schedule:
@@ -9,23 +8,23 @@ def schedule(**settings) -> Schedule:
 
 
 def test_piecewise_decays_at_the_start_of_its_epochs_and_not_before():
-    found = schedule(decay_epochs=(5, 8))
-    rates = [found.rate(done) for done in (0.0, 0.499, 0.5, 0.799, 0.8, 0.99)]
+    decaying = schedule(decay_epochs=(5, 8))
+    rates = [decaying.rate(done) for done in (0.0, 0.499, 0.5, 0.799, 0.8, 0.99)]
     assert rates == pytest.approx([0.2, 0.2, 0.02, 0.02, 0.002, 0.002])
 
 
 def test_piecewise_decays_at_the_papers_epochs_75_and_90():
-    found = schedule(epochs=100, learning_rate=0.1, decay_epochs=(75, 90))
+    decaying = schedule(epochs=100, learning_rate=0.1, decay_epochs=(75, 90))
     steps = 391
-    rates = [found.rate(epoch * steps / (100 * steps)) for epoch in (0, 74, 75, 89, 90, 99)]
+    rates = [decaying.rate(epoch * steps / (100 * steps)) for epoch in (0, 74, 75, 89, 90, 99)]
     assert rates == pytest.approx([0.1, 0.1, 0.01, 0.01, 0.001, 0.001])
 
 
-def test_the_decay_factor_is_a_setting():
+def test_decay_factor_sets_the_size_of_a_decay():
     assert schedule(decay_epochs=(5,), decay_factor=0.5).rate(0.5) == pytest.approx(0.1)
 
 
-def test_cosine_falls_from_the_rate_through_half_to_zero():
+def test_cosine_falls_through_half_the_rate_to_zero():
     rates = [schedule(shape="cosine").rate(done) for done in (0.0, 0.5, 1.0)]
     assert rates == pytest.approx([0.2, 0.1, 0.0])
 
@@ -45,17 +44,3 @@ def test_a_schedule_without_epochs_is_refused(epochs):
 def test_a_learning_rate_that_is_not_positive_is_refused(rate):
     with pytest.raises(ValueError, match="learning_rate must be above 0"):
         schedule(learning_rate=rate)
-
-
-@pytest.mark.parametrize(
-    ("settings", "words"),
-    [
-        ({"steps": 0}, "steps and restarts must be 1 or more"),
-        ({"step_size": 2 / 255}, "exactly one of step_size"),
-        ({"relative_step": -1.0}, "longer than 0"),
-        ({"warm_up": 2.0}, "warm_up must be a share"),
-    ],
-)
-def test_an_attack_that_cannot_run_is_refused_before_anything_is_trained(settings, words):
-    with pytest.raises(ValueError, match=words):
-        TrainingAttack(**settings)
