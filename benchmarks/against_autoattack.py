@@ -14,8 +14,8 @@ from typing import Any
 import torch
 
 from equipoise import load
+from equipoise.attacks.threat import THREATS
 from equipoise.evaluation import measure_profile, suites_for
-from equipoise.methods.stage import THREATS
 from equipoise.models import ConditionalNetwork
 from equipoise.models.io.model_folder import read_config
 from equipoise.recipes import Evaluation, from_json

@@ -18,12 +18,13 @@ from timing import exponent, rounded, settings
 from timing import write_record as write
 from torch import nn
 
-from equipoise.methods import AFS, Schedule, TrainingAttack
+from equipoise.methods import AFS, TrainingAttack
 from equipoise.methods.afs import MergerTask
 from equipoise.models import FeatureStack
 from equipoise.objectives import PGDAT
 from equipoise.report.papers.style import COLOURS, MARKS, WIDTH, styled
 from equipoise.runtime.files import read_json
+from equipoise.training.schedule import Schedule
 
 PICTURE = Path(__file__).resolve().parents[1] / "docs" / "images" / "growth.svg"
 STEPS = 10

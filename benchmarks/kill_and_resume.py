@@ -21,11 +21,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from equipoise.methods import AFA, AFS, Schedule, TrainingAttack
+from equipoise.methods import AFA, AFS, TrainingAttack
 from equipoise.recipes import RECIPES, Recipe, to_json
 from equipoise.runtime.environment import environment
 from equipoise.runtime.files import write_json
 from equipoise.training import checkpoint
+from equipoise.training.schedule import Schedule
 
 EPOCHS, BATCH = 2, 128
 STEPS = (1347 - 200) // BATCH

@@ -10,12 +10,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from equipoise.distributed.ranks import FloatInputPrecision
-from equipoise.methods import AFA, Schedule, TrainingAttack
+from equipoise.methods import AFA, TrainingAttack
 from equipoise.methods.afa import BranchTask
 from equipoise.methods.single_network import NetworkTask
 from equipoise.models import BranchedNetwork, WideResNet, with_branches
 from equipoise.objectives import PGDAT
 from equipoise.runtime.malloc import keep_freed_memory
+from equipoise.training.schedule import Schedule
 
 EPSILON, STEP_SIZE, RATE = 8 / 255, 2 / 255, 1e-3
 STRENGTHS = {

@@ -16,11 +16,12 @@ from equipoise.attacks.goals import Goal
 from equipoise.data import Digits
 from equipoise.evaluation import robust_accuracy
 from equipoise.execution.local import execute
-from equipoise.methods import Schedule, TrainingAttack
+from equipoise.methods import TrainingAttack
 from equipoise.methods.single_network import network_stage
 from equipoise.models import WideResNet
 from equipoise.objectives import Batch
-from equipoise.training import Loop
+from equipoise.training import TrainingConfig
+from equipoise.training.schedule import Schedule
 from equipoise.types import Images, Labels, PerImage, Predict
 
 
@@ -62,7 +63,7 @@ def main(folder: Path = Path("runs/own_objective")) -> None:
     network, _ = execute(
         [stage],
         train=dataset.train,
-        loop=Loop(batch_size=64, validation_images=100, validation_steps=3),
+        loop=TrainingConfig(batch_size=64, validation_images=100, validation_steps=3),
         folder=folder,
         seed=0,
         fabric=fabric,

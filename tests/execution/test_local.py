@@ -20,12 +20,12 @@ from torch import nn
 
 from equipoise.data import DataError
 from equipoise.execution.local import execute
-from equipoise.methods import AFS, Stage
+from equipoise.methods import AFS
 from equipoise.methods.single_network import NetworkTask, network_stage
-from equipoise.methods.stage import UntrainedTask
 from equipoise.objectives import PGDAT, Standard
 from equipoise.runtime.signals import Interrupted
 from equipoise.training import TrainingConfig
+from equipoise.training.stage import Stage, UntrainedTask
 
 
 def make() -> nn.Module:

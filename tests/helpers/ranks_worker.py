@@ -15,10 +15,12 @@ from torch import Tensor, nn
 from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
 
 from equipoise.distributed.ranks import launched
-from equipoise.methods import AFA, AFS, OAT, Gate, Schedule, SingleNetwork, Stage
+from equipoise.methods import AFA, AFS, OAT, Gate, SingleNetwork
 from equipoise.models import BranchedNetwork, WideResNet, with_branches
 from equipoise.objectives import AVM, MART, PGDAT, TRADES
 from equipoise.training import TrainingConfig, checkpoint, fit
+from equipoise.training.schedule import Schedule
+from equipoise.training.stage import Stage
 
 PLAIN = Gate()
 SHORT = Schedule(epochs=2, learning_rate=0.05)

@@ -12,11 +12,13 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from equipoise.data import DataSet, Digits, Split
-from equipoise.methods import Schedule, Stage, TrainingAttack
+from equipoise.methods import TrainingAttack
 from equipoise.models import WideResNet
 from equipoise.recipes import RECIPES, Evaluation, Recipe
 from equipoise.runtime.reporter import NullReporter
 from equipoise.training import TrainingConfig, fit
+from equipoise.training.schedule import Schedule
+from equipoise.training.stage import Stage
 
 ATTACK = TrainingAttack(steps=2, relative_step=0.5)
 SCHEDULE = Schedule(epochs=2, learning_rate=0.1)

@@ -10,7 +10,7 @@ import tiny
 import torch
 
 from equipoise.data import Cifar10, Digits
-from equipoise.methods import Schedule, TrainingAttack
+from equipoise.methods import TrainingAttack
 from equipoise.objectives import MART, TRADES
 from equipoise.recipes import RECIPES
 from equipoise.recipes.networks import WideResNetShape
@@ -19,6 +19,7 @@ from equipoise.reproduce import reproduce
 from equipoise.reproduce.plan import plan_models
 from equipoise.runtime.errors import RunError
 from equipoise.runtime.files import read_json, write_json
+from equipoise.training.schedule import Schedule
 
 CUT = replace(
     SCALES["tiny"],

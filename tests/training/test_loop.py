@@ -24,13 +24,15 @@ from torch import nn
 
 from equipoise import training
 from equipoise.distributed.ranks import launched
-from equipoise.methods import Schedule, Stage, single_network
+from equipoise.methods import single_network
 from equipoise.methods.single_network import NetworkTask, network_stage
 from equipoise.objectives import PGDAT, Standard
 from equipoise.runtime.errors import TrainingError
 from equipoise.runtime.signals import Interrupted
 from equipoise.training import BEST, LAST, TrainingConfig, checkpoint
 from equipoise.training.metrics import METRICS, metrics_log
+from equipoise.training.schedule import Schedule
+from equipoise.training.stage import Stage
 
 STEPS = 4  # an epoch: 64 images in batches of 16
 

@@ -8,12 +8,14 @@ import torch
 from tiny import ATTACK, LOOP, fit_stage, learnable, linear, weights
 from torch import nn
 
-from equipoise.methods import AFS, Schedule, Stage
+from equipoise.methods import AFS
 from equipoise.methods.single_network import network_stage
 from equipoise.objectives import PGDAT, Standard
 from equipoise.runtime.errors import TrainingError
 from equipoise.training import TrainingConfig, checkpoint
 from equipoise.training.micro_batches import accumulate_gradients, is_out_of_memory
+from equipoise.training.schedule import Schedule
+from equipoise.training.stage import Stage
 
 MORE_THAN_THERE_IS = 2**47
 

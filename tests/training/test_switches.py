@@ -14,11 +14,12 @@ from torch import nn
 
 from equipoise.data import Augmentation
 from equipoise.execution.local import execute
-from equipoise.methods import AFA, AFS, Schedule
+from equipoise.methods import AFA, AFS
 from equipoise.methods.single_network import NetworkTask, network_stage
 from equipoise.objectives import PGDAT
 from equipoise.training import BEST, LAST, TrainingConfig, checkpoint
 from equipoise.training.metrics import METRICS
+from equipoise.training.schedule import Schedule
 
 STEPS = 4  # an epoch
 

@@ -7,12 +7,14 @@ import torch
 from tiny import ATTACK, LOOP, fit_stage, learnable, linear, same, weights, wide_resnet
 from torch import nn
 
-from equipoise.methods import AFA, AFS, Schedule, Stage
+from equipoise.methods import AFA, AFS
 from equipoise.methods.single_network import NetworkTask, network_stage
 from equipoise.objectives import PGDAT, Standard
 from equipoise.runtime.errors import TrainingError
 from equipoise.training import BEST, LAST, TrainingConfig, WeightAverage, checkpoint
 from equipoise.training.metrics import METRICS
+from equipoise.training.schedule import Schedule
+from equipoise.training.stage import Stage
 from equipoise.training.weight_averaging import measure_statistics
 
 STEPS = 4  # an epoch: 64 images in batches of 16

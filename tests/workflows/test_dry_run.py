@@ -12,8 +12,9 @@ from torch import nn
 
 from equipoise import save
 from equipoise.evaluation import robust_accuracy
-from equipoise.methods import AFA, AFS, OAT, Gate, SingleNetwork, Stage, TrainingAttack
+from equipoise.methods import AFA, AFS, OAT, Gate, SingleNetwork, TrainingAttack
 from equipoise.objectives import LBGAT, PGDAT, TRADES, Standard
+from equipoise.training.stage import Stage
 from equipoise.training.validation import VALIDATION_BATCH
 from equipoise.workflows.dry_run import Passes, dry_run, stage_costs
 

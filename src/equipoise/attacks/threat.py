@@ -5,8 +5,9 @@ step direction. Its epsilon is one number, or one number *per image*, so that at
 strengths run as one batch.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -210,3 +211,29 @@ def _check_radius(epsilon: float | Tensor, largest: float | None) -> None:
             check_epsilon(value)
         elif not 0.0 <= value < float("inf"):
             raise ValueError(f"epsilon must be a finite length of 0 or more, got {value:g}.")
+
+
+Norm = Literal["Linf", "L2"]
+
+THREATS: dict[str, Callable[[float | Tensor], Threat]] = {"Linf": Linf, "L2": L2}
+"""The threat of each norm."""
+
+
+def check_strengths(norm: Norm, *epsilons: float | None) -> None:
+    """Refuse strengths and step sizes that a norm cannot have, before anything is trained.
+
+    Args:
+        norm: Norm of the threat.
+        epsilons: Lengths in pixel units; ``None`` is skipped.
+
+    Raises:
+        ValueError: If one is negative or not a number, or above 1 under L-inf.
+
+    Example:
+        >>> check_strengths("Linf", 8)
+        Traceback (most recent call last):
+        ...
+        ValueError: epsilon must be in [0, 1] pixel units, got 8. For the papers' 8 write 8/255.
+    """
+    for epsilon in epsilons:
+        THREATS[norm](epsilon or 0.0)

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from equipoise.attacks import PGD
 from equipoise.attacks.goals import margin
+from equipoise.attacks.threat import THREATS
 from equipoise.data import DataError
 from equipoise.evaluation.cache import images_hash
-from equipoise.methods.stage import THREATS
 from equipoise.models import AdaptiveNetwork
 from equipoise.models.afa.adaptive_network import first_convolution
 from equipoise.models.attack_mode.context import attack_mode

@@ -17,7 +17,6 @@ from typing import Any
 from equipoise.distributed.ranks import launched
 from equipoise.execution.local import execute
 from equipoise.execution.relay import RelayReporter
-from equipoise.methods import Stage
 from equipoise.models.io.trust import trusted_names, trusting
 from equipoise.recipes import Recipe
 from equipoise.runtime.errors import RunError
@@ -25,6 +24,7 @@ from equipoise.runtime.files import locked
 from equipoise.runtime.reporter import Reporter
 from equipoise.runtime.signals import Interrupted, stop_on_signals
 from equipoise.training import is_done
+from equipoise.training.stage import Stage
 
 LOCK_WAIT_SECONDS = 60.0
 """Longest time that a stage waits for the worker of a killed driver to end."""

@@ -3,9 +3,7 @@
 from equipoise.methods.afa import AFA, Gate
 from equipoise.methods.afs import AFS
 from equipoise.methods.oat import OAT
-from equipoise.methods.schedule import Schedule
 from equipoise.methods.single_network import SingleNetwork
-from equipoise.methods.stage import MakeNetwork, Stage, Task
 from equipoise.methods.training_attack import TrainingAttack
 
 AnyMethod = SingleNetwork | AFA | AFS | OAT
@@ -17,10 +15,6 @@ __all__ = [
     "OAT",
     "AnyMethod",
     "Gate",
-    "MakeNetwork",
-    "Schedule",
     "SingleNetwork",
-    "Stage",
-    "Task",
     "TrainingAttack",
 ]

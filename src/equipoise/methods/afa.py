@@ -10,15 +10,16 @@ from torch import Tensor, nn
 
 from equipoise.attacks import goals, losses
 from equipoise.attacks.goals import Goal
+from equipoise.attacks.threat import Norm, check_strengths
 from equipoise.distributed.shared_generator import processes, randint
-from equipoise.methods.schedule import Schedule
-from equipoise.methods.stage import MakeNetwork, Norm, Stage, UntrainedTask, check_strengths
 from equipoise.methods.training_attack import TrainingAttack, perturb
 from equipoise.models import AdaptiveNetwork, BranchedNetwork, fuse_branches, with_branches
 from equipoise.models.afa.adaptive_network import Placement, WeightGranularity
 from equipoise.models.afa.branches import Separate, model_soup
 from equipoise.objectives import AnyObjective, Batch, single_network_objective
 from equipoise.records.epsilon import Epsilons
+from equipoise.training.schedule import Schedule
+from equipoise.training.stage import MakeNetwork, Stage, UntrainedTask
 from equipoise.types import Images, Labels, Predict
 
 

@@ -13,16 +13,17 @@ import tyro
 from torch import Tensor, nn
 
 from equipoise.attacks import goals, losses
+from equipoise.attacks.threat import Norm, check_strengths
 from equipoise.distributed.shared_generator import global_size, local_mean, subset
-from equipoise.methods.schedule import Schedule
 from equipoise.methods.single_network import network_stage
-from equipoise.methods.stage import MakeNetwork, Norm, Stage, check_strengths
 from equipoise.methods.training_attack import TrainingAttack, perturb
 from equipoise.models import BranchedNetwork, FeatureStack, load
 from equipoise.models.io.external import import_network, is_external
 from equipoise.models.last_linear import find_last_linear
 from equipoise.objectives import AnyObjective
 from equipoise.records.epsilon import Epsilon, Epsilons, format_epsilon
+from equipoise.training.schedule import Schedule
+from equipoise.training.stage import MakeNetwork, Stage
 from equipoise.types import Images, Labels, PerImage, Predict
 
 

@@ -9,15 +9,16 @@ import torch
 from torch import Tensor, nn
 
 from equipoise.attacks import losses
+from equipoise.attacks.threat import Norm, check_strengths
 from equipoise.distributed.shared_generator import global_size, local_rows, subset
-from equipoise.methods.schedule import Schedule
-from equipoise.methods.stage import MakeNetwork, Norm, Stage, check_strengths
 from equipoise.methods.training_attack import TrainingAttack, perturb
 from equipoise.models import ConditionalNetwork, with_conditioning
 from equipoise.models.film import Start
 from equipoise.models.preference_encoding import PREFERENCES, Encoding, check_code
 from equipoise.objectives import PGDAT, AnyObjective, Batch, single_network_objective
 from equipoise.records.epsilon import Epsilon
+from equipoise.training.schedule import Schedule
+from equipoise.training.stage import MakeNetwork, Stage
 from equipoise.types import Images, Labels, PerImage, Predict
 
 

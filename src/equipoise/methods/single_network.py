@@ -7,12 +7,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from equipoise.attacks.threat import Norm, check_strengths
 from equipoise.distributed.shared_generator import randint
-from equipoise.methods.schedule import Schedule
-from equipoise.methods.stage import MakeNetwork, Norm, Stage, check_strengths
 from equipoise.methods.training_attack import TrainingAttack, perturb
 from equipoise.objectives import AnyObjective, Batch, Objective, TwoNetworkObjective
 from equipoise.records.epsilon import Epsilon, Epsilons
+from equipoise.training.schedule import Schedule
+from equipoise.training.stage import MakeNetwork, Stage
 from equipoise.types import Images, Labels, Predict
 
 

@@ -8,7 +8,7 @@ from torch import Generator, Tensor, nn
 
 from equipoise.attacks import PGD
 from equipoise.attacks.goals import Goal
-from equipoise.methods.stage import THREATS, Norm
+from equipoise.attacks.threat import THREATS, Norm
 from equipoise.models.attack_mode.context import attack_mode
 from equipoise.records.epsilon import Epsilon
 from equipoise.types import Images

@@ -9,12 +9,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from equipoise.data import SVHN, Augmentation, Cifar10, DataSource, TinyImageNet
-from equipoise.methods import AFA, OAT, AnyMethod, Gate, Schedule, SingleNetwork, TrainingAttack
+from equipoise.methods import AFA, OAT, AnyMethod, Gate, SingleNetwork, TrainingAttack
 from equipoise.objectives import IAT, MART, PGDAT, TRADES, AnyObjective, Standard
 from equipoise.recipes import cifar10_compact
 from equipoise.recipes.networks import AnyNetwork, ResNetShape, WideResNetShape
 from equipoise.recipes.recipe import Evaluation, MakeRecipe, Recipe, row
 from equipoise.training import TrainingConfig
+from equipoise.training.schedule import Schedule
 
 STRENGTHS = (0.0, 1 / 255, 2 / 255, 4 / 255, 8 / 255)
 OBJECTIVES: dict[str, tuple[str, AnyObjective]] = {

@@ -8,11 +8,12 @@ schedules. Here all rows share one network and schedule, so that they are compar
 from dataclasses import replace
 
 from equipoise.data import Augmentation, Cifar10, Cifar100, DataSource
-from equipoise.methods import AFS, AnyMethod, Schedule, SingleNetwork, TrainingAttack
+from equipoise.methods import AFS, AnyMethod, SingleNetwork, TrainingAttack
 from equipoise.objectives import AVM, FAT, LBGAT, PGDAT, TLA, TRADES, AnyObjective, Standard
 from equipoise.recipes.networks import WideResNetShape
 from equipoise.recipes.recipe import Evaluation, MakeRecipe, Recipe, row
 from equipoise.training import TrainingConfig
+from equipoise.training.schedule import Schedule
 
 PGD_AT, CIFAR10 = PGDAT(), Cifar10()
 TOP = 8 / 255

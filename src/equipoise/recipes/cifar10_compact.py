@@ -7,11 +7,12 @@ backbone, schedule, attack and evaluation.
 from dataclasses import replace
 
 from equipoise.data import Augmentation, Cifar10
-from equipoise.methods import AFA, AFS, OAT, Gate, Schedule, SingleNetwork, TrainingAttack
+from equipoise.methods import AFA, AFS, OAT, Gate, SingleNetwork, TrainingAttack
 from equipoise.objectives import AVM, FAT, IAT, LBGAT, MART, PGDAT, TLA, TRADES, Standard
 from equipoise.recipes.networks import WideResNetShape
 from equipoise.recipes.recipe import Evaluation, Recipe, variant
 from equipoise.training import TrainingConfig
+from equipoise.training.schedule import Schedule
 
 STRENGTHS = (0.0, 1 / 255, 2 / 255, 4 / 255, 8 / 255)
 TOP = STRENGTHS[-1]

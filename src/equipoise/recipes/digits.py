@@ -6,11 +6,12 @@ All share one backbone, schedule, attack and evaluation.
 from dataclasses import replace
 
 from equipoise.data import Augmentation, Digits
-from equipoise.methods import AFA, AFS, OAT, Gate, Schedule, SingleNetwork, TrainingAttack
+from equipoise.methods import AFA, AFS, OAT, Gate, SingleNetwork, TrainingAttack
 from equipoise.objectives import AVM, FAT, IAT, LBGAT, MART, PGDAT, TLA, TRADES, Standard
 from equipoise.recipes.networks import WideResNetShape
 from equipoise.recipes.recipe import Evaluation, Recipe, variant
 from equipoise.training import TrainingConfig
+from equipoise.training.schedule import Schedule
 
 STRENGTHS = (0.0, 0.05, 0.1, 0.15, 0.2)
 """Larger than on photographs, because digits are bright strokes on black, 8x8 pixels."""

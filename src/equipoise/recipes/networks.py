@@ -11,10 +11,10 @@ import tyro
 from torch import nn
 
 from equipoise.data import DataSet
-from equipoise.methods import MakeNetwork
 from equipoise.models import PreActResNet, ResNet, WideResNet
 from equipoise.models.io.external import import_network, load_initial_weights
 from equipoise.models.io.trust import import_trusted_function
+from equipoise.training.stage import MakeNetwork
 
 
 @dataclass(frozen=True, kw_only=True)

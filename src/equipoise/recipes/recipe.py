@@ -10,10 +10,10 @@ import cattrs
 from cattrs.gen import make_dict_structure_fn
 from cattrs.strategies import configure_tagged_union
 
+from equipoise.attacks.threat import Norm, check_strengths
 from equipoise.data import Augmentation, DataSource
 from equipoise.evaluation import SuiteName
 from equipoise.methods import AFA, OAT, AnyMethod, Gate
-from equipoise.methods.stage import Norm, check_strengths
 from equipoise.objectives import AnyObjective
 from equipoise.objectives.fat import FATBase
 from equipoise.recipes.networks import AnyNetwork

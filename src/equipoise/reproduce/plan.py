@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from equipoise.evaluation.work_unit import Precision
-from equipoise.methods import AFA, AFS, Schedule, SingleNetwork
+from equipoise.methods import AFA, AFS, SingleNetwork
 from equipoise.models.io.model_folder import CONFIG
 from equipoise.objectives import PGDAT, TRADES, Standard
 from equipoise.recipes import RECIPES, Evaluation, Recipe, to_json
@@ -19,6 +19,7 @@ from equipoise.runtime.errors import RunError
 from equipoise.runtime.files import PART, read_json, write_json
 from equipoise.runtime.run_folder import RunFolder
 from equipoise.training import is_done
+from equipoise.training.schedule import Schedule
 from equipoise.workflows.datasets import with_folder
 from equipoise.workflows.evaluation_settings import EvaluationSettings
 from equipoise.workflows.resume_checks import differences

@@ -14,7 +14,6 @@ from lightning_fabric import Fabric
 
 from equipoise.data import Split
 from equipoise.distributed.ranks import check_shares
-from equipoise.methods.stage import Stage, Task
 from equipoise.runtime.errors import TrainingError
 from equipoise.runtime.files import write_json
 from equipoise.runtime.malloc import keep_freed_memory
@@ -24,6 +23,7 @@ from equipoise.training.batches import TrainingBatches
 from equipoise.training.config import TrainingConfig
 from equipoise.training.epoch_end import end_epoch
 from equipoise.training.metrics import metrics_log
+from equipoise.training.stage import Stage, Task
 from equipoise.training.stage_files import DONE, LAST, load_weights, write_weights
 from equipoise.training.stage_run import StageRun
 from equipoise.training.trainer import NonFiniteLossError, Trainer

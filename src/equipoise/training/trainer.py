@@ -10,11 +10,11 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from equipoise.distributed.ranks import Ranks, check_input_precision
-from equipoise.methods.stage import Stage, Task
 from equipoise.runtime.errors import TrainingError
 from equipoise.runtime.reporter import NullReporter, Reporter
 from equipoise.training.config import TrainingConfig
 from equipoise.training.micro_batches import LossTerms, accumulate_gradients
+from equipoise.training.stage import Stage, Task
 from equipoise.training.weight_averaging import WeightAverage
 from equipoise.training.weight_perturbation import perturbed_weights
 from equipoise.types import Images, Labels
@@ -70,7 +70,8 @@ class Trainer:
 
     Example:
         >>> from equipoise.distributed.ranks import launched
-        >>> from equipoise.methods import Schedule, SingleNetwork
+        >>> from equipoise.training.schedule import Schedule
+        >>> from equipoise.methods import SingleNetwork
         >>> from equipoise.objectives import Standard
         >>> schedule = Schedule(epochs=1, learning_rate=0.1)
         >>> method = SingleNetwork(objective=Standard(), epsilon=0.0, schedule=schedule)

@@ -7,15 +7,16 @@ from typing import Any, TypeVar
 import torch
 
 from equipoise.attacks import PGD
+from equipoise.attacks.threat import THREATS
 from equipoise.data import Split
 from equipoise.distributed.ranks import Ranks
 from equipoise.evaluation import robust_accuracy
-from equipoise.methods.stage import THREATS, Stage
 from equipoise.models.attack_mode.context import attack_mode
 from equipoise.runtime.errors import TrainingError
 from equipoise.training.config import TrainingConfig
 from equipoise.training.micro_batches import first_line, is_out_of_memory
 from equipoise.training.monitors import Diagnostics, diagnose
+from equipoise.training.stage import Stage
 
 VALIDATION_BATCH = 256
 """Images attacked at a time, if memory allows."""

@@ -15,8 +15,6 @@ from torch import Tensor, nn
 
 from equipoise.data import DataSet, Split
 from equipoise.distributed.ranks import launched
-from equipoise.methods import Stage
-from equipoise.methods.stage import MakeNetwork
 from equipoise.models import FeatureExtractor, count_multiply_adds, count_parameters
 from equipoise.recipes import Recipe
 from equipoise.runtime.environment import environment
@@ -24,6 +22,7 @@ from equipoise.runtime.reporter import NullReporter, Reporter
 from equipoise.runtime.seeds import derive_seed
 from equipoise.training import Trainer, TrainingConfig
 from equipoise.training.batches import TrainingBatches
+from equipoise.training.stage import MakeNetwork, Stage
 from equipoise.training.validation import VALIDATION_BATCH, Validation
 from equipoise.workflows.datasets import named_source as named_source
 from equipoise.workflows.datasets import with_folder as with_folder

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from equipoise.attacks.threat import THREATS
 from equipoise.data import DataSet, Split
 from equipoise.evaluation import (
     EvaluationCache,
@@ -23,7 +24,6 @@ from equipoise.evaluation import (
 )
 from equipoise.evaluation.robustness_profile import Order
 from equipoise.evaluation.self_checks import self_checks
-from equipoise.methods.stage import THREATS
 from equipoise.models.io.trust import Trusted
 from equipoise.recipes import Evaluation, from_json
 from equipoise.runtime.errors import RunError

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from equipoise.attacks import PGD
 from equipoise.attacks.goals import margin
+from equipoise.attacks.threat import THREATS
 from equipoise.evaluation import images_hash
-from equipoise.methods.stage import THREATS
 from equipoise.models.attack_mode.context import attack_mode
 from equipoise.models.io.model_folder import CONFIG, locate
 from equipoise.report.compare import broken_at

@@ -11,7 +11,7 @@ from torch import nn
 from equipoise.data import DataSet
 from equipoise.distributed.ranks import Ranks, launched
 from equipoise.execution.local import check_answer, check_forward, execute, keeps_its_last_epoch
-from equipoise.methods import AFS, Stage
+from equipoise.methods import AFS
 from equipoise.methods.afs import load_extractor
 from equipoise.models import FeatureExtractor, save
 from equipoise.models.io.trust import Trusted, trusting
@@ -22,6 +22,7 @@ from equipoise.runtime.errors import InvalidInput, RunError
 from equipoise.runtime.files import read_json, write_json
 from equipoise.runtime.reporter import NullReporter, Reporter
 from equipoise.runtime.run_folder import RunFolder
+from equipoise.training.stage import Stage
 from equipoise.workflows import model_card
 from equipoise.workflows.resume_checks import check_same_data, claimed
 from equipoise.workflows.stacking import card_of

@@ -7,36 +7,11 @@ from typing import Literal, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from equipoise.attacks.threat import L2, Linf, Threat
-from equipoise.methods.schedule import Schedule
+from equipoise.training.schedule import Schedule
 from equipoise.types import Images, Labels, Predict
 
 MakeNetwork = Callable[[], nn.Module]
 """Makes a network with fresh weights, drawn from torch's global seed."""
-
-Norm = Literal["Linf", "L2"]
-THREATS: dict[str, Callable[[float | Tensor], Threat]] = {"Linf": Linf, "L2": L2}
-"""The threat of each norm."""
-
-
-def check_strengths(norm: Norm, *epsilons: float | None) -> None:
-    """Refuse strengths and step sizes that a norm cannot have, before anything is trained.
-
-    Args:
-        norm: Norm of the threat.
-        epsilons: Lengths in pixel units; ``None`` is skipped.
-
-    Raises:
-        ValueError: If one is negative or not a number, or above 1 under L-inf.
-
-    Example:
-        >>> check_strengths("Linf", 8)
-        Traceback (most recent call last):
-        ...
-        ValueError: epsilon must be in [0, 1] pixel units, got 8. For the papers' 8 write 8/255.
-    """
-    for epsilon in epsilons:
-        THREATS[norm](epsilon or 0.0)
 
 
 @runtime_checkable

@@ -1,6 +1,6 @@
 import pytest
 
-from equipoise.methods import Schedule
+from equipoise.training.schedule import Schedule
 
 
 def schedule(**settings) -> Schedule:
