@@ -120,7 +120,5 @@ def test_a_recipe_with_a_removed_field_at_its_old_default_is_still_read():
     augmentation |= {"operations": 0, "magnitude": 0.5}
     assert from_json(content) == tiny.recipe()
     augmentation["operations"] = 2
-    with pytest.raises(
-        ValueError, match=r"had a field operations .* only its default, 0, can still be read, got 2"
-    ):
+    with pytest.raises(ValueError, match=r"had a field operations .* only its default, 0.* got 2"):
         from_json(content)

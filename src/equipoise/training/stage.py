@@ -7,6 +7,7 @@ from typing import Literal, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from equipoise.attacks.threat import Norm
 from equipoise.training.schedule import Schedule
 from equipoise.types import Images, Labels, Predict
 
