@@ -69,3 +69,16 @@ def test_a_ranked_table_has_the_best_trade_off_first(tmp_path):
     rows_of_page = [line for line in page.read_text().splitlines() if line.startswith("| ")]
     assert [line.split("|")[1].strip() for line in rows_of_page] == ["model", "b", "c", "a"]
     assert not fill_markers(page)
+
+
+def test_a_short_table_leaves_out_the_average_and_the_first_suite(page):
+    page.write_text("<!-- records: a short -->\n<!-- end records -->\n")
+    assert fill_markers(page)
+    header = page.read_text().splitlines()[1]
+    assert header == "| model | clean | ε = 8/255 | (clean + strongest)/2 |"
+
+
+def test_an_unknown_option_of_a_marker_is_refused(page):
+    page.write_text("<!-- records: a shrot -->\n<!-- end records -->\n")
+    with pytest.raises(ValueError, match="options .* are ranked and short, got shrot"):
+        fill_markers(page)

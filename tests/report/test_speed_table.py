@@ -57,6 +57,16 @@ def test_a_benchmark_marker_is_filled_from_all_its_records(tmp_path):
     assert not fill_markers(page)
 
 
+def test_a_benchmark_marker_may_choose_rows_of_a_record(tmp_path):
+    (tmp_path / "a.json").write_text(json.dumps(record()))
+    page = tmp_path / "page.md"
+    page.write_text("<!-- benchmark: a.json#1 -->\n<!-- end benchmark -->\n")
+    assert fill_markers(page)
+    rows = page.read_text().splitlines()
+    assert rows[3] == "| a step | ours | plain | 0.5, 1.75 | 1.08 times the time |"
+    assert rows[5] == "Median of paired ratios (quartiles); a processor, 2 threads, 2026-01-02."
+
+
 def test_a_missing_record_and_one_without_comparisons_are_refused(tmp_path):
     page = tmp_path / "page.md"
     page.write_text("<!-- benchmark: a.json -->\n<!-- end benchmark -->\n")

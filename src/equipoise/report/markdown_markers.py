@@ -12,8 +12,6 @@ from equipoise.report.table import Record, markdown_table, ranked
 from equipoise.runtime.errors import RunError
 from equipoise.runtime.files import read_json, write_bytes
 
-RANKED = " ranked"
-
 
 def fill_markers(path: Path) -> bool:
     """Update every table between markers in a Markdown file.
@@ -21,10 +19,12 @@ def fill_markers(path: Path) -> bool:
     ``<!-- KIND: SOURCE -->`` begins a table and ``<!-- end KIND -->`` ends it. Paths are relative
     to the file.
 
-    - ``records: FOLDER``: headline table of all records under the folder. With ``ranked`` after the
-      folder, models are sorted by their trade-off, the best first.
+    - ``records: FOLDER``: headline table of all records under the folder. Options may follow:
+      ``ranked`` sorts models by their trade-off, the best first; ``short`` leaves out the average
+      and the column of the first suite.
     - ``attacks: FOLDER SUITE``: one column for each attack of a suite.
-    - ``benchmark: RECORD.json ...``: speed table.
+    - ``benchmark: RECORD.json ...``: speed table. ``RECORD.json#0,2`` takes only those comparisons
+      of a record, counted from 0.
     - ``autoattack: RECORD.json``: our suites compared with AutoAttack.
 
     Args:
@@ -61,8 +61,16 @@ def fill_markers(path: Path) -> bool:
 
 
 def _headline(folder: Path, source: str) -> str:
-    records = _records(folder / source.removesuffix(RANKED))
-    return markdown_table(ranked(records) if source.endswith(RANKED) else records)
+    name, *options = source.split()
+    if unknown := set(options) - {"ranked", "short"}:
+        raise ValueError(
+            f"options of a records marker are ranked and short, got {' '.join(sorted(unknown))}; "
+            "correct the marker."
+        )
+    records = _records(folder / name)
+    return markdown_table(
+        ranked(records) if "ranked" in options else records, short="short" in options
+    )
 
 
 def _attacks(folder: Path, source: str) -> str:
@@ -71,7 +79,12 @@ def _attacks(folder: Path, source: str) -> str:
 
 
 def _speed(folder: Path, source: str) -> str:
-    return speed_table([read_json(folder / name) for name in source.split()])
+    records, rows = [], []
+    for name in source.split():
+        path, _, chosen = name.partition("#")
+        records.append(read_json(folder / path))
+        rows.append([int(number) for number in chosen.split(",")] if chosen else None)
+    return speed_table(records, rows)
 
 
 def _autoattack(folder: Path, source: str) -> str:

@@ -6,11 +6,15 @@ from typing import Any
 Record = dict[str, Any]
 
 
-def speed_table(records: Sequence[Record]) -> str:
+def speed_table(
+    records: Sequence[Record], rows: Sequence[Sequence[int] | None] | None = None
+) -> str:
     """Table of the comparisons in benchmark records, as Markdown.
 
     Args:
         records: Records as the scripts in ``benchmarks/`` write them.
+        rows: For each record, which of its comparisons to show, counted from 0; ``None`` for all.
+            The share of the ceiling is given only for records that are shown whole.
 
     Returns:
         The table, and a caption with machine and date.
@@ -22,17 +26,16 @@ def speed_table(records: Sequence[Record]) -> str:
         raise ValueError("a speed table needs at least one benchmark record, got none; name some.")
     lines = ["| what | ours | against | seconds | ratio |", "|---|---|---|---:|---|"]
     ceilings = []
-    for record in records:
+    for record, chosen in zip(records, rows or [None] * len(records), strict=True):
         parts = list(_parts(record))
         if not parts:
             raise ValueError(
                 f"a benchmark record must hold a comparison, got none in "
                 f"{record.get('benchmark')}; run the benchmark again."
             )
-        for part in parts:
-            lines += [_row(line) for line in part["comparisons"]]
-            if "share_of_ceiling" in part:
-                ceilings.append(_ceiling(part))
+        shown = [_row(line) for part in parts for line in part["comparisons"]]
+        lines += shown if chosen is None else [shown[number] for number in chosen]
+        ceilings += [_ceiling(p) for p in parts if chosen is None and "share_of_ceiling" in p]
     dates = sorted({record["date"] for record in records})
     first = records[0]
     threads = sorted({record["settings"]["threads"] for record in records})

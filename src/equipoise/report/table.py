@@ -204,12 +204,13 @@ def wrap_name(name: str, width: int, after: str = "_") -> str:
     return "\n".join(lines)
 
 
-def markdown_table(records: Sequence[Record]) -> str:
+def markdown_table(records: Sequence[Record], *, short: bool = False) -> str:
     """Headline table as Markdown, with its caption.
 
     Args:
         records: Evaluations of models at the same strengths. Several records of one model are its
             training seeds; their row holds the mean and, in parentheses, the standard deviation.
+        short: Leave out the average over strengths and the accuracy under the first suite alone.
 
     Returns:
         Markdown text; accuracies in percent.
@@ -230,6 +231,8 @@ def markdown_table(records: Sequence[Record]) -> str:
         | afa | 90.0 | 50.0 | 70.0 | 70.0 | 60.0 |
     """
     header, body = headline_rows(records)
+    if short:
+        header, *body = [[*row[:-3], row[-2]] for row in (header, *body)]
     lines = ["| " + " | ".join(header) + " |", "|---|" + "---:|" * (len(header) - 1)]
     lines += ["| " + " | ".join(row) + " |" for row in body]
     return "\n".join([*lines, "", caption(records)]) + "\n"
