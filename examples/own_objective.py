@@ -20,7 +20,7 @@ from equipoise.methods import Schedule
 from equipoise.methods.single_network import network_stage
 from equipoise.methods.stage import TrainingAttack
 from equipoise.models import WideResNet
-from equipoise.training import Loop
+from equipoise.training import TrainingConfig
 from equipoise.types import Images, Labels, PerImage, Predict
 
 
@@ -68,7 +68,7 @@ def main(folder: Path = Path("runs/own_objective")) -> None:
     network, _ = execute(
         [stage],
         train=dataset.train,
-        loop=Loop(batch_size=64, validation_images=100, validation_steps=3),
+        loop=TrainingConfig(batch_size=64, validation_images=100, validation_steps=3),
         folder=folder,
         seed=0,
         fabric=fabric,

@@ -18,7 +18,7 @@ import torch
 
 from equipoise.attacks.threat import L2, Linf
 from equipoise.cli.main import main
-from equipoise.distributed.ranks import launched
+from equipoise.distributed.ranks import FloatInputPrecision, launched
 from equipoise.distributed.shared_generator import (
     SharedGenerator,
     global_size,
@@ -127,6 +127,26 @@ def test_local_means_average_to_the_mean_of_the_whole_batch():
 def test_a_batch_that_cannot_be_shared_is_refused_before_launching(batch, devices, nodes, message):
     with pytest.raises(TrainingError, match=message):
         launched("32-true", batch, devices=devices, nodes=nodes)
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "available", "device"),
+    [
+        ("cpu", "cuda", "cpu"),
+        ("auto", "cuda", "cuda"),
+        ("gpu", "mps", "mps"),
+        ("auto", None, "cpu"),
+    ],
+)
+def test_mixed_precision_uses_the_device_that_fabric_chooses(
+    monkeypatch, accelerator, available, device
+):
+    monkeypatch.setattr("torch.accelerator.is_available", lambda: available is not None)
+    monkeypatch.setattr("torch.accelerator.current_accelerator", lambda: torch.device(available))
+    precision = FloatInputPrecision(accelerator)
+    assert precision.device == device
+    images = torch.rand(2, 3)
+    assert precision.convert_input(images) is images
 
 
 def free_port() -> str:

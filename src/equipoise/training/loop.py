@@ -77,7 +77,7 @@ def fit(
         >>> labels = torch.tensor([0, 1] * 8)
         >>> pixels = (labels * 200).to(torch.uint8)[:, None, None, None].expand(16, 1, 4, 4)
         >>> images = Split(images=pixels.contiguous(), labels=labels, classes=2)
-        >>> schedule = Schedule(epochs=3, learning_rate=0.1)
+        >>> schedule = Schedule(epochs=1, learning_rate=0.1)
         >>> method = SingleNetwork(objective=Standard(), epsilon=0.0, schedule=schedule)
         >>> network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 2))
         >>> (stage,) = method.stages(lambda: network)
@@ -88,8 +88,9 @@ def fit(
         ...         stage, stage.build({}), train=images, validation=images, loop=loop,
         ...         folder=Path(folder), fabric=fabric, seed=0,
         ...     )
-        >>> summary["epochs"], summary["best_score"]
-        (3, 1.0)
+        ...     weights = sorted(path.name for path in Path(folder).glob("*.safetensors"))
+        >>> summary["epochs"], weights
+        (1, ['best.safetensors', 'checkpoint.safetensors', 'last.safetensors'])
     """
     keep_freed_memory()
     trainer = Trainer(stage, task, loop, fabric, seed, reporter)
