@@ -1,10 +1,10 @@
-"""Fifty faults in the training and evaluation of small AFA and AFS runs, none of which may matter.
+"""Fifty faults in training and evaluation of small AFA and AFS runs, which must change no result.
 
 Run it from the repository, as a user who may mount (or with ``--kills-only``):
-``python benchmarks/chaos.py`` (about 10 minutes on one core). Each run lives on a small file system
-of its own. At a random moment its process is killed with SIGKILL, or its disk becomes full, or its
-folder read-only; then the fault is mended and the same command goes on. In the end weights and
-record must equal those of a run that nobody touched.
+``python benchmarks/chaos.py`` (about 10 minutes on one core). Each run has its own small file
+system. At a random moment, its process is killed with SIGKILL, its disk becomes full, or its folder
+becomes read-only; then the fault is fixed and the same command resumes. The final weights and
+record must equal those of an uninterrupted run.
 """
 
 import argparse
@@ -31,53 +31,57 @@ ROOM = "64m"
 
 
 def evaluation(folder: Path) -> list[str]:
-    """The command that evaluates a run, or goes on with it."""
+    """Return the command that starts or resumes the evaluation of a run."""
     settings = ["--images", "32", "--epsilons", "0.1", "0.2", "--steps", "10", "--batch-size", "8"]
     return [sys.executable, "-m", "equipoise", "evaluate", str(folder), *settings]
 
 
 class Disk:
-    """A file system of its own for one run, or a plain folder."""
+    """A separate file system for one run, or a plain folder."""
 
-    def __init__(self, place: Path, mounted: bool) -> None:
-        self.place, self.mounted = place, mounted
-        place.mkdir()
+    def __init__(self, folder: Path, mounted: bool) -> None:
+        self.folder, self.mounted = folder, mounted
+        folder.mkdir()
         if mounted:
-            _mount("-t", "tmpfs", "-o", f"size={ROOM}", "tmpfs", str(place))
+            _mount("-t", "tmpfs", "-o", f"size={ROOM}", "tmpfs", str(folder))
 
     def fill(self) -> None:
-        """Leave no room."""
-        found = os.statvfs(self.place)
-        used = (found.f_blocks - found.f_bfree) * found.f_bsize
-        _mount("-o", f"remount,size={used // 1024 + 8}k", str(self.place))
+        """Shrink the file system to its content."""
+        usage = os.statvfs(self.folder)
+        used = (usage.f_blocks - usage.f_bfree) * usage.f_bsize
+        _mount("-o", f"remount,size={used // 1024 + 8}k", str(self.folder))
 
     def protect(self) -> None:
-        """Allow nothing new in any folder, not even to the superuser. Remounting would wait for
-        every open file, and a run keeps its lock open."""
-        subprocess.run(["chattr", "-R", "+i", str(self.place)], check=False, capture_output=True)
+        """Forbid changes to all folders, even to the superuser.
 
-    def mend(self) -> None:
-        """As it was."""
+        Remounting read-only would fail: a run keeps its lock file open.
+        """
+        subprocess.run(["chattr", "-R", "+i", str(self.folder)], check=False, capture_output=True)
+
+    def repair(self) -> None:
+        """Undo all faults."""
         if self.mounted:
-            subprocess.run(["chattr", "-R", "-i", str(self.place)], check=True, capture_output=True)
-            _mount("-o", f"remount,rw,size={ROOM}", str(self.place))
+            subprocess.run(
+                ["chattr", "-R", "-i", str(self.folder)], check=True, capture_output=True
+            )
+            _mount("-o", f"remount,rw,size={ROOM}", str(self.folder))
 
     def close(self) -> None:
-        """Gone."""
+        """Unmount and delete."""
         if self.mounted:
-            subprocess.run(["umount", "-l", str(self.place)], check=True)
-        shutil.rmtree(self.place, ignore_errors=True)
+            subprocess.run(["umount", "-l", str(self.folder)], check=True)
+        shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def _mount(*arguments: str) -> None:
     subprocess.run(["mount", *arguments], check=True, capture_output=True)
 
 
-def struck(arguments: list[str], disk: Disk, fault: str, after: float) -> dict[str, Any]:
-    """Start a command and let a fault happen ``after`` seconds.
+def run_with_fault(arguments: list[str], disk: Disk, fault: str, after: float) -> dict[str, Any]:
+    """Start a command and cause a fault ``after`` seconds later.
 
     Returns:
-        What happened: the exit status, and the refusal if the process ended by itself.
+        A record of the fault: the exit status, and the error message if the process had one.
     """
     process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     try:
@@ -85,7 +89,7 @@ def struck(arguments: list[str], disk: Disk, fault: str, after: float) -> dict[s
     except subprocess.TimeoutExpired:
         {"kill": process.kill, "full disk": disk.fill, "read-only": disk.protect}[fault]()
     _, errors = process.communicate(timeout=600)
-    disk.mend()
+    disk.repair()
     text = errors.decode()
     clear = process.returncode in (0, -signal.SIGKILL) or "error:" in text
     if not clear or "Traceback" in text:
@@ -94,14 +98,14 @@ def struck(arguments: list[str], disk: Disk, fault: str, after: float) -> dict[s
         "fault": fault,
         "after_seconds": round(after, 2),
         "status": process.returncode,
-        "said": text[text.find("error:") :].strip().replace(str(disk.place), "FOLDER")[:300]
+        "said": text[text.find("error:") :].strip().replace(str(disk.folder), "FOLDER")[:300]
         if process.returncode > 0
         else "",
     }
 
 
 def main() -> None:
-    """Run, print a line a fault, write the record; exit status 1 if any run differs."""
+    """Run, print a line per fault, write the record; exit with status 1 if any run differs."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--faults", type=int, default=50)
     parser.add_argument("--kills-only", action="store_true")
@@ -111,7 +115,7 @@ def main() -> None:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     drawn, began = random.Random(given.seed), time.monotonic()
     kinds = ["kill"] if given.kills_only else ["kill", "kill", "full disk", "read-only"]
-    work, lives, struck_by = Path(tempfile.mkdtemp(prefix="chaos.")), [], Counter()
+    work, lives, counts = Path(tempfile.mkdtemp(prefix="chaos.")), [], Counter()
     try:
         wholes = []
         for name in ("afa_digits", "afs_digits"):
@@ -123,38 +127,38 @@ def main() -> None:
                 subprocess.run(arguments, check=True, capture_output=True)
                 lasted.append(time.monotonic() - start)
             wholes.append((name, recipe, lasted, digest(folder), record_in(folder)))
-        while struck_by.total() < given.faults:
+        while counts.total() < given.faults:
             name, recipe, lasted, weights, record = wholes[len(lives) % 2]
             disk, faults = Disk(work / str(len(lives)), mounted=not given.kills_only), []
-            folder = disk.place / "run"
+            folder = disk.folder / "run"
             for stage, seconds in zip(("train", "evaluate"), lasted, strict=True):
                 for _ in range(3):
                     arguments = command(recipe, folder) if stage == "train" else evaluation(folder)
                     after = drawn.uniform(0.1, 0.95) * seconds
-                    found = struck(arguments, disk, drawn.choice(kinds), after)
-                    if found["status"]:
-                        faults.append({"during": stage} | found)
-                        struck_by[found["fault"]] += 1
+                    fault = run_with_fault(arguments, disk, drawn.choice(kinds), after)
+                    if fault["status"]:
+                        faults.append({"during": stage} | fault)
+                        counts[fault["fault"]] += 1
                 arguments = command(recipe, folder) if stage == "train" else evaluation(folder)
                 subprocess.run(arguments, check=True, capture_output=True)
             same = digest(folder) == weights and record_in(folder) == record
             lives.append({"recipe": name, "faults": faults, "identical": same})
             print(
-                f"{struck_by.total():3d} faults; {name}: {len(faults)} of them; "
+                f"{counts.total():3d} faults; {name}: {len(faults)} of them; "
                 + ("same weights and record" if same else "DIFFERENT"),
                 flush=True,
             )
             disk.close()
     finally:
-        for place in work.glob("*"):
-            if place.is_mount():
-                subprocess.run(["umount", "-l", str(place)], check=False)
+        for path in work.glob("*"):
+            if path.is_mount():
+                subprocess.run(["umount", "-l", str(path)], check=False)
         shutil.rmtree(work, ignore_errors=True)
     identical = sum(life["identical"] for life in lives)
     write_json(
         given.record,
         {
-            "faults": dict(struck_by),
+            "faults": dict(counts),
             "runs": len(lives),
             "identical": identical,
             "seed": given.seed,
@@ -163,7 +167,7 @@ def main() -> None:
             "environment": environment(),
         },
     )
-    print(f"{identical} of {len(lives)} runs with {struck_by.total()} faults end the same.")
+    print(f"{identical} of {len(lives)} runs with {counts.total()} faults end the same.")
     sys.exit(identical != len(lives))
 
 

@@ -1,10 +1,10 @@
-"""Kill training with SIGKILL at random points of every stage, resume, compare the weights' bits.
+"""Kill training with SIGKILL at random points of every stage, resume, and compare the weights.
 
 Run it from the repository: ``python benchmarks/kill_and_resume.py`` (a few minutes on one core).
 Each kill gets a fresh run of a small AFA or AFS recipe on digits; a checkpoint is written at every
-step, and the kill comes a random moment after a random step, so that it also falls into writes,
-validations and the changes from one stage to the next. The resumed run must end in the same
-``model.safetensors``, byte for byte, as a run that nobody touched.
+step, and the kill comes at a random moment after a random step, so that it also hits writes,
+validations and transitions between stages. The ``model.safetensors`` of the resumed run must be
+byte-identical to that of an uninterrupted run.
 """
 
 import argparse
@@ -34,7 +34,7 @@ RECORD = Path(__file__).with_suffix(".json")
 
 
 def small(name: str) -> Recipe:
-    """A digits recipe of two short epochs a stage that saves at every step."""
+    """Return a digits recipe with two short epochs per stage that saves at every step."""
     recipe = RECIPES[name]()
     schedule = Schedule(epochs=EPOCHS, learning_rate=0.1)
     method: Any = replace(
@@ -49,12 +49,12 @@ def small(name: str) -> Recipe:
 
 
 def stages_of(recipe: Recipe) -> list[str]:
-    """The names of a recipe's stages; no network is made for them."""
+    """Return the names of a recipe's stages without building a network."""
     return [stage.name for stage in recipe.method.stages(lambda: None)]  # type: ignore[arg-type]
 
 
 def command(recipe: Path, folder: Path) -> list[str]:
-    """The command that starts a run, or goes on with it."""
+    """Return the command that starts or resumes a run."""
     resume = ["--resume"] if folder.exists() else []
     return [
         *(sys.executable, "-m", "equipoise", "train", str(recipe)),
@@ -63,22 +63,21 @@ def command(recipe: Path, folder: Path) -> list[str]:
 
 
 def digest(folder: Path) -> str:
-    """Of the final weights."""
+    """Return a digest of the final weights."""
     return hashlib.sha256((folder / "model" / "model.safetensors").read_bytes()).hexdigest()
 
 
 def steps_done(folder: Path, stage: str) -> int:
-    """Steps of a stage that its newest checkpoint holds."""
-    place = folder / "stages" / stage
+    """Return the number of steps in a stage's newest checkpoint."""
     try:
-        found = checkpoint.load_checkpoint(place)
+        content = checkpoint.load_checkpoint(folder / "stages" / stage)
     except RuntimeError:  # read between two renames
         return 0
-    return 0 if found is None else int(found[1]["epoch"]) * STEPS + int(found[1]["batch"])
+    return 0 if content is None else int(content[1]["epoch"]) * STEPS + int(content[1]["batch"])
 
 
 def kill_after(arguments: list[str], folder: Path, stage: str, step: int, delay: float) -> bool:
-    """Start a run and kill it ``delay`` seconds after a step; False if it had ended before."""
+    """Start a run and kill it ``delay`` seconds after a step; return False if it ended earlier."""
     process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     try:
         while steps_done(folder, stage) < step and process.poll() is None:
@@ -95,7 +94,7 @@ def kill_after(arguments: list[str], folder: Path, stage: str, step: int, delay:
 def one_kill(
     recipe: Path, expected: str, stage: str, step: int, delay: float, folder: Path
 ) -> dict[str, Any]:
-    """One run, killed once and resumed."""
+    """Kill a run once and resume it."""
     killed = kill_after(command(recipe, folder), folder, stage, step, delay)
     left = steps_done(folder, stage)
     half = [str(p.relative_to(folder)) for p in folder.rglob(".*") if p.is_file()]
@@ -112,7 +111,7 @@ def one_kill(
 
 
 def main() -> None:
-    """Run, print a line a kill, write the record; exit status 1 if any run differs."""
+    """Run, print a line per kill, write the record; exit with status 1 if any run differs."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
@@ -140,7 +139,7 @@ def main() -> None:
             shutil.rmtree(folder)
             print(
                 f"{number + 1:3d}  {name} {stage} step {step}: "
-                + ("same bits" if point["identical"] else "DIFFERENT BITS"),
+                + ("bit-identical" if point["identical"] else "DIFFERENT"),
                 flush=True,
             )
     finally:
@@ -161,7 +160,7 @@ def main() -> None:
             "environment": environment(),
         },
     )
-    print(f"{identical} of {len(points)} killed and resumed runs end in the same bits.")
+    print(f"{identical} of {len(points)} killed and resumed runs are bit-identical.")
     sys.exit(identical != len(points))
 
 

@@ -1,4 +1,4 @@
-"""Kills at every kind of place; the resumed run must give the bits of an uninterrupted one."""
+"""Runs killed at many points; the resumed run must be bit-identical to an uninterrupted one."""
 
 import contextlib
 import os
@@ -28,11 +28,11 @@ COMMAND = [sys.executable, "-m", "equipoise", "train"]
 
 
 class Killed(BaseException):
-    """Stands for a kill: nothing in the package catches it."""
+    """Simulates a kill: nothing in the package catches it."""
 
 
 def steps_of(folder: Path, stage: str) -> int:
-    """How many steps of a stage its newest checkpoint holds."""
+    """Return the epoch and batch of a stage's newest checkpoint as one number."""
     try:
         _, state = checkpoint.unpack(folder / "stages" / stage / checkpoint.CURRENT)
     except RuntimeError:  # between two renames there is none
@@ -41,7 +41,7 @@ def steps_of(folder: Path, stage: str) -> int:
 
 
 def kill_at(command: list[str], folder: Path, stage: str, point: int) -> None:
-    """Start a run, wait until a stage has come so far, and end it by SIGKILL."""
+    """Start a run, wait until a stage has reached a point, and end it by SIGKILL."""
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     try:
         while steps_of(folder, stage) < point:
@@ -58,7 +58,7 @@ def weights(folder: Path) -> bytes:
 
 
 @pytest.mark.slow
-def test_two_kills_with_sigkill_leave_no_trace_in_the_weights(tmp_path):
+def test_a_run_killed_twice_resumes_bit_identical(tmp_path):
     recipe = tiny.recipe("afa_digits")
     recipe = replace(recipe, loop=replace(recipe.loop, batch_size=128, validation_images=200))
     write_json(tmp_path / "recipe.json", to_json(recipe))
@@ -78,7 +78,7 @@ def test_two_kills_with_sigkill_leave_no_trace_in_the_weights(tmp_path):
 
 
 def killed_at(monkeypatch, owner, name: str, number: int) -> None:
-    """Let a function's call of this number, counted from 0, end in a kill."""
+    """Make the n-th call of a function, counted from 0, raise Killed."""
     real, calls = getattr(owner, name), iter(range(number + 1))
 
     def counted(*arguments, **settings):
@@ -90,7 +90,7 @@ def killed_at(monkeypatch, owner, name: str, number: int) -> None:
 
 
 def small() -> Recipe:
-    """One epoch a stage, two steps an epoch."""
+    """Return a recipe with one epoch per stage and two steps per epoch."""
     recipe = tiny.recipe("afa_digits")
     short = replace(tiny.SCHEDULE, epochs=1)
     method = replace(recipe.method, schedule=short, gate_schedule=short, strengths=(0.0, 0.2))
@@ -110,12 +110,10 @@ def whole(tmp_path_factory, data):
 
 
 # A run of ``small`` renames 23 files, the last three of them into its model folder.
-@pytest.mark.parametrize("place", range(24))
-def test_a_kill_before_any_rename_leaves_a_run_that_resumes(
-    tmp_path, monkeypatch, data, whole, place
-):
+@pytest.mark.parametrize("call", range(24))
+def test_a_run_killed_before_any_rename_resumes(tmp_path, monkeypatch, data, whole, call):
     folder = tmp_path / "run"
-    killed_at(monkeypatch, os, "replace", place)
+    killed_at(monkeypatch, os, "replace", call)
     with contextlib.suppress(Killed):
         train(small(), folder, dataset=data)
     monkeypatch.undo()
@@ -123,16 +121,16 @@ def test_a_kill_before_any_rename_leaves_a_run_that_resumes(
     assert weights(folder) == weights(whole)
     assert (folder / "model" / "config.json").exists()
     for metrics in folder.glob("stages/*/metrics.jsonl"):
-        assert len(metrics.read_text().splitlines()) == 1  # an epoch
+        assert len(metrics.read_text().splitlines()) == 1  # per epoch
     assert not [path for path in folder.rglob(".*") if path.is_file()]
 
 
 @pytest.mark.parametrize("name", ["afs_digits", "standard_digits"])
-@pytest.mark.parametrize("place", [6, 11])
-def test_other_methods_resume_to_the_same_bits_too(tmp_path, monkeypatch, data, name, place):
+@pytest.mark.parametrize("call", [6, 11])
+def test_other_methods_resume_bit_identical(tmp_path, monkeypatch, data, name, call):
     recipe = tiny.recipe(name)
     train(recipe, tmp_path / "whole", dataset=data)
-    killed_at(monkeypatch, os, "replace", place)
+    killed_at(monkeypatch, os, "replace", call)
     with pytest.raises(Killed):
         train(recipe, tmp_path / "cut", dataset=data)
     monkeypatch.undo()
@@ -140,13 +138,13 @@ def test_other_methods_resume_to_the_same_bits_too(tmp_path, monkeypatch, data, 
     assert weights(tmp_path / "cut") == weights(tmp_path / "whole")
 
 
-@pytest.mark.parametrize("place", [5, 6])
-def test_adamw_resumes_to_the_same_bits_too(tmp_path, monkeypatch, data, place):
+@pytest.mark.parametrize("call", [5, 6])
+def test_adamw_resumes_bit_identical(tmp_path, monkeypatch, data, call):
     recipe = tiny.recipe("standard_digits")
     schedule = replace(recipe.method.schedule, optimiser="adamw", learning_rate=1e-2)
     recipe = replace(recipe, method=replace(recipe.method, schedule=schedule))
     train(recipe, tmp_path / "whole", dataset=data)
-    killed_at(monkeypatch, os, "replace", place)
+    killed_at(monkeypatch, os, "replace", call)
     with pytest.raises(Killed):
         train(recipe, tmp_path / "cut", dataset=data)
     monkeypatch.undo()
@@ -154,10 +152,8 @@ def test_adamw_resumes_to_the_same_bits_too(tmp_path, monkeypatch, data, place):
     assert weights(tmp_path / "cut") == weights(tmp_path / "whole")
 
 
-@pytest.mark.parametrize("place", [7, 12, 17])
-def test_every_switch_of_the_loop_at_once_resumes_to_the_same_bits(
-    tmp_path, monkeypatch, data, place
-):
+@pytest.mark.parametrize("call", [7, 12, 17])
+def test_all_options_of_the_loop_at_once_resume_bit_identical(tmp_path, monkeypatch, data, call):
     extra = tmp_path / "extra.npz"
     pixels = data.test.images.permute(0, 2, 3, 1).numpy()
     numpy.savez(extra, image=pixels, label=data.test.labels.numpy())
@@ -165,7 +161,7 @@ def test_every_switch_of_the_loop_at_once_resumes_to_the_same_bits(
     switches = {"averaging": "swa", "awp_gamma": 0.01, "extra": extra, "alarms": True}
     recipe = replace(recipe, loop=replace(recipe.loop, **switches))
     train(recipe, tmp_path / "whole", dataset=data)
-    killed_at(monkeypatch, os, "replace", place)
+    killed_at(monkeypatch, os, "replace", call)
     with pytest.raises(Killed):
         train(recipe, tmp_path / "cut", dataset=data)
     monkeypatch.undo()
@@ -173,7 +169,7 @@ def test_every_switch_of_the_loop_at_once_resumes_to_the_same_bits(
     assert weights(tmp_path / "cut") == weights(tmp_path / "whole")
 
 
-def test_what_a_sigkill_leaves_half_written_is_cleared_away(tmp_path, data, whole):
+def test_files_half_written_at_a_sigkill_are_removed(tmp_path, data, whole):
     folder = tmp_path / "run"
     train(small(), folder, dataset=data)
     stage = folder / "stages" / "gate"
@@ -184,7 +180,7 @@ def test_what_a_sigkill_leaves_half_written_is_cleared_away(tmp_path, data, whol
     assert weights(folder) == weights(whole)
 
 
-def test_a_kill_while_the_first_file_was_written_does_not_block_the_folder(tmp_path, data, whole):
+def test_a_kill_during_the_first_write_does_not_block_the_folder(tmp_path, data, whole):
     folder = tmp_path / "run"
     folder.mkdir()
     (folder / ".recipe.json.k1lled00.part").write_bytes(b"{")
@@ -193,7 +189,7 @@ def test_a_kill_while_the_first_file_was_written_does_not_block_the_folder(tmp_p
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 75)])
-def test_a_signal_ends_with_its_status_and_the_command_that_goes_on(
+def test_a_signal_ends_with_its_exit_status_and_the_resume_command(
     tmp_path, monkeypatch, capsys, number, status
 ):
     recipe = tiny.recipe()
@@ -209,17 +205,17 @@ def test_a_signal_ends_with_its_status_and_the_command_that_goes_on(
     with pytest.raises(SystemExit) as stopped:
         main(["train", str(tmp_path / "recipe.json"), "--out", str(cut)])
     assert stopped.value.code == status
-    said = capsys.readouterr().err.replace("\n", "")
-    assert "a checkpoint is saved" in said
+    output = capsys.readouterr().err.replace("\n", "")
+    assert "a checkpoint is saved" in output
     assert steps_of(cut, "network") > 0
     assert not (cut / "model").exists()
 
-    command = said.split("equipoise ", 1)[1].split()
+    command = output.split("equipoise ", 1)[1].split()
     main(command)
     assert weights(cut) == weights(whole)
 
 
-def test_a_clock_that_jumps_changes_nothing(tmp_path, monkeypatch):
+def test_jumps_of_the_clock_change_no_result(tmp_path, monkeypatch):
     def trained(folder: Path):
         train(small(), folder, dataset=tiny.digits())
         record, _ = evaluate(str(folder), dataset=tiny.digits())

@@ -1,4 +1,4 @@
-"""Two processes that share each batch do what one process with the whole batch does."""
+"""Two processes that share each batch train what one process trains."""
 
 import json
 import os
@@ -18,7 +18,7 @@ import torch
 
 from equipoise.attacks.threat import L2, Linf
 from equipoise.cli.main import main
-from equipoise.distributed.ranks import launched
+from equipoise.distributed.ranks import FloatInputPrecision, launched
 from equipoise.distributed.shared_generator import (
     SharedGenerator,
     global_size,
@@ -54,23 +54,23 @@ def images():
 
 
 @pytest.mark.parametrize("threat", [Linf(0.1), L2(0.5)], ids=repr)
-def test_each_process_gets_its_rows_of_the_start_that_one_process_draws(threat, images):
+def test_each_process_gets_its_rows_of_the_random_start_of_one_process(threat, images):
     whole = threat.random_start(images, torch.Generator().manual_seed(0))
     for rank in range(2):
         part = threat.random_start(images[rank::2], shared(rank))
         assert torch.equal(part, whole[rank::2])
 
 
-def test_copies_of_a_batch_are_shared_out_alike(images):
+def test_repeated_batches_are_shared_evenly(images):
     twice = images.repeat(2, 1, 1, 1)
     whole = Linf(0.1).random_start(twice, torch.Generator().manual_seed(0))
     for rank in range(2):
-        own = images[rank::2].repeat(2, 1, 1, 1)
-        part = Linf(0.1).random_start(own, shared(rank))
+        local = images[rank::2].repeat(2, 1, 1, 1)
+        part = Linf(0.1).random_start(local, shared(rank))
         assert torch.equal(part, torch.cat([whole[:6][rank::2], whole[6:][rank::2]]))
 
 
-def test_some_rows_of_a_batch_draw_as_they_do_in_one_process_even_where_none_is_here(images):
+def test_draws_for_a_subset_equal_those_of_one_process_even_without_local_rows(images):
     chosen = torch.tensor([True, False, True, False, False, False])
     whole = Linf(0.1).random_start(images[chosen], torch.Generator().manual_seed(0))
     states = []
@@ -124,17 +124,35 @@ def test_local_means_average_to_the_mean_of_the_whole_batch():
         (16, 0, 1, r"devices and nodes must be 1 or more, got 0 and 1"),
     ],
 )
-def test_what_cannot_be_shared_out_is_refused_before_anything_starts(
-    batch, devices, nodes, message
-):
+def test_a_batch_that_cannot_be_shared_is_refused_before_launching(batch, devices, nodes, message):
     with pytest.raises(TrainingError, match=message):
         launched("32-true", batch, devices=devices, nodes=nodes)
 
 
+@pytest.mark.parametrize(
+    ("accelerator", "available", "device"),
+    [
+        ("cpu", "cuda", "cpu"),
+        ("auto", "cuda", "cuda"),
+        ("gpu", "mps", "mps"),
+        ("auto", None, "cpu"),
+    ],
+)
+def test_mixed_precision_uses_the_device_that_fabric_chooses(
+    monkeypatch, accelerator, available, device
+):
+    monkeypatch.setattr("torch.accelerator.is_available", lambda: available is not None)
+    monkeypatch.setattr("torch.accelerator.current_accelerator", lambda: torch.device(available))
+    precision = FloatInputPrecision(accelerator)
+    assert precision.device == device
+    images = torch.rand(2, 3)
+    assert precision.convert_input(images) is images
+
+
 def free_port() -> str:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return str(found.getsockname()[1])
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        return str(server.getsockname()[1])
 
 
 def environment(**more: str) -> dict[str, str]:
@@ -143,8 +161,8 @@ def environment(**more: str) -> dict[str, str]:
     return os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"} | more
 
 
-def test_the_group_ends_before_the_process_does():
-    """Threads of gloo that outlive the interpreter abort the process now and then."""
+def test_the_process_group_is_destroyed_before_the_process_exits():
+    """Threads of gloo that outlive the interpreter sometimes abort the process."""
     script = """
 import atexit, torch
 atexit.register(lambda: print("in a group at the end:", torch.distributed.is_initialized()))
@@ -164,7 +182,7 @@ print("in a group:", torch.distributed.is_initialized())
 
 @pytest.fixture(scope="module")
 def together(tmp_path_factory):
-    """All cases, trained by two processes that were started as torchrun starts them."""
+    """Train all cases in two processes, started as torchrun starts them."""
     folder = tmp_path_factory.mktemp("together")
     launch = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), "GROUP_RANK": "0"}
     launch |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "TORCHELASTIC_RUN_ID": "tests"}
@@ -177,8 +195,8 @@ def together(tmp_path_factory):
         )
         for rank in range(2)
     ]
-    said = [process.communicate(timeout=500)[1] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], said
+    errors = [process.communicate(timeout=500)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], errors
     return folder
 
 
@@ -205,7 +223,7 @@ def test_two_processes_train_what_one_process_trains(tmp_path, together, name):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ranks_worker.CASES)
-def test_gradients_are_reduced_once_a_step_whatever_the_attack_needs(together, name):
+def test_gradients_are_reduced_once_per_step(together, name):
     _, state = checkpoint.unpack(together / f"{name}.0.safetensors")
     steps = ranks_worker.SHORT.epochs * (len(ranks_worker.TRAIN) // ranks_worker.LOOP.batch_size)
     assert len(state["reductions"]) == steps
@@ -213,7 +231,7 @@ def test_gradients_are_reduced_once_a_step_whatever_the_attack_needs(together, n
 
 
 @pytest.mark.slow
-def test_processes_stop_together_and_go_on_to_the_same_bits(tmp_path):
+def test_processes_stop_together_and_resume_bit_identical(tmp_path):
     recipe = tiny.recipe("pgd_at_digits")
     recipe = replace(recipe, loop=replace(recipe.loop, batch_size=64, validation_images=700))
     write_json(tmp_path / "recipe.json", to_json(recipe))
@@ -223,7 +241,7 @@ def test_processes_stop_together_and_go_on_to_the_same_bits(tmp_path):
     done = subprocess.run(
         [*command, str(whole)], env=environment(), capture_output=True, text=True, check=True
     )
-    assert done.stdout.count("next: equipoise evaluate") == 1  # rank 0 alone speaks
+    assert done.stdout.count("next: equipoise evaluate") == 1  # only rank 0 prints
     assert read_json(whole / "environment.json")["processes"] == 2
 
     process = subprocess.Popen(
@@ -249,33 +267,33 @@ def test_processes_stop_together_and_go_on_to_the_same_bits(tmp_path):
 
 
 @pytest.mark.slow
-def test_one_process_goes_on_where_two_stopped(together, tmp_path):
-    """A checkpoint says nothing of how many processes wrote it."""
+def test_one_process_resumes_where_two_stopped(together, tmp_path):
+    """A checkpoint does not depend on the number of processes that wrote it."""
     _, state = checkpoint.unpack(together / "pgd_at" / checkpoint.CURRENT)
     assert not {"world", "rank", "processes"} & state.keys()
     stage, _, loop = ranks_worker.CASES["pgd_at"]
-    place = tmp_path / "pgd_at"
-    place.mkdir()
+    folder = tmp_path / "pgd_at"
+    folder.mkdir()
     for name in (checkpoint.CURRENT, "metrics.jsonl", "best.safetensors"):
-        (place / name).write_bytes((together / "pgd_at" / name).read_bytes())
+        (folder / name).write_bytes((together / "pgd_at" / name).read_bytes())
     longer = replace(stage(), keep="last")
     longer = replace(longer, schedule=replace(longer.schedule, epochs=3))
     torch.manual_seed(0)
     task = longer.build({})
     settings = ranks_worker.IMAGES | {"loop": loop, "fabric": tiny.fabric(), "seed": 0}
-    summary = ranks_worker.fit(longer, task, folder=place, **settings)
+    summary = ranks_worker.fit(longer, task, folder=folder, **settings)
     assert summary["epochs"] == 3
     assert len(curves(tmp_path, "pgd_at")) == 3
 
 
-def test_the_command_line_says_how_to_share_a_batch(tmp_path, capsys):
+def test_the_command_line_refuses_a_batch_that_cannot_be_shared(tmp_path, capsys):
     with pytest.raises(SystemExit) as ended:
         main(["train", "pgd_at_digits", "--devices", "3"])
     assert ended.value.code == 2
     assert "cannot be shared evenly by 3" in capsys.readouterr().err.replace("\n", " ")
 
 
-def test_a_folder_in_use_is_refused_with_its_owner(tmp_path):
+def test_a_folder_in_use_is_refused_and_its_owner_named(tmp_path):
     with locked(tmp_path / "run"), pytest.raises(RunError) as refused:
         train(tiny.recipe(), tmp_path / "run", dataset=tiny.digits())
     assert f"in use by process {os.getpid()} on {socket.gethostname()}" in str(refused.value)

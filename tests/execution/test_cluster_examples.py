@@ -18,17 +18,17 @@ SCRIPTS = ("torchrun.sh", "train.sbatch")
 
 
 def command_in(name: str) -> list[str]:
-    """The words after ``equipoise train`` in a script or a manifest."""
+    """Return the arguments of ``equipoise train`` in a script or manifest."""
     text = (EXAMPLES / name).read_text().replace("\\\n", " ")
     if name.endswith(".yaml"):
         text = yaml.safe_load(text)["spec"]["entrypoint"]
-    (found,) = re.findall(r"^[^#\n]*?equipoise (train .*)$", text, re.MULTILINE)
-    return shlex.split(found)
+    (command,) = re.findall(r"^[^#\n]*?equipoise (train .*)$", text, re.MULTILINE)
+    return shlex.split(command)
 
 
 @pytest.fixture
 def asked(monkeypatch):
-    """What ``train`` and what starts processes are called with; nothing is trained."""
+    """Record the arguments of ``train`` and ``launched``, and train nothing."""
     calls = []
 
     class Launched:
@@ -47,11 +47,11 @@ def asked(monkeypatch):
 
 
 @pytest.mark.parametrize("name", [*SCRIPTS, "rayjob.yaml"])
-def test_its_command_is_one_that_the_command_line_takes(name, asked):
+def test_its_command_is_accepted_by_the_command_line(name, calls):
     main(command_in(name))
-    (_, launch), (recipe, rest) = asked
+    (_, launch), (recipe, rest) = calls
     loop = recipe.loop
-    assert rest["resume"]  # each may be begun again
+    assert rest["resume"]  # each may be restarted
     assert str(recipe.dataset.folder) == "/shared/cifar10"
     world = launch["devices"] * launch["nodes"]
     assert loop.batch_size % world == 0
@@ -61,7 +61,7 @@ def test_its_command_is_one_that_the_command_line_takes(name, asked):
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
-def test_a_script_is_one_to_the_shell(name):
+def test_scripts_are_valid_shell(name):
     subprocess.run(["bash", "-n", str(EXAMPLES / name)], check=True)
 
 
@@ -81,7 +81,7 @@ def test_slurm_starts_as_many_processes_as_the_command_expects():
     assert asked_for["ntasks-per-node"] == asked_for["gpus-per-node"] == after["--devices"]
 
 
-def test_the_clusters_machines_have_what_a_stage_asks_for():
+def test_the_machines_of_the_cluster_have_the_resources_of_a_stage():
     spec = yaml.safe_load((EXAMPLES / "rayjob.yaml").read_text())["spec"]
     words = command_in("rayjob.yaml")
     after = dict(pairwise(words))

@@ -33,7 +33,7 @@ def make() -> nn.Module:
 
 
 def stage(name: str, **changes) -> Stage:
-    found = network_stage(
+    network = network_stage(
         name,
         make,
         objective=Standard(),
@@ -42,7 +42,7 @@ def stage(name: str, **changes) -> Stage:
         schedule=SCHEDULE,
         norm="Linf",
     )
-    return Stage(**(vars(found) | changes))
+    return Stage(**(vars(network) | changes))
 
 
 def run(stages, folder, **changes):
@@ -80,7 +80,7 @@ def test_stages_run_in_order_and_each_gets_the_outcomes_it_needs(tmp_path):
     assert not outcome.training
 
 
-def test_a_stage_that_trains_nothing_is_built_and_leaves_nothing_behind(tmp_path):
+def test_a_stage_that_trains_nothing_writes_no_files(tmp_path):
     def build(needed):
         return UntrainedTask(nn.Sequential(needed["one"], nn.Softmax(dim=1)))
 
@@ -92,7 +92,7 @@ def test_a_stage_that_trains_nothing_is_built_and_leaves_nothing_behind(tmp_path
     torch.testing.assert_close(outcome(images).sum(dim=1), torch.ones(4))
 
 
-def test_finished_stages_are_loaded_and_not_trained_again(tmp_path):
+def test_finished_stages_are_loaded_instead_of_trained(tmp_path):
     first, _ = run([stage("one"), stage("two")], tmp_path)
     _, ran = run([stage("one"), stage("two"), stage("three")], tmp_path)
     assert ran == ["three"]
@@ -102,7 +102,7 @@ def test_finished_stages_are_loaded_and_not_trained_again(tmp_path):
     assert not reloaded.training
 
 
-def test_stages_start_from_different_weights_but_the_same_at_every_run(tmp_path):
+def test_stages_start_from_different_weights_that_are_the_same_in_every_run(tmp_path):
     starts = {}
 
     def build(name, needed):
@@ -167,7 +167,7 @@ def test_all_stages_hold_out_the_same_validation_images(tmp_path):
     assert validated[id(tasks[0])] == validated[id(tasks[1])]
 
 
-def test_holding_out_more_than_there_is_names_the_setting(tmp_path):
+def test_holding_out_too_many_images_names_the_setting(tmp_path):
     with pytest.raises(DataError, match=r"--loop\.validation-images"):
         run([stage("one")], tmp_path, loop=TrainingConfig(validation_images=80))
 

@@ -31,16 +31,16 @@ def be_killed(*, reporter):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def wait_for_a_signal(place, *, reporter):
-    """As training does: go on until asked, then leave something behind."""
+def wait_for_a_signal(folder, *, reporter):
+    """Work until a signal arrives, then save something, as training does."""
     from equipoise.runtime.signals import stop_on_signals
 
     stop = threading.Event()
     with stop_on_signals(stop):
-        (place / "ready").touch()
+        (folder / "ready").touch()
         if not stop.wait(60):
-            return "nobody asked"
-    (place / "saved").touch()
+            return "no signal arrived"
+    (folder / "saved").touch()
     raise Interrupted
 
 
@@ -56,20 +56,20 @@ def until(path: Path) -> None:
     pytest.fail(f"{path} never appeared")
 
 
-def test_answers_come_by_name_from_processes_of_their_own_with_their_words():
+def test_results_and_reports_of_each_process_come_back_by_name():
     heard = {}
 
     def listen(name):
         return heard.setdefault(name, tiny.AfterSteps(0, None))
 
-    found = run({"b": (answer, (2,)), "a": (answer, (1,)), "c": (answer, (3,))}, reporter=listen)
-    assert [(name, value) for name, (value, _, _) in found.items()] == [
+    results = run({"b": (answer, (2,)), "a": (answer, (1,)), "c": (answer, (3,))}, reporter=listen)
+    assert [(name, value) for name, (value, _, _) in results.items()] == [
         ("b", 2),
         ("a", 1),
         ("c", 3),
     ]
-    assert len({process for _, process, _ in found.values()} | {os.getpid()}) == 4
-    assert {threads for _, _, threads in found.values()} == {1}
+    assert len({process for _, process, _ in results.values()} | {os.getpid()}) == 4
+    assert {threads for _, _, threads in results.values()} == {1}
     assert heard["a"].stages == ["counting"]
     assert heard["a"].lines == ["it was 1"]
 
@@ -80,27 +80,27 @@ def test_one_failure_stops_the_others_and_is_raised(tmp_path):
         run(work)
 
 
-def test_a_killed_worker_is_named_with_the_remedy():
+def test_the_error_for_a_killed_worker_names_it_and_the_remedy():
     with pytest.raises(RunError, match=r"ran doomed ended with status -9 .* run the same command"):
         run({"doomed": (be_killed, ())})
 
 
-def test_a_signal_reaches_every_worker_which_may_save_first(tmp_path):
-    places = [tmp_path / "one", tmp_path / "two"]
-    for place in places:
-        place.mkdir()
+def test_a_signal_reaches_every_worker_and_lets_it_save(tmp_path):
+    folders = [tmp_path / "one", tmp_path / "two"]
+    for folder in folders:
+        folder.mkdir()
 
     def ask():
-        for place in places:
-            until(place / "ready")
+        for folder in folders:
+            until(folder / "ready")
         os.kill(os.getpid(), signal.SIGTERM)
 
     asking = threading.Thread(target=ask)
     asking.start()
     with pytest.raises(Interrupted):
-        run({place.name: (wait_for_a_signal, (place,)) for place in places})
+        run({folder.name: (wait_for_a_signal, (folder,)) for folder in folders})
     asking.join()
-    assert all((place / "saved").exists() for place in places)
+    assert all((folder / "saved").exists() for folder in folders)
 
 
 def test_workers_stop_when_their_parent_is_killed(tmp_path):

@@ -1,4 +1,4 @@
-"""A cluster of one machine with two workers; its driver and a worker are killed on the way."""
+"""A Ray cluster of one machine with two workers, and kills of its driver and a worker."""
 
 import os
 import re
@@ -42,10 +42,10 @@ def wait_for(reached) -> None:
 
 
 def owner(stage: Path) -> int:
-    """The process that trains a stage, as its lock says; 0 if none does."""
+    """Return the process id in a stage's lock file, or 0."""
     lock = stage / LOCK
-    found = re.search(r"process (\d+)", lock.read_text()) if lock.exists() else None
-    return int(found[1]) if found else 0
+    match = re.search(r"process (\d+)", lock.read_text()) if lock.exists() else None
+    return int(match[1]) if match else 0
 
 
 @pytest.fixture(scope="module")
@@ -56,26 +56,28 @@ def cluster():
     environment = pytest.MonkeyPatch()
     environment.setenv("RAY_USAGE_STATS_ENABLED", "0")
     environment.setenv("OMP_NUM_THREADS", "1")
-    root = Path(__file__).parents[2]  # workers import this file and the helpers of the tests
+    root = Path(__file__).parents[2]  # workers import this file and the test helpers
     paths = [str(root), str(root / "tests" / "helpers"), os.environ.get("PYTHONPATH", "")]
     environment.setenv("PYTHONPATH", os.pathsep.join(paths))
 
-    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
-    yield made.address
-    made.shutdown()
+    ray_cluster_process = Cluster(
+        initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False}
+    )
+    yield ray_cluster_process.address
+    ray_cluster_process.shutdown()
     environment.undo()
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("default")  # Ray's own
-def test_a_killed_worker_and_a_killed_driver_leave_the_bits_of_a_local_run(tmp_path, cluster):
+def test_a_run_with_a_killed_worker_and_driver_is_bit_identical_to_a_local_one(tmp_path, cluster):
     recipe = tiny.recipe("afs_digits")
     loop = replace(recipe.loop, batch_size=32, validation_images=700)
     recipe = replace(recipe, loop=loop)
     write_json(tmp_path / "recipe.json", to_json(recipe))
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # as the workers have: sums differ with the count of threads
+    torch.set_num_threads(1)  # like the workers: sums depend on the number of threads
     train(recipe, whole)
     torch.set_num_threads(threads)
 
@@ -83,24 +85,24 @@ def test_a_killed_worker_and_a_killed_driver_leave_the_bits_of_a_local_run(tmp_p
     command = [*COMMAND, str(tmp_path / "recipe.json"), "--out", str(cut), *ray]
     stages = [cut / "stages" / name for name in EXTRACTORS]
 
-    def begun() -> list[str]:
-        said = (tmp_path / "said").read_text()
-        return re.findall(rf"{EXTRACTORS[0]}: \d+ steps(, \d+ done)?\n", said)
+    def starts() -> list[str]:
+        output = (tmp_path / "output").read_text()
+        return re.findall(rf"{EXTRACTORS[0]}: \d+ steps(, \d+ done)?\n", output)
 
-    with (tmp_path / "said").open("w") as said:
-        driver = subprocess.Popen(command, stdout=said, stderr=subprocess.STDOUT)
+    with (tmp_path / "output").open("w") as output:
+        driver = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
         try:
             wait_for(lambda: all(steps_of(stage) >= 2 for stage in stages))  # at the same time
-            wait_for(begun)  # what a worker says reaches the driver a moment later
+            wait_for(starts)  # reports reach the driver a moment later
             victim = owner(stages[0])
             os.kill(victim, signal.SIGKILL)
             wait_for(lambda: owner(stages[0]) not in (0, victim))
-            wait_for(lambda: steps_of(stages[0]) >= 1000 and len(begun()) > 1)
+            wait_for(lambda: steps_of(stages[0]) >= 1000 and len(starts()) > 1)
         finally:
             driver.kill()
             driver.wait()
-    assert len(begun()) == 2
-    assert begun()[1]  # from its checkpoint, not from the start
+    assert len(starts()) == 2
+    assert starts()[1]  # from its checkpoint, not from the start
     assert not (cut / "model").exists()
 
     done = subprocess.run([*command, "--resume"], capture_output=True, text=True)
@@ -114,7 +116,7 @@ def test_a_killed_worker_and_a_killed_driver_leave_the_bits_of_a_local_run(tmp_p
 
 
 def add(folder: Path, number: int, *others: str, reporter) -> int:
-    """A piece of work: leaves its number in a file and adds up those of others."""
+    """Create a file named by a number, and add those of other files that exist."""
     reporter.log(f"at {number}")
     (folder / str(number)).touch()
     if number < 0:
@@ -124,7 +126,7 @@ def add(folder: Path, number: int, *others: str, reporter) -> int:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("default")  # Ray's own
-def test_work_waits_for_what_it_needs_and_failures_are_the_functions_own(tmp_path, cluster):
+def test_tasks_wait_for_those_they_need_and_raise_their_own_errors(tmp_path, cluster):
     heard = tiny.AfterSteps(0, None)
     executor = ray_cluster.RayExecutor(address=cluster, reporter=lambda name: heard)
     work = {"one": (add, (tmp_path, 1)), "two": (add, (tmp_path, 2))}
@@ -137,11 +139,11 @@ def test_work_waits_for_what_it_needs_and_failures_are_the_functions_own(tmp_pat
 
 
 def trusts(*, reporter) -> tuple[str, ...]:
-    """A piece of work: what is trusted where it runs."""
+    """Return the names that are trusted in this process."""
     return trusted_names()
 
 
-def test_a_piece_of_work_trusts_what_comes_with_it(tmp_path):
+def test_a_task_trusts_the_code_that_is_sent_with_it(tmp_path):
     threads = torch.get_num_threads()
     assert ray_cluster._run_task(None, "one", tmp_path, ("its",), threads, trusts, ()) == ("its",)
     assert trusted_names() == ()
@@ -149,13 +151,13 @@ def test_a_piece_of_work_trusts_what_comes_with_it(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("default")  # Ray's own
-def test_workers_trust_what_is_trusted_here(cluster):
+def test_workers_trust_the_code_that_the_driver_trusts(cluster):
     executor = ray_cluster.RayExecutor(address=cluster, reporter=lambda name: tiny.NullReporter())
     with trusting("my_networks", tiny.linear):
         assert executor.run({"one": (trusts, ())}) == {"one": ("my_networks", "tiny:linear")}
 
 
-def test_without_ray_the_message_says_how_to_get_it(tmp_path, monkeypatch, capsys):
+def test_without_ray_the_error_names_the_extra(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(SystemExit) as ended:
         main(["train", "afs_digits", "--executor", "ray", "--out", str(tmp_path / "run")])
@@ -163,11 +165,11 @@ def test_without_ray_the_message_says_how_to_get_it(tmp_path, monkeypatch, capsy
     assert "pip install 'equipoise[ray]'" in capsys.readouterr().err
 
 
-def test_a_stage_comes_with_all_that_it_and_its_needs_need():
+def test_a_stage_runs_after_its_direct_and_indirect_needs():
     def stage(name, *needs):
         return replace(stages[0], name=name, needs=needs)
 
     stages = tiny.recipe("afs_digits").method.stages(tiny.wide_resnet)
     plan = [stage("a"), stage("b"), stage("c", "b"), stage("d", "c")]
-    needed = ray_cluster._needed_stages({each.name: each for each in plan}, "d")
-    assert [each.name for each in needed] == ["b", "c"]
+    needed = ray_cluster._needed_stages({stage.name: stage for stage in plan}, "d")
+    assert [stage.name for stage in needed] == ["b", "c"]

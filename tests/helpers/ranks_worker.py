@@ -1,4 +1,4 @@
-"""One of several processes that train every case of ``test_ranks``: run by it, on gloo.
+"""One of the processes that train every case of ``test_ranks``, started by it, on gloo.
 
 python ranks_worker.py FOLDER [CASE ...]
 """
@@ -28,11 +28,11 @@ LOOP = replace(
     tiny.LOOP, sync_batch_norm=True, checkpoint_seconds=1e9, alarms=True, validation_steps=2
 )
 TRAIN, HELD_OUT = tiny.digits(train=48).train, tiny.split(21, seed=3)
-IMAGES = {"train": TRAIN, "validation": HELD_OUT}  # 21 are not divisible by 2 or 16
+IMAGES = {"train": TRAIN, "validation": HELD_OUT}  # 21 is not divisible by 2 or 16
 
 
 class Double(nn.Module):
-    """A network in float64: rounding cannot turn the sign of a gradient, which would hide bugs."""
+    """Network in float64, so that rounding cannot flip the sign of a gradient and hide bugs."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -46,8 +46,8 @@ def network() -> nn.Module:
     return Double(tiny.wide_resnet())
 
 
-def colourful() -> nn.Module:
-    """Three channels, for which the layout of images matters."""
+def colour_network() -> nn.Module:
+    """Build a network on three channels, for which the memory layout of images matters."""
     inner = WideResNet(depth=10, width=1, classes=10, channels=3)
     return Double(nn.Sequential(nn.Conv2d(1, 3, 1), nn.BatchNorm2d(3), inner))
 
@@ -56,7 +56,7 @@ def single(objective: Any, **changes: Any) -> Stage:
     method = SingleNetwork(
         objective=objective, epsilon=0.1, attack=tiny.ATTACK, schedule=SHORT, **changes
     )
-    return method.stages(colourful)[0]
+    return method.stages(colour_network)[0]
 
 
 def afa(gate: Gate = PLAIN) -> tuple[Stage, ...]:
@@ -118,27 +118,27 @@ CASES: dict[str, Case] = {
 
 
 def train(name: str, folder: Path, fabric: Any) -> dict[str, Tensor]:
-    """Train one case; what was trained and what was logged, as tensors."""
+    """Train one case and return its weights."""
     stage, needed, loop = CASES[name]
     torch.manual_seed(0)
-    made = replace(stage(), keep="last")
-    task: Any = made.build(needed)
-    fit(made, task, loop=loop, folder=folder / name, fabric=fabric, seed=0, **IMAGES)
+    chosen = replace(stage(), keep="last")
+    task: Any = chosen.build(needed)
+    fit(chosen, task, loop=loop, folder=folder / name, fabric=fabric, seed=0, **IMAGES)
     return tiny.weights(task)
 
 
 def counting(fabric: Any, reductions: list[int]) -> None:
-    """Let every task that Fabric wraps from now on note how many gradients each reduction has."""
+    """Record the number of gradients in each reduction of every task that Fabric wraps."""
     setup = fabric.setup
 
-    def noting(_: Any, bucket: torch.distributed.GradBucket):  # torch reads this annotation
+    def record(_: Any, bucket: torch.distributed.GradBucket):  # torch reads this annotation
         reductions.append(bucket.buffer().numel())
         return default_hooks.allreduce_hook(None, bucket)
 
     def wrapped(*given: Any) -> Any:
-        found = setup(*given)
-        found[0]._forward_module.register_comm_hook(None, noting)
-        return found
+        wrapped_objects = setup(*given)
+        wrapped_objects[0]._forward_module.register_comm_hook(None, record)
+        return wrapped_objects
 
     fabric.setup = wrapped
 

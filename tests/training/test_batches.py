@@ -16,7 +16,7 @@ from equipoise.training.batches import TrainingBatches
 
 
 def write(path: Path, count: int = 30, save=numpy.savez, **arrays) -> Path:
-    """Image i is filled with i; labels are of two classes."""
+    """Write an .npz whose image i is filled with i, with labels of two classes."""
     image = numpy.arange(count, dtype=numpy.uint8)[:, None, None, None]
     defaults = {
         "image": numpy.broadcast_to(image, (count, 8, 8, 1)),
@@ -32,20 +32,20 @@ def path(tmp_path):
 
 
 @pytest.mark.parametrize("save", [numpy.savez, numpy.savez_compressed])
-def test_images_come_as_rows_of_channels_and_become_floats(tmp_path, save):
+def test_images_are_read_channels_last_and_become_floats(tmp_path, save):
     colours = numpy.random.default_rng(0).integers(0, 256, (5, 4, 6, 3), dtype=numpy.uint8)
     labels = numpy.array([4, 3, 2, 1, 0], dtype=numpy.uint8)
-    found_in = write(tmp_path / "extra.npz", save=save, image=colours, label=labels)
+    path = write(tmp_path / "extra.npz", save=save, image=colours, label=labels)
     like = replace(split(), images=torch.zeros(32, 3, 4, 6, dtype=torch.uint8))
-    found = ExtraImages.read(found_in, like)
-    images, classes = found.batch(torch.tensor([3, 0, 3]))
+    extra = ExtraImages.read(path, like)
+    images, classes = extra.batch(torch.tensor([3, 0, 3]))
     assert images.shape == (3, 3, 4, 6)
     assert images.dtype == torch.float32
     expected = torch.from_numpy(colours).permute(0, 3, 1, 2).float() / 255
     assert torch.equal(images, expected[[3, 0, 3]])
     assert classes.tolist() == [1, 4, 1]
     assert classes.dtype == torch.int64
-    assert len(found) == 5
+    assert len(extra) == 5
 
 
 def test_an_uncompressed_file_is_mapped_and_a_compressed_one_is_read(tmp_path):
@@ -70,7 +70,7 @@ def test_a_file_without_images_or_labels_is_refused(tmp_path, lacking, has):
 
 
 class Trap:
-    """Tells when it is unpickled."""
+    """Fails the test when it is unpickled."""
 
     def __reduce__(self):
         return pytest.fail, ("a pickle was loaded",)
@@ -95,7 +95,7 @@ def test_a_bare_pickle_is_refused_and_not_loaded(tmp_path):
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.95])
-def test_a_file_cut_short_is_refused(path, share):
+def test_a_truncated_file_is_refused(path, share):
     content = path.read_bytes()
     path.write_bytes(content[: int(share * len(content))])
     with pytest.raises(DataError, match=r"cannot be read as an .npz"):
@@ -111,7 +111,7 @@ def test_a_file_cut_short_is_refused(path, share):
         numpy.zeros((30, 8, 8), dtype=numpy.uint8),
     ],
 )
-def test_images_that_are_not_like_the_training_images_are_refused(tmp_path, image):
+def test_images_of_another_shape_or_type_are_refused(tmp_path, image):
     with pytest.raises(DataError, match=r"image must be uint8 of shape \(n, 8, 8, 1\).*got"):
         ExtraImages.read(write(tmp_path / "extra.npz", image=image), split())
 
@@ -119,12 +119,12 @@ def test_images_that_are_not_like_the_training_images_are_refused(tmp_path, imag
 @pytest.mark.parametrize(
     "label", [numpy.zeros(30), numpy.zeros(29, dtype=int), numpy.zeros((30, 1), dtype=int)]
 )
-def test_labels_that_do_not_fit_are_refused(tmp_path, label):
+def test_labels_of_another_type_or_shape_are_refused(tmp_path, label):
     with pytest.raises(DataError, match=r"label must be whole numbers, one for each of the 30"):
         ExtraImages.read(write(tmp_path / "extra.npz", label=label), split())
 
 
-def test_a_file_without_any_image_is_refused(tmp_path):
+def test_an_empty_file_is_refused(tmp_path):
     with pytest.raises(DataError, match="at least one"):
         ExtraImages.read(write(tmp_path / "extra.npz", count=0), split())
 
@@ -144,10 +144,10 @@ def source(path, **changes) -> TrainingBatches:
 
 @pytest.mark.parametrize(("share", "extra"), [(0.01, 1), (0.5, 8), (0.7, 11), (0.99, 15)])
 def test_a_batch_holds_the_share_of_extra_images_with_their_labels(path, share, extra):
-    found = source(path, extra_share=share)
-    assert found.per_epoch == 4  # as many steps as without
+    batches = source(path, extra_share=share)
+    assert batches.per_epoch == 4  # as many as without extra images
     generator = torch.Generator().manual_seed(0)
-    images, labels = found.batch(found.order(generator), 0, generator)
+    images, labels = batches.batch(batches.order(generator), 0, generator)
     assert (images.shape, labels.shape) == ((16, 1, 8, 8), (16,))
     levels = (images * 255).round().long()
     foreign = levels.amax(dim=(1, 2, 3)) < 40
@@ -158,15 +158,15 @@ def test_a_batch_holds_the_share_of_extra_images_with_their_labels(path, share, 
         assert not foreign[:8].all()
 
 
-def test_an_epoch_shows_no_training_image_twice_and_another_share_the_next_time(path):
-    found = source(path, extra_share=0.5)
+def test_an_epoch_repeats_no_training_image_and_the_next_one_has_a_different_share(path):
+    batches = source(path, extra_share=0.5)
     generator = torch.Generator().manual_seed(0)
     epochs = []
     for _ in range(2):
-        order = found.order(generator)
-        rows = [found.batch(order, number, generator)[0] for number in range(4)]
-        own = [row for row in torch.cat(rows) if float(row.max()) * 255 >= 40]
-        epochs.append({row.numpy().tobytes() for row in own})
+        order = batches.order(generator)
+        rows = [batches.batch(order, number, generator)[0] for number in range(4)]
+        training = [row for row in torch.cat(rows) if float(row.max()) * 255 >= 40]
+        epochs.append({row.numpy().tobytes() for row in training})
     assert [len(epoch) for epoch in epochs] == [32, 32]
     assert epochs[0] != epochs[1]
 
@@ -174,14 +174,14 @@ def test_an_epoch_shows_no_training_image_twice_and_another_share_the_next_time(
 def test_extra_images_are_augmented_too(tmp_path):
     bright = numpy.full((30, 8, 8, 1), 255, dtype=numpy.uint8)
     path = write(tmp_path / "extra.npz", image=bright)
-    found = source(path, augmentation=Augmentation(shift=2), extra_share=0.9)
+    batches = source(path, augmentation=Augmentation(shift=2), extra_share=0.9)
     generator = torch.Generator().manual_seed(0)
-    images, _ = found.batch(found.order(generator), 0, generator)
+    images, _ = batches.batch(batches.order(generator), 0, generator)
     assert bool(((images == 0) | (images == 1)).flatten(1).all(dim=1).sum() >= 10)
     assert bool((images == 0).any())
 
 
-def test_a_run_learns_from_what_the_extra_images_say(tmp_path):
+def test_training_learns_from_extra_images(tmp_path):
     """Labels of the training images are noise; only the extra images teach dark from bright."""
     bright = numpy.arange(200) % 2
     image = numpy.broadcast_to(
@@ -203,18 +203,20 @@ def test_a_run_learns_from_what_the_extra_images_say(tmp_path):
     assert summary["best_score"] == 1.0
 
 
-def test_batches_of_one_have_no_room(path):
+def test_extra_images_need_batches_of_two_or_more(path):
     with pytest.raises(DataError, match="no room for extra images; raise batch_size"):
         source(path, batch_size=1)
 
 
 @pytest.mark.parametrize("share", [0.0, 1.0, -0.5, float("nan")])
-def test_a_share_that_leaves_nothing_of_either_is_refused(share):
+def test_extra_shares_of_zero_and_one_are_refused(share):
     with pytest.raises(ValueError, match="extra_share must be between 0 and 1, got"):
         TrainingConfig(extra_share=share)
 
 
-def test_a_recipe_with_extra_images_goes_through_json_and_back(path):
-    found = recipe()
-    found = replace(found, loop=replace(found.loop, extra=path, averaging="ema", awp_gamma=0.01))
-    assert from_json(json.loads(json.dumps(to_json(found)))) == found
+def test_a_recipe_with_extra_images_round_trips_through_json(path):
+    with_extra = recipe()
+    with_extra = replace(
+        with_extra, loop=replace(with_extra.loop, extra=path, averaging="ema", awp_gamma=0.01)
+    )
+    assert from_json(json.loads(json.dumps(to_json(with_extra)))) == with_extra

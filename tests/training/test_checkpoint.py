@@ -30,9 +30,9 @@ def tensors(seed: int = 0) -> dict[str, torch.Tensor]:
     }
 
 
-def equal(one, other):
-    return one.keys() == other.keys() and all(
-        one[k].dtype == other[k].dtype and torch.equal(one[k], other[k]) for k in one
+def equal(a, b):
+    return a.keys() == b.keys() and all(
+        a[k].dtype == b[k].dtype and torch.equal(a[k], b[k]) for k in a
     )
 
 
@@ -48,39 +48,39 @@ def damage(path):
     path.write_bytes(path.read_bytes()[:-5])
 
 
-def test_tensors_and_state_come_back_as_they_went(tmp_path):
+def test_tensors_and_state_round_trip(tmp_path):
     state = {"epoch": 3, "best": None, "terms": ["loss", "ε"], "seconds": 1.5}
     checkpoint.save_checkpoint(tmp_path, tensors(), state)
-    found, found_state = load_checkpoint(tmp_path)
-    assert equal(found, tensors())
-    assert found_state == state
+    loaded, loaded_state = load_checkpoint(tmp_path)
+    assert equal(loaded, tensors())
+    assert loaded_state == state
 
 
-def test_without_a_checkpoint_there_is_none(tmp_path):
+def test_loading_from_an_empty_folder_returns_none(tmp_path):
     assert load_checkpoint(tmp_path) is None
 
 
-def test_the_newest_checkpoint_is_read_and_the_one_before_it_kept(folder):
+def test_the_newest_checkpoint_is_read_and_the_previous_one_is_kept(folder):
     assert load_checkpoint(folder)[1] == {"step": 2}
     assert unpack(folder / PREVIOUS)[1] == {"step": 1}
     assert sorted(path.name for path in folder.iterdir()) == sorted([CURRENT, PREVIOUS])
 
 
-def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before_with_a_warning(folder):
+def test_a_damaged_checkpoint_falls_back_to_the_previous_one_with_a_warning(folder):
     damage(folder / CURRENT)
-    said = []
-    found, state = load_checkpoint(folder, said.append)
+    warnings = []
+    loaded, state = load_checkpoint(folder, warnings.append)
     assert state == {"step": 1}
-    assert equal(found, tensors(1))
-    assert len(said) == 1
-    assert f"{folder / CURRENT} is damaged" in said[0]
-    assert "used instead" in said[0]
+    assert equal(loaded, tensors(1))
+    assert len(warnings) == 1
+    assert f"{folder / CURRENT} is damaged" in warnings[0]
+    assert "used instead" in warnings[0]
 
 
-def test_a_whole_newest_checkpoint_is_used_without_a_word(folder):
-    said = []
-    load_checkpoint(folder, said.append)
-    assert said == []
+def test_an_intact_checkpoint_is_used_without_a_warning(folder):
+    warnings = []
+    load_checkpoint(folder, warnings.append)
+    assert warnings == []
 
 
 def test_a_kill_between_the_two_renames_leaves_a_checkpoint(folder):
@@ -88,14 +88,14 @@ def test_a_kill_between_the_two_renames_leaves_a_checkpoint(folder):
     assert load_checkpoint(folder)[1] == {"step": 1}
 
 
-def test_damage_to_all_checkpoints_is_refused_with_the_remedy(folder):
+def test_damage_to_all_checkpoints_raises_with_the_remedy(folder):
     damage(folder / CURRENT)
     damage(folder / PREVIOUS)
     with pytest.raises(CheckpointError, match=r"is damaged .* delete .* to train this stage again"):
         load_checkpoint(folder)
 
 
-def test_a_failing_write_leaves_both_checkpoints(folder, monkeypatch):
+def test_a_failed_write_leaves_both_checkpoints(folder, monkeypatch):
     def full(path, content):
         raise RunError("no space")
 
@@ -106,20 +106,20 @@ def test_a_failing_write_leaves_both_checkpoints(folder, monkeypatch):
     assert unpack(folder / PREVIOUS)[1] == {"step": 1}
 
 
-def test_any_flipped_bit_is_noticed(folder):
+def test_any_flipped_bit_is_detected(folder):
     path = folder / CURRENT
     whole = path.read_bytes()
     drawn = random.Random(0)
-    for place in [*range(0, 8), *(drawn.randrange(len(whole)) for _ in range(300))]:
+    for position in [*range(0, 8), *(drawn.randrange(len(whole)) for _ in range(300))]:
         broken = bytearray(whole)
-        broken[place] ^= 1 << drawn.randrange(8)
+        broken[position] ^= 1 << drawn.randrange(8)
         path.write_bytes(bytes(broken))
         with pytest.raises(CheckpointError, match="is damaged"):
             unpack(path)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.999])
-def test_a_file_cut_short_is_noticed(folder, share):
+def test_a_truncated_file_is_detected(folder, share):
     path = folder / CURRENT
     path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
     with pytest.raises(CheckpointError, match="is damaged"):
@@ -131,7 +131,7 @@ def test_a_missing_file_is_refused(tmp_path):
         unpack(tmp_path / "nothing.safetensors")
 
 
-def test_a_safetensors_file_of_somebody_else_is_refused(tmp_path):
+def test_a_plain_safetensors_file_is_refused(tmp_path):
     import safetensors.torch
 
     safetensors.torch.save_file({"a": torch.ones(2)}, tmp_path / "other.safetensors")
@@ -139,7 +139,7 @@ def test_a_safetensors_file_of_somebody_else_is_refused(tmp_path):
         unpack(tmp_path / "other.safetensors")
 
 
-def test_every_global_random_generator_goes_on_where_it_was():
+def test_every_global_random_generator_is_restored():
     def draw():
         return (
             torch.rand(3).tolist(),
@@ -153,23 +153,23 @@ def test_every_global_random_generator_goes_on_where_it_was():
     numpy.random.seed(3)
     random.seed(3)
     draw()  # leaves half a Gaussian pair in NumPy and in Python
-    kept = checkpoint.random_state()
+    state = checkpoint.random_state()
     first = draw()
     draw()
-    checkpoint.set_random_state(kept)
+    checkpoint.set_random_state(state)
     assert draw() == first
 
 
 def test_random_states_survive_the_file(tmp_path):
-    kept = checkpoint.random_state()
-    checkpoint.save_checkpoint(tmp_path, kept, {})
+    state = checkpoint.random_state()
+    checkpoint.save_checkpoint(tmp_path, state, {})
     expected = (torch.rand(3).tolist(), numpy.random.rand(3).tolist(), random.random())
     checkpoint.set_random_state(load_checkpoint(tmp_path)[0])
     assert (torch.rand(3).tolist(), numpy.random.rand(3).tolist(), random.random()) == expected
 
 
-def test_an_optimiser_goes_on_with_its_momentum():
-    def made():
+def test_an_optimiser_resumes_with_its_momentum():
+    def make():
         torch.manual_seed(0)
         network = nn.Conv2d(2, 3, 3).to(memory_format=torch.channels_last)
         return network, torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9)
@@ -180,16 +180,16 @@ def test_an_optimiser_goes_on_with_its_momentum():
         network(images).square().sum().backward()
         optimiser.step()
 
-    network, optimiser = made()
+    network, optimiser = make()
     step(network, optimiser, 0)
-    middle, kept = copy.deepcopy(network.state_dict()), checkpoint.optimiser_tensors(optimiser)
-    kept = {name: value.clone() for name, value in kept.items()}
+    middle, saved = copy.deepcopy(network.state_dict()), checkpoint.optimiser_tensors(optimiser)
+    saved = {name: value.clone() for name, value in saved.items()}
     step(network, optimiser, 1)
 
-    fresh, its_optimiser = made()
-    fresh.load_state_dict(middle)
-    checkpoint.load_optimiser(its_optimiser, kept)
-    step(fresh, its_optimiser, 1)
-    assert torch.equal(fresh.weight, network.weight)
-    momentum = its_optimiser.state[fresh.weight]["momentum_buffer"]
-    assert momentum.stride() == fresh.weight.stride()
+    resumed, resumed_optimiser = make()
+    resumed.load_state_dict(middle)
+    checkpoint.load_optimiser(resumed_optimiser, saved)
+    step(resumed, resumed_optimiser, 1)
+    assert torch.equal(resumed.weight, network.weight)
+    momentum = resumed_optimiser.state[resumed.weight]["momentum_buffer"]
+    assert momentum.stride() == resumed.weight.stride()

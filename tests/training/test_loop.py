@@ -34,15 +34,15 @@ from equipoise.training.metrics import METRICS, metrics_log
 from equipoise.training.schedule import Schedule
 from equipoise.training.stage import Stage
 
-STEPS = 4  # an epoch: 64 images in batches of 16
+STEPS = 4  # per epoch: 64 images in batches of 16
 
 
 class Killed(BaseException):
-    """Stands for a kill: nothing in the package catches it."""
+    """Simulates a kill: nothing in the package catches it."""
 
 
 def stage(objective=None, epsilon=0.0, make=lambda: linear(2), keep="best", **schedule) -> Stage:
-    found = network_stage(
+    network = network_stage(
         "network",
         make,
         objective=objective or Standard(),
@@ -51,7 +51,7 @@ def stage(objective=None, epsilon=0.0, make=lambda: linear(2), keep="best", **sc
         schedule=Schedule(**({"epochs": 3, "learning_rate": 0.1} | schedule)),
         norm="Linf",
     )
-    return Stage(**(vars(found) | {"keep": keep}))
+    return Stage(**(vars(network) | {"keep": keep}))
 
 
 def run(folder, of: Stage | None = None, **changes):
@@ -65,7 +65,7 @@ def metrics(folder):
 
 
 class Scripted(NetworkTask):
-    """A task that does something in its n-th step, counted in a buffer."""
+    """Task that calls ``act`` in every step, with the step number from a buffer."""
 
     def __init__(self, act=lambda step, terms: terms, network=None):
         super().__init__(network or linear(2), Standard(), 0.0, ATTACK, "Linf")
@@ -80,7 +80,7 @@ class Scripted(NetworkTask):
 
 
 class Forgetful(Scripted):
-    """Right about every validation image after the first epoch, wrong about all after the next."""
+    """Classifies all validation images correctly after the first epoch, and none later."""
 
     def predictor(self, epsilon):
         right = int(self.step) <= STEPS
@@ -108,7 +108,7 @@ def test_adversarial_training_learns_two_classes_too(tmp_path):
     assert list(metrics(tmp_path)[0]["validation"]) == ["0.05"]
 
 
-def test_the_metrics_have_one_line_an_epoch(tmp_path):
+def test_the_metrics_have_one_line_per_epoch(tmp_path):
     run(tmp_path)
     entries = metrics(tmp_path)
     assert [entry["epoch"] for entry in entries] == [0, 1, 2]
@@ -117,7 +117,7 @@ def test_the_metrics_have_one_line_an_epoch(tmp_path):
         assert math.isfinite(entry["train"]["loss"])
 
 
-def test_the_curves_are_in_tensorboards_format(tmp_path):
+def test_tensorboard_reads_the_curves(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     run(tmp_path)
@@ -127,7 +127,7 @@ def test_the_curves_are_in_tensorboards_format(tmp_path):
     assert drawn == pytest.approx([entry["train"]["loss"] for entry in metrics(tmp_path)])
 
 
-def test_a_resumed_run_draws_each_epoch_once(tmp_path):
+def test_tensorboard_shows_each_epoch_of_a_resumed_run_once(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     interrupt = partial(os.kill, os.getpid(), signal.SIGINT)
@@ -136,13 +136,13 @@ def test_a_resumed_run_draws_each_epoch_once(tmp_path):
     run(tmp_path)
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
-    found = events.Scalars("train/loss")
-    assert [event.step for event in found] == [0, 1, 2]
-    times = [event.wall_time for event in found]
+    scalars = events.Scalars("train/loss")
+    assert [event.step for event in scalars] == [0, 1, 2]
+    times = [event.wall_time for event in scalars]
     assert times == sorted(times)
 
 
-def test_what_a_resume_repeats_stands_once_in_the_curves(tmp_path):
+def test_epochs_that_a_resume_repeats_appear_once_in_the_curves(tmp_path):
     from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
     def entry(epoch, loss):
@@ -161,14 +161,21 @@ def test_what_a_resume_repeats_stands_once_in_the_curves(tmp_path):
     assert [entry["train"]["loss"] for entry in metrics(tmp_path)] == values
 
 
-def test_the_same_seed_gives_the_same_bits_and_another_one_does_not(tmp_path):
+def test_without_tensorboard_only_the_metrics_are_written(tmp_path, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    run(tmp_path)
+    assert len(metrics(tmp_path)) == 3
+    assert not (tmp_path / "tensorboard").exists()
+
+
+def test_the_same_seed_is_bit_identical_and_another_seed_is_not(tmp_path):
     first, again = (weights(run(tmp_path / n)[0]) for n in ("a", "b"))
     other = weights(run(tmp_path / "c", seed=1)[0])
     assert same(first, again)
     assert not same(first, other)
 
 
-def test_how_often_one_validates_does_not_change_what_is_trained(tmp_path):
+def test_the_frequency_of_validation_does_not_change_the_weights(tmp_path):
     of = stage(objective=PGDAT(), epsilon=0.05, keep="last")
     often = run(tmp_path / "often", of)[0]
     rarely = run(
@@ -184,7 +191,7 @@ def test_the_learning_rate_follows_the_schedule(tmp_path):
     assert rates == pytest.approx([0.1, 0.01, 0.001])
 
 
-def test_every_epoch_sees_every_image_once_in_another_order(tmp_path):
+def test_every_epoch_sees_every_image_once_in_a_new_order(tmp_path):
     seen = []
 
     class Watching(Scripted):
@@ -216,7 +223,7 @@ def test_gradients_are_clipped_to_the_norm(tmp_path):
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_loss_that_is_no_number_stops_training_and_keeps_the_checkpoint(tmp_path, value):
+def test_a_nonfinite_loss_stops_training_and_keeps_the_checkpoint(tmp_path, value):
     def poison(step, terms):
         return {"loss": terms["loss"] * value} if step == 5 else terms
 
@@ -231,19 +238,19 @@ def test_a_loss_that_is_no_number_stops_training_and_keeps_the_checkpoint(tmp_pa
 
 
 @pytest.mark.parametrize(("keep", "steps"), [("best", STEPS), ("last", 3 * STEPS)])
-def test_best_and_last_weights_are_both_kept_and_the_stage_says_which_go_on(tmp_path, keep, steps):
+def test_best_and_last_weights_are_kept_and_the_stage_chooses_between_them(tmp_path, keep, steps):
     task = Forgetful()
     summary = fit_stage(stage(keep=keep), task, tmp_path)
     assert (summary["best_epoch"], summary["best_score"], summary["last_score"]) == (0, 1.0, 0.0)
     assert int(task.step) == steps
-    kept = {name: checkpoint.unpack(tmp_path / name)[0]["step"] for name in (BEST, LAST)}
-    assert (int(kept[BEST]), int(kept[LAST])) == (STEPS, 3 * STEPS)
+    saved = {name: checkpoint.unpack(tmp_path / name)[0]["step"] for name in (BEST, LAST)}
+    assert (int(saved[BEST]), int(saved[LAST])) == (STEPS, 3 * STEPS)
     again = Forgetful()
     training.load_weights(again, tmp_path, keep)
     assert same(weights(again), weights(task))
 
 
-def test_a_damaged_finished_stage_is_refused_with_the_remedy(tmp_path):
+def test_damaged_weights_of_a_finished_stage_raise_with_the_remedy(tmp_path):
     task, _ = run(tmp_path)
     (tmp_path / BEST).write_bytes(b"nothing")
     with pytest.raises(checkpoint.CheckpointError, match=rf"{BEST} is damaged.*delete"):
@@ -251,7 +258,7 @@ def test_a_damaged_finished_stage_is_refused_with_the_remedy(tmp_path):
 
 
 def drawing() -> nn.Module:
-    """A network that draws from torch's global generator, as dropout does, and has statistics."""
+    """Build a network with dropout, which uses torch's global generator, and batch norm."""
     torch.manual_seed(0)
     return nn.Sequential(
         nn.BatchNorm2d(1), nn.Flatten(), nn.Dropout(0.3), nn.Linear(64, 2)
@@ -259,7 +266,7 @@ def drawing() -> nn.Module:
 
 
 @pytest.mark.parametrize("step", range(3 * STEPS))
-def test_a_run_killed_at_any_step_resumes_to_the_same_bits(tmp_path, step):
+def test_a_run_killed_at_any_step_resumes_bit_identical(tmp_path, step):
     of = stage(objective=PGDAT(), epsilon=0.05, make=drawing, keep="last")
     whole = Scripted(network=drawing())
     fit_stage(of, whole, tmp_path / "whole")
@@ -274,11 +281,13 @@ def test_a_run_killed_at_any_step_resumes_to_the_same_bits(tmp_path, step):
     fit_stage(of, resumed, tmp_path / "killed")
     assert same(weights(resumed), weights(whole))
     assert [e["epoch"] for e in metrics(tmp_path / "killed")] == [0, 1, 2]
-    for one, other in zip(metrics(tmp_path / "whole"), metrics(tmp_path / "killed"), strict=True):
-        assert {**one, "seconds": 0} == {**other, "seconds": 0}
+    for before, after in zip(
+        metrics(tmp_path / "whole"), metrics(tmp_path / "killed"), strict=True
+    ):
+        assert {**before, "seconds": 0} == {**after, "seconds": 0}
 
 
-def test_metrics_lines_after_the_checkpoint_are_written_again_and_never_twice(tmp_path):
+def test_metrics_after_the_checkpoint_are_rewritten_and_not_duplicated(tmp_path):
     def kill(at, terms):
         if at == 2 * STEPS + 1:
             raise Killed
@@ -293,7 +302,7 @@ def test_metrics_lines_after_the_checkpoint_are_written_again_and_never_twice(tm
     assert "train" in metrics(tmp_path)[2]
 
 
-def test_a_damaged_checkpoint_gives_way_to_the_one_before_and_the_bits_stay(tmp_path):
+def test_resuming_from_the_previous_checkpoint_is_bit_identical(tmp_path):
     whole = Scripted()
     fit_stage(stage(keep="last"), whole, tmp_path / "whole")
 
@@ -310,7 +319,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before_and_the_bits_stay(tmp_
     assert same(weights(resumed), weights(whole))
 
 
-def test_a_finished_fit_run_again_trains_nothing(tmp_path):
+def test_fitting_a_finished_stage_again_trains_nothing(tmp_path):
     first = fit_stage(stage(), Scripted(), tmp_path)
     untrained = Scripted(lambda step, terms: pytest.fail("it trained again"))
     assert fit_stage(stage(), untrained, tmp_path) == first
@@ -333,7 +342,7 @@ def test_a_checkpoint_of_another_network_is_refused(tmp_path):
         run(tmp_path, stage(make=partial(linear, 3)))
 
 
-def test_sigint_saves_and_stops_and_the_run_goes_on_to_the_same_bits(tmp_path):
+def test_sigint_saves_a_checkpoint_and_the_run_resumes_bit_identical(tmp_path):
     of = stage(keep="last")
     whole, _ = run(tmp_path / "whole", of)
     before = signal.getsignal(signal.SIGINT)
@@ -389,16 +398,16 @@ def test_mixed_precision_attacks_pixels_that_are_not_rounded(tmp_path, monkeypat
     seen, real = [], single_network.perturb
 
     def spy(module, goal, clean, *rest, **settings):
-        found = real(module, goal, clean, *rest, **settings)
-        seen.append((clean, found))
-        return found
+        adversarial = real(module, goal, clean, *rest, **settings)
+        seen.append((clean, adversarial))
+        return adversarial
 
     monkeypatch.setattr(single_network, "perturb", spy)
     attacked = stage(PGDAT(), 0.1, make=lambda: wide_resnet(2), epochs=1)
     run(tmp_path, attacked, fabric=mixed)
     assert seen
-    for clean, found in seen:
-        assert clean.dtype == found.dtype == torch.float32
+    for clean, adversarial in seen:
+        assert clean.dtype == adversarial.dtype == torch.float32
         assert not torch.equal(clean, clean.bfloat16().float())
 
 
@@ -409,7 +418,7 @@ def test_a_fabric_that_rounds_images_is_refused(tmp_path):
         run(tmp_path, fabric=rounding)
 
 
-def test_more_threads_than_the_main_one_can_train(tmp_path):
+def test_training_works_outside_the_main_thread(tmp_path):
     from concurrent.futures import ThreadPoolExecutor
 
     with ThreadPoolExecutor(1) as pool:
@@ -417,7 +426,7 @@ def test_more_threads_than_the_main_one_can_train(tmp_path):
     assert summary["epochs"] == 3
 
 
-def test_a_batch_larger_than_the_data_is_one_batch_of_all(tmp_path):
+def test_a_batch_size_above_the_number_of_images_gives_one_batch(tmp_path):
     loop = TrainingConfig(**(vars(LOOP) | {"batch_size": 1000}))
     counter = Scripted()
     fit_stage(stage(epochs=2, keep="last"), counter, tmp_path, loop=loop, fabric=fabric())

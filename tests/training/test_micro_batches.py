@@ -1,4 +1,4 @@
-"""A step that does not fit into memory."""
+"""Steps and validations that do not fit into memory."""
 
 from dataclasses import replace
 
@@ -21,7 +21,7 @@ MORE_THAN_THERE_IS = 2**47
 
 
 class Hungry(nn.Module):
-    """Wants more memory than any machine has, for more images than ``at_once`` that it trains."""
+    """Runs out of memory for training batches of more than ``at_once`` images."""
 
     def __init__(self, at_once: int):
         super().__init__()
@@ -34,18 +34,18 @@ class Hungry(nn.Module):
         return self.network(images)
 
 
-class Heard:
-    """A reporter that remembers what is said."""
+class Recorder:
+    """Reporter that stores log messages."""
 
     def __init__(self):
-        self.said = []
+        self.lines = []
 
     def begin(self, stage, steps, done): ...
 
     def step(self, done, text): ...
 
     def log(self, text):
-        self.said.append(text)
+        self.lines.append(text)
 
 
 def stage(at_once: int, objective=None, epsilon=0.0) -> Stage:
@@ -61,16 +61,16 @@ def stage(at_once: int, objective=None, epsilon=0.0) -> Stage:
 
 
 def run(folder, of: Stage, **changes):
-    task, heard = of.build({}), Heard()
-    fit_stage(of, task, folder, reporter=heard, **changes)
-    return task, heard.said
+    task, reporter = of.build({}), Recorder()
+    fit_stage(of, task, folder, reporter=reporter, **changes)
+    return task, reporter.lines
 
 
-def test_its_batch_is_halved_until_it_fits_and_the_gradients_are_those_of_the_whole(tmp_path):
+def test_a_batch_is_halved_until_it_fits_with_the_gradients_of_the_whole(tmp_path):
     whole, silent = run(tmp_path / "whole", stage(16))
-    parts, said = run(tmp_path / "parts", stage(4))
+    parts, lines = run(tmp_path / "parts", stage(4))
     assert silent == []
-    assert [line.split(" batch of ")[1].split(" with accumulated")[0] for line in said] == [
+    assert [line.split(" batch of ")[1].split(" with accumulated")[0] for line in lines] == [
         "16 is trained in 2 parts",
         "16 is trained in 4 parts",
     ]
@@ -79,53 +79,53 @@ def test_its_batch_is_halved_until_it_fits_and_the_gradients_are_those_of_the_wh
         torch.testing.assert_close(weights(parts)[name], value)
 
 
-def test_it_is_said_once_and_a_resumed_run_begins_with_the_parts(tmp_path):
+def test_splitting_is_logged_once_and_a_resumed_run_keeps_the_parts(tmp_path):
     of = stage(8)
-    _, said = run(tmp_path, of)
-    assert len(said) == 1
+    _, lines = run(tmp_path, of)
+    assert len(lines) == 1
     assert checkpoint.load_checkpoint(tmp_path)[1]["parts"] == 2
 
 
-def test_adversarial_training_accumulate_gradients_learns_too(tmp_path):
+def test_adversarial_training_in_parts_learns(tmp_path):
     task, _ = run(tmp_path, stage(8, PGDAT(), 0.05))
     images, labels = learnable().batch(slice(None))
     assert (task.network.eval()(images).argmax(1) == labels).float().mean() > 0.9
 
 
 @pytest.mark.parametrize("averaging", ["swa", "ema"])
-def test_weight_perturbation_and_averages_work_accumulate_gradients(tmp_path, averaging):
+def test_weight_perturbation_and_averages_work_in_parts(tmp_path, averaging):
     loop = TrainingConfig(**(vars(LOOP) | {"awp_gamma": 0.005, "averaging": averaging}))
-    task, said = run(tmp_path, stage(8), loop=loop)
-    assert len(said) == 1
+    task, lines = run(tmp_path, stage(8), loop=loop)
+    assert len(lines) == 1
     assert all(value.isfinite().all() for value in weights(task).values())
 
 
-def test_a_step_of_two_images_that_does_not_fit_is_refused_and_checkpoints_stay(tmp_path):
+def test_a_step_of_two_images_that_does_not_fit_raises_and_checkpoints_stay(tmp_path):
     with pytest.raises(
         TrainingError, match=r"memory does not suffice for a step of 2 images .*can't allocate"
     ):
         run(tmp_path, stage(1))
 
 
-def test_another_error_is_not_taken_for_it(tmp_path):
+def test_other_runtime_errors_are_not_taken_for_out_of_memory(tmp_path):
     def fails(module, given):
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
-    of, heard = stage(16), Heard()
+    of, reporter = stage(16), Recorder()
     task = of.build({})
     task.network.register_forward_pre_hook(fails)
     with pytest.raises(RuntimeError, match="mat1 and mat2"):
-        fit_stage(of, task, tmp_path, reporter=heard)
-    assert heard.said == []
+        fit_stage(of, task, tmp_path, reporter=reporter)
+    assert reporter.lines == []
 
 
-def test_the_parts_draw_what_the_whole_would_have_begun_with():
+def test_every_attempt_starts_with_the_same_random_draws():
     images, labels = torch.zeros(8, 1, 2, 2), torch.zeros(8, dtype=torch.long)
     generator, drawn = torch.Generator().manual_seed(0), []
 
-    def backward(some, their, share, first):
+    def backward(part_images, part_labels, share, first):
         drawn.append(torch.rand(1, generator=generator).item())
-        if len(some) > 2:
+        if len(part_images) > 2:
             torch.empty(MORE_THAN_THERE_IS)
         return {"loss": torch.tensor(float(len(drawn)))}
 
@@ -144,7 +144,7 @@ def test_the_parts_draw_what_the_whole_would_have_begun_with():
         (tiny.recipe("afa_digits").method, None),
     ],
 )
-def test_a_method_that_deals_batches_out_says_how_many_images_it_needs(method, least):
+def test_methods_that_split_batches_declare_the_images_they_need(method, least):
     stages = method.stages(tiny.wide_resnet)
     task = stages[-1 if isinstance(method, AFS) else 0].build(
         {stage.name: tiny.wide_resnet() for stage in stages[:-1]}
@@ -152,13 +152,13 @@ def test_a_method_that_deals_batches_out_says_how_many_images_it_needs(method, l
     assert getattr(task, "least_images", None) == least
 
 
-def test_a_batch_that_is_dealt_out_is_not_cut_below_what_that_needs(tmp_path):
-    of, heard = stage(2), Heard()
+def test_batches_are_not_split_below_what_the_method_needs(tmp_path):
+    of, reporter = stage(2), Recorder()
     task = of.build({})
     task.least_images = 6
     with pytest.raises(TrainingError, match=r"step of 8 images .* this method needs at least 6"):
-        fit_stage(of, task, tmp_path, reporter=heard)
-    assert len(heard.said) == 1
+        fit_stage(of, task, tmp_path, reporter=reporter)
+    assert len(reporter.lines) == 1
 
 
 @pytest.mark.parametrize(
@@ -171,12 +171,12 @@ def test_a_batch_that_is_dealt_out_is_not_cut_below_what_that_needs(tmp_path):
         RuntimeError("std::bad_alloc"),
     ],
 )
-def test_every_allocators_error_is_known(error):
+def test_every_out_of_memory_error_is_recognised(error):
     assert is_out_of_memory(error)
 
 
-class HungryWhenJudged(nn.Module):
-    """Wants more memory than any machine has, for more images than ``at_once`` in eval mode."""
+class HungryInEvalMode(nn.Module):
+    """Runs out of memory for batches of more than ``at_once`` images in eval mode."""
 
     def __init__(self, at_once: int):
         super().__init__()
@@ -190,10 +190,10 @@ class HungryWhenJudged(nn.Module):
         return self.network(images)
 
 
-def judged(folder, at_once: int):
+def validated(folder, at_once: int):
     of = network_stage(
         "network",
-        lambda: HungryWhenJudged(at_once),
+        lambda: HungryInEvalMode(at_once),
         objective=Standard(),
         epsilon=0.0,
         attack=ATTACK,
@@ -203,8 +203,8 @@ def judged(folder, at_once: int):
     return run(folder, of)[0]
 
 
-def test_a_validation_that_does_not_fit_takes_fewer_images_at_once_from_then_on(tmp_path):
-    whole, parts = judged(tmp_path / "whole", 256), judged(tmp_path / "parts", 3)
+def test_a_validation_that_does_not_fit_uses_smaller_batches_from_then_on(tmp_path):
+    whole, parts = validated(tmp_path / "whole", 256), validated(tmp_path / "parts", 3)
     count = max(whole.network.calls)
     assert max(parts.network.calls) == count > 3
     first = parts.network.calls.index(max(size for size in parts.network.calls if size <= 3))
@@ -213,6 +213,6 @@ def test_a_validation_that_does_not_fit_takes_fewer_images_at_once_from_then_on(
         torch.testing.assert_close(weights(parts)[name], value)
 
 
-def test_a_validation_of_one_image_that_does_not_fit_is_refused(tmp_path):
+def test_a_validation_of_one_image_that_does_not_fit_raises(tmp_path):
     with pytest.raises(TrainingError, match="memory does not suffice to validate one image"):
-        judged(tmp_path, 0)
+        validated(tmp_path, 0)

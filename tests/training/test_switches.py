@@ -1,4 +1,4 @@
-"""All switches of the loop together: off they change no bit, on they survive a kill at any step."""
+"""Options of the loop: off, they change no bit; on, they survive a kill at any step."""
 
 import hashlib
 import json
@@ -21,10 +21,10 @@ from equipoise.training import BEST, LAST, TrainingConfig, checkpoint
 from equipoise.training.metrics import METRICS
 from equipoise.training.schedule import Schedule
 
-STEPS = 4  # an epoch
+STEPS = 4  # per epoch
 
-# Digests of the trained weights as commit 82d2462, the last one before the switches, trains them.
-# Bits depend on the kernels, so the digests are kept per processor vendor and compared only there.
+# Digests of the weights that commit 82d2462 trains, the last one before these options existed.
+# Bits depend on the kernels, so there is one digest per CPU vendor.
 GOLDEN = {
     "AuthenticAMD": {
         "network": "b542640986c3bd429706acd5660d291a7bc5498df0ca0352263d6ea2204c66bc",
@@ -41,18 +41,18 @@ MADE_BY = ("2.13.0+cpu", "AVX512")
 
 
 def vendor() -> str:
-    """The processor's vendor as Linux reports it."""
+    """Return the CPU vendor as Linux reports it."""
     path = Path("/proc/cpuinfo")
     lines = path.read_text().splitlines() if path.exists() else []
     return next((line.split()[-1] for line in lines if line.startswith("vendor_id")), "unknown")
 
 
 def digest(module: nn.Module) -> str:
-    found = hashlib.sha256()
+    sha = hashlib.sha256()
     for name, value in sorted(module.state_dict().items()):
-        found.update(name.encode())
-        found.update(value.contiguous().numpy().tobytes())
-    return found.hexdigest()
+        sha.update(name.encode())
+        sha.update(value.contiguous().numpy().tobytes())
+    return sha.hexdigest()
 
 
 def plan(name: str):
@@ -71,7 +71,7 @@ def plan(name: str):
 
 
 def single(make, schedule, **changes):
-    found = network_stage(
+    stage = network_stage(
         "network",
         make,
         objective=PGDAT(),
@@ -80,16 +80,16 @@ def single(make, schedule, **changes):
         schedule=schedule,
         norm="Linf",
     )
-    return replace(found, **changes)
+    return replace(stage, **changes)
 
 
 @pytest.mark.skipif(
     (torch.__version__, torch.backends.cpu.get_cpu_capability()) != MADE_BY
     or vendor() not in GOLDEN,
-    reason="other kernels give other bits",
+    reason="bits depend on the kernels",
 )
 @pytest.mark.parametrize("name", ["network", "afa", "afs"])
-def test_with_every_switch_off_the_bits_are_those_from_before_there_were_any(tmp_path, name):
+def test_default_settings_train_the_golden_weights(tmp_path, name):
     loop = TrainingConfig(
         batch_size=16,
         validation_images=16,
@@ -108,8 +108,8 @@ def test_with_every_switch_off_the_bits_are_those_from_before_there_were_any(tmp
 
 
 @pytest.mark.parametrize("shape", ["piecewise", "cosine", "one_cycle"])
-def test_with_every_switch_off_the_loop_is_the_plain_one(tmp_path, shape):
-    """The loop as one would write it down, bit for bit, on any machine."""
+def test_default_settings_equal_a_plain_training_loop(tmp_path, shape):
+    """A plain loop written down here is bit-identical, on any machine."""
     schedule = Schedule(epochs=3, learning_rate=0.1, shape=shape, decay_epochs=(1,))
     of = single(partial(linear, 2), schedule, keep="last")
     looped, plain = of.build({}), of.build({})
@@ -133,12 +133,12 @@ def test_with_every_switch_off_the_loop_is_the_plain_one(tmp_path, shape):
 @pytest.mark.parametrize(
     ("shape", "rates"),
     [
-        # Of steps 3, 7, 11 and 15 of 16, the last ones of their epochs.
+        # At steps 3, 7, 11 and 15 of 16, the last ones of their epochs.
         ("cosine", [0.1 * (1 + numpy.cos(numpy.pi * step / 16)) for step in (3, 7, 11, 15)]),
         ("one_cycle", [0.2 * 3 / 6.4, *(0.2 * (16 - step) / 9.6 for step in (7, 11, 15))]),
     ],
 )
-def test_the_optimiser_gets_the_rates_of_the_schedule(tmp_path, shape, rates):
+def test_the_optimiser_uses_the_rates_of_the_schedule(tmp_path, shape, rates):
     of = single(partial(linear, 2), Schedule(epochs=4, learning_rate=0.2, shape=shape))
     fit_stage(of, of.build({}), tmp_path)
     lines = (tmp_path / METRICS).read_text().splitlines()
@@ -146,11 +146,11 @@ def test_the_optimiser_gets_the_rates_of_the_schedule(tmp_path, shape, rates):
 
 
 class Killed(BaseException):
-    """Stands for a kill: nothing in the package catches it."""
+    """Simulates a kill: nothing in the package catches it."""
 
 
 class Mortal(NetworkTask):
-    """Dies in its n-th call, if that is given; draws from torch's global generator as well."""
+    """Raises Killed in its n-th call, if given; also draws from torch's global generator."""
 
     def __init__(self, call=None):
         torch.manual_seed(0)
@@ -169,8 +169,8 @@ class Mortal(NetworkTask):
 @pytest.fixture(scope="module")
 def extra(tmp_path_factory):
     path = tmp_path_factory.mktemp("extra") / "extra.npz"
-    found = learnable(50)
-    numpy.savez(path, image=found.images.permute(0, 2, 3, 1).numpy(), label=found.labels.numpy())
+    split = learnable(50)
+    numpy.savez(path, image=split.images.permute(0, 2, 3, 1).numpy(), label=split.labels.numpy())
     return path
 
 
@@ -194,7 +194,7 @@ STAGE = single(linear, Schedule(epochs=3, learning_rate=0.1), keep="best")
 
 @pytest.fixture(scope="module")
 def wholes(tmp_path_factory, extra):
-    """A folder of an uninterrupted run with each switch."""
+    """Folder with an uninterrupted run for each option."""
     folder = tmp_path_factory.mktemp("whole")
     for name in SWITCHES:
         fit_stage(STAGE, Mortal(), folder / name, loop=loop(name, extra))
@@ -208,7 +208,9 @@ def entries(folder) -> list[dict]:
 
 @pytest.mark.parametrize("call", [1, 6, 9, 11, 14])
 @pytest.mark.parametrize("name", list(SWITCHES))
-def test_a_run_killed_in_any_call_resumes_to_the_same_bits(tmp_path, wholes, extra, name, call):
+def test_a_run_killed_in_any_call_resumes_bit_identical_with_every_option(
+    tmp_path, wholes, extra, name, call
+):
     settings = loop(name, extra)
     dead = Mortal(call)
     try:
@@ -218,14 +220,18 @@ def test_a_run_killed_in_any_call_resumes_to_the_same_bits(tmp_path, wholes, ext
     resumed = Mortal()
     fit_stage(STAGE, resumed, tmp_path, loop=settings)
     for file in (BEST, LAST):
-        found, whole = (checkpoint.unpack(place / file)[0] for place in (tmp_path, wholes / name))
-        assert same(found, whole)
+        resumed_weights, whole = (
+            checkpoint.unpack(folder / file)[0] for folder in (tmp_path, wholes / name)
+        )
+        assert same(resumed_weights, whole)
     assert entries(tmp_path) == entries(wholes / name)
 
 
 @pytest.mark.parametrize("name", ["ema", "swa", "awp", "extra"])
-def test_every_switch_that_trains_otherwise_ends_in_other_weights(tmp_path, wholes, name):
+def test_every_option_that_affects_training_changes_the_weights(tmp_path, wholes, name):
     plain = replace(LOOP, augmentation=Augmentation(shift=1))
     fit_stage(STAGE, Mortal(), tmp_path, loop=plain)
-    found, with_switch = (checkpoint.unpack(place / LAST)[0] for place in (tmp_path, wholes / name))
-    assert not same(found, with_switch)
+    without, with_switch = (
+        checkpoint.unpack(folder / LAST)[0] for folder in (tmp_path, wholes / name)
+    )
+    assert not same(without, with_switch)

@@ -17,7 +17,7 @@ from equipoise.training.schedule import Schedule
 from equipoise.training.stage import Stage
 from equipoise.training.weight_averaging import measure_statistics
 
-STEPS = 4  # an epoch: 64 images in batches of 16
+STEPS = 4  # per epoch: 64 images in batches of 16
 EPOCHS = 4
 SCHEDULE = Schedule(epochs=EPOCHS, learning_rate=0.1)
 
@@ -27,7 +27,7 @@ def loop(averaging: str, **changes) -> TrainingConfig:
 
 
 def small() -> nn.Module:
-    """A network with a norm, cheap."""
+    """Build a small network with a batch norm."""
     torch.manual_seed(0)
     return nn.Sequential(
         nn.Conv2d(1, 3, 3, stride=2), nn.BatchNorm2d(3), nn.ReLU(), nn.Flatten(), nn.Linear(27, 2)
@@ -36,7 +36,7 @@ def small() -> nn.Module:
 
 def stage(make=small, epsilon=0.05, **changes) -> Stage:
     objective = PGDAT() if epsilon else Standard()
-    found = network_stage(
+    network = network_stage(
         "network",
         make,
         objective=objective,
@@ -45,11 +45,11 @@ def stage(make=small, epsilon=0.05, **changes) -> Stage:
         schedule=SCHEDULE,
         norm="Linf",
     )
-    return replace(found, **changes)
+    return replace(network, **changes)
 
 
 class Recorded(NetworkTask):
-    """Notes its weights at the begin of every training step."""
+    """Records its weights at the start of every training step."""
 
     def __init__(self, make=small):
         super().__init__(make(), PGDAT(), 0.05, ATTACK, "Linf")
@@ -67,17 +67,17 @@ def trained(folder, **changes):
     return [*task.seen[1:], weights(task)]
 
 
-def kept(folder, name=LAST):
+def saved(folder, name=LAST):
     return checkpoint.unpack(folder / name)[0]
 
 
-def close(one, other, names=None) -> None:
-    for name in names or one:
-        torch.testing.assert_close(one[name], other[name], rtol=1e-5, atol=1e-7)
+def close(actual, expected) -> None:
+    for name in actual:
+        torch.testing.assert_close(actual[name], expected[name], rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize(("start", "first"), [(0.0, 0), (0.5, 8), (0.9, 15)])
-def test_the_moving_average_is_that_of_a_computation_by_hand(tmp_path, start, first):
+def test_the_moving_average_equals_a_computation_by_hand(tmp_path, start, first):
     after = trained(tmp_path / "plain")
     average = after[first]
     for count, now in enumerate(after[first + 1 :], start=1):
@@ -89,8 +89,8 @@ def test_the_moving_average_is_that_of_a_computation_by_hand(tmp_path, start, fi
                 average[name] = value
     averaged = loop("ema", averaging_decay=0.4, averaging_start=start)
     fit_stage(stage(keep="last"), stage().build({}), tmp_path / "ema", loop=averaged)
-    close(kept(tmp_path / "ema"), average)
-    assert "network.1.running_var" in average  # statistics are averaged as weights are
+    close(saved(tmp_path / "ema"), average)
+    assert "network.1.running_var" in average  # statistics are averaged like weights
 
 
 def test_the_mean_over_epochs_is_the_mean_of_the_weights(tmp_path):
@@ -104,11 +104,11 @@ def test_the_mean_over_epochs_is_the_mean_of_the_weights(tmp_path):
     )
     mean = {name: sum(end[name] for end in ends) / 3 for name in ends[0] if "running" not in name}
     mean.pop("network.1.num_batches_tracked")
-    close(mean, kept(tmp_path / "swa"))
+    close(mean, saved(tmp_path / "swa"))
 
 
-def test_the_mean_over_epochs_has_statistics_measured_on_its_own_features(tmp_path):
-    """At strength 0 a batch of all images is what the statistics are of, by hand."""
+def test_the_mean_over_epochs_has_running_statistics_of_its_own_features(tmp_path):
+    """At strength 0, one batch of all images gives the statistics by hand."""
     task = stage(epsilon=0.0).build({})
     whole = loop("swa", averaging_start=0.5, batch_size=64)
     fit_stage(stage(epsilon=0.0, keep="last"), task, tmp_path, loop=whole)
@@ -119,16 +119,16 @@ def test_the_mean_over_epochs_has_statistics_measured_on_its_own_features(tmp_pa
     assert norm.momentum == 0.1
 
 
-def test_without_their_statistics_the_averaged_weights_would_be_worse_off(tmp_path):
-    """The running ones are of other weights: they differ from those that were measured."""
+def test_measured_statistics_differ_from_those_of_the_current_weights(tmp_path):
+    """Running statistics belong to the current weights, not to the average."""
     raw = trained(tmp_path / "plain")[-1]
     fit_stage(stage(), stage().build({}), tmp_path / "swa", loop=loop("swa", averaging_start=0.5))
-    measured = kept(tmp_path / "swa")
+    measured = saved(tmp_path / "swa")
     assert not torch.allclose(measured["network.1.running_mean"], raw["network.1.running_mean"])
 
 
 @pytest.mark.parametrize("averaging", ["ema", "swa"])
-def test_averages_do_not_change_what_is_trained(tmp_path, averaging):
+def test_averaging_does_not_change_the_trained_weights(tmp_path, averaging):
     def dropping():
         return nn.Sequential(*small()[:4], nn.Dropout(0.3), small()[4])
 
@@ -145,7 +145,7 @@ def test_averages_do_not_change_what_is_trained(tmp_path, averaging):
     assert same(plain, averaged)
 
 
-def test_until_averaging_begins_the_weights_themselves_are_kept(tmp_path):
+def test_before_averaging_begins_the_weights_themselves_are_kept(tmp_path):
     of = stage(keep="last")
     of = replace(of, schedule=replace(SCHEDULE, epochs=1))
     plain, swa = of.build({}), of.build({})
@@ -155,18 +155,18 @@ def test_until_averaging_begins_the_weights_themselves_are_kept(tmp_path):
 
 
 @pytest.mark.parametrize("averaging", ["ema", "swa"])
-def test_the_task_ends_with_the_average_that_its_score_is_of(tmp_path, averaging):
+def test_the_task_ends_with_the_average_that_was_validated(tmp_path, averaging):
     class Scored(NetworkTask):
-        """Remembers which weights were validated."""
+        """Records the validated weights."""
 
         def predictor(self, epsilon):
-            self.judged = weights(self)
+            self.validated = weights(self)
             return super().predictor(epsilon)
 
     task = Scored(small(), PGDAT(), 0.05, ATTACK, "Linf")
     fit_stage(stage(keep="last"), task, tmp_path, loop=loop(averaging, averaging_start=0.2))
-    assert same(task.judged, weights(task))
-    assert same(kept(tmp_path, LAST), weights(task))
+    assert same(task.validated, weights(task))
+    assert same(saved(tmp_path, LAST), weights(task))
     state = checkpoint.load_checkpoint(tmp_path)[0]
     assert not torch.equal(state["module.network.0.weight"], task.network[0].weight)
     assert (tmp_path / BEST).exists()
@@ -204,7 +204,7 @@ def test_the_branches_of_afa_are_averaged_each_with_its_own_statistics(tmp_path,
 
 
 @pytest.mark.parametrize("averaging", ["ema", "swa"])
-def test_the_merger_of_afs_is_averaged_and_its_extractors_stay_as_they_are(tmp_path, averaging):
+def test_the_merger_of_afs_is_averaged_and_its_extractors_are_unchanged(tmp_path, averaging):
     method = AFS(
         objective=PGDAT(),
         budgets=(0.0, 0.05),
@@ -224,7 +224,7 @@ def test_the_merger_of_afs_is_averaged_and_its_extractors_stay_as_they_are(tmp_p
     assert not torch.equal(raw, task.stack.merger.weight)
 
 
-def test_the_average_goes_in_place_and_out_of_it_bit_for_bit():
+def test_applying_the_average_restores_the_weights_bit_for_bit():
     network = small()
     average = WeightAverage(network, loop("ema", averaging_decay=0.5, averaging_start=0.0))
     with average.applied():  # nothing averaged yet
@@ -232,13 +232,13 @@ def test_the_average_goes_in_place_and_out_of_it_bit_for_bit():
     average.after_step(0.0)
     with torch.no_grad():
         network[0].weight.add_(1)
-    own = weights(network)
+    raw = weights(network)
     with average.applied():
         assert same(weights(network), weights(small()))
-    assert same(weights(network), own)
+    assert same(weights(network), raw)
     with pytest.raises(KeyError), average.applied():
         raise KeyError
-    assert same(weights(network), own)
+    assert same(weights(network), raw)
 
 
 def test_measuring_leaves_frozen_norms_and_other_buffers_alone():
@@ -260,15 +260,15 @@ def test_measuring_leaves_frozen_norms_and_other_buffers_alone():
     assert int(network[0][1].num_batches_tracked) == 1
 
 
-def test_a_network_without_norms_is_not_called_to_measure_any():
+def test_a_network_without_norms_is_not_called_for_statistics():
     measure_statistics(linear(2), lambda: pytest.fail("it was called"))
 
 
 @pytest.mark.parametrize(("before", "after"), [("none", "ema"), ("swa", "none")])
-def test_a_checkpoint_with_other_averaging_is_refused(tmp_path, before, after):
+def test_a_checkpoint_with_different_averaging_is_refused(tmp_path, before, after):
     fit_stage(stage(), stage().build({}), tmp_path, loop=loop(before))
-    made = "without" if before == "none" else "with"
-    with pytest.raises(TrainingError, match=f"was made {made} averaging.*--out"):
+    averaged = "without" if before == "none" else "with"
+    with pytest.raises(TrainingError, match=f"was made {averaged} averaging.*--out"):
         fit_stage(stage(), stage().build({}), tmp_path, loop=loop(after))
 
 
@@ -286,14 +286,14 @@ def test_shares_out_of_range_are_refused(name, share):
 
 
 def masked() -> nn.Module:
-    """A network with a buffer of minus infinities, as attention has."""
+    """Build a network with a mask of -inf, as used in attention."""
     network = small()
     network.register_buffer("mask", torch.full((2, 2), -torch.inf).triu(1))
     return network
 
 
 @pytest.mark.parametrize("averaging", ["none", "ema", "swa"])
-def test_a_buffer_that_is_infinite_from_the_start_stays_as_it_is(tmp_path, averaging):
+def test_a_buffer_that_is_infinite_at_the_start_is_unchanged(tmp_path, averaging):
     of = stage(masked, epsilon=0.0, keep="last")
     task = of.build({})
     fit_stage(of, task, tmp_path, loop=loop(averaging))

@@ -27,7 +27,7 @@ def task(network=None) -> NetworkTask:
 
 
 class Step:
-    """A step's loss of a task, with its own generator."""
+    """The loss of one step of a task, with its own generator."""
 
     def __init__(self, of: nn.Module) -> None:
         self.of = of
@@ -48,9 +48,9 @@ def test_the_loss_is_higher_at_the_perturbed_weights():
     for gamma in (0.005, 0.02):
         step.generator.set_state(start)
         with step.perturbed(gamma):
-            found = step.loss().item()
-        assert found > plain
-        plain = found  # and higher still farther on
+            loss = step.loss().item()
+        assert loss > plain
+        plain = loss  # and higher still with a larger gamma
 
 
 def test_every_layers_perturbation_has_gamma_times_the_norm_of_its_weights():
@@ -64,7 +64,7 @@ def test_every_layers_perturbation_has_gamma_times_the_norm_of_its_weights():
         torch.testing.assert_close(moved[name], expected, rtol=1e-3, atol=0.0)
 
 
-def test_it_goes_along_the_gradient_of_the_steps_own_loss():
+def test_the_perturbation_follows_the_gradient_of_the_loss():
     network = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
     step = Step(task(network))
     drawn = step.generator.get_state()
@@ -76,7 +76,7 @@ def test_it_goes_along_the_gradient_of_the_steps_own_loss():
     torch.testing.assert_close(moved / moved.norm(), gradient / gradient.norm())
 
 
-def test_weights_and_statistics_are_afterwards_those_of_one_unperturbed_step():
+def test_weights_and_statistics_end_as_after_one_unperturbed_step():
     step, plain = Step(task()), Step(task())
     with step.perturbed(0.01):
         step.loss().backward()
@@ -86,7 +86,7 @@ def test_weights_and_statistics_are_afterwards_those_of_one_unperturbed_step():
     assert any(bool(p.grad.any()) for p in step.of.parameters())
 
 
-def test_they_are_restored_after_an_error_too():
+def test_weights_are_restored_after_an_error():
     step, plain = Step(task()), Step(task())
     with pytest.raises(KeyError), step.perturbed(0.5):
         raise KeyError
@@ -94,7 +94,7 @@ def test_they_are_restored_after_an_error_too():
     assert same(weights(step.of), weights(plain.of))
 
 
-def test_both_calls_draw_the_same_from_every_generator():
+def test_both_calls_draw_the_same_numbers_from_every_generator():
     drawn = []
 
     class Drawing(NetworkTask):
@@ -118,7 +118,7 @@ def test_frozen_weights_are_not_moved():
     assert moved == {n for n, p in step.of.named_parameters() if p is last.weight}
 
 
-def test_weights_are_moved_back_where_memory_runs_out_on_the_way():
+def test_weights_are_restored_when_memory_runs_out_midway():
     step, seen = Step(task()), []
     before = [parameter.detach().clone() for parameter in step.of.parameters()]
 
@@ -133,7 +133,7 @@ def test_weights_are_moved_back_where_memory_runs_out_on_the_way():
     assert all(map(torch.equal, step.of.parameters(), before))
 
 
-def test_a_task_without_weights_of_two_axes_is_left_alone():
+def test_a_task_without_weight_matrices_is_left_alone():
     norm = nn.BatchNorm2d(1)
     with perturbed_weights(norm, 0.1, torch.Generator(), lambda: pytest.fail("it was called")):
         pass
@@ -164,7 +164,7 @@ def calls_of_a_run(folder, **switches) -> list[float]:
     return seen
 
 
-def test_a_step_is_called_twice_from_its_start_on_and_once_before(tmp_path):
+def test_a_step_calls_the_task_twice_once_perturbation_has_started(tmp_path):
     eighths = [step / 8 for step in range(8)]
     assert calls_of_a_run(tmp_path / "off") == eighths
     twice = [step for step in eighths for _ in range(2)]
@@ -175,25 +175,25 @@ def test_a_step_is_called_twice_from_its_start_on_and_once_before(tmp_path):
     ]
 
 
-def test_perturbed_training_learns_and_ends_in_other_weights(tmp_path):
+def test_perturbed_training_learns_and_ends_with_different_weights(tmp_path):
     results = []
     for gamma in (0.0, 0.01):
         of = stage()
-        found = NetworkTask(wide_resnet(2), PGDAT(), 0.05, ATTACK, "Linf")
-        summary = fit_stage(of, found, tmp_path / f"{gamma}", loop=replace(LOOP, awp_gamma=gamma))
+        trained = NetworkTask(wide_resnet(2), PGDAT(), 0.05, ATTACK, "Linf")
+        summary = fit_stage(of, trained, tmp_path / f"{gamma}", loop=replace(LOOP, awp_gamma=gamma))
         assert summary["best_score"] > 0.9
-        results.append(weights(found))
+        results.append(weights(trained))
     assert not same(*results)
 
 
 @pytest.mark.parametrize("gamma", [-0.01, float("nan"), float("inf")])
-def test_a_gamma_below_zero_or_no_number_is_refused(gamma):
+def test_a_negative_or_nonfinite_gamma_is_refused(gamma):
     with pytest.raises(ValueError, match="awp_gamma must be 0 or more, got"):
         TrainingConfig(awp_gamma=gamma)
 
 
 @pytest.mark.parametrize("separate", ["both", "statistics", "affine"])
-def test_scales_and_shifts_of_branched_norms_are_not_moved(separate):
+def test_affine_parameters_of_branched_norms_are_not_perturbed(separate):
     method = AFA(
         objective=PGDAT(), strengths=(0.0, 0.1), attack=ATTACK, schedule=SCHEDULE,
         gate_schedule=SCHEDULE, separate=separate,

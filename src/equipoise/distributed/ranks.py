@@ -35,10 +35,10 @@ class FloatInputPrecision(MixedPrecision):
     """
 
     def __init__(self, accelerator: str) -> None:
-        if accelerator == "auto":
+        device = None
+        if accelerator != "cpu" and torch.accelerator.is_available():
             device = torch.accelerator.current_accelerator()
-            accelerator = device.type if device and torch.accelerator.is_available() else "cpu"
-        super().__init__("bf16-mixed", accelerator if accelerator in ("cpu", "mps") else "cuda")
+        super().__init__("bf16-mixed", device.type if device else "cpu")
 
     def convert_input(self, data: Any) -> Any:
         """Return the input unchanged."""

@@ -37,7 +37,16 @@ class SharedGenerator(torch.Generator):
 
 
 def rand(rows: int, generator: torch.Generator) -> Float[Tensor, " rows"]:
-    """Draw one number in [0, 1) for each of this process's rows, on the generator's device."""
+    """Draw one number in [0, 1) for each of this process's rows, on the generator's device.
+
+    Example:
+        >>> single = torch.Generator().manual_seed(0)
+        >>> shared = SharedGenerator.of(torch.device("cpu"), rank=1, world=2)
+        >>> _ = shared.manual_seed(0)
+        >>> rows = shard(torch.arange(4), shared)  # rows 1 and 3
+        >>> torch.equal(rand(2, shared), rand(4, single)[rows])
+        True
+    """
     count = global_size(rows, generator)
     return local_rows(torch.rand(count, generator=generator, device=generator.device), generator)
 
@@ -107,6 +116,10 @@ def local_mean(values: Float[Tensor, " rows"], generator: torch.Generator) -> Fl
     """Return this process's part of the mean over the rows of all processes.
 
     The parts average to that mean. A process without rows contributes 0.
+
+    Example:
+        >>> local_mean(torch.tensor([1.0, 3.0]), torch.Generator())
+        tensor(2.)
     """
     if not isinstance(generator, SharedGenerator):
         return values.mean()

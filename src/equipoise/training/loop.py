@@ -68,6 +68,29 @@ def fit(
             the last checkpoint is kept. A batch that does not fit is trained in parts.
         Interrupted: If SIGINT or SIGTERM was received; the run can be resumed.
         RunError: If a file cannot be written, or no checkpoint can be read.
+
+    Example:
+        >>> import tempfile, torch
+        >>> from equipoise.distributed.ranks import launched
+        >>> from equipoise.methods import Schedule, SingleNetwork
+        >>> from equipoise.objectives import Standard
+        >>> labels = torch.tensor([0, 1] * 8)
+        >>> pixels = (labels * 200).to(torch.uint8)[:, None, None, None].expand(16, 1, 4, 4)
+        >>> images = Split(images=pixels.contiguous(), labels=labels, classes=2)
+        >>> schedule = Schedule(epochs=1, learning_rate=0.1)
+        >>> method = SingleNetwork(objective=Standard(), epsilon=0.0, schedule=schedule)
+        >>> network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 2))
+        >>> (stage,) = method.stages(lambda: network)
+        >>> loop = TrainingConfig(batch_size=8)
+        >>> fabric = launched(loop.precision, loop.batch_size, accelerator="cpu")
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     summary = fit(
+        ...         stage, stage.build({}), train=images, validation=images, loop=loop,
+        ...         folder=Path(folder), fabric=fabric, seed=0,
+        ...     )
+        ...     weights = sorted(path.name for path in Path(folder).glob("*.safetensors"))
+        >>> summary["epochs"], weights
+        (1, ['best.safetensors', 'checkpoint.safetensors', 'last.safetensors'])
     """
     keep_freed_memory()
     trainer = Trainer(stage, task, loop, fabric, seed, reporter)
