@@ -6,6 +6,7 @@ import datasets
 import numpy
 import pytest
 import torch
+from pyarrow import Table, parquet
 from writers import (
     HUNDRED,
     TEN,
@@ -252,13 +253,41 @@ def test_broken_image_is_refused_by_its_number(tmp_path, content):
 
 
 def test_missing_label_is_refused(tmp_path):
-    with pytest.raises(DataError, match="image 1 of test has no label"):
+    with pytest.raises(
+        DataError, match="image 1 of test must have a whole number as its"
+    ):
         Cifar10(folder=rewrite(tmp_path, [GOOD, GOOD], [1, None])).load()
 
 
 def test_split_without_rows_is_refused(tmp_path):
-    with pytest.raises(DataError, match="holds no image of test"):
+    with pytest.raises(DataError, match="test must have at least one image, got none"):
         Cifar10(folder=rewrite(tmp_path, [], [])).load()
+
+
+@pytest.mark.parametrize(
+    ("columns", "reason"),
+    [
+        ({"img": [1, 2], "label": [0, 1]}, "test holds no images in the column img"),
+        ({"img": [GOOD, GOOD], "label": ["cat", "dog"]}, "a whole number as its label, got 'cat'"),
+    ],
+)
+def test_column_of_another_type_is_refused(tmp_path, columns, reason):
+    path = write_hub(tmp_path) / "data" / "test-00000-of-00001.parquet"
+    parquet.write_table(Table.from_pydict(columns), path)
+    with pytest.raises(DataError, match=reason):
+        Cifar10(folder=tmp_path).load()
+
+
+def test_several_files_are_read_in_order(tmp_path):
+    write_hub(tmp_path)
+    path = tmp_path / "data" / "test-00001-of-00001.parquet"
+    write_parquet(path, [encoded(IMAGES[0])], [7], TEN)
+    test = Cifar10(folder=tmp_path).load().test
+    assert test.labels.tolist() == [1, 2, 7]
+    assert numpy.array_equal(test.images.numpy(), IMAGES[[10, 11, 0]])
+    parquet.write_table(Table.from_pydict({"img": [b""], "label": ["x"]}), path)
+    with pytest.raises(DataError, match="the other files of test hold different columns"):
+        Cifar10(folder=tmp_path).load()
 
 
 def test_images_of_different_sizes_are_refused(tmp_path):

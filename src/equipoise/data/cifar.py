@@ -71,7 +71,7 @@ class _Cifar:
         encoded = read_table(self.folder, self.hub, layout.table)
         if encoded is not None:
             return _of_table(layout, *encoded, self.limit)
-        assert self.folder is not None  # the hub has parquet alone
+        assert self.folder is not None  # the hub always has parquet files
         suffixes = ["batches-py", "batches-bin", "python", "binary"]
         suffixes += ["python.tar.gz", "binary.tar.gz"]
         paths = [self.folder / f"{layout.archive}-{suffix}" for suffix in suffixes]

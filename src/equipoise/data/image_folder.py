@@ -52,15 +52,10 @@ class ImageFolder:
         ValueError: If a number is out of range.
 
     Example:
-        >>> import tempfile
-        >>> from PIL import Image
-        >>> folder = Path(tempfile.mkdtemp())
-        >>> for path in ("cat/1.png", "cat/2.png", "dog/1.png", "dog/2.png"):
-        ...     (folder / path).parent.mkdir(exist_ok=True)
-        ...     Image.new("RGB", (12, 8)).save(folder / path)
-        >>> data = ImageFolder(folder=folder, size=8, test_share=0.5).load()
-        >>> data.class_names, len(data.train), data.image_shape
-        (('cat', 'dog'), 2, (3, 8, 8))
+        >>> from equipoise.data import ImageFolder
+        >>> source = ImageFolder(folder=Path("pets"), size=32, on_broken="skip")
+        >>> print(source.load().summary())  # doctest: +SKIP
+        pets: 157 training and 43 test images, 32x32, 3 channels; 2 classes of ...
     """
 
     folder: Path | None = None

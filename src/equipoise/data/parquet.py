@@ -164,13 +164,18 @@ def _encoded(split: Any, table: Table, origin: str, part: str) -> Encoded:
     for number, row in enumerate(rows):
         image, label = row[table.image], row[table.label]
         if not isinstance(label, int):
-            raise DataError(f"{encoded.where(number)} has no label (a whole number), got {label}.")
+            raise DataError(
+                f"{encoded.where(number)} must have a whole number as its label, got {label!r}; "
+                "copy or download the data set again."
+            )
         if not isinstance(image, dict) or not isinstance(image.get("bytes"), bytes):
             raise DataError(f"{encoded.where(number)} is broken: it holds no encoded image.")
         encoded.images.append(image["bytes"])
         encoded.labels.append(label)
     if not encoded.images:
-        raise DataError(f"{origin} holds no image of {part}.")
+        raise DataError(
+            f"{origin}: {part} must have at least one image, got none; copy or download it again."
+        )
     return encoded
 
 

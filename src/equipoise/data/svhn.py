@@ -51,7 +51,7 @@ class SVHN:
         if encoded is not None:
             train, test = (decode_all(split, 10)[0] for split in encoded)
         else:
-            assert self.folder is not None  # the hub has parquet alone
+            assert self.folder is not None  # the hub always has parquet files
             train, test = (_from_mat(self.folder / f"{p}_32x32.mat") for p in ("train", "test"))
         return DataSet(name="svhn", train=train, test=test, class_names=_NAMES)
 

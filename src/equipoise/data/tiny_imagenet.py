@@ -51,7 +51,7 @@ class TinyImageNet:
         encoded = read_table(self.folder, self.hub, _TABLE)
         if encoded is not None:
             return _of_table(*encoded)
-        assert self.folder is not None  # the hub has parquet alone
+        assert self.folder is not None  # the hub always has parquet files
         inside = (self.folder / _ARCHIVE, self.folder / f"{_ARCHIVE}.zip")
         origin = next((path for path in inside if path.exists()), self.folder)
         with open_files(origin) as files:

@@ -20,7 +20,9 @@ from filelock import BaseFileLock, FileLock, Timeout
 from equipoise.runtime.errors import RunError
 
 PART = ".part"
+"""Suffix of temporary files."""
 LOCK = ".lock"
+"""Name of lock files."""
 STALE_SECONDS = 86400.0
 """Age in seconds from which a temporary file counts as left behind by a killed process."""
 _NO_LOCKS = {errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL}
