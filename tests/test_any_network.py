@@ -23,7 +23,8 @@ from equipoise.models import (
     with_branches,
     with_conditioning,
 )
-from equipoise.models.io.external import LogitsOf, import_network
+from equipoise.models.io.external import import_network
+from equipoise.models.io.logits_of import LogitsOf
 from equipoise.models.io.trust import trusting
 from equipoise.models.last_linear import find_last_linear
 from equipoise.objectives import PGDAT

@@ -161,7 +161,7 @@ def test_the_record_of_the_folder_gives_the_curve(folder, pictures):
     [
         ({"images": []}, "needs at least one picture"),
         ({"images": ["no.png"]}, "no.png does not exist"),
-        ({"model": "nowhere"}, "nowhere is no model folder"),
+        ({"model": "nowhere"}, "nowhere is not a model folder"),
         ({"model": "nowhere.onnx"}, "nowhere.onnx does not exist"),
         ({"preference": 0.5}, "takes no preference"),
     ],

@@ -135,7 +135,7 @@ def test_what_validated_nothing_of_a_member_is_said(saved, tmp_path):
         ("somebodys:five", r"somebodys:five must answer 10 logits an image, got \(2, 5\)"),
         ("somebodys:head_first", r"HeadFirst does not end in its last linear .* body, head"),
         ("a.onnx", r"a.onnx cannot be stacked: the layers of an exported network"),
-        ("nowhere", "nowhere is no model folder"),
+        ("nowhere", "nowhere is not a model folder"),
     ],
 )
 def test_a_member_that_does_not_fit_is_refused_by_name(saved, tmp_path, name, message):

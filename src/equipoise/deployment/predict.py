@@ -237,6 +237,6 @@ def _load(
 
 def _answers(network: Any, images: Images) -> tuple[Tensor, ...]:
     found: tuple[Tensor, ...] = (
-        network(images) if isinstance(network, Deployed) else network.answers(images)
+        network(images) if isinstance(network, Deployed) else network.outputs(images)
     )
     return found

@@ -166,7 +166,7 @@ class FeatureStack(nn.Module):
         return self.merger(self.features(images))
 
     def logits_by_member(self, images: Images) -> Float[Tensor, "members batch classes"]:
-        """Return each member's part of the logits; with the merger's bias they sum to the logits."""
+        """Return each member's part of the logits; plus the merger's bias they sum to them."""
         weights = self.merger.weight.split(self.sizes(), dim=1)
         features = [member(images) for member in self.members]
         pairs = zip(features, weights, strict=True)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from equipoise.models.io.hub import HUB, send
+from equipoise.models.io.hub import HUB, upload
 from equipoise.models.io.model_folder import (
     CARD,
     CONFIG,
@@ -150,7 +150,7 @@ def push(
     }
     for path, record in iterate_records(home_of(place) / "records"):
         contents[f"records/{path.name}"] = _outgoing(record)
-    return send(repository, contents, private=private)
+    return upload(repository, contents, private=private)
 
 
 def _outgoing(content: Any) -> bytes:

@@ -7,7 +7,9 @@ import torch
 from tiny import images_and_labels, linear, wide_resnet
 from torch import nn
 
-from equipoise.models.io.external import CARD_FILE, LogitsOf, is_external, load_external
+from equipoise.models.io.exported import CARD_FILE
+from equipoise.models.io.external import is_external, load_external
+from equipoise.models.io.logits_of import LogitsOf
 from equipoise.runtime.errors import RunError
 
 
@@ -65,7 +67,7 @@ def test_one_logit_becomes_two(images, shape):
         (lambda z: (z, z), None, r"a tuple of 2 parts.*with --logits"),
         (lambda z: {"a": z}, "b", r"no part 'b': it is a dict with the keys \['a'\]"),
         (lambda z: (z, z), "2", r"no part '2': it is a tuple of 2 parts"),
-        (lambda z: z[:, 0], None, r"one number an image.*--logits binary"),
+        (lambda z: z[:, 0], None, r"one number per image.*--logits binary"),
         (lambda z: z[:, :, None], None, r"logits of shape \(batch, classes\), got shape"),
     ],
 )

@@ -72,7 +72,7 @@ def test_a_model_is_loaded_from_the_hub_at_the_commit_that_was_looked_at(online,
 
 def test_a_model_that_changes_while_it_is_fetched_is_refused(online):
     online.sha = "another commit"
-    with pytest.raises(HubError, match="hf://owner/name was changed while it was fetched"):
+    with pytest.raises(HubError, match="hf://owner/name changed during the download"):
         equipoise.load("hf://owner/name")
 
 
@@ -95,11 +95,11 @@ OFFLINE = errors.OfflineModeIsEnabled("offline mode is enabled")
 
 @pytest.mark.parametrize("name", ["hf://owner/name", "hf://owner/name@v1"])
 def test_without_a_connection_an_earlier_download_is_taken(name, folder, online, monkeypatch):
-    hub.fetch(name)
+    hub.download(name)
     monkeypatch.setattr(online, "model_info", raises(OFFLINE))
-    assert hub.fetch(name) == folder
-    with pytest.raises(HubError, match="no copy is here"):
-        hub.fetch("hf://owner/name@v2")
+    assert hub.download(name) == folder
+    with pytest.raises(HubError, match="no earlier download"):
+        hub.download("hf://owner/name@v2")
 
 
 def test_without_a_connection_and_a_copy_it_is_refused(monkeypatch, tmp_path):
@@ -108,14 +108,14 @@ def test_without_a_connection_and_a_copy_it_is_refused(monkeypatch, tmp_path):
         huggingface_hub, "snapshot_download", raises(errors.LocalEntryNotFoundError("none"))
     )
     with pytest.raises(
-        HubError, match=r"hf://owner/name cannot be fetched \(offline mode.*no copy"
+        HubError, match=r"hf://owner/name cannot be downloaded \(offline mode.*no earlier"
     ):
         equipoise.load("hf://owner/name")
 
 
 @pytest.mark.parametrize("name", ["hf://a/../b", "hf://a/b/c", "hf://", "hf://a b/c"])
 def test_what_is_no_name_of_a_repository_is_refused(name):
-    with pytest.raises(HubError, match="is no model on the hub"):
+    with pytest.raises(HubError, match="is not a model on the Hub"):
         equipoise.load(name)
 
 
@@ -131,14 +131,14 @@ def test_files_are_sent_in_one_commit(monkeypatch):
             return SimpleNamespace(commit_url="https://hub/commit")
 
     monkeypatch.setattr(huggingface_hub, "HfApi", Api)
-    assert hub.send("owner/name", {"README.md": b"card"}, private=True) == "https://hub/commit"
+    assert hub.upload("owner/name", {"README.md": b"card"}, private=True) == "https://hub/commit"
     assert calls == [("owner/name", True, True), {"README.md": b"card"}]
 
 
 def test_a_hub_that_takes_nothing_says_how_to_log_in(monkeypatch):
     monkeypatch.setattr(huggingface_hub.HfApi, "create_repo", raises(OFFLINE))
-    with pytest.raises(HubError, match=r"did not take owner/name \(offline mode.*`hf auth login`"):
-        hub.send("owner/name", {}, private=None)
+    with pytest.raises(HubError, match=r"not accept owner/name \(offline mode.*`hf auth login`"):
+        hub.upload("owner/name", {}, private=None)
 
 
 def test_a_download_that_lacks_weights_is_refused_as_any_folder(online, folder):

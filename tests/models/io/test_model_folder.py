@@ -110,7 +110,7 @@ def test_a_model_that_does_not_know_its_config_is_refused(tmp_path):
 
 
 def test_a_folder_that_is_none_is_refused(tmp_path):
-    with pytest.raises(ModelFolderError, match=r"is no model folder: .*config.json does not exist"):
+    with pytest.raises(ModelFolderError, match=r"not a model folder: .*config.json does not exist"):
         load(tmp_path / "nowhere")
 
 
@@ -154,14 +154,14 @@ def test_a_folder_where_weights_should_be_is_refused(folder):
 @pytest.mark.parametrize("text", ["", "{", "weights", "\x00\xff"])
 def test_a_config_that_is_no_json_is_refused(text, folder):
     (folder / "config.json").write_bytes(text.encode("latin-1"))
-    with pytest.raises(ModelFolderError, match=r"is no model folder: .*config.json"):
+    with pytest.raises(ModelFolderError, match=r"is not a model folder: .*config.json"):
         load(folder)
 
 
 @pytest.mark.parametrize("text", ["[]", "3", '{"format": 2, "model": {}}', '{"format": 1}'])
 def test_a_config_of_another_format_is_refused(text, folder):
     (folder / "config.json").write_text(text)
-    with pytest.raises(ModelFolderError, match="is no model configuration of format 1"):
+    with pytest.raises(ModelFolderError, match="is not a model configuration of format 1"):
         load(folder)
 
 
@@ -247,7 +247,9 @@ def test_a_folder_may_hold_any_network_that_its_weights_fit(tmp_path, images):
 def test_a_header_that_claims_to_be_huge_is_refused(claimed, folder):
     path = folder / "model.safetensors"
     path.write_bytes(claimed.to_bytes(8, "little") + path.read_bytes()[8:])
-    with pytest.raises(ModelFolderError, match=rf"damaged: its header claims {claimed} bytes"):
+    with pytest.raises(
+        ModelFolderError, match=rf"damaged: its header must have at most \d+ bytes, got {claimed}"
+    ):
         load(folder)
 
 
@@ -270,7 +272,7 @@ def test_a_tensor_that_the_network_does_not_have_is_refused(folder, network):
 @pytest.mark.parametrize("text", [" " * (1 << 20) + "{}", "[" * 100_000 + "]" * 100_000])
 def test_a_config_that_is_huge_or_nested_without_end_is_refused(text, folder):
     (folder / "config.json").write_text(text)
-    with pytest.raises(ModelFolderError, match=r"is no model folder: .*(bytes|not JSON)"):
+    with pytest.raises(ModelFolderError, match=r"is not a model folder: .*(bytes|not JSON)"):
         load(folder)
 
 

@@ -60,7 +60,7 @@ def test_a_folder_does_not_run_what_is_not_trusted(marked, folder, trust):
     document = json.loads((folder / "config.json").read_text())
     document["model"] = {"kind": "imported", "function": "marked:make", "arguments": {}}
     (folder / "config.json").write_text(json.dumps(document))
-    with pytest.raises(RunError, match=r'trust=\("marked",\) in Python, or give the function'):
+    with pytest.raises(RunError, match=r'trust=\("marked",\) in Python, or the function'):
         load(folder, trust=trust)
     assert not (marked / "imported").exists()
 
