@@ -13,8 +13,8 @@ from equipoise.models.io.logits_of import LogitsOf
 from equipoise.runtime.errors import RunError
 
 
-class Answers(nn.Module):
-    """Answers whatever it was given, made from the images."""
+class Returns(nn.Module):
+    """Returns the result of a function of the images."""
 
     def __init__(self, make):
         super().__init__()
@@ -29,8 +29,8 @@ def images():
     return images_and_labels(4)[0]
 
 
-def test_a_tensor_of_logits_passes_as_it_is(images):
-    model = LogitsOf(Answers(lambda logits: logits))
+def test_a_tensor_of_logits_is_returned_unchanged(images):
+    model = LogitsOf(Returns(lambda logits: logits))
     assert torch.equal(model(images), images.flatten(1)[:, :10])
 
 
@@ -47,17 +47,17 @@ class Output:
         (Output, "logits"),
     ],
 )
-def test_a_part_of_an_answer_is_selected(images, make, select):
-    model = LogitsOf(Answers(make), select)
+def test_a_part_of_the_output_is_selected(images, make, select):
+    model = LogitsOf(Returns(make), select)
     assert torch.equal(model(images), images.flatten(1)[:, :10])
 
 
 @pytest.mark.parametrize("shape", [(-1,), (-1, 1)])
 def test_one_logit_becomes_two(images, shape):
-    single = LogitsOf(Answers(lambda logits: (logits[:, 0] - 0.5).reshape(shape)), "binary")
-    found = single(images)
-    assert found.shape == (4, 2)
-    assert torch.equal(found.argmax(dim=1), (images[:, 0, 0, 0] > 0.5).long())
+    single = LogitsOf(Returns(lambda logits: (logits[:, 0] - 0.5).reshape(shape)), "binary")
+    result = single(images)
+    assert result.shape == (4, 2)
+    assert torch.equal(result.argmax(dim=1), (images[:, 0, 0, 0] > 0.5).long())
 
 
 @pytest.mark.parametrize(
@@ -71,9 +71,9 @@ def test_one_logit_becomes_two(images, shape):
         (lambda z: z[:, :, None], None, r"logits of shape \(batch, classes\), got shape"),
     ],
 )
-def test_an_answer_without_logits_is_refused_with_the_remedy(images, make, select, message):
+def test_an_output_without_logits_is_refused_with_the_remedy(images, make, select, message):
     with pytest.raises(ValueError, match=message):
-        LogitsOf(Answers(make), select)(images)
+        LogitsOf(Returns(make), select)(images)
 
 
 @pytest.fixture
@@ -103,10 +103,10 @@ def importable(tmp_path, monkeypatch):
     sys.modules.pop(name, None)
 
 
-def test_a_function_of_an_importable_module_gives_a_network_in_eval_mode(importable, images):
-    found = load_external(f"{importable}:make")
-    assert not found.training
-    assert found(images).shape == (4, 10)
+def test_an_importable_function_gives_a_network_in_eval_mode(importable, images):
+    result = load_external(f"{importable}:make")
+    assert not result.training
+    assert result(images).shape == (4, 10)
     assert sys.path[0] != "."
 
 
@@ -120,12 +120,12 @@ def test_a_function_of_an_importable_module_gives_a_network_in_eval_mode(importa
         ("missing.onnx", "missing.onnx does not exist"),
     ],
 )
-def test_a_name_that_gives_no_network_is_refused(importable, name, message):
+def test_a_name_without_a_network_is_refused(importable, name, message):
     with pytest.raises(RunError, match=message):
         load_external(name.format(importable))
 
 
-def test_folders_are_ours_and_files_and_functions_are_foreign(tmp_path):
+def test_files_and_functions_are_external_and_folders_are_not(tmp_path):
     assert not is_external(str(tmp_path))
     assert not is_external("runs/demo")
     assert is_external("module:function")
@@ -136,7 +136,7 @@ def test_folders_are_ours_and_files_and_functions_are_foreign(tmp_path):
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 @pytest.mark.parametrize("kind", ["onnx", "pt2"])
-def test_an_exported_network_answers_as_the_original(tmp_path, images, kind):
+def test_an_exported_network_gives_the_logits_of_the_original(tmp_path, images, kind):
     model = wide_resnet().eval()
     path = tmp_path / f"model.{kind}"
     batch = torch.export.Dim("batch", min=1)
@@ -145,21 +145,21 @@ def test_an_exported_network_answers_as_the_original(tmp_path, images, kind):
         torch.export.save(program, path)
     else:
         torch.onnx.export(program, (), str(path), verbose=False, dynamo=True)
-    found = load_external(str(path), trust=[str(path)])
+    result = load_external(str(path), trust=[str(path)])
     more = torch.cat([images, images[:3]])
     with torch.no_grad():
-        torch.testing.assert_close(found(more), model(more), rtol=1e-4, atol=1e-5)
-    assert found.eval().training is False
+        torch.testing.assert_close(result(more), model(more), rtol=1e-4, atol=1e-5)
+    assert result.eval().training is False
     if kind == "pt2":
         more.requires_grad_(True)
-        (gradient,) = torch.autograd.grad(found(more).sum(), more)
+        (gradient,) = torch.autograd.grad(result(more).sum(), more)
         assert gradient.abs().sum() > 0
     else:
-        assert not found.gives_gradients
+        assert not result.gives_gradients
 
 
 class WithConstant(nn.Module):
-    """Makes a tensor as it answers, so that its program names a device."""
+    """Creates a tensor in its forward pass, so that its program names a device."""
 
     def __init__(self):
         super().__init__()
@@ -169,13 +169,13 @@ class WithConstant(nn.Module):
         return self.network(images) + torch.arange(10, device=images.device)
 
 
-def test_an_exported_network_goes_where_the_images_are(tmp_path, images):
+def test_an_exported_network_runs_on_the_device_of_the_images(tmp_path, images):
     path, model = tmp_path / "model.pt2", WithConstant().eval()
     torch.export.save(torch.export.export(model, (images,)), path)
-    found = load_external(str(path), trust=[str(path)])
-    answer = found(images)
+    result = load_external(str(path), trust=[str(path)])
+    answer = result(images)
     assert torch.equal(answer, model(images))
-    assert found(images.to("meta")).device.type == "meta"
+    assert result(images.to("meta")).device.type == "meta"
 
 
 @pytest.mark.parametrize("kind", ["onnx", "pt2"])
@@ -186,7 +186,7 @@ def test_a_broken_file_is_refused(tmp_path, kind):
         load_external(str(path), trust=[str(path)])
 
 
-def test_a_model_of_the_hub_is_ours():
+def test_a_model_on_the_hub_is_not_external():
     assert not is_external("hf://owner/name")
 
 
@@ -196,7 +196,7 @@ SCORES = {"data": "d", "images": 1, "norm": "Linf", "epsilons": [0.0, 0.1], "w1"
 
 
 @pytest.mark.parametrize("changes", [{}, {"scores": SCORES}, {"scores": SCORES | {"w1": None}}])
-def test_a_score_card_is_read_as_it_was_written(tmp_path, changes):
+def test_a_score_card_is_read_back(tmp_path, changes):
     program = torch.export.export(nn.Flatten(), (torch.rand(2, 1, 8, 8),))
     text = json.dumps(CARD | changes)
     torch.export.save(program, tmp_path / "model.pt2", extra_files={CARD_FILE: text})
@@ -228,10 +228,10 @@ def test_a_damaged_score_card_is_refused(tmp_path, card):
         load_external(str(tmp_path / "model.pt2"), trust=[str(tmp_path / "model.pt2")])
 
 
-def test_a_torch_export_file_is_not_read_unless_it_is_trusted(tmp_path, monkeypatch):
+def test_an_untrusted_torch_export_file_is_not_read(tmp_path, monkeypatch):
     path = tmp_path / "model.pt2"
     torch.export.save(torch.export.export(linear(), (torch.rand(1, 1, 8, 8),)), path)
-    monkeypatch.setattr(torch.export, "load", lambda *given, **rest: pytest.fail("was read"))
+    monkeypatch.setattr(torch.export, "load", lambda *args, **kwargs: pytest.fail("was read"))
     with pytest.raises(RunError, match=r"model.pt2 is a file of torch.export.*--trust .*model.pt2"):
         load_external(str(path))
     with pytest.raises(RunError, match="was not read"):
