@@ -42,7 +42,10 @@ def download(name: str) -> Path:
         info = HfApi().model_info(repository, revision=request["revision"], files_metadata=True)
         sizes = [file.size or 0 for file in info.siblings or [] if _belongs(file.rfilename)]
         if sum(sizes) > MAX_DOWNLOAD:
-            raise HubError(f"{name} has {sum(sizes)} bytes; at most {MAX_DOWNLOAD} are downloaded.")
+            raise HubError(
+                f"{name} must have at most {MAX_DOWNLOAD} bytes, got {sum(sizes)}; download it by "
+                "other means and name the folder."
+            )
         copy = Path(snapshot_download(repository, **request))
         if copy.name != info.sha:
             raise HubError(f"{name} changed during the download; try again.")

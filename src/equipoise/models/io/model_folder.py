@@ -62,9 +62,8 @@ def save(model: nn.Module, folder: Path | str, card: dict[str, Any] | None = Non
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     save(WideResNet(depth=10, width=1, classes=10), folder, {"name": "tiny"})
-        ...     model = load(folder)
-        >>> model.config["depth"], model.training
-        (10, False)
+        ...     sorted(path.name for path in Path(folder).iterdir())
+        ['README.md', 'config.json', 'model.safetensors']
     """
     folder, config = Path(folder), config_of(model)
     check_card(card or {})
@@ -97,11 +96,16 @@ def load(folder: Path | str, *, trust: Sequence[Trusted] = ()) -> nn.Module:
         HubError: If it cannot be downloaded.
 
     Example:
-        See ``save``.
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save(WideResNet(depth=10, width=1, classes=10), folder)
+        ...     model = load(folder)
+        >>> model.training
+        False
     """
     folder = locate(folder)
     config, stored = read_config(folder)["model"], _shapes(folder / WEIGHTS)
-    with _described(folder / CONFIG):
+    with _configuration_errors(folder / CONFIG):
         _check_sizes(config, len(stored))
         with trusting(*trust), torch.device("meta"):  # shapes only, allocates nothing
             state = build(config).state_dict()
@@ -113,7 +117,7 @@ def load(folder: Path | str, *, trust: Sequence[Trusted] = ()) -> nn.Module:
             f"{stored.get(name, 'none')}, and the configuration requires "
             f"{expected.get(name, 'none')}; copy the folder again."
         )
-    with _described(folder / CONFIG), trusting(*trust):
+    with _configuration_errors(folder / CONFIG), trusting(*trust):
         model = build(config)
     try:
         model.load_state_dict(safetensors.torch.load_file(folder / WEIGHTS))
@@ -243,7 +247,7 @@ def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
 
 
 @contextlib.contextmanager
-def _described(path: Path) -> Iterator[None]:
+def _configuration_errors(path: Path) -> Iterator[None]:
     """Turn any error while a model is built into one about its configuration file."""
     try:
         yield
@@ -264,7 +268,10 @@ def _check_sizes(config: Any, tensors: int) -> None:
         if abs(number) > MAX_NUMBER:
             raise ValueError(f"its numbers must be at most {MAX_NUMBER}, got {str(number)[:20]}")
     if _layers(config) > tensors:
-        raise ValueError(f"it asks for {_layers(config)} layers; the weights have {tensors}")
+        raise ValueError(
+            f"its layers must be at most the tensors of the weights, {tensors}, got "
+            f"{_layers(config)}"
+        )
 
 
 def _without_arguments(config: Any) -> Any:
