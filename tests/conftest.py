@@ -55,17 +55,17 @@ def labels() -> Tensor:
 
 
 @pytest.fixture
-def somebodys_cnn() -> nn.Module:
+def external_cnn() -> nn.Module:
     torch.manual_seed(0)
     return SomebodysCNN()
 
 
 @pytest.fixture
-def branched(somebodys_cnn: nn.Module, generator: torch.Generator) -> nn.Module:
+def branched(external_cnn: nn.Module, generator: torch.Generator) -> nn.Module:
     """Three branches that differ in statistics and affine parameters."""
     from equipoise.models import with_branches
 
-    model = with_branches(somebodys_cnn, branches=3)
+    model = with_branches(external_cnn, branches=3)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.running_mean.normal_(generator=generator)

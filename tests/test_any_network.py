@@ -1,13 +1,13 @@
-"""Networks that Equipoise did not write, unchanged, from training to a loaded model."""
+"""External networks, from training to a loaded model, without changes to their code."""
 
 from dataclasses import replace
 from functools import partial
 
 import pytest
 import safetensors.torch
-import somebodys
 import tiny
 import torch
+import user_nets
 from torch import nn
 
 from equipoise import load, save
@@ -23,7 +23,8 @@ from equipoise.models import (
     with_branches,
     with_conditioning,
 )
-from equipoise.models.io.external import LogitsOf, import_network
+from equipoise.models.io.external import import_network
+from equipoise.models.io.logits_of import LogitsOf
 from equipoise.models.io.trust import trusting
 from equipoise.models.last_linear import find_last_linear
 from equipoise.objectives import PGDAT
@@ -32,7 +33,7 @@ from equipoise.runtime.errors import RunError
 from equipoise.workflows.evaluate import evaluate
 from equipoise.workflows.train import train
 
-TRUST = ("somebodys",)
+TRUST = ("user_nets",)
 WITH_NORMS = ["resnet", "regnet", "mobilenet"]
 WITHOUT = ["convnext", "vit"]
 AFA_METHOD = AFA(
@@ -67,11 +68,11 @@ def photographs() -> DataSet:
 
 
 def network(name: str, **settings) -> ImportedNetwork:
-    return ImportedNetwork(function=f"somebodys:{name}", **settings)
+    return ImportedNetwork(function=f"user_nets:{name}", **settings)
 
 
 def one_step_of_each_stage(method, shape, data) -> nn.Module:
-    """The plan's last outcome, after a step of each stage that had to move something."""
+    """Run one step of each stage, check that it trains, and return the last outcome."""
     images, labels = data.train.batch(slice(None))
     outcomes = {}
     for stage in method.stages(shape.maker(data)):
@@ -89,7 +90,7 @@ def one_step_of_each_stage(method, shape, data) -> nn.Module:
 
 
 def check_saved(model: nn.Module, data: DataSet, folder) -> None:
-    """It answers the data's classes, lets gradients through, and comes back from its folder."""
+    """Check logits, input gradients and a round trip through a model folder."""
     images = data.test.batch(slice(None))[0].requires_grad_()
     logits = model(images)
     assert logits.shape == (8, 4)
@@ -116,65 +117,65 @@ def test_afs_trains_any_network(name, photographs, tmp_path):
     check_saved(model, photographs, tmp_path)
 
 
-def test_members_of_five_architectures_stand_in_one_stack(photographs, tmp_path):
-    made = [
+def test_one_stack_holds_members_of_five_architectures(photographs, tmp_path):
+    networks = [
         network(name, logits="logits").maker(photographs)().eval()
         for name in (*WITH_NORMS, *WITHOUT)
     ]
-    before = [tiny.weights(each) for each in made]
-    stack = FeatureStack(made, classes=4)
+    before = [tiny.weights(member) for member in networks]
+    stack = FeatureStack(networks, classes=4)
     assert len(set(stack.sizes())) > 1
     images = photographs.test.batch(slice(None))[0]
-    wanted = [FeatureExtractor(each)(images) for each in made]
-    assert torch.equal(stack.train().features(images), torch.cat(wanted, dim=1))
+    expected = [FeatureExtractor(member)(images) for member in networks]
+    assert torch.equal(stack.train().features(images), torch.cat(expected, dim=1))
     check_saved(stack.eval(), photographs, tmp_path)
     after = [tiny.weights(member.network) for member in stack.members]
-    assert all(tiny.same(one, other) for one, other in zip(before, after, strict=True))
+    assert all(tiny.same(a, b) for a, b in zip(before, after, strict=True))
 
 
 @pytest.mark.parametrize(
     ("name", "instead"),
     [("vit", "LayerNorm"), ("convnext", "ConvNextLayerNorm, LayerNorm"), ("norm_free", None)],
 )
-def test_afa_refuses_a_network_without_batch_norms_and_says_what_it_has(name, instead, photographs):
+def test_afa_refuses_a_network_without_batch_norms_and_names_its_norms(name, instead, photographs):
     stages = AFA_METHOD.stages(network(name).maker(photographs))
     reason = rf" \(its norms: {instead}\)" if instead else ""
     with pytest.raises(ValueError, match=rf"has no nn.BatchNorm2d{reason}, so .*AFS can stack any"):
         stages[0].build({})
 
 
-@pytest.mark.parametrize("asks", [partial(with_branches, branches=2), with_conditioning])
+@pytest.mark.parametrize("convert", [partial(with_branches, branches=2), with_conditioning])
 @pytest.mark.parametrize(
     ("make", "where"),
     [
-        (somebodys.functional_norm, "FunctionalNorm at norm"),
-        (somebodys.partly_functional, "FunctionalNorm at norm.1"),
-        (somebodys.remembering_norm, "RememberingNorm at norm"),
+        (user_nets.functional_norm, "FunctionalNorm at norm"),
+        (user_nets.partly_functional, "FunctionalNorm at norm.1"),
+        (user_nets.running_norm, "RunningNorm at norm"),
     ],
 )
-def test_batch_norm_that_is_no_module_of_torchs_is_refused_by_name(make, where, asks):
+def test_custom_batch_norm_is_refused_by_name(make, where, convert):
     message = rf"Small computes batch norm in code of its own \({where}\).*use an nn.BatchNorm2d"
     with pytest.raises(ValueError, match=message):
-        asks(make(4, 3))
+        convert(make(4, 3))
 
 
-def test_batch_norms_of_vectors_are_refused_since_all_branches_would_share_them():
+def test_batch_norms_of_vectors_are_refused():
     with pytest.raises(ValueError, match=r"\(BatchNorm1d at norm.vectors\), so all images would"):
-        with_branches(somebodys.flat_norm(4, 3), branches=2)
+        with_branches(user_nets.flat_norm(4, 3), branches=2)
 
 
 def test_a_synchronised_batch_norm_works_as_a_batch_norm(photographs, tmp_path):
     torch.manual_seed(0)
-    plain, synchronised = somebodys.small(4, 3), somebodys.synchronised(4, 3)
+    plain, synchronised = user_nets.small(4, 3), user_nets.synchronised(4, 3)
     synchronised.load_state_dict(plain.state_dict())
     images = photographs.test.batch(slice(None))[0]
-    found = []
+    results = []
     for each in (plain, synchronised):
         branched = with_branches(each, branches=2).train()
         branched(images, branch=(0, 1))
         fused = fuse_branches(branched, placement="stem").eval()
-        found.append((branched.eval()(images, branch=1), fused(images, weight=0.3)))
-    torch.testing.assert_close(found[0], found[1])
+        results.append((branched.eval()(images, branch=1), fused(images, weight=0.3)))
+    torch.testing.assert_close(results[0], results[1])
     kinds = {
         type(n) for m in branched.modules() if isinstance(m, MultiBatchNorm2d) for n in m.norms
     }
@@ -193,25 +194,25 @@ def test_a_synchronised_norm_of_vectors_is_refused_when_it_runs():
         MultiBatchNorm2d.forward.__wrapped__(norm, torch.rand(4, 3), 0)
 
 
-@pytest.mark.parametrize(("answer", "logits"), [("tuple", "1"), ("dict", "scores")])
-def test_the_logits_are_taken_out_of_an_answer(answer, logits, photographs, tmp_path):
-    shape = network("small", arguments={"answer": answer}, logits=logits)
+@pytest.mark.parametrize(("output", "logits"), [("tuple", "1"), ("dict", "scores")])
+def test_the_logits_are_taken_out_of_a_tuple_or_dict(output, logits, photographs, tmp_path):
+    shape = network("small", arguments={"answer": output}, logits=logits)
     check_saved(one_step_of_each_stage(AFA_METHOD, shape, photographs), photographs, tmp_path)
 
 
-def test_classes_and_channels_are_given_where_they_are_asked_for(photographs):
+def test_functions_get_the_classes_and_channels_that_they_take(photographs):
     made = network("resnet", arguments={"width": 4}).maker(photographs)()
     assert made.config["arguments"] == {"classes": 4, "channels": 3, "width": 4}
     assert made.network.num_labels == 4
     assert network("ten").maker(photographs)().config["arguments"] == {}
-    own = network("small", arguments={"classes": 7}).maker(photographs)()
-    assert own.config["arguments"] == {"classes": 7, "channels": 3}
+    chosen = network("small", arguments={"classes": 7}).maker(photographs)()
+    assert chosen.config["arguments"] == {"classes": 7, "channels": 3}
 
 
-def test_a_network_that_reads_numbers_while_it_is_built_loads_in_any_composition(
+def test_a_network_that_reads_tensor_values_while_it_is_built_loads_in_any_composition(
     photographs, tmp_path
 ):
-    many = {"depth": 99, "seed": 10**9}  # more layers than tensors, more than a size may be
+    many = {"depth": 99, "seed": 10**9}  # more layers than tensors, and more than MAX_NUMBER
     made = network("counting", arguments=many).maker(photographs)()
     images = photographs.test.batch(slice(None))[0]
     branched = with_branches(made, 2)
@@ -233,8 +234,8 @@ def test_training_starts_from_weights(name, photographs, tmp_path):
     safetensors.torch.save_file(first.network.state_dict(), tmp_path / "own.safetensors")
     save(first, tmp_path / "folder")
     for path in (tmp_path / "own.safetensors", tmp_path / "folder" / "model.safetensors"):
-        found = network(name, weights=path).maker(photographs)()
-        assert tiny.same(tiny.weights(found), tiny.weights(first))
+        loaded = network(name, weights=path).maker(photographs)()
+        assert tiny.same(tiny.weights(loaded), tiny.weights(first))
 
 
 def test_weights_that_cannot_be_used_are_refused(photographs, tmp_path):
@@ -254,22 +255,22 @@ def test_weights_that_cannot_be_used_are_refused(photographs, tmp_path):
 
 
 @pytest.mark.parametrize("written", ["network.pt2", "a:b.onnx", "resnet", ""])
-def test_what_cannot_be_trained_is_refused(written):
+def test_files_cannot_be_trained(written):
     with pytest.raises(ValueError, match=r"can only be evaluated; weights .* --network.weights"):
         ImportedNetwork(function=written)
 
 
 def test_the_last_linear_layer_may_be_named(images):
     images = images[:, :1]
-    wrong = somebodys.head_first()
+    wrong = user_nets.head_first()
     with pytest.raises(
         ValueError, match=r"HeadFirst does not end .* one of body, head, with --net"
     ):
         FeatureExtractor(wrong.eval())(images)
     assert find_last_linear(wrong) is wrong.body
     for right in (
-        somebodys.head_first(named=True),
-        import_network("somebodys:head_first", {}, last_linear="head"),
+        user_nets.head_first(named=True),
+        import_network("user_nets:head_first", {}, last_linear="head"),
     ):
         head = find_last_linear(right)
         assert head.out_features == 10
@@ -277,23 +278,23 @@ def test_the_last_linear_layer_may_be_named(images):
         torch.testing.assert_close(head(features), right(images))
 
 
-def test_a_stacks_last_linear_layer_is_its_merger_whatever_its_members_name():
-    named = somebodys.head_first(named=True)
-    stack = FeatureStack([named, somebodys.ten()], classes=10)
+def test_the_last_linear_layer_of_a_stack_is_its_merger():
+    named = user_nets.head_first(named=True)
+    stack = FeatureStack([named, user_nets.ten()], classes=10)
     assert stack.sizes() == [5, 7]
     assert find_last_linear(stack) is stack.merger
 
 
 @pytest.mark.parametrize("name", ["neck", "network.head", ""])
-def test_a_last_linear_layer_that_is_none_is_refused(name):
+def test_last_linear_must_name_a_linear_layer(name):
     message = r"must name a linear layer of HeadFirst \(body, head\), got"
     with pytest.raises(ValueError, match=message):
-        import_network("somebodys:head_first", {}, last_linear=name)
+        import_network("user_nets:head_first", {}, last_linear=name)
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
-def test_an_adaptive_network_over_somebodys_is_exported(photographs):
+def test_an_adaptive_external_network_is_exported(photographs):
     shape = network("resnet", logits="logits")
     model = fuse_branches(with_branches(shape.maker(photographs)(), 2), placement="stem").eval()
     images = photographs.test.batch(slice(None))[0]
@@ -315,7 +316,7 @@ def test_an_imported_network_goes_to_json_and_back():
     assert to_json(recipe(shape))["network"]["kind"] == "ImportedNetwork"
 
 
-def test_a_recipe_from_before_networks_had_kinds_is_a_wide_resnet():
+def test_an_old_recipe_without_a_kind_is_a_wide_resnet():
     content = to_json(RECIPES["afa_digits"]())
     del content["network"]["kind"]
     assert from_json(content) == RECIPES["afa_digits"]()
@@ -341,23 +342,23 @@ def test_a_run_trains_saves_resumes_and_is_evaluated(tmp_path):
 
 
 class TestUntrusted:
-    """Nothing here may run under the permission that the other tests have."""
+    """Tests without the trust that the other tests have."""
 
     @pytest.fixture(autouse=True)
     def _trusted(self):
-        """No permission."""
+        """Trust nothing."""
 
     def test_a_recipe_whose_code_is_not_trusted_is_refused(self, tmp_path):
         asked = recipe(network("small"))
-        with pytest.raises(RunError, match=r"somebodys:small is code of .* --trust somebodys"):
+        with pytest.raises(RunError, match=r"user_nets:small is code of .* --trust user_nets"):
             train(asked, tmp_path / "run", dataset=tiny.digits())
         assert not (tmp_path / "run").exists()
 
-    def test_an_evaluation_of_a_folder_asks_for_trust(self, tmp_path):
+    def test_evaluating_a_folder_needs_trust(self, tmp_path):
         with trusting(*TRUST):
-            save(import_network("somebodys:ten", {}), tmp_path)
+            save(import_network("user_nets:ten", {}), tmp_path)
         settings = tiny.recipe().evaluation
-        with pytest.raises(RunError, match="somebodys:ten is code of"):
+        with pytest.raises(RunError, match="user_nets:ten is code of"):
             evaluate(tmp_path, evaluation=settings, dataset=tiny.digits())
 
 
@@ -378,8 +379,8 @@ def test_a_network_that_does_not_fit_the_data_is_refused_before_anything_is_writ
     assert not (tmp_path / "run").exists()
 
 
-def test_an_answer_in_parts_is_no_reason_to_change_the_network(photographs):
+def test_selecting_the_logits_leaves_the_network_unchanged(photographs):
     made = network("small", arguments={"answer": "dict"}, logits="scores").maker(photographs)()
     assert isinstance(made, LogitsOf)
     assert isinstance(with_branches(made, 2), BranchedNetwork)
-    assert type(made.network) is somebodys.Small
+    assert type(made.network) is user_nets.Small

@@ -210,10 +210,10 @@ class Counted:
 
 
 @pytest.fixture
-def hard_and_easy(somebodys_cnn, generator):
+def hard_and_easy(external_cnn, generator):
     """Images, what the network says of them, and epsilons from easy to hopeless."""
     images = torch.rand(6, 3, 8, 8, generator=generator)
-    network = somebodys_cnn.eval().requires_grad_(False)
+    network = external_cnn.eval().requires_grad_(False)
     network.head.bias -= network(images).mean(dim=0)  # so that it says more than one class
     return network, images, network(images).argmax(dim=1), torch.linspace(0.5, 0.0, 6)
 

@@ -206,7 +206,7 @@ def test_evaluate_uses_the_recipes_settings_by_default(capsys, trained):
 
 def test_evaluate_without_a_model_is_refused(capsys, tmp_path):
     assert "at least one model" in refused(capsys, "evaluate")
-    assert "is no model folder" in refused(capsys, "evaluate", tmp_path)
+    assert "is not a model folder" in refused(capsys, "evaluate", tmp_path)
 
 
 def test_evaluate_refuses_an_epsilon_of_8(capsys, trained):

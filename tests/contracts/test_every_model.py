@@ -1,4 +1,4 @@
-"""What every model promises. A new model is one line below."""
+"""What every model guarantees. A new model is one line in ``MODELS``."""
 
 import copy
 from functools import partial
@@ -75,7 +75,7 @@ MODELS = {
 
 @pytest.fixture(params=MODELS.values(), ids=MODELS)
 def model(request, generator):
-    """With statistics and affine parameters that differ from norm to norm, as after training."""
+    """A model whose norms differ in statistics and affine parameters, as after training."""
     torch.manual_seed(0)
     model = request.param()
     for module in model.modules():
@@ -90,7 +90,7 @@ def model(request, generator):
 
 
 def predictor(model):
-    """The model as images to logits; a branched one through its last branch."""
+    """The model as a function of images; a branched one uses its last branch."""
     branches = getattr(model, "branches", None)
     return model if branches is None else partial(model, branch=branches - 1)
 
@@ -102,12 +102,12 @@ def test_gives_finite_logits_of_every_class(model, images):
     assert logits.isfinite().all()
 
 
-def test_in_eval_mode_an_image_is_judged_on_its_own(model, images):
+def test_in_eval_mode_an_image_does_not_depend_on_its_batch(model, images):
     predict = predictor(model)
     torch.testing.assert_close(predict(images)[4:5], predict(images[4:5]), rtol=1e-4, atol=1e-5)
 
 
-def test_in_eval_mode_a_call_changes_nothing(model, images):
+def test_in_eval_mode_a_call_does_not_change_the_model(model, images):
     before = copy.deepcopy(model.state_dict())
     first = predictor(model)(images)
     assert torch.equal(predictor(model)(images), first)
@@ -121,7 +121,7 @@ def test_the_gradient_reaches_every_image(model, images):
     assert (gradient.flatten(1).abs().amax(dim=1) > 0).all()
 
 
-def test_what_trains_gets_a_gradient(model, images, labels):
+def test_trainable_parameters_get_a_gradient(model, images, labels):
     cross_entropy(predictor(model.train()), labels)(images).sum().backward()
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     assert trained
@@ -130,13 +130,13 @@ def test_what_trains_gets_a_gradient(model, images, labels):
 
 
 @pytest.mark.parametrize("mode", ["eval", "train"])
-def test_an_attack_leaves_it_as_it_was(mode, model, images, labels, generator):
+def test_an_attack_does_not_change_the_model(mode, model, images, labels, generator):
     model.train()
     before = copy.deepcopy(model)
     with attack_mode(model, mode):
         attack = PGD(steps=2, relative_step=0.5)
-        found = attack(cross_entropy(predictor(model), labels), images, Linf(0.05), generator)
-    assert (found != images).flatten(1).any(dim=1).all()
+        attacked = attack(cross_entropy(predictor(model), labels), images, Linf(0.05), generator)
+    assert (attacked != images).flatten(1).any(dim=1).all()
     torch.testing.assert_close(model.state_dict(), before.state_dict(), rtol=0, atol=0)
     assert [m.training for m in model.modules()] == [m.training for m in before.modules()]
     assert [p.requires_grad for p in model.parameters()] == [
@@ -159,16 +159,16 @@ def test_a_loaded_model_trains_the_same_parameters(model, tmp_path):
     }
 
 
-def test_a_copy_computes_the_same_and_shares_nothing(model, images):
+def test_a_copy_gives_the_same_logits_and_shares_no_tensors(model, images):
     twin = copy.deepcopy(model)
-    wanted = predictor(model)(images)
-    assert torch.equal(predictor(twin)(images), wanted)
+    expected = predictor(model)(images)
+    assert torch.equal(predictor(twin)(images), expected)
     with torch.no_grad():
         for tensor in twin.state_dict().values():
             tensor.zero_()
-    assert torch.equal(predictor(model)(images), wanted)
+    assert torch.equal(predictor(model)(images), expected)
 
 
-def test_images_that_it_cannot_take_are_refused(model, images):
+def test_unsuitable_images_are_refused(model, images):
     with pytest.raises(ValueError, match="images must have 3 channels and at least 8x8 pixels"):
         predictor(model)(images[:, :, :5, :5])

@@ -20,7 +20,8 @@ from equipoise.deployment import export_model, predict_images
 from equipoise.deployment.export import TOLERANCE, DeployedModel, ExportError, difference
 from equipoise.evaluation import images_hash
 from equipoise.models import load, save
-from equipoise.models.io.external import CARD_KEY, load_external
+from equipoise.models.io.exported import CARD_KEY
+from equipoise.models.io.external import load_external
 from equipoise.models.io.trust import trusting
 from equipoise.recipes import Evaluation
 from equipoise.records.files import iterate_records
@@ -92,7 +93,7 @@ def test_an_afa_file_equals_the_original_on_adversarial_images(exported, run):
     with torch.no_grad():
         w0 = model.logits_and_weight(adversarial)[1]
         assert w0.std() > 0.1
-        torch.testing.assert_close(found.answers(adversarial)[1], 1 - w0, rtol=0, atol=TOLERANCE)
+        torch.testing.assert_close(found.outputs(adversarial)[1], 1 - w0, rtol=0, atol=TOLERANCE)
     assert 0 <= max(done.difference_clean, done.difference_adversarial) <= TOLERANCE
     assert (done.epsilon, done.images) == (0.1, 4)
     assert done.source.startswith("digits (")

@@ -165,7 +165,7 @@ def test_the_mean_weights_come_from_the_folders_record(folder, pictures):
     [
         ({"images": []}, "needs at least one image, got none"),
         ({"images": ["no.png"]}, "no.png does not exist"),
-        ({"model": "nowhere"}, "nowhere is no model folder"),
+        ({"model": "nowhere"}, "nowhere is not a model folder"),
         ({"model": "nowhere.onnx"}, "nowhere.onnx does not exist"),
         ({"preference": 0.5}, "takes no preference"),
     ],

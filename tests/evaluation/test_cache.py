@@ -17,7 +17,7 @@ from equipoise.evaluation.cache import (
     weights_hash,
 )
 from equipoise.models import with_conditioning
-from equipoise.models.io.external import LogitsOf
+from equipoise.models.io.logits_of import LogitsOf
 from equipoise.runtime.files import PART
 
 

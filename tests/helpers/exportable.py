@@ -1,4 +1,4 @@
-"""Small models of every kind that is saved, their norms far from the identity."""
+"""Small models of every kind that can be saved, with norms far from the identity."""
 
 import tiny
 import torch
@@ -18,7 +18,7 @@ CARD = DATA | {"classes": [f"digit {i}" for i in range(10)], "seed": 0}
 
 
 def disturbed(model: nn.Module) -> nn.Module:
-    """Statistics and affine parameters as after training; the classes far apart."""
+    """Set statistics and affine parameters to values as after training."""
     generator = torch.Generator().manual_seed(0)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):

@@ -25,7 +25,7 @@ close = {"rtol": 1e-4, "atol": 1e-5}
 
 
 def trained(model, generator):
-    """With statistics and affine parameters that differ from norm to norm, in eval mode."""
+    """Give every norm different statistics and affine parameters; return it in eval mode."""
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.running_mean.normal_(0, 0.2, generator=generator)
@@ -36,10 +36,10 @@ def trained(model, generator):
 
 
 @pytest.fixture
-def conditional(somebodys_cnn, generator):
+def conditional(external_cnn, generator):
     def make(**settings):
         torch.manual_seed(0)
-        return trained(with_conditioning(somebodys_cnn, **({"size": 8} | settings)), generator)
+        return trained(with_conditioning(external_cnn, **({"size": 8} | settings)), generator)
 
     return make
 
@@ -53,7 +53,7 @@ def parameters(model):
 
 
 def norms(model, branch):
-    """The norms of a branch, in order."""
+    """Return the norms of a branch, in order."""
     suffix = f"norms.{branch}"
     return [module for name, module in model.named_modules() if name.endswith(suffix)]
 
@@ -62,47 +62,23 @@ def moved(norm):
     return int(norm.num_batches_tracked) > 0
 
 
-def test_film_is_a_leaky_scale_and_shift_for_each_channel(generator):
-    film = FiLM(size=3, channels=2)
-    features, code = torch.randn(4, 2, 5, 5, generator=generator), torch.eye(3)[[0, 1, 2, 0]]
-    made = film.linears(code)
-    made = torch.where(made > 0, made, 0.01 * made)
-    for row in range(4):
-        for channel in range(2):
-            wanted = features[row, channel] * made[row, channel] + made[row, 2 + channel]
-            torch.testing.assert_close(film(features, code)[row, channel], wanted)
-
-
-def test_an_identity_film_changes_nothing_but_can_learn(generator):
-    film = FiLM(size=3, channels=2, start="identity")
-    features = torch.randn(4, 2, 5, 5, generator=generator)
-    made = film(features, torch.rand(4, 3, generator=generator))
-    assert torch.equal(made, features)
-    made.square().sum().backward()
-    last = film.linears[-1]
-    assert last.bias.grad.abs().min() > 0
-    assert last.weight.grad.abs().max() > 0
-
-
 @every_encoding
 @pytest.mark.parametrize("training", [True, False])
-def test_with_an_identity_film_and_one_norm_it_is_the_plain_network(
-    encoding, training, somebodys_cnn, images, generator
+def test_with_identity_film_and_one_norm_the_network_is_unchanged(
+    encoding, training, external_cnn, images, generator
 ):
-    trained(somebodys_cnn, generator).train(training)
-    model = with_conditioning(
-        somebodys_cnn, encoding=encoding, size=8, dual=False, start="identity"
-    )
+    trained(external_cnn, generator).train(training)
+    model = with_conditioning(external_cnn, encoding=encoding, size=8, dual=False, start="identity")
     model.train(training)
     preference = torch.tensor([0.0, 0.1, 1.0, 0.0, 0.4, 0.2])
     answers = model(images, preference=preference)
-    torch.testing.assert_close(answers, somebodys_cnn(images), rtol=0, atol=0)
-    assert torch.equal(norms(model, 0)[0].running_mean, somebodys_cnn.shared_norm.running_mean)
+    torch.testing.assert_close(answers, external_cnn(images), rtol=0, atol=0)
+    assert torch.equal(norms(model, 0)[0].running_mean, external_cnn.shared_norm.running_mean)
 
 
 @every_encoding
 @pytest.mark.parametrize("dual", [True, False])
-def test_each_image_of_a_batch_is_judged_as_alone_with_its_own_preference(
+def test_each_image_of_a_batch_gets_the_logits_of_its_own_preference(
     encoding, dual, conditional, images
 ):
     model = conditional(encoding=encoding, dual=dual)
@@ -113,7 +89,7 @@ def test_each_image_of_a_batch_is_judged_as_alone_with_its_own_preference(
     assert not torch.allclose(model(images, preference=0.1), model(images, preference=1.0))
 
 
-def test_permuting_the_batch_permutes_the_answer(conditional, images, generator):
+def test_permuting_the_batch_permutes_the_logits(conditional, images, generator):
     model = conditional()
     preference = torch.tensor([0.1, 0.0, 1.0, 0.0, 0.4, 0.1])
     answers = model(images, preference=preference)
@@ -123,28 +99,28 @@ def test_permuting_the_batch_permutes_the_answer(conditional, images, generator)
         torch.testing.assert_close(permuted, answers[order], **close)
 
 
-def test_permuting_a_batch_in_training_mode_permutes_the_answer_and_keeps_the_statistics(
+def test_permuting_a_batch_in_train_mode_permutes_the_logits_and_keeps_the_statistics(
     conditional, images
 ):
-    here, order = conditional().train(), torch.tensor([5, 0, 3, 1, 2, 4])
-    there = copy.deepcopy(here)
+    model, order = conditional().train(), torch.tensor([5, 0, 3, 1, 2, 4])
+    twin = copy.deepcopy(model)
     preference = torch.tensor([0.1, 0.0, 1.0, 0.0, 0.4, 0.1])
-    answers = here(images, preference=preference)
-    permuted = there(images[order], preference=preference[order])
+    answers = model(images, preference=preference)
+    permuted = twin(images[order], preference=preference[order])
     torch.testing.assert_close(permuted, answers[order], **close)
-    torch.testing.assert_close(there.state_dict(), here.state_dict(), **close)
+    torch.testing.assert_close(twin.state_dict(), model.state_dict(), **close)
 
 
-def test_parts_of_a_batch_on_several_devices_answer_as_the_whole(conditional, images):
+def test_parts_of_a_batch_give_the_logits_of_the_whole(conditional, images):
     model = conditional()
     preference = torch.tensor([0.0, 0.0, 0.0, 0.4, 1.0, 0.1])
     parts = zip(images.chunk(2), preference.chunk(2), strict=True)
-    answers = [model(part, preference=own) for part, own in parts]
+    answers = [model(part, preference=p) for part, p in parts]
     torch.testing.assert_close(torch.cat(answers), model(images, preference=preference), **close)
 
 
 @pytest.mark.parametrize(
-    ("preference", "clean", "other"),
+    ("preference", "clean", "robust"),
     [
         (0.0, True, False),
         (0.4, False, True),
@@ -153,7 +129,7 @@ def test_parts_of_a_batch_on_several_devices_answer_as_the_whole(conditional, im
         ([0.0, 1.0] * 3, True, True),
     ],
 )
-def test_a_call_moves_only_the_statistics_it_should(preference, clean, other, conditional, images):
+def test_a_call_updates_only_its_own_norms(preference, clean, robust, conditional, images):
     model = conditional().train()
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -162,7 +138,7 @@ def test_a_call_moves_only_the_statistics_it_should(preference, clean, other, co
         preference = torch.tensor(preference)
     model(images, preference=preference)
     assert [moved(norm) for norm in norms(model, 0)] == [clean] * 2
-    assert [moved(norm) for norm in norms(model, 1)] == [other] * 2
+    assert [moved(norm) for norm in norms(model, 1)] == [robust] * 2
 
 
 def test_each_norm_sees_the_rows_of_its_own_preferences(images):
@@ -172,11 +148,11 @@ def test_each_norm_sees_the_rows_of_its_own_preferences(images):
     model(images, preference=preference)
     for branch, rows in ((0, preference == 0), (1, preference > 0)):
         (norm,) = norms(model, branch)
-        wanted = 0.1 * images[rows].mean(dim=(0, 2, 3))
-        torch.testing.assert_close(norm.running_mean, wanted)
+        expected = 0.1 * images[rows].mean(dim=(0, 2, 3))
+        torch.testing.assert_close(norm.running_mean, expected)
 
 
-def test_in_training_the_split_batch_equals_separate_calls_to_the_gradients(conditional, images):
+def test_in_train_mode_a_split_batch_equals_separate_calls_including_gradients(conditional, images):
     together = conditional().train()
     apart = copy.deepcopy(together)
     preference = torch.tensor([0.1, 0.0, 1.0, 0.0, 0.4, 0.1])
@@ -188,13 +164,13 @@ def test_in_training_the_split_batch_equals_separate_calls_to_the_gradients(cond
     parts.square().sum().backward()
     torch.testing.assert_close(answers, parts, **close)
     torch.testing.assert_close(together.state_dict(), apart.state_dict(), **close)
-    for one, other in zip(together.parameters(), apart.parameters(), strict=True):
-        torch.testing.assert_close(one.grad, other.grad, rtol=1e-3, atol=1e-4)
+    for a, b in zip(together.parameters(), apart.parameters(), strict=True):
+        torch.testing.assert_close(a.grad, b.grad, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
 @pytest.mark.parametrize("zeros", [0, 1])
-def test_small_batches_run_in_training_mode(count, zeros, conditional, images):
+def test_small_batches_run_in_train_mode(count, zeros, conditional, images):
     model = conditional().train()
     preference = torch.full((count,), 0.3)
     preference[:zeros] = 0.0
@@ -203,24 +179,24 @@ def test_small_batches_run_in_training_mode(count, zeros, conditional, images):
     assert answers.isfinite().all()
 
 
-def test_every_norm_gets_a_film_of_its_own_and_a_norm_used_twice_one(conditional):
+def test_every_norm_gets_one_film_even_if_it_is_used_twice(conditional):
     films = [module for module in conditional().modules() if isinstance(module, FiLM)]
     assert len(films) == 2
     assert [film.linears[0].in_features for film in films] == [8, 8]
 
 
-def test_a_fresh_pair_of_norms_copies_the_networks(somebodys_cnn, generator):
-    trained(somebodys_cnn, generator)
-    model = with_conditioning(somebodys_cnn, size=8)
+def test_both_norms_start_as_copies_of_the_networks(external_cnn, generator):
+    trained(external_cnn, generator)
+    model = with_conditioning(external_cnn, size=8)
     for branch in (0, 1):
         torch.testing.assert_close(
-            norms(model, branch)[0].state_dict(), somebodys_cnn.shared_norm.state_dict()
+            norms(model, branch)[0].state_dict(), external_cnn.shared_norm.state_dict()
         )
-    assert isinstance(somebodys_cnn.shared_norm, nn.BatchNorm2d)  # copied, not changed
+    assert isinstance(external_cnn.shared_norm, nn.BatchNorm2d)  # copied, not changed
 
 
 class Residual(nn.Module):
-    """Named as in torchvision: the shortcut's norm is ``downsample.1``."""
+    """Named as in torchvision, with the shortcut's norm at ``downsample.1``."""
 
     def __init__(self):
         super().__init__()
@@ -233,7 +209,7 @@ class Residual(nn.Module):
         return self.fc(features.relu().mean(dim=(2, 3)))
 
 
-def test_a_shortcuts_norm_gets_no_film_but_is_dual(images):
+def test_the_norm_of_a_shortcut_is_dual_without_film(images):
     model = with_conditioning(Residual(), size=8)
     assert norms_without_film(Residual()) == ("downsample.1",)
     assert model.network.bn1.film is not None
@@ -250,7 +226,7 @@ def test_the_names_of_norms_without_film_may_be_given(images):
     assert sum(isinstance(module, FiLM) for module in everywhere.modules()) == 2
 
 
-def test_a_wide_resnets_final_norm_gets_no_film_wherever_it_stands():
+def test_the_final_norm_of_a_wide_resnet_gets_no_film_even_in_a_wrapper():
     inner = nn.Sequential(nn.Identity(), wide_resnet())
     assert norms_without_film(wide_resnet()) == ("norm",)
     assert norms_without_film(inner) == ("1.norm",)
@@ -268,8 +244,8 @@ def test_a_wide_resnets_final_norm_gets_no_film_wherever_it_stands():
         (40, 2, 2_243_546, 3_226_682, 3_886_394),
     ],
 )
-def test_the_originals_parameters_are_counted(depth, width, plain, single, dual):
-    """Counted on the networks of its code: d = 1 with one norm, d = 128 with two."""
+def test_wide_resnets_have_as_many_parameters_as_in_oats_code(depth, width, plain, single, dual):
+    """Counted with OAT's code: d = 1 with one norm, d = 128 with two."""
     with torch.device("meta"):
         network = wide_resnet(depth, width)
     network = network.to_empty(device="cpu")
@@ -279,23 +255,23 @@ def test_the_originals_parameters_are_counted(depth, width, plain, single, dual)
 
 
 @pytest.mark.slow
-def test_the_originals_resnet_34_has_its_parameters_too():
+def test_resnet_34_has_as_many_parameters_as_in_oats_code():
     with torch.device("meta"):
         network = ResNet(depth=34, classes=10)
     network = network.to_empty(device="cpu")
-    found = [
-        parameters(each) / 1e6
-        for each in (
+    millions = [
+        parameters(model) / 1e6
+        for model in (
             network,
             with_conditioning(network, encoding="none", dual=False),
             with_conditioning(network),
         )
     ]
-    assert found == pytest.approx([21.28, 31.40, 33.36], abs=0.005)
+    assert millions == pytest.approx([21.28, 31.40, 33.36], abs=0.005)
 
 
 @every_encoding
-def test_a_saved_model_is_loaded_with_its_codes_and_default(encoding, images, tmp_path, generator):
+def test_a_loaded_model_keeps_its_codes_and_default(encoding, images, tmp_path, generator):
     torch.manual_seed(0)
     model = with_conditioning(
         wide_resnet(), encoding=encoding, size=8, seed=3, default=0.2, without_film=("norm",)
@@ -321,7 +297,7 @@ def test_the_default_can_be_changed_before_saving(images, tmp_path):
     assert torch.equal(load(tmp_path)(images), model.at(0.1)(images))
 
 
-def test_a_view_is_a_plain_classifier_that_shares_the_weights(conditional, images):
+def test_a_fixed_preference_is_a_classifier_that_shares_the_weights(conditional, images):
     model = conditional()
     clean, robust = model.at(0.0), model.at(1.0)
     for view, preference in ((clean, 0.0), (robust, 1.0)):
@@ -334,7 +310,7 @@ def test_a_view_is_a_plain_classifier_that_shares_the_weights(conditional, image
     assert {id(p) for p in robust.parameters()} == {id(p) for p in model.parameters()}
 
 
-def test_a_view_knows_only_what_the_model_knows(conditional):
+def test_a_fixed_preference_needs_a_code(conditional):
     with pytest.raises(ValueError, match=r"preference 0.5 has no code"):
         conditional().at(0.5)
     with pytest.raises(ValueError, match=r"preference must be in \[0, 1\], got 8"):
@@ -342,7 +318,7 @@ def test_a_view_knows_only_what_the_model_knows(conditional):
     assert conditional(encoding="none").at(0.5).preference == 0.5
 
 
-def test_no_routing_outlives_a_call_even_one_that_fails(conditional, images):
+def test_no_routing_state_outlives_a_call_even_a_failing_one(conditional, images):
     model = conditional()
     model(images)
     with pytest.raises(AssertionError, match="called outside its network"):
@@ -361,14 +337,14 @@ def test_no_routing_outlives_a_call_even_one_that_fails(conditional, images):
 
 def test_threads_that_share_a_model_do_not_mix_their_preferences(conditional, images):
     model = conditional()
-    calls = {each: partial(model, images, preference=each) for each in (0.0, 1.0)}
-    wanted = {preference: call() for preference, call in calls.items()}
+    calls = {p: partial(model, images, preference=p) for p in (0.0, 1.0)}
+    expected = {preference: call() for preference, call in calls.items()}
     answers = together(calls, model.network.stem)
-    assert all(torch.equal(answers[each], wanted[each]) for each in calls)
+    assert all(torch.equal(answers[p], expected[p]) for p in calls)
 
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))])
-def test_a_copy_has_a_route_of_its_own_that_its_places_share(copied, images):
+def test_the_norms_of_a_copy_share_the_copys_route(copied, images):
     model = with_conditioning(wide_resnet(), size=8).eval()
     twin = copied(model)
     assert twin.route is twin.network.norm.route
@@ -411,25 +387,25 @@ def test_a_network_without_batch_norm_is_refused():
         with_conditioning(network)
 
 
-def test_names_of_norms_that_are_none_are_refused():
+def test_names_that_are_not_norms_are_refused():
     with pytest.raises(ValueError, match=r"must name norms .*bn1, downsample.1; got bn2"):
         with_conditioning(Residual(), without_film=("bn2",))
     with pytest.raises(ValueError, match="names every norm"):
         with_conditioning(Residual(), without_film=("bn1", "downsample.1"))
 
 
-def test_settings_that_mean_nothing_are_refused(somebodys_cnn, no_shape_checks):
+def test_unknown_settings_are_refused(external_cnn, no_shape_checks):
     with pytest.raises(ValueError, match="start must be one of"):
-        with_conditioning(somebodys_cnn, start="ones")
+        with_conditioning(external_cnn, start="ones")
     with pytest.raises(ValueError, match="encoding must be one of"):
-        with_conditioning(somebodys_cnn, encoding="fourier")
+        with_conditioning(external_cnn, encoding="fourier")
     with pytest.raises(ValueError, match=r"default must be one of the preferences .*got 0.5"):
-        with_conditioning(somebodys_cnn, default=0.5)
+        with_conditioning(external_cnn, default=0.5)
     with pytest.raises(ValueError, match="preferences must be one or more"):
-        with_conditioning(somebodys_cnn, preferences=())
-    assert with_conditioning(somebodys_cnn, encoding="none", default=0.5).default == 0.5
+        with_conditioning(external_cnn, preferences=())
+    assert with_conditioning(external_cnn, encoding="none", default=0.5).default == 0.5
 
 
-def test_a_strangers_network_is_conditioned_but_does_not_know_its_config(conditional):
+def test_a_network_without_a_config_can_be_conditioned_but_not_saved(conditional):
     with pytest.raises(ValueError, match="cannot be saved as a model folder"):
         _ = conditional().config

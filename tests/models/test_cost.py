@@ -1,4 +1,4 @@
-"""Figures of papers and of widely used code, on the meta device: no memory, no arithmetic."""
+"""Published costs, checked on the meta device without memory or arithmetic."""
 
 import math
 from functools import partial
@@ -26,20 +26,20 @@ def on_meta(make, **settings):
 
 
 def cut(number: float, digits: int) -> float:
-    """As AFS prints: 36.479 is 36.47 there."""
+    """Truncate as AFS does: it prints 36.479 as 36.47."""
     return math.floor(number * 10**digits) / 10**digits
 
 
 def with_norms(network, shape) -> int:
-    """Multiply-adds as AFS's tool counts them: a norm has two for each of its features."""
+    """Count multiply-adds as AFS's tool does: a norm has two for each feature."""
     features = []
 
-    def note(module, inputs, output):
+    def record(module, inputs, output):
         features.append(output.numel())
 
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
-            module.register_forward_hook(note)
+            module.register_forward_hook(record)
     return count_multiply_adds(network, shape) + 2 * sum(features)
 
 
@@ -54,7 +54,7 @@ def test_the_baseline_and_the_large_model_of_afs_table_6(width, millions, digits
 
 
 def test_the_stack_of_afs_table_6_is_six_times_the_baseline():
-    """The paper's figures are six times its rounded ones; ours have the merger as well."""
+    """The paper multiplies its rounded figures by six; ours include the merger."""
     with torch.device("meta"):
         stack = FeatureStack([WideResNet(depth=28, width=10, classes=10)] * 6, classes=10)
     alone = on_meta(WideResNet, depth=28, width=10)
@@ -77,7 +77,7 @@ def test_the_stack_of_afs_table_6_is_six_times_the_baseline():
         (PreActResNet, {}, 11.17),
     ],
 )
-def test_parameters_of_networks_that_other_papers_name(make, settings, millions):
+def test_parameters_are_those_of_other_papers(make, settings, millions):
     assert count_parameters(on_meta(make, **settings)) / 1e6 == pytest.approx(millions, abs=0.006)
 
 
@@ -85,7 +85,7 @@ def test_parameters_of_networks_that_other_papers_name(make, settings, millions)
     ("depth", "parameters", "billions"),
     [(18, 11_689_512, 1.814), (34, 21_797_672, 3.664), (50, 25_557_032, 4.089)],
 )
-def test_resnets_for_imagenet_cost_what_everybody_says(depth, parameters, billions):
+def test_resnets_for_imagenet_have_their_published_cost(depth, parameters, billions):
     network = on_meta(ResNet, depth=depth, classes=1000, stem="imagenet")
     assert count_parameters(network) == parameters
     assert count_multiply_adds(network, IMAGENET) / 1e9 == pytest.approx(billions, abs=5e-4)
@@ -94,7 +94,7 @@ def test_resnets_for_imagenet_cost_what_everybody_says(depth, parameters, billio
 @pytest.mark.parametrize(
     ("depth", "parameters", "billions"), [(18, 11_173_962, 0.5554), (50, 23_520_842, 1.2978)]
 )
-def test_resnets_for_small_images_cost_what_everybody_says(depth, parameters, billions):
+def test_resnets_for_small_images_have_their_published_cost(depth, parameters, billions):
     network = on_meta(ResNet, depth=depth)
     assert count_parameters(network) == parameters
     assert count_multiply_adds(network, SMALL) / 1e9 == pytest.approx(billions, abs=5e-5)
@@ -107,7 +107,7 @@ def test_multiply_adds_of_a_network_counted_by_hand():
     assert network.training
 
 
-def test_branches_cost_parameters_and_no_multiply_adds():
+def test_branches_add_parameters_but_no_multiply_adds():
     network = on_meta(WideResNet, depth=10, width=1)
     branched = with_branches(network, 3)
     norms = sum(2 * m.num_features for m in network.modules() if isinstance(m, nn.BatchNorm2d))

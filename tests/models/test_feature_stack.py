@@ -9,10 +9,10 @@ from equipoise.models import FeatureExtractor, FeatureStack, WideResNet, fuse_br
 
 
 @pytest.fixture
-def networks(somebodys_cnn):
+def networks(external_cnn):
     torch.manual_seed(1)
     mlp = nn.Sequential(nn.Flatten(), nn.Linear(192, 5), nn.Tanh(), nn.Linear(5, 3))
-    return [WideResNet(depth=10, width=1, classes=3), somebodys_cnn, mlp]
+    return [WideResNet(depth=10, width=1, classes=3), external_cnn, mlp]
 
 
 @pytest.fixture
@@ -28,14 +28,14 @@ def test_features_are_the_input_of_the_last_linear_layer(networks, images):
         torch.testing.assert_close(extractor.head()(features), network(images))
 
 
-def test_features_are_found_when_the_network_adapts(branched, images):
+def test_features_of_an_adaptive_network_are_found(branched, images):
     model = fuse_branches(branched, placement="input", hidden=4).eval()
     extractor = FeatureExtractor(model)
     torch.testing.assert_close(model.network.head(extractor(images)), model(images))
 
 
 class HeadFirst(nn.Module):
-    """Makes its head before the rest, and ends in what was registered first."""
+    """Registers its head first, though it runs last."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -46,7 +46,7 @@ class HeadFirst(nn.Module):
         return self.head(self.body(images.flatten(1)).relu())
 
 
-def test_a_linear_layer_that_does_not_make_the_logits_is_no_head(images):
+def test_a_linear_layer_that_does_not_make_the_logits_is_not_taken_for_the_head(images):
     network = HeadFirst()
     try:
         features = FeatureExtractor(network)(images)
@@ -61,26 +61,26 @@ def test_logits_are_the_concatenated_features_times_the_merger(stack, networks, 
     features = torch.cat([FeatureExtractor(network)(images) for network in networks], dim=1)
     assert stack.sizes() == [64, 4, 5]
     torch.testing.assert_close(stack.features(images), features)
-    wanted = features @ stack.merger.weight.T + stack.merger.bias
-    torch.testing.assert_close(stack(images), wanted)
+    expected = features @ stack.merger.weight.T + stack.merger.bias
+    torch.testing.assert_close(stack(images), expected)
 
 
 def test_an_averaging_merger_gives_the_mean_of_the_members_logits(stack, networks, images):
-    networks[2][3].bias = None  # a head without a bias counts as one of 0
+    networks[2][3].bias = None  # a missing bias counts as 0
     stack = FeatureStack(networks, classes=3)
     stack.average()
-    wanted = sum(network.eval()(images) for network in networks) / 3
-    torch.testing.assert_close(stack(images), wanted, rtol=1e-4, atol=1e-5)
+    expected = sum(network.eval()(images) for network in networks) / 3
+    torch.testing.assert_close(stack(images), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_logits_of_different_classes_have_no_mean(networks):
+def test_averaging_different_numbers_of_classes_is_refused(networks):
     with pytest.raises(ValueError, match="member 0 has 3 classes, not 4"):
         FeatureStack(networks, classes=4).average()
 
 
 @pytest.mark.parametrize("member", [0, 1, 2])
-def test_the_attack_sees_through_every_member(member, stack, images, labels):
-    # A merger that listens to one member alone leaves no other way for the gradient.
+def test_gradients_flow_through_every_member(member, stack, images, labels):
+    # A merger that reads only one member leaves a single path for the gradient.
     keep = [torch.full((size,), float(i == member)) for i, size in enumerate(stack.sizes())]
     with torch.no_grad():
         stack.merger.weight *= torch.cat(keep)
@@ -90,16 +90,16 @@ def test_the_attack_sees_through_every_member(member, stack, images, labels):
     assert (gradient.flatten(1).abs().amax(dim=1) > 0).all()
 
 
-def test_the_attack_climbs_the_gradient_of_the_whole_stack(stack, networks, images, labels):
+def test_the_attack_uses_the_gradient_of_the_whole_stack(stack, networks, images, labels):
     goal = cross_entropy(stack, labels)
-    found = fgsm()(goal, images, Linf(0.05), torch.Generator())
+    attacked = fgsm()(goal, images, Linf(0.05), torch.Generator())
 
     leaf = images.clone().requires_grad_(True)
     logits = stack.merger(torch.cat([FeatureExtractor(n)(leaf) for n in networks], dim=1))
     loss = nn.functional.cross_entropy(logits, labels, reduction="sum")
     (gradient,) = torch.autograd.grad(loss, leaf)
-    torch.testing.assert_close(found, (images + 0.05 * gradient.sign()).clamp(0, 1))
-    assert (goal(found) > goal(images)).all()
+    torch.testing.assert_close(attacked, (images + 0.05 * gradient.sign()).clamp(0, 1))
+    assert (goal(attacked) > goal(images)).all()
 
 
 def test_only_the_merger_trains_and_members_stay_in_eval_mode(stack, images, labels):
@@ -128,7 +128,7 @@ def test_no_hook_outlives_a_call_that_fails(stack, images):
     assert not any(module._forward_pre_hooks for module in stack.modules())
 
 
-def test_a_stack_of_nothing_is_refused():
+def test_an_empty_stack_is_refused():
     with pytest.raises(ValueError, match="a stack needs at least one network, got none"):
         FeatureStack([], classes=3)
 

@@ -11,23 +11,23 @@ def code(encoding, size=8, seed=0, preferences=PREFERENCES):
 
 
 @every_encoding
-def test_one_preference_and_a_row_of_them_have_the_same_codes(encoding):
-    made = code(encoding)
-    together = made(torch.tensor([0.3, 0.0, 1.0, 0.3]))
-    alone = torch.cat([made(preference) for preference in (0.3, 0.0, 1.0, 0.3)])
+def test_a_number_and_a_tensor_have_the_same_codes(encoding):
+    encode = code(encoding)
+    together = encode(torch.tensor([0.3, 0.0, 1.0, 0.3]))
+    alone = torch.cat([encode(preference) for preference in (0.3, 0.0, 1.0, 0.3)])
     assert together.shape == (4, 1 if encoding == "none" else 8)
     assert torch.equal(together, alone)
 
 
 @every_encoding
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_every_preference_has_a_code_of_its_own_in_any_precision(encoding, dtype):
+def test_every_preference_has_a_distinct_code_in_any_precision(encoding, dtype):
     rows = code(encoding)(torch.tensor(PREFERENCES, dtype=dtype))
     assert rows.dtype == torch.float32
     assert len({tuple(row.tolist()) for row in rows}) == len(PREFERENCES)
 
 
-def test_none_is_the_number_itself_whatever_it_is():
+def test_encoding_none_is_the_number_itself():
     assert code("none")(0.77).tolist() == [[pytest.approx(0.77)]]
     assert torch.equal(code("none")(torch.tensor([0.5, 0.77])), torch.tensor([[0.5], [0.77]]))
 
@@ -39,8 +39,8 @@ def test_onehot_is_a_unit_vector():
 def test_dct_has_scipys_rows():
     scipy = pytest.importorskip("scipy.fft")
     rows = code("dct", size=128)(torch.tensor(PREFERENCES))
-    wanted = torch.from_numpy(scipy.dct(torch.eye(128).double().numpy(), axis=0))
-    torch.testing.assert_close(rows, wanted[:6].float(), rtol=1e-4, atol=1e-4)
+    expected = torch.from_numpy(scipy.dct(torch.eye(128).double().numpy(), axis=0))
+    torch.testing.assert_close(rows, expected[:6].float(), rtol=1e-4, atol=1e-4)
 
 
 def test_random_rows_are_orthonormal_and_follow_their_seed():
@@ -50,7 +50,7 @@ def test_random_rows_are_orthonormal_and_follow_their_seed():
     assert not torch.allclose(code("random", seed=1).table, rows)
 
 
-def test_a_random_code_owes_nothing_to_the_global_generator():
+def test_a_random_code_does_not_use_the_global_generator():
     state = torch.get_rng_state()
     code("random")
     assert torch.equal(torch.get_rng_state(), state)
@@ -58,9 +58,9 @@ def test_a_random_code_owes_nothing_to_the_global_generator():
 
 @every_encoding
 def test_the_codes_are_saved_with_the_module(encoding):
-    here, there = code(encoding, seed=0), code(encoding, seed=1)
-    there.load_state_dict(here.state_dict())
-    assert torch.equal(there(0.4), here(0.4))
+    saved, loaded = code(encoding, seed=0), code(encoding, seed=1)
+    loaded.load_state_dict(saved.state_dict())
+    assert torch.equal(loaded(0.4), saved(0.4))
 
 
 @every_encoding

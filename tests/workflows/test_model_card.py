@@ -138,7 +138,7 @@ def test_no_entry_is_written_without_a_record(folder, tmp_path):
 
 @pytest.mark.parametrize(
     ("model", "message"),
-    [("nowhere", "is no model folder"), ("hf://owner/name", "got hf://owner/name")],
+    [("nowhere", "is not a model folder"), ("hf://owner/name", "is on the hub")],
 )
 def test_a_card_is_written_for_folders_of_this_machine_only(model, message):
     with pytest.raises(ModelFolderError, match=message):
@@ -149,7 +149,7 @@ def test_a_card_is_written_for_folders_of_this_machine_only(model, message):
 def sent(monkeypatch):
     found = SimpleNamespace(files={}, private=None)
 
-    def send(repository, contents, *, private):
+    def upload(repository, contents, *, private):
         found.files = {
             name: content if isinstance(content, bytes) else content.read_bytes()
             for name, content in contents.items()
@@ -157,7 +157,7 @@ def sent(monkeypatch):
         found.private = private
         return f"https://hub/{repository}"
 
-    monkeypatch.setattr(model_card, "send", send)
+    monkeypatch.setattr(model_card, "upload", upload)
     return found
 
 

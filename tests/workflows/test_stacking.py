@@ -37,8 +37,8 @@ def saved(tmp_path_factory):
     torch.manual_seed(0)
     wide = WideResNet(depth=10, width=2, classes=10, channels=1)
     adaptive = fuse_branches(with_branches(tiny.wide_resnet(), 2), placement="stem")
-    with trusting("somebodys"):
-        foreign = import_network("somebodys:small", {"classes": 10, "channels": 1})
+    with trusting("user_nets"):
+        foreign = import_network("user_nets:small", {"classes": 10, "channels": 1})
     models = {"wide": wide, "adaptive": adaptive, "foreign": foreign}
     for name, model in models.items():
         save(model.eval(), folder / name, CARD | {"name": name})
@@ -62,8 +62,8 @@ def stack_of(*names: str):
 
 @pytest.mark.slow
 def test_anything_trained_is_stacked_and_only_the_merger_trains(saved, tmp_path):
-    names = [saved["wide"], saved["adaptive"], saved["foreign"], "somebodys:ten"]
-    trust = ("somebodys",)
+    names = [saved["wide"], saved["adaptive"], saved["foreign"], "user_nets:ten"]
+    trust = ("user_nets",)
     data = tiny.digits()
     heard = tiny.AfterSteps(0, None)
     made = stack_of(*names)
@@ -72,7 +72,7 @@ def test_anything_trained_is_stacked_and_only_the_merger_trains(saved, tmp_path)
     assert heard.lines == [data.summary()]
     assert model.sizes() == [128, 64, 6, 7]
     assert isinstance(model.members[1].network, AdaptiveNetwork)
-    with trusting("somebodys"):
+    with trusting("user_nets"):
         for name, member in zip(names, model.members, strict=True):
             assert tiny.same(tiny.weights(member.network), tiny.weights(load_extractor(name)))
     with pytest.raises(RunError, match="is not trusted"):
@@ -89,11 +89,11 @@ def test_anything_trained_is_stacked_and_only_the_merger_trains(saved, tmp_path)
 
 
 def test_data_evaluation_seed_and_held_out_images_are_the_first_models(saved):
-    recipe = stacking(["somebodys:ten", saved["colour"], saved["wide"]])
+    recipe = stacking(["user_nets:ten", saved["colour"], saved["wide"]])
     assert (recipe.name, recipe.seed, recipe.loop.validation_images) == ("afs", 7, 16)
     assert recipe.evaluation == Evaluation(epsilons=(0.0, 0.1), steps=1, norm="L2")
     assert (recipe.method.merger_epsilon, recipe.method.norm) == (0.1, "L2")
-    assert recipe.method.extractors == ("somebodys:ten", saved["colour"], saved["wide"])
+    assert recipe.method.extractors == ("user_nets:ten", saved["colour"], saved["wide"])
     tuned = RECIPES["afs_digits"]()
     assert recipe.dataset == tuned.dataset
     assert recipe.method.merger_schedule == tuned.method.merger_schedule
@@ -112,7 +112,7 @@ def test_a_stack_of_functions_alone_needs_a_recipe_for_its_data():
     with pytest.raises(
         ValueError, match=r"equipoise train afs --extractors runs/a runs/b.*afs_dig"
     ):
-        stacking(["somebodys:ten"])
+        stacking(["user_nets:ten"])
 
 
 def test_what_validated_nothing_of_a_member_is_said(saved, tmp_path):
@@ -132,10 +132,10 @@ def test_what_validated_nothing_of_a_member_is_said(saved, tmp_path):
         ("three", r"three must return 10 logits per image, got shape \(2, 3\)"),
         ("colour", r"colour fails on images of shape \(1, 8, 8\): images must have 3 channels"),
         ("branched", r"branched cannot be stacked: it is the branched network"),
-        ("somebodys:five", r"somebodys:five must return 10 logits per image, got shape \(2, 5\)"),
-        ("somebodys:head_first", r"HeadFirst does not end in its last linear .* body, head"),
+        ("user_nets:five", r"user_nets:five must return 10 logits per image, got shape \\(2, 5\\)"),
+        ("user_nets:head_first", r"HeadFirst does not end in its last linear .* body, head"),
         ("a.onnx", r"a.onnx cannot be stacked: the layers of an exported network"),
-        ("nowhere", "nowhere is no model folder"),
+        ("nowhere", "nowhere is not a model folder"),
     ],
 )
 def test_a_member_that_does_not_fit_is_refused_by_name(saved, tmp_path, name, message):
@@ -143,7 +143,7 @@ def test_a_member_that_does_not_fit_is_refused_by_name(saved, tmp_path, name, me
     names = (saved["wide"], saved.get(name, name))
     recipe = replace(recipe, method=replace(recipe.method, extractors=names))
     with pytest.raises((ValueError, RunError), match=message):
-        train(recipe, tmp_path / "run", dataset=tiny.digits(), trust=("somebodys",))
+        train(recipe, tmp_path / "run", dataset=tiny.digits(), trust=("user_nets",))
     assert not (tmp_path / "run").exists()
 
 
@@ -176,35 +176,35 @@ def run(*arguments) -> None:
 
 
 def test_the_command_line_stacks_what_is_named(saved, asked, capsys):
-    names = (saved["wide"], "somebodys:ten", saved["foreign"])
-    run("train", "afs", "--extractors", *names, "--method.alpha", "0.7", "--trust", "somebodys")
-    run("train", "afs_digits", "--out", "here", "--extractors", "somebodys:ten")
+    names = (saved["wide"], "user_nets:ten", saved["foreign"])
+    run("train", "afs", "--extractors", *names, "--method.alpha", "0.7", "--trust", "user_nets")
+    run("train", "afs_digits", "--out", "here", "--extractors", "user_nets:ten")
     (first, folder, rest), (second, _, other) = asked
     base = stacking(names)
     assert first == replace(base, method=replace(base.method, alpha=0.7))
     assert str(folder) == "runs/afs"
-    assert rest["trust"] == ("somebodys", "somebodys:ten")
-    assert second.method.extractors == ("somebodys:ten",)
-    assert other["trust"] == ("somebodys:ten",)
+    assert rest["trust"] == ("user_nets", "user_nets:ten")
+    assert second.method.extractors == ("user_nets:ten",)
+    assert other["trust"] == ("user_nets:ten",)
     said = " ".join(capsys.readouterr().out.split())
     assert "took: 0 s" in said
-    assert "next: equipoise evaluate runs/afs --trust somebodys somebodys:ten" in said
+    assert "next: equipoise evaluate runs/afs --trust user_nets user_nets:ten" in said
 
 
 def test_the_command_line_takes_a_network_for_any_recipe(asked, tmp_path):
     run(
-        *("train", "afa_digits", "--network", "somebodys:small", "--logits", "scores"),
+        *("train", "afa_digits", "--network", "user_nets:small", "--logits", "scores"),
         *("--network.arguments", '{"answer": "dict"}', "--network.last-linear", "linear"),
         *("--network.weights", "w.safetensors", "--seed", "2"),
     )
     ((recipe, _, rest),) = asked
-    assert (recipe.network.function, recipe.network.logits) == ("somebodys:small", "scores")
+    assert (recipe.network.function, recipe.network.logits) == ("user_nets:small", "scores")
     assert recipe.network.arguments == {"answer": "dict"}
     assert recipe.network.last_linear == "linear"
     assert str(recipe.network.weights) == "w.safetensors"
     base = RECIPES["afa_digits"]()
     assert replace(recipe, network=base.network) == replace(base, seed=2)
-    assert rest["trust"] == ("somebodys:small",)
+    assert rest["trust"] == ("user_nets:small",)
     write_json(tmp_path / "recipe.json", to_json(recipe))
     run("train", tmp_path / "recipe.json")  # a file alone allows nothing
     assert asked[1][0] == recipe
@@ -226,9 +226,9 @@ def test_help_for_afs_needs_no_model(capsys):
         (("train", "afa_digits", "--network", "a:b", "--network.arguments", "[1]"), "JSON object"),
         (("train", "afa_digits", "--network", "a:b", "--network.arguments", "{"), "JSON object"),
         (("train", "afa_digits", "--network", "no_such:thing"), "no_such:thing gives no network"),
-        (("train", "pgd_at_digits", "--network", "somebodys:vit"), "fails on images of shape"),
+        (("train", "pgd_at_digits", "--network", "user_nets:vit"), "fails on images of shape"),
         (
-            ("train", "afa_digits", "--network", "somebodys:norm_free"),
+            ("train", "afa_digits", "--network", "user_nets:norm_free"),
             "Small has no nn.BatchNorm2d",
         ),
     ],

@@ -340,7 +340,7 @@ def test_fewer_images_of_a_part_that_is_sorted_by_class_are_of_all_classes(train
 
 
 def test_a_folder_without_a_model_is_refused(tmp_path):
-    with pytest.raises(ModelFolderError, match="is no model folder"):
+    with pytest.raises(ModelFolderError, match="is not a model folder"):
         evaluate(tmp_path, evaluation=QUICK)
 
 
@@ -469,7 +469,7 @@ def test_a_model_of_the_hub_has_its_records_here_and_not_in_the_cache(
 ):
     monkeypatch.chdir(tmp_path)
     before = sorted(path.name for path in trained.iterdir())
-    monkeypatch.setattr(model_folder, "fetch", lambda name: trained / "model")
+    monkeypatch.setattr(model_folder, "download", lambda name: trained / "model")
     _, path = evaluate("hf://owner/name", evaluation=QUICK, dataset=data)
     assert path.parts[:3] == ("runs", "standard_digits", "records")
     assert sorted(path.name for path in trained.iterdir()) == before

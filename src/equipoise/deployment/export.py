@@ -23,7 +23,8 @@ from equipoise.models import AdaptiveNetwork
 from equipoise.models.afa.adaptive_network import first_convolution
 from equipoise.models.attack_mode.context import attack_mode
 from equipoise.models.conditional_network import FixedPreference
-from equipoise.models.io.external import CARD_FILE, CARD_KEY, load_external
+from equipoise.models.io.exported import CARD_FILE, CARD_KEY
+from equipoise.models.io.external import load_external
 from equipoise.records.epsilon import format_epsilon
 from equipoise.report.score_card import score_card
 from equipoise.runtime.environment import commit
@@ -243,7 +244,7 @@ def difference(exported: Any, deployed: DeployedModel, images: Images) -> float:
     largest = []
     with torch.no_grad():
         for batch in (images[:1], images[1:]):
-            pairs = zip(exported.answers(batch), deployed(batch), strict=True)
+            pairs = zip(exported.outputs(batch), deployed(batch), strict=True)
             largest += [
                 (actual - expected).abs().max() / expected.abs().max().clamp_min(1.0)
                 for actual, expected in pairs

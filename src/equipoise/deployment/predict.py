@@ -268,6 +268,6 @@ def _load(
 
 def _outputs(network: Any, images: Images) -> tuple[Tensor, ...]:
     outputs: tuple[Tensor, ...] = (
-        network(images) if isinstance(network, DeployedModel) else network.answers(images)
+        network(images) if isinstance(network, DeployedModel) else network.outputs(images)
     )
     return outputs

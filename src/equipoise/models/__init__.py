@@ -1,4 +1,4 @@
-"""Networks: backbones, branches, AFA's weight generator, AFS's stack, and the model folder."""
+"""Networks: backbones, the networks of AFA, AFS and OAT, and model folders."""
 
 from equipoise.models.afa.adaptive_network import AdaptiveNetwork, fuse_branches
 from equipoise.models.afa.branches import BranchedNetwork, MultiBatchNorm2d, with_branches

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from equipoise.models.io.hub import HUB, send
+from equipoise.models.io.hub import HUB, upload
 from equipoise.models.io.model_folder import (
     CARD,
     CONFIG,
@@ -163,7 +163,7 @@ def push(
     }
     for path, record in iterate_records(RunFolder(home_of(folder)).records):
         contents[f"records/{path.name}"] = _redacted(record)
-    return send(repository, contents, private=private)
+    return upload(repository, contents, private=private)
 
 
 def _redacted(content: Any) -> bytes:

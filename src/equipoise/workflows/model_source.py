@@ -8,8 +8,9 @@ from typing import Any
 from torch import nn
 
 from equipoise.models import ConditionalNetwork, load
-from equipoise.models.io.external import LogitsOf, is_external, load_external
+from equipoise.models.io.external import is_external, load_external
 from equipoise.models.io.hub import HUB
+from equipoise.models.io.logits_of import LogitsOf
 from equipoise.models.io.model_folder import locate, read_config
 from equipoise.models.io.trust import Trusted
 from equipoise.runtime.errors import InvalidInput

@@ -60,13 +60,13 @@ def test_each_image_has_its_own_weight(placement, adaptive, images):
 
 
 @every_placement
-def test_the_estimated_weight_is_the_one_that_made_the_logits(placement, adaptive, images):
+def test_the_returned_weight_is_the_one_that_produced_the_logits(placement, adaptive, images):
     model = adaptive(placement)
     logits, weight = model.logits_and_weight(images)
     assert weight.shape == (6,)
     assert ((weight > 0) & (weight < 1)).all()
     assert torch.equal(model(images), logits)
-    if placement != "per_norm":  # there the weight is a mean of several
+    if placement != "per_norm":  # whose weight is a mean of several
         torch.testing.assert_close(model(images, weight=weight), logits)
 
 
@@ -119,7 +119,7 @@ def test_stem_reads_the_first_convolution_before_any_norm(adaptive, images):
 
 def test_per_norm_has_a_generator_for_each_pair(adaptive):
     model = adaptive("per_norm")
-    assert len(model.generators()) == 2  # the norm that is used twice has one
+    assert len(model.generators()) == 2  # one for the norm that is used twice
     assert model.generator is None
 
 
@@ -141,7 +141,7 @@ def fail(module, inputs):
 @pytest.mark.parametrize("fails", [False, True])
 def test_no_state_outlives_a_call(placement, weight, fails, adaptive, images):
     model = adaptive(placement)
-    wanted = model(images)
+    expected = model(images)
     if fails:
         hook = model.network.head.register_forward_pre_hook(fail)
         with pytest.raises(RuntimeError, match="out of memory"):
@@ -150,20 +150,20 @@ def test_no_state_outlives_a_call(placement, weight, fails, adaptive, images):
     else:
         model(images, weight=weight)
     assert not any(module._forward_hooks for module in model.modules())
-    assert torch.equal(model(images), wanted)
+    assert torch.equal(model(images), expected)
     if placement != "per_norm":
         with pytest.raises(AssertionError, match="before its network had a fusing weight"):
             model.network(images)
 
 
 class ActivatedNorm(nn.BatchNorm2d):
-    """Norm and activation in one, as in timm's BatchNormAct2d."""
+    """A norm that includes an activation, like timm's BatchNormAct2d."""
 
     def forward(self, features):
         return super().forward(features).relu()
 
 
-def test_a_norm_that_does_more_than_normalise_is_kept_whole_or_refused(images):
+def test_a_norm_that_does_more_than_normalise_is_kept_or_refused(images):
     torch.manual_seed(0)
     network = nn.Sequential(nn.Conv2d(3, 4, 3), ActivatedNorm(4), nn.Flatten(), nn.Linear(144, 3))
     model = with_branches(network, branches=2).eval()
@@ -175,14 +175,14 @@ def test_a_norm_that_does_more_than_normalise_is_kept_whole_or_refused(images):
         torch.testing.assert_close(adaptive(images, weight=1.0), model(images, branch=0))
 
 
-def test_a_strangers_own_config_does_not_matter(somebodys_cnn, images):
-    somebodys_cnn.config = {"hidden_size": 4}
-    model = with_branches(somebodys_cnn, branches=2).eval()
+def test_a_config_attribute_of_an_external_network_is_ignored(external_cnn, images):
+    external_cnn.config = {"hidden_size": 4}
+    model = with_branches(external_cnn, branches=2).eval()
     assert fuse_branches(model, placement="stem").eval()(images).shape == (6, 3)
 
 
-def test_the_adaptive_network_lives_where_its_branches_did(branched):
-    # The meta device stands for a GPU here.
+def test_the_adaptive_network_is_on_the_device_of_the_branches(branched):
+    # The meta device takes the place of a GPU.
     model = fuse_branches(branched.to("meta"), placement="stem")
     tensors = [*model.parameters(), *model.buffers()]
     assert {tensor.device.type for tensor in tensors} == {"meta"}
@@ -202,7 +202,7 @@ def test_branches_that_do_not_exist_are_refused(branches, branched):
 
 @every_placement
 @pytest.mark.usefixtures("no_shape_checks")
-def test_a_weight_for_other_images_is_refused(placement, adaptive, images):
+def test_a_weight_for_another_number_of_images_is_refused(placement, adaptive, images):
     with pytest.raises(ValueError, match=r"one for each of the 6 images, got shape \(2,\)"):
         adaptive(placement)(images, weight=torch.tensor([0.1, 0.2]))
 
@@ -227,7 +227,7 @@ def test_with_a_weight_for_each_channel_every_norm_reads_its_own(placement, adap
 
 
 @every_placement
-def test_channels_that_all_weigh_the_same_are_one_weight_for_the_image(placement, adaptive, images):
+def test_equal_channel_weights_equal_one_image_weight(placement, adaptive, images):
     model = adaptive(placement, each="channel")
     for generator in model.generators():
         nn.init.zeros_(generator.linears[-1].weight)
@@ -237,14 +237,14 @@ def test_channels_that_all_weigh_the_same_are_one_weight_for_the_image(placement
 
 
 @pytest.mark.usefixtures("no_shape_checks")
-def test_an_unknown_share_of_weights_is_refused(adaptive):
+def test_an_unknown_granularity_is_refused(adaptive):
     with pytest.raises(ValueError, match=r"each must be one of .*, got 'pixel'"):
         adaptive("input", each="pixel")
 
 
 @pytest.mark.parametrize("separate", ["statistics", "affine"])
-def test_branches_that_share_something_are_fused_like_others(separate, somebodys_cnn, images):
-    network = with_branches(somebodys_cnn, 2, separate)
+def test_branches_that_share_statistics_or_affine_maps_are_fused(separate, external_cnn, images):
+    network = with_branches(external_cnn, 2, separate)
     network(images, branch=(0, 1))
     network(2 * images[:3] - 0.5, branch=1)
     for name, parameter in network.named_parameters():
@@ -256,8 +256,8 @@ def test_branches_that_share_something_are_fused_like_others(separate, somebodys
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-@pytest.mark.parametrize(("dtype", "apart"), [(torch.float32, 1e-6), (torch.bfloat16, 2**-5)])
-def test_every_layout_and_precision_gives_the_same_map_and_gradients(layout, dtype, apart):
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.bfloat16, 2**-5)])
+def test_every_layout_and_precision_gives_the_same_map_and_gradients(layout, dtype, tolerance):
     generator = torch.Generator().manual_seed(5)
     features = torch.randn(4, 6, 5, 3, generator=generator).to(dtype)
     norm = FusedBatchNorm2d(6)
@@ -265,18 +265,20 @@ def test_every_layout_and_precision_gives_the_same_map_and_gradients(layout, dty
     norm.shift.normal_(generator=generator)
     weight = torch.rand(4, generator=generator).requires_grad_(True)
     given = features.contiguous(memory_format=layout).requires_grad_(True)
-    found = norm(given, weight)
+    result = norm(given, weight)
     both = weight[:, None], 1 - weight[:, None]
     scale = both[0] * norm.scale[0] + both[1] * norm.scale[1]
     shift = both[0] * norm.shift[0] + both[1] * norm.shift[1]
     exact = given.float()
     expected = exact * scale[:, :, None, None] + shift[:, :, None, None]
-    assert found.dtype == dtype
-    assert torch.allclose(found.float(), expected, rtol=apart, atol=apart)
-    ours = torch.autograd.grad(found.float().square().sum(), [given, weight], retain_graph=True)
+    assert result.dtype == dtype
+    assert torch.allclose(result.float(), expected, rtol=tolerance, atol=tolerance)
+    ours = torch.autograd.grad(result.float().square().sum(), [given, weight], retain_graph=True)
     theirs = torch.autograd.grad(expected.square().sum(), [given, weight])
-    for own, other in zip(ours, theirs, strict=True):
-        assert torch.allclose(own.float(), other.float(), rtol=4 * apart, atol=40 * apart)
+    for mine, reference in zip(ours, theirs, strict=True):
+        assert torch.allclose(
+            mine.float(), reference.float(), rtol=4 * tolerance, atol=40 * tolerance
+        )
 
 
 @every_placement
@@ -286,19 +288,19 @@ def test_threads_that_share_a_model_do_not_mix_their_weights(placement, adaptive
         "clean": partial(model, images, weight=1.0),
         "robust": partial(model, images.flip(0), weight=0.0),
     }
-    wanted = {name: call() for name, call in calls.items()}
+    expected = {name: call() for name, call in calls.items()}
     answers = together(calls, first_convolution(model.network))
-    for name, answer in wanted.items():
+    for name, answer in expected.items():
         assert torch.equal(answers[name], answer)
-    assert not torch.allclose(wanted["clean"], wanted["robust"])
+    assert not torch.allclose(expected["clean"], expected["robust"])
 
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))])
-def test_a_copy_shares_its_weights_with_its_own_norms_alone(copied):
+def test_the_norms_of_a_copy_share_the_copys_state(copied):
     images, _ = images_and_labels(3)
     model = fuse_branches(with_branches(wide_resnet(), 2), placement="input", ceiling=0.5).eval()
     twin = copied(model)
-    sites = [each for each in twin.modules() if hasattr(each, "state") and each is not twin]
+    sites = [m for m in twin.modules() if hasattr(m, "state") and m is not twin]
     assert sites
     assert all(site.state is twin.state for site in sites)
     assert twin.state is not model.state

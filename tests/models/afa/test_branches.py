@@ -67,15 +67,15 @@ def test_a_group_of_rows_updates_only_its_own_branch(features):
     multi = MultiBatchNorm2d(nn.BatchNorm2d(4), branches=3)
     multi(features, branch=(2, 0))
     for norm, rows in zip(multi.norms, (features[3:], None, features[:3]), strict=True):
-        wanted = torch.zeros(4) if rows is None else 0.1 * rows.mean(dim=(0, 2, 3))
-        torch.testing.assert_close(norm.running_mean, wanted)
+        expected = torch.zeros(4) if rows is None else 0.1 * rows.mean(dim=(0, 2, 3))
+        torch.testing.assert_close(norm.running_mean, expected)
 
 
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("branch", [(0, 1, 2), (2, 0, 1), (1, 2)])
 def test_the_grouped_forward_equals_separate_ones(training, branch, images):
     torch.manual_seed(0)
-    # No norm's rows meet another group's, so a network of them splits like a single norm.
+    # Groups never mix rows, so a whole network splits like a single norm.
     grouped = with_branches(WideResNet(depth=10, width=1, classes=3), branches=3).train(training)
     separate = copy.deepcopy(grouped)
 
@@ -89,46 +89,46 @@ def test_the_grouped_forward_equals_separate_ones(training, branch, images):
 
     torch.testing.assert_close(logits, torch.cat(parts), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(grouped.state_dict(), separate.state_dict())
-    for one, other in zip(grouped.parameters(), separate.parameters(), strict=True):
-        assert (one.grad is None) == (other.grad is None)
-        if one.grad is not None:
-            torch.testing.assert_close(one.grad, other.grad, rtol=1e-3, atol=1e-4)
+    for a, b in zip(grouped.parameters(), separate.parameters(), strict=True):
+        assert (a.grad is None) == (b.grad is None)
+        if a.grad is not None:
+            torch.testing.assert_close(a.grad, b.grad, rtol=1e-3, atol=1e-4)
 
 
-def test_each_branch_computes_what_its_own_norms_say(branched, somebodys_cnn, images):
-    somebodys_cnn.eval()
+def test_each_branch_equals_a_network_with_its_norms(branched, external_cnn, images):
+    external_cnn.eval()
     for k in range(3):
         shared, inner = (branches[k] for branches in norms(branched))
-        somebodys_cnn.shared_norm, somebodys_cnn.block[1] = shared, inner
-        torch.testing.assert_close(branched(images, branch=k), somebodys_cnn(images))
+        external_cnn.shared_norm, external_cnn.block[1] = shared, inner
+        torch.testing.assert_close(branched(images, branch=k), external_cnn(images))
 
 
-def test_fresh_branches_all_compute_what_the_network_did(somebodys_cnn, images):
-    somebodys_cnn(images)
-    somebodys_cnn.eval()
-    model = with_branches(somebodys_cnn, branches=2)
+def test_fresh_branches_compute_what_the_network_computes(external_cnn, images):
+    external_cnn(images)
+    external_cnn.eval()
+    model = with_branches(external_cnn, branches=2)
     for k in range(2):
-        torch.testing.assert_close(model(images, branch=k), somebodys_cnn(images))
+        torch.testing.assert_close(model(images, branch=k), external_cnn(images))
 
 
-def test_the_given_network_is_copied_and_not_changed(somebodys_cnn, images):
-    before = copy.deepcopy(somebodys_cnn.state_dict())
-    model = with_branches(somebodys_cnn, branches=2)
+def test_the_given_network_is_copied_and_not_changed(external_cnn, images):
+    before = copy.deepcopy(external_cnn.state_dict())
+    model = with_branches(external_cnn, branches=2)
     model(images, branch=1).sum().backward()
-    assert isinstance(somebodys_cnn.shared_norm, nn.BatchNorm2d)
-    torch.testing.assert_close(somebodys_cnn.state_dict(), before, rtol=0, atol=0)
-    assert all(parameter.grad is None for parameter in somebodys_cnn.parameters())
+    assert isinstance(external_cnn.shared_norm, nn.BatchNorm2d)
+    torch.testing.assert_close(external_cnn.state_dict(), before, rtol=0, atol=0)
+    assert all(parameter.grad is None for parameter in external_cnn.parameters())
 
 
-def test_a_norm_used_twice_stays_one_norm(somebodys_cnn, images):
-    model = with_branches(somebodys_cnn, branches=2)
+def test_a_norm_used_twice_stays_one_norm(external_cnn, images):
+    model = with_branches(external_cnn, branches=2)
     model(images, branch=1)
     shared = norms(model)[0]
     assert len(norms(model)) == 2
     assert [norm.num_batches_tracked.item() for norm in shared] == [0, 2]
 
 
-def test_a_norm_under_two_names_is_branched_under_both(images):
+def test_a_norm_with_two_names_is_replaced_under_both(images):
     norm = nn.BatchNorm2d(3)
     model = with_branches(nn.Sequential(norm, nn.ReLU(), norm, nn.Flatten()), branches=2)
     model(images, branch=1)
@@ -142,8 +142,8 @@ def test_a_branched_network_can_be_copied(branched, images):
     torch.testing.assert_close(twin(images, branch=2), branched(images, branch=2))
     twin.train()
     twin(images, branch=2)
-    for here, there in zip(norms(branched), norms(twin), strict=True):
-        assert not torch.equal(here[2].running_mean, there[2].running_mean)
+    for original, copied in zip(norms(branched), norms(twin), strict=True):
+        assert not torch.equal(original[2].running_mean, copied[2].running_mean)
 
 
 def test_there_is_no_default_branch(branched, images):
@@ -151,13 +151,13 @@ def test_there_is_no_default_branch(branched, images):
         branched(images)
 
 
-def test_no_routing_outlives_a_call(branched, images):
+def test_no_routing_state_outlives_a_call(branched, images):
     branched(images, branch=1)
     with pytest.raises(AssertionError, match="called outside its network"):
         branched.network(images)
 
 
-def test_no_routing_outlives_a_call_that_fails(branched, images):
+def test_no_routing_state_outlives_a_failing_call(branched, images):
     def fail(module, inputs):
         raise RuntimeError("out of memory")
 
@@ -182,9 +182,9 @@ def test_a_batch_that_does_not_split_is_refused(branch, branched, images):
 
 
 @pytest.mark.parametrize("branches", [0, -1])
-def test_fewer_than_one_branch_is_refused(branches, somebodys_cnn):
+def test_fewer_than_one_branch_is_refused(branches, external_cnn):
     with pytest.raises(ValueError, match=f"branches must be 1 or more, got {branches}"):
-        with_branches(somebodys_cnn, branches)
+        with_branches(external_cnn, branches)
 
 
 def test_a_network_without_batch_norm_is_refused():
@@ -193,31 +193,31 @@ def test_a_network_without_batch_norm_is_refused():
         with_branches(network, branches=2)
 
 
-def test_a_strangers_network_branches_but_does_not_know_its_config(branched):
+def test_a_network_without_a_config_can_be_branched_but_not_saved(branched):
     assert isinstance(branched, BranchedNetwork)
     with pytest.raises(ValueError, match="cannot be saved as a model folder"):
         _ = branched.config
 
 
 def trained(separate, branches=3):
-    """A norm whose branches have met different images and have different affine maps."""
-    drawn = torch.Generator().manual_seed(0)
+    """A norm whose branches differ in statistics and affine parameters."""
+    generator = torch.Generator().manual_seed(0)
     multi = MultiBatchNorm2d(nn.BatchNorm2d(4), branches, separate)
     for k in range(branches):
-        multi((k + 1) * torch.randn(8, 4, 3, 3, generator=drawn) + k, branch=k)
+        multi((k + 1) * torch.randn(8, 4, 3, 3, generator=generator) + k, branch=k)
     for parameter in multi.parameters():
-        nn.init.uniform_(parameter, 0.5, 2.0, generator=drawn)
+        nn.init.uniform_(parameter, 0.5, 2.0, generator=generator)
     return multi
 
 
 @pytest.mark.parametrize("separate", ["both", "statistics", "affine"])
-def test_a_branch_taken_out_computes_what_it_did_inside(separate, features):
+def test_a_copied_norm_computes_what_its_branch_computes(separate, features):
     multi = trained(separate).eval()
     for k in range(3):
         alone = multi.norm_copy(k)
         torch.testing.assert_close(alone.eval()(features), multi(features, branch=k))
         alone.weight.data.zero_()
-    assert bool(multi(features, branch=(0, 1, 2)).any())  # copies, so nothing was set to 0 inside
+    assert bool(multi(features, branch=(0, 1, 2)).any())  # the zeroed norms were copies
 
 
 def test_branches_with_statistics_of_their_own_share_one_affine_map(features):
@@ -243,34 +243,34 @@ def test_branches_with_affine_maps_of_their_own_share_the_statistics_of_all_rows
 
 
 @pytest.mark.parametrize("separate", ["statistics", "affine"])
-def test_sharing_an_affine_map_that_is_not_there_is_refused(separate):
+def test_separating_norms_without_an_affine_map_is_refused(separate):
     with pytest.raises(ValueError, match="take separate='both'"):
         MultiBatchNorm2d(nn.BatchNorm2d(4, affine=False), 2, separate)
 
 
 @pytest.mark.usefixtures("no_shape_checks")
-def test_an_unknown_separation_is_refused():
+def test_an_unknown_value_of_separate_is_refused():
     with pytest.raises(ValueError, match=r"separate must be one of .*, got 'none'"):
         MultiBatchNorm2d(nn.BatchNorm2d(4), 2, "none")
 
 
 @pytest.mark.parametrize(("weight", "branch"), [(1.0, 0), (0.0, 2)])
-def test_a_soup_of_one_branch_alone_is_that_branch(weight, branch, branched, images):
+def test_a_soup_with_all_weight_on_one_branch_is_that_branch(weight, branch, branched, images):
     branched.eval()
-    made = model_soup(branched, weight).eval()
-    torch.testing.assert_close(made(images), branched(images, branch=branch))
-    assert not any(isinstance(module, MultiBatchNorm2d) for module in made.modules())
+    network = model_soup(branched, weight).eval()
+    torch.testing.assert_close(network(images), branched(images, branch=branch))
+    assert not any(isinstance(module, MultiBatchNorm2d) for module in network.modules())
 
 
-def test_a_soup_lies_between_the_outermost_branches(branched):
-    made = [m for m in model_soup(branched, 0.25).modules() if isinstance(m, nn.BatchNorm2d)]
-    for norm, branches in zip(made, norms(branched), strict=True):
+def test_a_soup_interpolates_the_outermost_branches(branched):
+    mixed = [m for m in model_soup(branched, 0.25).modules() if isinstance(m, nn.BatchNorm2d)]
+    for norm, branches in zip(mixed, norms(branched), strict=True):
         for name in ("weight", "bias", "running_mean", "running_var"):
             clean, robust = getattr(branches[0], name), getattr(branches[2], name)
             torch.testing.assert_close(getattr(norm, name), 0.25 * clean + 0.75 * robust)
 
 
-def test_a_soup_outside_of_zero_to_one_is_refused(branched):
+def test_a_soup_weight_outside_zero_to_one_is_refused(branched):
     with pytest.raises(ValueError, match=r"share in \[0, 1\], got 1.5"):
         model_soup(branched, 1.5)
 
@@ -278,7 +278,7 @@ def test_a_soup_outside_of_zero_to_one_is_refused(branched):
 def test_threads_that_share_a_model_do_not_mix_their_branches(branched, images):
     branched.eval()
     calls = {k: partial(branched, images, branch=k) for k in (0, 2)}
-    wanted = {k: call() for k, call in calls.items()}
+    expected = {k: call() for k, call in calls.items()}
     answers = together(calls, first_convolution(branched.network))
-    assert all(torch.equal(answers[k], wanted[k]) for k in calls)
-    assert not torch.allclose(wanted[0], wanted[2])
+    assert all(torch.equal(answers[k], expected[k]) for k in calls)
+    assert not torch.allclose(expected[0], expected[2])

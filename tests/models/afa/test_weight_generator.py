@@ -10,13 +10,13 @@ def weights():
     return WeightGenerator(3, hidden=4).eval()
 
 
-def test_gives_one_weight_an_image_between_zero_and_one(weights, images):
+def test_gives_one_weight_per_image_between_zero_and_one(weights, images):
     weight = weights(images)
     assert weight.shape == (6,)
     assert ((weight > 0) & (weight < 1)).all()
 
 
-def test_can_say_both_clean_and_attacked(weights, images):
+def test_weights_can_be_below_and_above_one_half(weights, images):
     # With a ReLU before the sigmoid, as the paper's figure has it, no weight is below one half.
     for bias, low, high in [(-3.0, 0.0, 0.5), (3.0, 0.5, 1.0)]:
         torch.nn.init.constant_(weights.linears[-1].bias, bias)

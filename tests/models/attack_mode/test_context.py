@@ -17,7 +17,7 @@ def network():
 
 
 @pytest.mark.parametrize(("mode", "training"), [("eval", False), ("train", True)])
-def test_everything_is_in_the_attacks_mode_and_nothing_trains(mode, training, network):
+def test_attack_mode_sets_every_mode_and_freezes_every_parameter(mode, training, network):
     with attack_mode(network, mode):
         assert {module.training for module in network.modules()} == {training}
         assert not any(parameter.requires_grad for parameter in network.parameters())
@@ -25,7 +25,7 @@ def test_everything_is_in_the_attacks_mode_and_nothing_trains(mode, training, ne
 
 @pytest.mark.parametrize("mode", ["eval", "train"])
 @pytest.mark.parametrize("fails", [False, True])
-def test_everything_is_restored_also_after_an_error(mode, fails, network, images):
+def test_everything_is_restored_even_after_an_error(mode, fails, network, images):
     before = copy.deepcopy(network)
     try:
         with attack_mode(network, mode):
@@ -41,7 +41,7 @@ def test_everything_is_restored_also_after_an_error(mode, fails, network, images
     torch.testing.assert_close(network.state_dict(), before.state_dict(), rtol=0, atol=0)
 
 
-def test_train_mode_uses_the_attacked_batchs_own_statistics(images):
+def test_train_mode_uses_the_statistics_of_the_attacked_batch(images):
     norm = nn.BatchNorm2d(3)
     with attack_mode(norm, "train"):
         assert norm(images).mean(dim=(0, 2, 3)).abs().max() < 1e-5
@@ -78,17 +78,17 @@ def norm_with_statistics(affine: bool) -> nn.BatchNorm2d:
 @pytest.mark.parametrize("affine", [True, False])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_norm_under_attack_has_pytorchs_own_value_and_gradient(affine, layout, dtype):
+def test_a_norm_under_attack_has_pytorchs_value_and_gradient(affine, layout, dtype):
     norm, generator = norm_with_statistics(affine), torch.Generator().manual_seed(4)
     features, weights = torch.randn(2, 6, 5, 4, 4, generator=generator).to(dtype)
     features = features.contiguous(memory_format=layout).requires_grad_(True)
-    own = norm(features)
-    (expected,) = torch.autograd.grad(own, features, weights)
+    expected_value = norm(features)
+    (expected,) = torch.autograd.grad(expected_value, features, weights)
     with attack_mode(norm):
-        found = norm(features)
-        (gradient,) = torch.autograd.grad(found, features, weights)
-    assert "FrozenNorm" in type(found.grad_fn).__name__
-    assert torch.equal(found, own)
+        value = norm(features)
+        (gradient,) = torch.autograd.grad(value, features, weights)
+    assert "FrozenNorm" in type(value.grad_fn).__name__
+    assert torch.equal(value, expected_value)
     if dtype == torch.float32:
         assert torch.equal(gradient, expected)
     else:
@@ -96,7 +96,7 @@ def test_a_norm_under_attack_has_pytorchs_own_value_and_gradient(affine, layout,
     assert "FrozenNorm" not in type(norm(features).grad_fn).__name__
 
 
-def test_only_plain_norms_at_running_statistics_are_touched():
+def test_only_plain_norms_at_running_statistics_are_replaced():
     class Own(nn.BatchNorm2d):
         pass
 

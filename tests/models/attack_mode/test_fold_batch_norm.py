@@ -1,4 +1,4 @@
-"""Folding: the same function, the same gradient, for all networks that can be folded."""
+"""Folding keeps logits and gradients of all networks that can be folded."""
 
 from functools import partial
 
@@ -36,8 +36,8 @@ BACKBONES = {
 }
 
 
-def shaken(network: nn.Module, seed: int = 0) -> nn.Module:
-    """Norms that do something: scales of both signs, shifts and statistics."""
+def randomised(network: nn.Module, seed: int = 0) -> nn.Module:
+    """Give every norm random statistics, shifts and scales of both signs, in float64."""
     generator = torch.Generator().manual_seed(seed)
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -75,19 +75,19 @@ def check_same(network: nn.Module, call, count: int = 1) -> None:
     expected = value_and_gradient(call, images())
     with attack_mode(network, fold=True):
         assert len(folded(network)) == count
-        found = value_and_gradient(call, images())
+        result = value_and_gradient(call, images())
     assert not folded(network)
-    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(result, expected, rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", BACKBONES)
-def test_a_folded_network_computes_the_same(name):
-    network = shaken(BACKBONES[name]())
+def test_folding_keeps_value_and_gradient(name):
+    network = randomised(BACKBONES[name]())
     check_same(network, network)
 
 
 @pytest.mark.parametrize("name", BACKBONES)
-def test_it_does_so_for_odd_sizes_biases_and_norms_without_affine_maps(name):
+def test_folding_handles_odd_sizes_biases_and_norms_without_affine_maps(name):
     network = BACKBONES[name]()
     for module in list(network.modules()):
         for child_name, child in list(module.named_children()):
@@ -95,46 +95,46 @@ def test_it_does_so_for_odd_sizes_biases_and_norms_without_affine_maps(name):
                 child.bias = nn.Parameter(torch.linspace(-1, 1, child.out_channels))
             if isinstance(child, nn.BatchNorm2d) and child_name in ("norm1", "1"):
                 setattr(module, child_name, nn.BatchNorm2d(child.num_features, affine=False))
-    network = shaken(network)
+    network = randomised(network)
     for size in ((9, 13), (8, 11)):
         expected = value_and_gradient(network, images(3)[:, :, : size[0], : size[1]])
         with attack_mode(network, fold=True):
             assert folded(network)
-            found = value_and_gradient(network, images(3)[:, :, : size[0], : size[1]])
-        torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
+            result = value_and_gradient(network, images(3)[:, :, : size[0], : size[1]])
+        torch.testing.assert_close(result, expected, rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.parametrize("separate", ["both", "statistics", "affine"])
 @pytest.mark.parametrize("branch", [1, (0, 2), (2, 1, 2, 0)])
 @pytest.mark.parametrize("name", BACKBONES)
-def test_so_does_each_branch_and_any_mixture_of_them(name, branch, separate):
-    network = shaken(with_branches(BACKBONES[name](), 3, separate))
+def test_folding_follows_each_branch_and_groups_of_branches(name, branch, separate):
+    network = randomised(with_branches(BACKBONES[name](), 3, separate))
     check_same(network, partial(network, branch=branch))
 
 
-def test_so_do_the_members_of_a_stack():
-    members = [shaken(BACKBONES[name]()) for name in ("wrn_10", "resnet_18")]
+def test_members_of_a_stack_are_folded():
+    members = [randomised(BACKBONES[name]()) for name in ("wrn_10", "resnet_18")]
     stack = FeatureStack(members, 5).double().eval()
     check_same(stack, stack, count=2)
 
 
-def test_features_are_read_as_elsewhere():
-    network = shaken(BACKBONES["wrn_10"]())
+def test_penultimate_features_are_read_from_a_folded_network():
+    network = randomised(BACKBONES["wrn_10"]())
     expected = features_and_logits(network, images())
     with attack_mode(network, fold=True):
-        found = features_and_logits(network, images())
-    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
+        result = features_and_logits(network, images())
+    torch.testing.assert_close(result, expected, rtol=1e-10, atol=1e-12)
 
 
-def test_another_head_is_called_as_it_is():
-    network = shaken(BACKBONES["wrn_10"]())
+def test_any_head_is_called_unchanged():
+    network = randomised(BACKBONES["wrn_10"]())
     for head in (nn.Identity(), nn.Sequential(nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 5))):
         network.linear = head.double()
         check_same(network, network)
 
 
-def test_every_fold_takes_the_weights_of_its_time():
-    network = shaken(BACKBONES["wrn_10"]())
+def test_every_fold_uses_the_current_weights():
+    network = randomised(BACKBONES["wrn_10"]())
     with attack_mode(network, fold=True):
         before = network(images())
     with torch.no_grad():
@@ -146,8 +146,8 @@ def test_every_fold_takes_the_weights_of_its_time():
     torch.testing.assert_close(after, network(images()))
 
 
-def test_in_bfloat16_it_is_about_as_near_to_the_truth():
-    network = shaken(BACKBONES["wrn_16"]())
+def test_folding_is_as_accurate_as_autograd_in_bfloat16():
+    network = randomised(BACKBONES["wrn_16"]())
     exact = value_and_gradient(network, images(32))
     network = network.float().to(memory_format=torch.channels_last)
     pixels = images(32).float().contiguous(memory_format=torch.channels_last)
@@ -155,21 +155,21 @@ def test_in_bfloat16_it_is_about_as_near_to_the_truth():
         with attack_mode(network):
             plain = value_and_gradient(network, pixels)
         with attack_mode(network, fold=True):
-            found = value_and_gradient(network, pixels)
-    for ours, theirs, truth in zip(found, plain, exact, strict=True):
+            result = value_and_gradient(network, pixels)
+    for ours, theirs, truth in zip(result, plain, exact, strict=True):
         assert ours.dtype == theirs.dtype
-        far = (theirs - truth).square().mean().sqrt()
-        assert (ours - truth).square().mean().sqrt() < 1.5 * far
+        error = (theirs - truth).square().mean().sqrt()
+        assert (ours - truth).square().mean().sqrt() < 1.5 * error
 
 
-def test_float64_stays_under_autocast_as_elsewhere():
-    network = shaken(BACKBONES["wrn_16"]())
+def test_float64_is_kept_under_autocast():
+    network = randomised(BACKBONES["wrn_16"]())
     with torch.autocast("cpu", torch.bfloat16):
         check_same(network, network)
 
 
 def test_weights_that_change_after_the_forward_pass_do_not_change_its_gradient():
-    network = shaken(BACKBONES["wrn_16"]())
+    network = randomised(BACKBONES["wrn_16"]())
     _, expected = value_and_gradient(network, images())
     pixels = images().requires_grad_(True)
     with attack_mode(network, fold=True):
@@ -181,20 +181,20 @@ def test_weights_that_change_after_the_forward_pass_do_not_change_its_gradient()
     torch.testing.assert_close(torch.autograd.grad(loss, pixels)[0], expected)
 
 
-def test_synchronised_norms_are_folded_too():
-    network = shaken(BACKBONES["wrn_16"]())
+def test_synchronised_norms_are_folded():
+    network = randomised(BACKBONES["wrn_16"]())
     with synchronised(network):
         check_same(network, network)
 
 
 def test_a_training_attack_finds_the_same_images(monkeypatch):
-    network, labels = shaken(BACKBONES["wrn_10"]()), torch.arange(4)
+    network, labels = randomised(BACKBONES["wrn_10"]()), torch.arange(4)
     goal = cross_entropy(network, labels)
     attack = partial(
         training_attack.perturb,
         *(network, goal, images(), 8 / 255, TrainingAttack(steps=3), "Linf"),
     )
-    found = attack(torch.Generator().manual_seed(0))
+    result = attack(torch.Generator().manual_seed(0))
     seen = []
 
     def unfolded(module, mode, fold):
@@ -202,12 +202,12 @@ def test_a_training_attack_finds_the_same_images(monkeypatch):
         return attack_mode(module, mode)
 
     monkeypatch.setattr(training_attack, "attack_mode", unfolded)
-    torch.testing.assert_close(found, attack(torch.Generator().manual_seed(0)))
+    torch.testing.assert_close(result, attack(torch.Generator().manual_seed(0)))
     assert seen == [True]
 
 
 class Subclass(WideResNet):
-    """Might compute anything."""
+    """May compute anything."""
 
 
 def hooked(network: nn.Module) -> nn.Module:
@@ -215,7 +215,7 @@ def hooked(network: nn.Module) -> nn.Module:
     return network
 
 
-def exchanged(name: str, module: nn.Module, make=BACKBONES["wrn_10"]) -> nn.Module:
+def replaced(name: str, module: nn.Module, make=BACKBONES["wrn_10"]) -> nn.Module:
     network = make()
     network.set_submodule(name, module)
     return network
@@ -237,14 +237,14 @@ def appended(name: str, module: nn.Module, make=BACKBONES["wrn_10"]) -> nn.Modul
     return network
 
 
-class Anatomist(nn.Linear):
-    """Has the name for something of its own."""
+class UnrelatedAttribute(nn.Linear):
+    """Has an attribute ``structure`` with another meaning."""
 
     structure = "chest"
 
 
-class Surgeon(nn.Linear):
-    """The same, as a method."""
+class UnrelatedMethod(nn.Linear):
+    """Has a method ``structure`` with another meaning."""
 
     def structure(self):
         return ["chest"]
@@ -264,25 +264,25 @@ def adaptive() -> AdaptiveNetwork:
         lambda: PreActResNet(width=4, classes=5, activation="silu"),
         lambda: Subclass(depth=10, width=1, classes=5),
         lambda: hooked(BACKBONES["wrn_10"]()),
-        lambda: exchanged("stages.0.0.activation2", nn.Tanh()),
-        lambda: exchanged("stages.0.0.activation2", nn.Identity()),
-        lambda: exchanged("stages.0.0.norm1", nn.Identity()),
-        lambda: exchanged("stages.0.0.conv2", nn.Sequential(nn.Conv2d(16, 16, 1))),
-        lambda: exchanged("activation", nn.Identity()),
-        lambda: exchanged("stages.1", nn.Sequential(nn.Sequential(nn.ReLU()))),
-        lambda: exchanged("stages.1.0", nn.Identity()),
-        lambda: exchanged("stages.1.0.shortcut", nn.Conv2d(4, 8, 1), BACKBONES["resnet_18"]),
-        lambda: exchanged("norm", nn.BatchNorm2d(32), BACKBONES["preact_raw"]),
-        lambda: exchanged("activation", nn.ReLU(), BACKBONES["preact_raw"]),
-        lambda: exchanged("pool", nn.Conv2d(4, 4, 1), BACKBONES["resnet_18"]),
+        lambda: replaced("stages.0.0.activation2", nn.Tanh()),
+        lambda: replaced("stages.0.0.activation2", nn.Identity()),
+        lambda: replaced("stages.0.0.norm1", nn.Identity()),
+        lambda: replaced("stages.0.0.conv2", nn.Sequential(nn.Conv2d(16, 16, 1))),
+        lambda: replaced("activation", nn.Identity()),
+        lambda: replaced("stages.1", nn.Sequential(nn.Sequential(nn.ReLU()))),
+        lambda: replaced("stages.1.0", nn.Identity()),
+        lambda: replaced("stages.1.0.shortcut", nn.Conv2d(4, 8, 1), BACKBONES["resnet_18"]),
+        lambda: replaced("norm", nn.BatchNorm2d(32), BACKBONES["preact_raw"]),
+        lambda: replaced("activation", nn.ReLU(), BACKBONES["preact_raw"]),
+        lambda: replaced("pool", nn.Conv2d(4, 4, 1), BACKBONES["resnet_18"]),
         lambda: appended("stages", nn.ReLU()),
         lambda: appended("stages", nn.BatchNorm2d(64)),
         lambda: appended("stages", nn.Sequential(nn.Conv2d(64, 64, 1))),
         lambda: appended("stages.1", nn.ReLU()),
         lambda: appended("stages.1.0.shortcut", nn.ReLU(), BACKBONES["resnet_18"]),
-        lambda: Anatomist(3, 2),
-        lambda: Surgeon(3, 2),
-        lambda: exchanged("pool", nn.MaxPool2d(2), BACKBONES["resnet_18"]),
+        lambda: UnrelatedAttribute(3, 2),
+        lambda: UnrelatedMethod(3, 2),
+        lambda: replaced("pool", nn.MaxPool2d(2), BACKBONES["resnet_18"]),
         lambda: without_statistics(BACKBONES["wrn_10"]()),
         lambda: patched(BACKBONES["wrn_10"]()),
         lambda: adaptive().network,
@@ -290,7 +290,7 @@ def adaptive() -> AdaptiveNetwork:
         lambda: tiny.linear(),
     ],
 )
-def test_what_cannot_be_folded_stays_as_it_is(make):
+def test_networks_that_cannot_be_folded_are_left_alone(make):
     network = make()
     assert fold_batch_norms(network) is None
     with attack_mode(network, fold=True):
@@ -303,12 +303,12 @@ def test_in_train_mode_nothing_is_folded():
         assert not folded(network)
     with attack_mode(network, fold=True):
         network.train()
-        found = network(images().float())
+        result = network(images().float())
     network.train()
-    torch.testing.assert_close(found, network(images().float()))
+    torch.testing.assert_close(result, network(images().float()))
 
 
-def test_rows_that_do_not_split_are_refused_as_elsewhere():
+def test_a_folded_network_refuses_a_batch_that_does_not_split():
     network = with_branches(BACKBONES["wrn_10"](), 2)
     with (
         attack_mode(network, fold=True),
@@ -317,7 +317,7 @@ def test_rows_that_do_not_split_are_refused_as_elsewhere():
         network(images(3).float(), branch=(0, 1))
 
 
-def test_images_of_another_kind_are_refused_as_elsewhere():
+def test_a_folded_network_refuses_unsuitable_images():
     network = BACKBONES["wrn_10"]()
     with (
         attack_mode(network, fold=True),
@@ -334,7 +334,7 @@ def test_images_of_another_kind_are_refused_as_elsewhere():
 
 
 def test_a_second_derivative_is_refused():
-    network = shaken(BACKBONES["wrn_10"]())
+    network = randomised(BACKBONES["wrn_10"]())
     pixels = images().requires_grad_(True)
     with attack_mode(network, fold=True):
         loss = network(pixels).square().sum()

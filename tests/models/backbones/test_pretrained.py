@@ -1,4 +1,4 @@
-"""State dicts with the names of public projects, and their forward passes written out anew."""
+"""Weights of public projects, against forward passes written independently of our networks."""
 
 import re
 
@@ -8,6 +8,7 @@ import torch
 from torch.nn import functional
 
 from equipoise.models import PreActResNet, ResNet, WideResNet, load_pretrained, with_branches
+from equipoise.models.backbones.pretrained import LAYOUTS
 from equipoise.runtime.errors import RunError
 
 PLAIN = {"mean": [0.0] * 3, "std": [1.0] * 3}
@@ -31,7 +32,7 @@ def linear(state, name, inside, outside):
 
 
 class Public:
-    """A state dict, and the operations that its names stand for."""
+    """A state dict and the operations on its tensors."""
 
     def __init__(self, state):
         self.state = state
@@ -55,13 +56,13 @@ def trades_wide_resnet(blocks=2, width=2, classes=4):
     conv(state, "conv1", 3, 16)
     for stage, name in [(0, "block1"), (0, "sub_block1"), (1, "block2"), (2, "block3")]:
         for number in range(blocks):
-            inside, place = sizes[stage + (number > 0)], f"{name}.layer.{number}"
-            norm(state, f"{place}.bn1", inside)
-            conv(state, f"{place}.conv1", inside, sizes[stage + 1])
-            norm(state, f"{place}.bn2", sizes[stage + 1])
-            conv(state, f"{place}.conv2", sizes[stage + 1], sizes[stage + 1])
+            inside, block = sizes[stage + (number > 0)], f"{name}.layer.{number}"
+            norm(state, f"{block}.bn1", inside)
+            conv(state, f"{block}.conv1", inside, sizes[stage + 1])
+            norm(state, f"{block}.bn2", sizes[stage + 1])
+            conv(state, f"{block}.conv2", sizes[stage + 1], sizes[stage + 1])
             if number == 0:
-                conv(state, f"{place}.convShortcut", inside, sizes[stage + 1], 1)
+                conv(state, f"{block}.convShortcut", inside, sizes[stage + 1], 1)
     norm(state, "bn1", sizes[3])
     linear(state, "fc", sizes[3], classes)
     return state
@@ -72,12 +73,12 @@ def trades_forward(state, images, blocks=2):
     features = net.conv(images, "conv1")
     for stage in (1, 2, 3):
         for number in range(blocks):
-            place, stride = f"block{stage}.layer.{number}", 2 if stage > 1 and number == 0 else 1
-            active = net.norm(features, f"{place}.bn1").relu()
-            hidden = net.norm(net.conv(active, f"{place}.conv1", stride), f"{place}.bn2").relu()
+            block, stride = f"block{stage}.layer.{number}", 2 if stage > 1 and number == 0 else 1
+            active = net.norm(features, f"{block}.bn1").relu()
+            hidden = net.norm(net.conv(active, f"{block}.conv1", stride), f"{block}.bn2").relu()
             if number == 0:
-                features = net.conv(active, f"{place}.convShortcut", stride, 0)
-            features = features + net.conv(hidden, f"{place}.conv2")
+                features = net.conv(active, f"{block}.convShortcut", stride, 0)
+            features = features + net.conv(hidden, f"{block}.conv2")
     return net.head(net.norm(features, "bn1").relu(), "fc")
 
 
@@ -88,13 +89,13 @@ def deepmind_wide_resnet(blocks=2, width=2, classes=4):
     conv(state, "init_conv", 3, 16)
     for stage in range(3):
         for number in range(blocks):
-            inside, place = sizes[stage + (number > 0)], f"layer.{stage}.block.{number}"
-            norm(state, f"{place}.batchnorm_0", inside)
-            conv(state, f"{place}.conv_0", inside, sizes[stage + 1])
-            norm(state, f"{place}.batchnorm_1", sizes[stage + 1])
-            conv(state, f"{place}.conv_1", sizes[stage + 1], sizes[stage + 1])
+            inside, block = sizes[stage + (number > 0)], f"layer.{stage}.block.{number}"
+            norm(state, f"{block}.batchnorm_0", inside)
+            conv(state, f"{block}.conv_0", inside, sizes[stage + 1])
+            norm(state, f"{block}.batchnorm_1", sizes[stage + 1])
+            conv(state, f"{block}.conv_1", sizes[stage + 1], sizes[stage + 1])
             if number == 0:
-                conv(state, f"{place}.shortcut", inside, sizes[stage + 1], 1)
+                conv(state, f"{block}.shortcut", inside, sizes[stage + 1], 1)
     norm(state, "batchnorm", sizes[3])
     linear(state, "logits", sizes[3], classes)
     return state
@@ -105,15 +106,15 @@ def deepmind_forward(state, images, blocks=2):
     features = net.conv(images, "init_conv")
     for stage in range(3):
         for number in range(blocks):
-            place, halves = f"layer.{stage}.block.{number}", stage > 0 and number == 0
-            active = silu(net.norm(features, f"{place}.batchnorm_0"))
+            block, halves = f"layer.{stage}.block.{number}", stage > 0 and number == 0
+            active = silu(net.norm(features, f"{block}.batchnorm_0"))
             padded = functional.pad(active, [0, 1, 0, 1] if halves else [1, 1, 1, 1])
             stride = 2 if halves else 1
-            hidden = net.conv(padded, f"{place}.conv_0", stride, 0)
-            hidden = silu(net.norm(hidden, f"{place}.batchnorm_1"))
+            hidden = net.conv(padded, f"{block}.conv_0", stride, 0)
+            hidden = silu(net.norm(hidden, f"{block}.batchnorm_1"))
             if number == 0:
-                features = net.conv(active, f"{place}.shortcut", stride, 0)
-            features = features + net.conv(hidden, f"{place}.conv_1")
+                features = net.conv(active, f"{block}.shortcut", stride, 0)
+            features = features + net.conv(hidden, f"{block}.conv_1")
     return net.head(silu(net.norm(features, "batchnorm")), "logits")
 
 
@@ -124,13 +125,13 @@ def preact_resnet(final_norm, head="linear", width=4, classes=4):
     conv(state, "conv1", 3, width)
     for stage in range(4):
         for number in range(2):
-            inside, place = sizes[stage + (number > 0)], f"layer{stage + 1}.{number}"
-            norm(state, f"{place}.bn1", inside)
-            conv(state, f"{place}.conv1", inside, sizes[stage + 1])
-            norm(state, f"{place}.bn2", sizes[stage + 1])
-            conv(state, f"{place}.conv2", sizes[stage + 1], sizes[stage + 1])
+            inside, block = sizes[stage + (number > 0)], f"layer{stage + 1}.{number}"
+            norm(state, f"{block}.bn1", inside)
+            conv(state, f"{block}.conv1", inside, sizes[stage + 1])
+            norm(state, f"{block}.bn2", sizes[stage + 1])
+            conv(state, f"{block}.conv2", sizes[stage + 1], sizes[stage + 1])
             if number == 0 and stage > 0:
-                conv(state, f"{place}.shortcut.0", inside, sizes[stage + 1], 1)
+                conv(state, f"{block}.shortcut.0", inside, sizes[stage + 1], 1)
     if final_norm:
         norm(state, "bn", sizes[4])
     linear(state, head, sizes[4], classes)
@@ -142,13 +143,13 @@ def preact_forward(state, images, reads, head="linear"):
     features = net.conv(images, "conv1")
     for stage in range(1, 5):
         for number in range(2):
-            place, stride = f"layer{stage}.{number}", 2 if stage > 1 and number == 0 else 1
-            active = net.norm(features, f"{place}.bn1").relu()
-            hidden = net.norm(net.conv(active, f"{place}.conv1", stride), f"{place}.bn2").relu()
+            block, stride = f"layer{stage}.{number}", 2 if stage > 1 and number == 0 else 1
+            active = net.norm(features, f"{block}.bn1").relu()
+            hidden = net.norm(net.conv(active, f"{block}.conv1", stride), f"{block}.bn2").relu()
             if stride == 2:
                 source = active if reads == "activated" else features
-                features = net.conv(source, f"{place}.shortcut.0", stride, 0)
-            features = features + net.conv(hidden, f"{place}.conv2")
+                features = net.conv(source, f"{block}.shortcut.0", stride, 0)
+            features = features + net.conv(hidden, f"{block}.conv2")
     if "bn.weight" in state:
         features = net.norm(features, "bn").relu()
     return net.head(features, head)
@@ -163,14 +164,14 @@ def bottleneck_resnet(shortcut, head, width=4, classes=4):
     for stage, count in enumerate((3, 4, 6, 3)):
         inner = width * 2**stage
         for number in range(count):
-            place = f"layer{stage + 1}.{number}"
+            block = f"layer{stage + 1}.{number}"
             shapes = [(inside, inner, 1), (inner, inner, 3), (inner, 4 * inner, 1)]
-            for place_in_block, (a, b, size) in enumerate(shapes, start=1):
-                conv(state, f"{place}.conv{place_in_block}", a, b, size)
-                norm(state, f"{place}.bn{place_in_block}", b)
+            for index, (a, b, size) in enumerate(shapes, start=1):
+                conv(state, f"{block}.conv{index}", a, b, size)
+                norm(state, f"{block}.bn{index}", b)
             if number == 0:
-                conv(state, f"{place}.{shortcut}.0", inside, 4 * inner, 1)
-                norm(state, f"{place}.{shortcut}.1", 4 * inner)
+                conv(state, f"{block}.{shortcut}.0", inside, 4 * inner, 1)
+                norm(state, f"{block}.{shortcut}.1", 4 * inner)
             inside = 4 * inner
     linear(state, head, inside, classes)
     return state
@@ -181,13 +182,13 @@ def bottleneck_forward(state, images, shortcut, head):
     features = net.norm(net.conv(images, "conv1"), "bn1").relu()
     for stage, count in enumerate((3, 4, 6, 3)):
         for number in range(count):
-            place, stride = f"layer{stage + 1}.{number}", 2 if stage and number == 0 else 1
-            hidden = net.norm(net.conv(features, f"{place}.conv1", 1, 0), f"{place}.bn1").relu()
-            hidden = net.norm(net.conv(hidden, f"{place}.conv2", stride), f"{place}.bn2").relu()
-            hidden = net.norm(net.conv(hidden, f"{place}.conv3", 1, 0), f"{place}.bn3")
+            block, stride = f"layer{stage + 1}.{number}", 2 if stage and number == 0 else 1
+            hidden = net.norm(net.conv(features, f"{block}.conv1", 1, 0), f"{block}.bn1").relu()
+            hidden = net.norm(net.conv(hidden, f"{block}.conv2", stride), f"{block}.bn2").relu()
+            hidden = net.norm(net.conv(hidden, f"{block}.conv3", 1, 0), f"{block}.bn3")
             if number == 0:
-                projected = net.conv(features, f"{place}.{shortcut}.0", stride, 0)
-                features = net.norm(projected, f"{place}.{shortcut}.1")
+                projected = net.conv(features, f"{block}.{shortcut}.0", stride, 0)
+                features = net.norm(projected, f"{block}.{shortcut}.1")
             features = (features + hidden).relu()
     return net.head(features, head)
 
@@ -198,7 +199,7 @@ def wide():
 
 
 @pytest.mark.parametrize("prefix", ["", "module.", "module.model."])
-def test_a_wide_resnet_of_trades_gives_its_own_logits(wide, prefix, images):
+def test_weights_of_trades_give_the_logits_of_its_wide_resnet(wide, prefix, images):
     state = trades_wide_resnet()
     network = load_pretrained(wide, {prefix + name: value for name, value in state.items()})
     assert network is wide
@@ -206,39 +207,41 @@ def test_a_wide_resnet_of_trades_gives_its_own_logits(wide, prefix, images):
     torch.testing.assert_close(network(images), trades_forward(state, images))
 
 
-def test_a_wide_resnet_of_deepmind_gives_its_own_logits(images):
+def test_weights_of_deepmind_give_the_logits_of_its_wide_resnet(images):
     state = deepmind_wide_resnet()
-    made = WideResNet(depth=16, width=2, classes=4, activation="silu", padding="one_side", **PLAIN)
+    network = WideResNet(
+        depth=16, width=2, classes=4, activation="silu", padding="one_side", **PLAIN
+    )
     torch.testing.assert_close(
-        load_pretrained(made, state)(images), deepmind_forward(state, images)
+        load_pretrained(network, state)(images), deepmind_forward(state, images)
     )
 
 
 @pytest.mark.parametrize("head", ["linear", "fc"])
 @pytest.mark.parametrize("final_norm", [True, False])
 @pytest.mark.parametrize("reads", ["activated", "raw"])
-def test_a_preact_resnet_gives_its_own_logits(reads, final_norm, head, images):
+def test_weights_of_a_preact_resnet_give_its_logits(reads, final_norm, head, images):
     state = preact_resnet(final_norm, head)
-    made = PreActResNet(width=4, classes=4, shortcut=reads, final_norm=final_norm, **PLAIN)
-    wanted = preact_forward(state, images, reads, head)
-    torch.testing.assert_close(load_pretrained(made, state)(images), wanted)
+    network = PreActResNet(width=4, classes=4, shortcut=reads, final_norm=final_norm, **PLAIN)
+    expected = preact_forward(state, images, reads, head)
+    torch.testing.assert_close(load_pretrained(network, state)(images), expected)
 
 
 @pytest.mark.parametrize("names", [("shortcut", "linear"), ("downsample", "fc")])
-def test_a_resnet_gives_its_own_logits(names, images):
+def test_weights_of_a_resnet_give_its_logits(names, images):
     state = bottleneck_resnet(*names)
-    made = load_pretrained(ResNet(depth=50, width=4, classes=4, **PLAIN), state)
-    torch.testing.assert_close(made(images), bottleneck_forward(state, images, *names))
+    network = load_pretrained(ResNet(depth=50, width=4, classes=4, **PLAIN), state)
+    torch.testing.assert_close(network(images), bottleneck_forward(state, images, *names))
 
 
-def test_the_normalisation_is_the_networks_own_where_none_is_stored(images):
+def test_without_a_stored_normalisation_the_networks_is_kept(images):
     state = trades_wide_resnet()
-    made = WideResNet(depth=16, width=2, classes=4, mean=[0.4] * 3, std=[0.2] * 3)
-    wanted = trades_forward(state, (images - 0.4) / 0.2)
-    torch.testing.assert_close(load_pretrained(made, state)(images), wanted)
+    network = WideResNet(depth=16, width=2, classes=4, mean=[0.4] * 3, std=[0.2] * 3)
+    expected = trades_forward(state, (images - 0.4) / 0.2)
+    torch.testing.assert_close(load_pretrained(network, state)(images), expected)
 
 
-def test_a_stored_normalisation_must_be_the_networks_own(wide):
+def test_a_stored_normalisation_must_equal_the_networks(wide):
     state = trades_wide_resnet()
     state |= {"mu": torch.full((1, 3, 1, 1), 0.4), "sigma": torch.full((1, 3, 1, 1), 0.2)}
     with pytest.raises(ValueError, match=r"normalise.mean \[0.4.*got \[0.0.*build the network"):
@@ -248,7 +251,7 @@ def test_a_stored_normalisation_must_be_the_networks_own(wide):
 
 @pytest.mark.parametrize("nested", [True, False])
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
-def test_it_reads_files_that_hold_tensors_alone(wide, suffix, nested, images, tmp_path):
+def test_files_of_tensors_are_read(wide, suffix, nested, images, tmp_path):
     state, path = trades_wide_resnet(), tmp_path / f"weights{suffix}"
     if suffix == ".pt":
         torch.save({"state_dict": state, "epoch": 3} if nested else state, path)
@@ -257,22 +260,22 @@ def test_it_reads_files_that_hold_tensors_alone(wide, suffix, nested, images, tm
     torch.testing.assert_close(load_pretrained(wide, path)(images), trades_forward(state, images))
 
 
-class Opens:
-    """Tells when it is unpickled."""
+class FailsWhenLoaded:
+    """Fails the test when it is unpickled."""
 
     def __reduce__(self):
         return (pytest.fail, ("a pickle was loaded",))
 
 
 @pytest.mark.parametrize("what", ["pickle", "text", "missing", "list"])
-def test_a_file_that_holds_anything_else_is_refused(wide, what, tmp_path):
+def test_files_of_anything_else_are_refused(wide, what, tmp_path):
     path = tmp_path / "weights.pt"
     if what == "text":
         path.write_text("weights")
     elif what != "missing":
-        torch.save({"state_dict": Opens()} if what == "pickle" else [1, 2], path)
-    said = {"missing": "does not exist", "list": "holds no state dict"}
-    rule = said.get(what, "cannot be read as tensors and plain values .* Save a state_dict")
+        torch.save({"state_dict": FailsWhenLoaded()} if what == "pickle" else [1, 2], path)
+    messages = {"missing": "does not exist", "list": "holds no state dict"}
+    rule = messages.get(what, "cannot be read as tensors and plain values .* Save a state_dict")
     with pytest.raises(RunError, match=rule):
         load_pretrained(wide, path)
 
@@ -292,7 +295,7 @@ def test_a_broken_safetensors_file_is_refused(wide, tmp_path):
         (lambda s: s.update({"fc.bias": torch.ones(3)}), "of another shape: linear.bias. Build"),
     ],
 )
-def test_what_does_not_fit_is_named_and_the_network_is_left_alone(wide, change, rule):
+def test_weights_that_do_not_fit_are_named_and_the_network_is_left_alone(wide, change, rule):
     state = trades_wide_resnet()
     change(state)
     before = {name: value.clone() for name, value in wide.state_dict().items()}
@@ -306,7 +309,7 @@ def test_a_deeper_networks_weights_are_left_over(wide):
         load_pretrained(wide, trades_wide_resnet(blocks=3))
 
 
-def test_counters_of_batches_may_be_missing(wide, images):
+def test_batch_counters_may_be_missing(wide, images):
     state = trades_wide_resnet()
     old = {name: value for name, value in state.items() if not name.endswith("_tracked")}
     torch.testing.assert_close(load_pretrained(wide, old)(images), trades_forward(state, images))
@@ -316,27 +319,25 @@ def test_counters_of_batches_may_be_missing(wide, images):
     ("padding", "state"),
     [("both_sides", deepmind_wide_resnet), ("one_side", trades_wide_resnet)],
 )
-def test_padding_that_is_not_the_projects_is_refused(padding, state):
-    made = WideResNet(depth=16, width=2, classes=4, padding=padding, **PLAIN)
+def test_padding_other_than_the_projects_is_refused(padding, state):
+    network = WideResNet(depth=16, width=2, classes=4, padding=padding, **PLAIN)
     with pytest.raises(ValueError, match=rf"belong to a network with padding=.* got.*{padding}"):
-        load_pretrained(made, state())
+        load_pretrained(network, state())
 
 
-def test_names_of_no_known_project_are_refused(wide):
+def test_names_of_an_unknown_project_are_refused(wide):
     with pytest.raises(
         ValueError, match=r"must hold one of block1.layer.0.conv1.weight.* got stem"
     ):
         load_pretrained(wide, {"stem.weight": torch.ones(1)})
 
 
-def test_a_network_that_is_no_backbone_is_refused(wide):
+def test_networks_other_than_backbones_are_refused(wide):
     with pytest.raises(ValueError, match="got a network of kind branched"):
         load_pretrained(with_branches(wide, 2), trades_wide_resnet())
 
 
-def test_no_rule_is_idle():
-    from equipoise.models.backbones.pretrained import LAYOUTS
-
+def test_every_renaming_rule_is_used():
     states = {
         "block1": [trades_wide_resnet() | {"mu": 0, "sigma": 0}],
         "layer.0": [deepmind_wide_resnet() | {"mean": 0, "std": 0}],
@@ -346,6 +347,6 @@ def test_no_rule_is_idle():
         ],
     }
     for layout in [layout for group in LAYOUTS.values() for layout in group]:
-        given = [s for first, found in states.items() for s in found if first in layout.marker]
-        for start, _, _ in layout.rules:
-            assert any(re.match(start, name) for state in given for name in state), start
+        given = [s for start, group in states.items() for s in group if start in layout.marker]
+        for pattern, _, _ in layout.rules:
+            assert any(re.match(pattern, name) for state in given for name in state), pattern

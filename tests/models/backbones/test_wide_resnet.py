@@ -8,7 +8,7 @@ from equipoise.models import WideResNet
 @pytest.mark.parametrize("size", [8, 28, 32])
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("classes", [2, 10])
-def test_takes_the_image_sizes_of_the_data_sets(size, channels, classes):
+def test_accepts_the_image_sizes_of_the_data_sets(size, channels, classes):
     network = WideResNet(depth=10, width=1, classes=classes, channels=channels).eval()
     logits = network(torch.rand(2, channels, size, size))
     assert logits.shape == (2, classes)
@@ -18,7 +18,7 @@ def test_takes_the_image_sizes_of_the_data_sets(size, channels, classes):
 @pytest.mark.parametrize(
     ("depth", "width", "millions"), [(28, 10, 36.48), (16, 8, 10.96), (34, 10, 46.16)]
 )
-def test_has_as_many_parameters_as_the_paper_says(depth, width, millions):
+def test_the_number_of_parameters_is_the_papers(depth, width, millions):
     with torch.device("meta"):
         network = WideResNet(depth=depth, width=width, classes=10)
     count = sum(parameter.numel() for parameter in network.parameters())
@@ -38,20 +38,20 @@ def test_padding_on_one_side_shifts_what_a_halving_convolution_sees():
     halving.conv1.register_forward_hook(lambda module, inputs, output: seen.append(output))
     halving(features)
     torch.testing.assert_close(seen[0], by_hand)
-    other = WideResNet(depth=10, width=1, classes=3).eval()
-    other.load_state_dict(network.state_dict())
+    symmetric = WideResNet(depth=10, width=1, classes=3).eval()
+    symmetric.load_state_dict(network.state_dict())
     images = torch.rand(2, 3, 8, 8)
-    assert not torch.allclose(network(images), other(images))
-    assert repr(network) != repr(other)  # evaluations tell the two apart by it
+    assert not torch.allclose(network(images), symmetric(images))
+    assert repr(network) != repr(symmetric)  # an evaluation identifies a model by its repr
 
 
 @pytest.mark.parametrize("depth", [10, 16, 28])
-def test_depth_counts_convolutions_with_the_three_shortcuts(depth):
+def test_depth_counts_all_convolutions_including_shortcuts(depth):
     network = WideResNet(depth=depth, width=2, classes=3)
     assert sum(isinstance(m, torch.nn.Conv2d) for m in network.modules()) == depth
 
 
-def test_normalisation_is_its_first_layer(images):
+def test_normalisation_is_the_first_layer(images):
     torch.manual_seed(0)
     mean, std = [0.1, 0.2, 0.3], [0.5, 0.25, 0.1]
     network = WideResNet(depth=10, width=1, classes=3, mean=mean, std=std).eval()
@@ -70,7 +70,7 @@ def test_every_parameter_gets_a_gradient(images):
 
 
 @pytest.mark.parametrize("activation", ["relu", "silu"])
-def test_its_config_builds_it_again(activation):
+def test_the_config_builds_the_network_again(activation):
     network = WideResNet(depth=10, width=2, classes=4, channels=1, activation=activation)
     settings = {name: value for name, value in network.config.items() if name != "kind"}
     twin = WideResNet(**settings)

@@ -1,6 +1,5 @@
 import json
 import pickle
-import time
 
 import pytest
 import safetensors.torch
@@ -8,7 +7,7 @@ import torch
 from torch import nn
 
 from equipoise.models import FeatureStack, WideResNet, fuse_branches, load, save, with_branches
-from equipoise.models.io.model_folder import ModelFolderError, read_config
+from equipoise.models.io.model_folder import KINDS, ModelFolderError, read_config
 
 
 @pytest.fixture
@@ -41,17 +40,17 @@ def test_a_folder_holds_config_weights_and_card(folder):
     assert "- **epsilon**: 0.1" in card
 
 
-def test_a_loaded_model_is_in_eval_mode_and_computes_the_same(folder, network, images):
+def test_a_loaded_model_is_in_eval_mode_and_gives_the_same_logits(folder, network, images):
     loaded = load(folder)
     assert not any(module.training for module in loaded.modules())
     assert torch.equal(loaded(images), network(images))
 
 
-def test_a_run_folder_is_read_through_its_model_folder(folder, network, images):
+def test_a_run_folder_loads_its_model_folder(folder, network, images):
     assert torch.equal(load(folder.parent)(images), network(images))
 
 
-def test_saving_again_replaces_what_was_there(folder, images):
+def test_saving_again_replaces_the_model(folder, images):
     torch.manual_seed(1)
     other = WideResNet(depth=10, width=1, classes=5).eval()
     save(other, str(folder))
@@ -64,7 +63,7 @@ def test_loading_and_saving_give_the_same_bytes(folder, tmp_path):
         assert (tmp_path / "again" / path.name).read_bytes() == path.read_bytes()
 
 
-def test_a_loaded_model_owes_nothing_to_the_global_seed(folder, images):
+def test_a_loaded_model_is_independent_of_the_global_seed(folder, images):
     torch.manual_seed(5)
     first = load(folder)(images)
     torch.manual_seed(6)
@@ -88,11 +87,11 @@ def test_an_adaptive_network_keeps_its_generator(each, network, tmp_path, images
     model.train()
     model(images)
     save(model.eval(), tmp_path)
-    wanted = model.logits_and_weight(images)
-    torch.testing.assert_close(load(tmp_path).logits_and_weight(images), wanted, rtol=0, atol=0)
+    expected = model.logits_and_weight(images)
+    torch.testing.assert_close(load(tmp_path).logits_and_weight(images), expected, rtol=0, atol=0)
 
 
-def test_folders_of_before_there_were_these_settings_are_read(network, tmp_path, images):
+def test_folders_from_before_a_setting_existed_load(network, tmp_path, images):
     model = fuse_branches(with_branches(network, branches=2), placement="stem", hidden=4).eval()
     save(model, tmp_path / "adaptive")
     rewrite_config(tmp_path / "adaptive", lambda config: config["model"].pop("each"))
@@ -103,14 +102,14 @@ def test_folders_of_before_there_were_these_settings_are_read(network, tmp_path,
     assert torch.equal(load(tmp_path / "branched")(images, branch=1), branched(images, branch=1))
 
 
-def test_a_model_that_does_not_know_its_config_is_refused(tmp_path):
+def test_a_model_without_a_config_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"Linear cannot be saved .* Save its state_dict"):
         save(nn.Linear(2, 2), tmp_path / "model")
     assert not (tmp_path / "model").exists()
 
 
-def test_a_folder_that_is_none_is_refused(tmp_path):
-    with pytest.raises(ModelFolderError, match=r"is no model folder: .*config.json does not exist"):
+def test_a_missing_folder_is_refused(tmp_path):
+    with pytest.raises(ModelFolderError, match=r"not a model folder: .*config.json does not exist"):
         load(tmp_path / "nowhere")
 
 
@@ -152,16 +151,16 @@ def test_a_folder_where_weights_should_be_is_refused(folder):
 
 
 @pytest.mark.parametrize("text", ["", "{", "weights", "\x00\xff"])
-def test_a_config_that_is_no_json_is_refused(text, folder):
+def test_a_config_that_is_not_json_is_refused(text, folder):
     (folder / "config.json").write_bytes(text.encode("latin-1"))
-    with pytest.raises(ModelFolderError, match=r"is no model folder: .*config.json"):
+    with pytest.raises(ModelFolderError, match=r"is not a model folder: .*config.json"):
         load(folder)
 
 
 @pytest.mark.parametrize("text", ["[]", "3", '{"format": 2, "model": {}}', '{"format": 1}'])
 def test_a_config_of_another_format_is_refused(text, folder):
     (folder / "config.json").write_text(text)
-    with pytest.raises(ModelFolderError, match="is no model configuration of format 1"):
+    with pytest.raises(ModelFolderError, match="is not a model configuration of format 1"):
         load(folder)
 
 
@@ -177,7 +176,7 @@ def test_an_unknown_kind_is_refused(kind, folder):
     [{"depth": 11}, {"depth": "ten"}, {"colour": "red"}, {"mean": [0.5]}, {"classes": 1}],
     ids=str,
 )
-def test_a_setting_that_builds_nothing_is_refused(change, folder):
+def test_an_invalid_setting_is_refused(change, folder):
     rewrite_config(folder, lambda document: document["model"].update(change))
     with pytest.raises(ModelFolderError, match=r"config.json does not describe a model"):
         load(folder)
@@ -192,7 +191,7 @@ def test_a_missing_setting_is_refused(folder):
 @pytest.mark.parametrize(
     "model", [[], "wide_resnet", {"kind": "stack", "classes": 3, "members": 1}]
 )
-def test_a_model_that_is_no_configuration_is_refused(model, folder):
+def test_a_model_that_is_not_a_configuration_is_refused(model, folder):
     rewrite_config(folder, lambda document: document.update(model=model))
     with pytest.raises(ModelFolderError, match=r"config.json does not describe a model"):
         load(folder)
@@ -210,8 +209,8 @@ def test_weights_of_another_network_are_refused(change, folder):
 
 
 def network_config(**changes):
-    found = {"kind": "wide_resnet", "depth": 10, "width": 1, "classes": 3, "channels": 3}
-    return found | changes
+    config = {"kind": "wide_resnet", "depth": 10, "width": 1, "classes": 3, "channels": 3}
+    return config | changes
 
 
 @pytest.mark.parametrize(
@@ -219,21 +218,29 @@ def network_config(**changes):
     [
         (network_config(width=65536), r"does not fit config.json"),
         (network_config(width=10**9), r"at most 65536, got 1000000000"),
-        (network_config(depth=6 * 10**3 + 4), r"asks for 6004 layers; the weights have \d+"),
-        ({"kind": "branched", "branches": 9999, "network": network_config()}, r"99990 layers"),
-        ({"kind": "stack", "classes": 3, "members": [network_config()] * 999}, r"9990 layers"),
+        (network_config(depth=6 * 10**3 + 4), r"at most the tensors of the weights, \d+, got 6004"),
+        ({"kind": "branched", "branches": 9999, "network": network_config()}, r"got 99990"),
+        ({"kind": "stack", "classes": 3, "members": [network_config()] * 999}, r"got 9990"),
     ],
     ids=["wide", "wider", "deep", "branches", "members"],
 )
-def test_a_network_beyond_its_weights_is_refused_before_it_is_built(model, message, folder):
+def test_a_network_larger_than_its_weights_is_refused_before_it_is_built(
+    model, message, folder, monkeypatch
+):
+    built_on = []
+
+    def build(**settings):
+        built_on.append(torch.get_default_device().type)
+        return WideResNet(**settings)
+
+    monkeypatch.setitem(KINDS, "wide_resnet", build)
     rewrite_config(folder, lambda document: document.update(model=model))
-    began = time.monotonic()
     with pytest.raises(ModelFolderError, match=message):
         load(folder)
-    assert time.monotonic() - began < 5
+    assert built_on in ([], ["meta"])
 
 
-def test_a_folder_may_hold_any_network_that_its_weights_fit(tmp_path, images):
+def test_compositions_of_networks_load(tmp_path, images):
     torch.manual_seed(0)
     adaptive = fuse_branches(
         with_branches(WideResNet(depth=16, width=1, classes=3), 3), placement="input"
@@ -247,7 +254,9 @@ def test_a_folder_may_hold_any_network_that_its_weights_fit(tmp_path, images):
 def test_a_header_that_claims_to_be_huge_is_refused(claimed, folder):
     path = folder / "model.safetensors"
     path.write_bytes(claimed.to_bytes(8, "little") + path.read_bytes()[8:])
-    with pytest.raises(ModelFolderError, match=rf"damaged: its header claims {claimed} bytes"):
+    with pytest.raises(
+        ModelFolderError, match=rf"damaged: its header must have at most \d+ bytes, got {claimed}"
+    ):
         load(folder)
 
 
@@ -260,7 +269,7 @@ def test_a_tensor_beyond_the_end_of_the_file_is_refused(folder):
         load(folder)
 
 
-def test_a_tensor_that_the_network_does_not_have_is_refused(folder, network):
+def test_an_extra_tensor_is_refused(folder, network):
     state = network.state_dict() | {"extra": torch.zeros(3)}
     safetensors.torch.save_file(state, folder / "model.safetensors")
     with pytest.raises(ModelFolderError, match=r"does not fit config.json: extra has shape \(3,\)"):
@@ -268,30 +277,30 @@ def test_a_tensor_that_the_network_does_not_have_is_refused(folder, network):
 
 
 @pytest.mark.parametrize("text", [" " * (1 << 20) + "{}", "[" * 100_000 + "]" * 100_000])
-def test_a_config_that_is_huge_or_nested_without_end_is_refused(text, folder):
+def test_a_huge_or_deeply_nested_config_is_refused(text, folder):
     (folder / "config.json").write_text(text)
-    with pytest.raises(ModelFolderError, match=r"is no model folder: .*(bytes|not JSON)"):
+    with pytest.raises(ModelFolderError, match=r"is not a model folder: .*(bytes|not JSON)"):
         load(folder)
 
 
 @pytest.mark.parametrize(
     "name", ["../../escaped", "/etc/model", "..", ".hidden", "a\\b", "\x1b[31m", "", 3, "x" * 101]
 )
-def test_a_name_that_could_lead_out_of_its_folder_is_refused(name, folder):
+def test_a_name_that_could_escape_its_folder_is_refused(name, folder):
     rewrite_config(folder, lambda document: document["card"].update(name=name))
     with pytest.raises(ModelFolderError, match=r"config.json cannot be used: the name must be"):
         load(folder)
 
 
 @pytest.mark.parametrize("classes", ["cats", [1, 2], ["cat", "\x1b[2J"], ["x" * 101]])
-def test_classes_that_are_no_printable_names_are_refused(classes, folder):
+def test_classes_that_are_not_printable_names_are_refused(classes, folder):
     rewrite_config(folder, lambda document: document["card"].update(classes=classes))
     with pytest.raises(ModelFolderError, match=r"classes must be a list of printable names"):
         load(folder)
 
 
 @pytest.mark.parametrize("shape", [[3, 10**9, 10**9], [3, 32], [3, 32, 0], "3x32", [3, 32, 1.5]])
-def test_a_shape_of_no_image_is_refused(shape, folder):
+def test_an_impossible_image_shape_is_refused(shape, folder):
     rewrite_config(folder, lambda document: document["card"].update(image_shape=shape))
     with pytest.raises(ModelFolderError, match=r"image_shape must be three whole numbers in \[1, "):
         load(folder)
@@ -307,13 +316,13 @@ def test_a_shape_of_no_image_is_refused(shape, folder):
         ("dataset", [], "dataset must be an object"),
     ],
 )
-def test_a_card_whose_words_on_training_are_of_another_kind_is_refused(key, value, message, folder):
+def test_a_card_with_a_value_of_the_wrong_type_is_refused(key, value, message, folder):
     rewrite_config(folder, lambda document: document["card"].update({key: value}))
     with pytest.raises(ModelFolderError, match=message):
         load(folder)
 
 
-def test_a_card_that_is_no_object_is_refused(folder):
+def test_a_card_that_is_not_an_object_is_refused(folder):
     rewrite_config(folder, lambda document: document.update(card=[]))
     with pytest.raises(ModelFolderError, match="the card must be an object, got list"):
         load(folder)

@@ -1,3 +1,3 @@
-"""The network of AFA: branches, fused batch norm, weight generator."""
+"""AFA's networks: branches, fused batch norms and the weight generator."""
 
 __all__: list[str] = []

@@ -1,3 +1,3 @@
-"""Put a network into the mode in which it is attacked."""
+"""Attack mode: the state of a network under attack, and faster passes through it."""
 
 __all__: list[str] = []

@@ -1,3 +1,3 @@
-"""Wide ResNets, ResNets and published weights."""
+"""Backbones: wide ResNets, ResNets, PreActResNets and published weights for them."""
 
 __all__: list[str] = []

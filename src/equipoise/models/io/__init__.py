@@ -1,3 +1,3 @@
-"""Model folders, the Hugging Face Hub, and models from elsewhere."""
+"""Model folders, the Hugging Face Hub, and external networks."""
 
 __all__: list[str] = []

@@ -1,6 +1,6 @@
-"""Model folders on the Hugging Face Hub: ``hf://owner/name``, and ``@revision`` behind it.
+"""Model folders on the Hugging Face Hub: ``hf://owner/name`` or ``hf://owner/name@revision``.
 
-Only the files of a model folder and its records are sent or fetched; none of them can execute code.
+Only the files of a model folder and its records are transferred; none of them can execute code.
 """
 
 import fnmatch
@@ -11,82 +11,85 @@ from equipoise.runtime.errors import RunError
 
 HUB = "hf://"
 FILES = ("config.json", "model.safetensors", "README.md", "records/*.json")
-LARGEST_DOWNLOAD = 16 << 30  # bytes
+MAX_DOWNLOAD = 16 << 30  # bytes
 
 
 class HubError(RunError):
-    """A model that the hub does not give or take; the message says why."""
+    """A failed transfer from or to the Hub; the message says why."""
 
 
-def fetch(name: str) -> Path:
-    """Download a model folder, or take the copy of an earlier download where the hub is away.
+def download(name: str) -> Path:
+    """Download a model folder, or use an earlier download if the Hub cannot be reached.
 
     Args:
         name: ``hf://owner/name`` or ``hf://owner/name@revision``.
 
     Returns:
-        The folder in the hub's cache.
+        The folder in the local cache.
 
     Raises:
-        HubError: If the name is none, there is no such model, it is too large, it changes while it
-            is fetched, or the hub cannot be reached and there is no copy.
+        HubError: If the name is invalid, the model does not exist, is too large or changes during
+            the download, or the Hub cannot be reached and there is no earlier download.
     """
     from huggingface_hub import HfApi, errors, snapshot_download
 
     repository, _, revision = name.removeprefix(HUB).partition("@")
-    # By the name that was asked for, not by its commit: without a connection a copy is found under
-    # the name under which it was fetched, and counts as whole if the same files are asked for.
-    wanted: dict[str, Any] = {"revision": revision or None, "allow_patterns": list(FILES)}
-    refused = (errors.HFValidationError, errors.RepositoryNotFoundError)
+    # By the given revision, not its commit: offline, the cache finds a copy only under the revision
+    # and file patterns with which it was downloaded.
+    request: dict[str, Any] = {"revision": revision or None, "allow_patterns": list(FILES)}
+    invalid = (errors.HFValidationError, errors.RepositoryNotFoundError)
     try:
-        info = HfApi().model_info(repository, revision=wanted["revision"], files_metadata=True)
+        info = HfApi().model_info(repository, revision=request["revision"], files_metadata=True)
         sizes = [file.size or 0 for file in info.siblings or [] if _belongs(file.rfilename)]
-        if sum(sizes) > LARGEST_DOWNLOAD:
+        if sum(sizes) > MAX_DOWNLOAD:
             raise HubError(
-                f"{name} has {sum(sizes)} bytes; at most {LARGEST_DOWNLOAD} are fetched."
+                f"{name} must have at most {MAX_DOWNLOAD} bytes, got {sum(sizes)}; download it by "
+                "other means and name the folder."
             )
-        copy = Path(snapshot_download(repository, **wanted))
+        copy = Path(snapshot_download(repository, **request))
         if copy.name != info.sha:
-            raise HubError(f"{name} was changed while it was fetched; try again.")
+            raise HubError(f"{name} changed during the download; try again.")
         return copy
-    except (*refused, errors.RevisionNotFoundError) as error:
-        raise HubError(f"{name} is no model on the hub ({_first_line(error)}).") from error
+    except (*invalid, errors.RevisionNotFoundError) as error:
+        raise HubError(f"{name} is not a model on the Hub ({_first_line(error)}).") from error
     except (OSError, errors.HTTPError) as error:  # type: ignore[attr-defined]
         try:
-            return Path(snapshot_download(repository, local_files_only=True, **wanted))
+            return Path(snapshot_download(repository, local_files_only=True, **request))
         except errors.LocalEntryNotFoundError:
             raise HubError(
-                f"{name} cannot be fetched ({_first_line(error)}) and no copy is here; try again "
-                "with a connection, or name a model folder."
+                f"{name} cannot be downloaded ({_first_line(error)}) and there is no earlier "
+                "download; try again with a connection, or name a model folder."
             ) from error
 
 
-def send(repository: str, contents: dict[str, bytes | Path], *, private: bool | None) -> str:
+def upload(repository: str, contents: dict[str, bytes | Path], *, private: bool | None) -> str:
     """Upload the files of a model folder in one commit.
 
     Args:
-        repository: ``owner/name``; created if there is none.
-        contents: What each file holds, or where it lies.
-        private: Whether a new repository is private; by default what its owner has chosen.
+        repository: ``owner/name``; created if it does not exist.
+        contents: Content or local path of each file, by its name in the repository.
+        private: Whether a new repository is private; by default as its owner has set.
 
     Returns:
-        The address of the commit.
+        The URL of the commit.
 
     Raises:
-        HubError: If the hub does not take it.
+        HubError: If the Hub rejects the upload.
     """
     from huggingface_hub import CommitOperationAdd, HfApi, errors
 
-    added = [CommitOperationAdd(name, content) for name, content in contents.items()]
+    operations = [CommitOperationAdd(name, content) for name, content in contents.items()]
     try:
         HfApi().create_repo(repository, private=private, exist_ok=True)
-        done = HfApi().create_commit(repository, added, commit_message="A model of Equipoise")
+        commit = HfApi().create_commit(
+            repository, operations, commit_message="A model of Equipoise"
+        )
     except (OSError, errors.HFValidationError, errors.HTTPError) as error:  # type: ignore[attr-defined]
         raise HubError(
-            f"the hub did not take {repository} ({_first_line(error)}); log in with `hf auth login`"
-            " and use a name of yours, owner/name."
+            f"the Hub did not accept {repository} ({_first_line(error)}); log in with "
+            "`hf auth login` and use a repository of yours, owner/name."
         ) from error
-    return str(done.commit_url)
+    return str(commit.commit_url)
 
 
 def _belongs(name: str) -> bool:

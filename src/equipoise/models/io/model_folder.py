@@ -1,10 +1,10 @@
 """A model as a folder: ``config.json``, ``model.safetensors`` and a model card.
 
-Nothing in such a folder can execute code: the configuration names one of ``KINDS`` and plain
-values, the weights are tensors. The configuration of somebody's own network also names the function
-that makes it, which is called only where the caller says that it may be. A folder may come from a
-stranger: no network is built before its sizes are seen to be those of the weights that lie there.
-Code that the caller trusts is built with whatever arguments the folder gives it.
+Nothing in such a folder can execute code: the configuration holds one of ``KINDS`` and plain
+values, the weights are tensors. The configuration of an imported network also names the function
+that builds it, which is called only if the caller trusts it. A folder may come from a stranger, so
+no network is built before its sizes have been checked against the weights in the folder. Only the
+arguments of trusted functions are not checked.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ from equipoise.models.backbones.wide_resnet import WideResNet
 from equipoise.models.conditional_network import with_conditioning
 from equipoise.models.feature_stack import FeatureStack
 from equipoise.models.io.external import import_network
-from equipoise.models.io.hub import HUB, fetch
+from equipoise.models.io.hub import HUB, download
 from equipoise.models.io.trust import Trusted, trusting
 from equipoise.models.io.validate_card import check_card
 from equipoise.models.model_config import config_of
@@ -36,9 +36,9 @@ from equipoise.runtime.errors import RunError
 from equipoise.runtime.files import read_json, write_bytes
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
-CONFIG_BYTES = 1 << 20  # ours have a few kB
-HEADER_BYTES = 1 << 24  # that of a stack of nine WRN-70-16 has 1 MB
-LARGEST = 1 << 16  # of any whole number in a configuration: width, classes, ...
+MAX_CONFIG_BYTES = 1 << 20  # ours have a few kB
+MAX_HEADER_BYTES = 1 << 24  # a stack of nine WRN-70-16 has a header of 1 MB
+MAX_NUMBER = 1 << 16  # any whole number in a configuration: width, classes, ...
 
 
 class ModelFolderError(RunError):
@@ -46,23 +46,28 @@ class ModelFolderError(RunError):
 
 
 def save(model: nn.Module, folder: Path | str, card: dict[str, Any] | None = None) -> None:
-    """Write a model folder; each file replaces its predecessor in one step.
+    """Write a model folder; each file is replaced atomically.
 
     Args:
-        model: A model that this package builds, or a network imported by its function; any
-            composition of them.
-        folder: Created if missing.
-        card: Facts for the model card (method, data set, threat, scores), kept in
+        model: A model that this package builds, an imported network, or a composition of them.
+        folder: Path of the folder, created if missing.
+        card: Facts for the model card (method, data set, threat, scores), stored in
             ``config.json`` under ``"card"``.
 
     Raises:
-        ValueError: If the model does not know how it was built, or the card's name is unfit for a
-            file.
+        ValueError: If the model has no configuration, or the card's name cannot be a file name.
         RunError: If the disk is full or the folder cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save(WideResNet(depth=10, width=1, classes=10), folder, {"name": "tiny"})
+        ...     sorted(path.name for path in Path(folder).iterdir())
+        ['README.md', 'config.json', 'model.safetensors']
     """
     folder, config = Path(folder), config_of(model)
     check_card(card or {})
-    # Cloned, because safetensors takes no weights that share memory, as tied ones do.
+    # Cloned, because safetensors refuses tensors that share memory, such as tied weights.
     tensors = {name: value.clone().contiguous().cpu() for name, value in model.state_dict().items()}
     document = {"format": 1, "model": config, "card": card or {}}
     text = json.dumps(document, indent=2, allow_nan=False)
@@ -75,36 +80,44 @@ def load(folder: Path | str, *, trust: Sequence[Trusted] = ()) -> nn.Module:
     """Load a model folder.
 
     Args:
-        folder: Written by ``save``, a run folder that has one under ``model/``, or
-            ``hf://owner/name`` for one on the Hugging Face Hub.
-        trust: Code that may be run to build a network that Equipoise did not write: names of
-            modules, or the functions themselves. Without it, such a folder is refused.
+        folder: A folder written by ``save``, a run folder with one under ``model/``, or
+            ``hf://owner/name`` on the Hugging Face Hub.
+        trust: Code that may be run to build an imported network: names of modules, or the
+            functions themselves. Without it, such a folder is refused.
 
     Returns:
         The model in eval mode: images ``(batch, channel, height, width)`` in [0, 1] to logits
         ``(batch, classes)``.
 
     Raises:
-        ModelFolderError: If a file is missing, damaged, too large, or names what this version does
-            not know.
-        RunError: If the folder names code that is not trusted, or that gives no network.
-        HubError: If it cannot be had from the hub.
+        ModelFolderError: If a file is missing, damaged, too large, or holds settings unknown to
+            this version.
+        RunError: If the folder names code that is not trusted or does not return a network.
+        HubError: If it cannot be downloaded.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save(WideResNet(depth=10, width=1, classes=10), folder)
+        ...     model = load(folder)
+        >>> model.training
+        False
     """
     folder = locate(folder)
     config, stored = read_config(folder)["model"], _shapes(folder / WEIGHTS)
-    with _described(folder / CONFIG):
+    with _configuration_errors(folder / CONFIG):
         _check_sizes(config, len(stored))
-        with trusting(*trust), torch.device("meta"):  # shapes alone: nothing is allocated
+        with trusting(*trust), torch.device("meta"):  # shapes only, allocates nothing
             state = build(config).state_dict()
-    wanted = {name: tuple(value.shape) for name, value in state.items()}
-    if wanted != stored:
-        name = min(n for n in wanted | stored if wanted.get(n) != stored.get(n))
+    expected = {name: tuple(value.shape) for name, value in state.items()}
+    if expected != stored:
+        name = min(n for n in expected | stored if expected.get(n) != stored.get(n))
         raise ModelFolderError(
             f"{folder / WEIGHTS} does not fit {CONFIG}: {name} has shape "
-            f"{stored.get(name, 'none')}, and the configuration asks for "
-            f"{wanted.get(name, 'none')}; copy the folder again."
+            f"{stored.get(name, 'none')}, and the configuration requires "
+            f"{expected.get(name, 'none')}; copy the folder again."
         )
-    with _described(folder / CONFIG), trusting(*trust):
+    with _configuration_errors(folder / CONFIG), trusting(*trust):
         model = build(config)
     try:
         model.load_state_dict(safetensors.torch.load_file(folder / WEIGHTS))
@@ -114,33 +127,33 @@ def load(folder: Path | str, *, trust: Sequence[Trusted] = ()) -> nn.Module:
 
 
 def locate(name: Path | str) -> Path:
-    """The model folder that a name means: itself, that of a run folder, or a copy from the hub.
+    """Resolve a name to a model folder: the folder itself, that of a run, or a download.
 
     Raises:
-        HubError: If it cannot be had from the hub.
+        HubError: If it cannot be downloaded.
     """
     if str(name).startswith(HUB):
-        return fetch(str(name))
+        return download(str(name))
     folder = Path(name)
     inner = folder / "model"
     return inner if not (folder / CONFIG).exists() and (inner / CONFIG).exists() else folder
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The configuration and card of a model folder, without loading weights.
+    """Read the configuration and card of a model folder, without loading weights.
 
     Raises:
-        ModelFolderError: If it is missing, damaged, too large, of another format, or its card's
-            name could lead out of a folder.
+        ModelFolderError: If it is missing, damaged, too large, of another format, or its card is
+            not valid.
     """
     try:
-        config = read_json(folder / CONFIG, CONFIG_BYTES)
+        config = read_json(folder / CONFIG, MAX_CONFIG_BYTES)
     except RunError as error:
         raise ModelFolderError(
-            f"{folder} is no model folder: {error} A model folder holds {CONFIG} and {WEIGHTS}."
+            f"{folder} is not a model folder: {error} A model folder holds {CONFIG} and {WEIGHTS}."
         ) from error
     if not isinstance(config, dict) or config.get("format") != 1 or "model" not in config:
-        raise ModelFolderError(f"{folder / CONFIG} is no model configuration of format 1.")
+        raise ModelFolderError(f"{folder / CONFIG} is not a model configuration of format 1.")
     try:
         check_card(config.setdefault("card", {}))
     except ValueError as error:
@@ -152,7 +165,7 @@ def build(config: dict[str, Any]) -> nn.Module:
     """Build a model from its configuration, with fresh weights.
 
     Raises:
-        RunError: If it names code that is not trusted here.
+        RunError: If it names code that is not trusted.
         ValueError: If the kind is unknown.
         TypeError: If a setting is unknown or missing.
     """
@@ -178,7 +191,7 @@ def _stack(classes: int, members: list[dict[str, Any]]) -> nn.Module:
 
 
 def _imported(**settings: Any) -> nn.Module:
-    with torch.device("cpu"):  # where shapes alone are asked, too: it may read what it computes
+    with torch.device("cpu"):  # never "meta": the function may read values of its tensors
         network = import_network(**settings)
     return network.to(torch.get_default_device())
 
@@ -215,17 +228,18 @@ def _card(document: dict[str, Any]) -> str:
 
 
 def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    """What the weights are, from the file's header alone."""
+    """Read the names and shapes of the weights from the file's header."""
     try:
         with path.open("rb") as file:
             header = int.from_bytes(file.read(8), "little")
-        if header > HEADER_BYTES:
+        if header > MAX_HEADER_BYTES:
             raise ModelFolderError(
-                f"{path} is damaged: its header claims {header} bytes, at most {HEADER_BYTES} are "
-                "read; copy the folder again."
+                f"{path} is damaged: its header must have at most {MAX_HEADER_BYTES} bytes, got "
+                f"{header}; copy the folder again."
             )
         with safetensors.safe_open(path, framework="pt") as weights:
-            return {name: tuple(weights.get_slice(name).get_shape()) for name in weights.keys()}  # noqa: SIM118
+            names = weights.keys()
+            return {name: tuple(weights.get_slice(name).get_shape()) for name in names}
     except FileNotFoundError:
         raise ModelFolderError(f"{path} is missing; copy the folder again.") from None
     except (safetensors.SafetensorError, OSError) as error:
@@ -233,8 +247,8 @@ def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
 
 
 @contextlib.contextmanager
-def _described(path: Path) -> Iterator[None]:
-    """What a configuration cannot build is the configuration's fault."""
+def _configuration_errors(path: Path) -> Iterator[None]:
+    """Turn any error while a model is built into one about its configuration file."""
     try:
         yield
     except (KeyError, TypeError, ValueError, RuntimeError, OverflowError) as error:
@@ -248,17 +262,20 @@ def _damaged(path: Path, error: Exception) -> ModelFolderError:
 
 
 def _check_sizes(config: Any, tensors: int) -> None:
-    """Refuse a network so deep that building it would take for ever, or a number beyond reason."""
+    """Refuse a network that would take too long or too much memory to build."""
     config = _without_arguments(config)
     for number in _whole_numbers(config):
-        if abs(number) > LARGEST:
-            raise ValueError(f"its numbers must be at most {LARGEST}, got {str(number)[:20]}")
+        if abs(number) > MAX_NUMBER:
+            raise ValueError(f"its numbers must be at most {MAX_NUMBER}, got {str(number)[:20]}")
     if _layers(config) > tensors:
-        raise ValueError(f"it asks for {_layers(config)} layers; the weights have {tensors}")
+        raise ValueError(
+            f"its layers must be at most the tensors of the weights, {tensors}, got "
+            f"{_layers(config)}"
+        )
 
 
 def _without_arguments(config: Any) -> Any:
-    """The same, without what trusted code is called with, where a number may mean anything."""
+    """Copy a configuration without the arguments of trusted functions, which may be any number."""
     if isinstance(config, list):
         return [_without_arguments(part) for part in config]
     if not isinstance(config, dict):
@@ -275,13 +292,13 @@ def _whole_numbers(config: Any) -> list[int]:
 
 
 def _layers(config: Any) -> int:
-    """At least so many tensors has a network: depth, times branches, summed over its parts."""
+    """A lower bound on a network's tensors: depth times branches, summed over its parts."""
     if isinstance(config, list):
         return sum(_layers(part) for part in config)
     if not isinstance(config, dict):
         return 0
-    own = [config.get(name, 1) for name in ("depth", "branches")]
-    factors = [number for number in own if isinstance(number, int)]
+    settings = [config.get(name, 1) for name in ("depth", "branches")]
+    factors = [number for number in settings if isinstance(number, int)]
     return math.prod(factors) * max(1, sum(_layers(part) for part in config.values()))
 
 

@@ -1,5 +1,8 @@
-"""Whose code may run: a function that a file names is imported, and a file that is code is read,
-only where the caller trusts it."""
+"""Permission to run code that files name.
+
+A model folder can name a function that builds its network, and a ``torch.export`` file can itself
+hold code. Neither is imported or read unless the caller trusts it.
+"""
 
 import importlib
 import os
@@ -13,6 +16,7 @@ from typing import Any
 from equipoise.runtime.errors import RunError
 
 Trusted = str | Callable[..., Any]
+"""Code that may run: a module, ``module:function``, a function, or the path of an exported file."""
 _trusted: ContextVar[tuple[Trusted, ...]] = ContextVar("trusted", default=())
 
 
@@ -21,12 +25,20 @@ def trusting(*code: Trusted) -> Iterator[None]:
     """Allow code to be imported and called inside a ``with`` block.
 
     Args:
-        code: A module's name allows every function that it or its submodules define;
-            ``"module:function"`` allows that one; a function allows itself, under its own name; the
-            path of a file of ``torch.export`` allows that file.
+        code: The name of a module allows every function that it or its submodules define;
+            ``"module:function"`` allows that function; a function allows itself, under its own
+            name; the path of a ``torch.export`` file allows that file.
 
     Returns:
         A context manager.
+
+    Example:
+        >>> with trusting("json"):
+        ...     import_trusted_function("json:dumps")([1])
+        '[1]'
+        >>> import_trusted_function("json:dumps")
+        Traceback (most recent call last):
+        equipoise.runtime.errors.RunError: json:dumps is code of the module json, which is not ...
     """
     before = _trusted.set((*_trusted.get(), *code))
     try:
@@ -36,7 +48,7 @@ def trusting(*code: Trusted) -> Iterator[None]:
 
 
 def trusted_names() -> tuple[str, ...]:
-    """What is trusted here, as ``trusting`` takes it in another process: a function by its name."""
+    """Return what is currently trusted, in a form that ``trusting`` accepts in another process."""
     return tuple(
         code if isinstance(code, str) else f"{code.__module__}:{code.__qualname__}"
         for code in _trusted.get()
@@ -44,31 +56,31 @@ def trusted_names() -> tuple[str, ...]:
 
 
 def check_file(path: Path) -> None:
-    """Refuse a file that is code, unless it is trusted by its own path.
+    """Refuse a file that can hold code, unless its own path is trusted.
 
     Raises:
-        RunError: If it is not.
+        RunError: If it is not trusted.
     """
     files = (Path(code) for code in _trusted.get() if isinstance(code, str))
     if not any(file.resolve() == path.resolve() for file in files):
         raise RunError(
-            f"{path} is a file of torch.export, which torch reads in ways that can run code, so it "
-            f"was not read. If you trust who made it, say so: --trust {path} on the command line, "
+            f"{path} is a file of torch.export, which can run code when it is read, so it was not "
+            f"read. If you trust its author, pass --trust {path} on the command line or "
             f'trust=("{path}",) in Python. ONNX files and model folders hold no code.'
         )
 
 
 def import_trusted_function(name: str) -> Callable[..., Any]:
-    """Import a function, if that is allowed here. Nothing is imported otherwise.
+    """Import a function if it is trusted; otherwise import nothing.
 
     Args:
         name: ``module:function``; modules in the current folder are found too.
 
     Returns:
-        The function, or the one of its name that was itself given to ``trusting``.
+        The function. If a function of that name was itself given to ``trusting``, it is that one.
 
     Raises:
-        RunError: If it is not trusted, or there is no such function.
+        RunError: If the function is not trusted or does not exist.
     """
     module, _, function = name.partition(":")
     if not module or not function.isidentifier():
@@ -78,37 +90,38 @@ def import_trusted_function(name: str) -> Callable[..., Any]:
             return code
     if name not in _trusted.get():
         _check(module, name)
-    found = _imported(module, function, name)
-    if name not in _trusted.get():  # what a trusted module has only imported is not its own
-        _check(getattr(found, "__module__", None) or "", name)
-    return found
+    imported = _import(module, function, name)
+    if name not in _trusted.get():  # a trusted module may have imported it from another
+        _check(getattr(imported, "__module__", None) or "", name)
+    return imported
 
 
 def _check(module: str, name: str) -> None:
+    """Refuse code of a module that is not trusted."""
     modules = (code for code in _trusted.get() if isinstance(code, str))
-    if not any(module == each or module.startswith(f"{each}.") for each in modules):
+    if not any(module == trusted or module.startswith(f"{trusted}.") for trusted in modules):
         top = module.partition(".")[0]
         raise RunError(
             f"{name} is code of the module {module or 'None'}, which is not trusted here, so it "
-            f"was not run. If you trust it, say so: --trust {top} on the command line, "
-            f'trust=("{top}",) in Python, or give the function itself.'
+            f"was not run. If you trust it, pass --trust {top} on the command line, "
+            f'trust=("{top}",) in Python, or the function itself.'
         )
 
 
-def _imported(module: str, function: str, name: str) -> Callable[..., Any]:
-    here = os.getcwd()
-    sys.path.insert(0, here)
+def _import(module: str, function: str, name: str) -> Callable[..., Any]:
+    current = os.getcwd()
+    sys.path.insert(0, current)
     try:
-        found: Any = getattr(importlib.import_module(module), function)
+        imported: Any = getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError) as error:
         raise RunError(
             f"{name} gives no network ({error}); name an importable module and a function in it, "
-            "as in my_models:make_network."
+            "such as my_models:make_network."
         ) from error
     finally:
-        sys.path.remove(here)
-        if here not in sys.path:
-            sys.path.append(here)  # so that worker processes find the module too
-    if not callable(found):
-        raise RunError(f"{name} must be a function, got {type(found).__name__}.")
-    return found
+        sys.path.remove(current)
+        if current not in sys.path:
+            sys.path.append(current)  # so that worker processes find the module too
+    if not callable(imported):
+        raise RunError(f"{name} must be a function, got {type(imported).__name__}.")
+    return imported

@@ -1,6 +1,6 @@
-"""Networks that know nothing of Equipoise, for tests that name them ``somebodys:function``."""
+"""Networks as a user might write them; tests name them ``user_nets:function``."""
 
-from subprocess import run as shell  # noqa: F401  (what a trusted module only imports)
+from subprocess import run as shell  # noqa: F401  (an import, not code of this module)
 
 import torch
 import transformers
@@ -37,7 +37,7 @@ def mobilenet(classes: int, channels: int) -> nn.Module:
         num_channels=channels,
         image_size=32,
         depth_multiplier=0.25,
-        initializer_range=0.2,  # at its own 0.02 a fresh one passes no gradient on to the image
+        initializer_range=0.2,  # with the default 0.02 no gradient reaches the image
         num_labels=classes,
     )
     return transformers.MobileNetV2ForImageClassification(config)
@@ -70,23 +70,23 @@ def vit(classes: int, channels: int) -> nn.Module:
 
 
 class Small(nn.Module):
-    """One convolution, one norm, one linear layer; the norm and the answer are what one likes."""
+    """One convolution, one norm, one linear layer, with any norm and kind of output."""
 
     def __init__(
-        self, classes: int, channels: int, norm: nn.Module, answer: str = "tensor"
+        self, classes: int, channels: int, norm: nn.Module, output: str = "tensor"
     ) -> None:
         super().__init__()
         self.conv = nn.Conv2d(channels, 6, 3, padding=1)
         self.norm = norm
         self.linear = nn.Linear(6, classes)
-        self.answer = answer
+        self.output = output
 
     def forward(self, images: Tensor) -> Tensor | tuple[Tensor, Tensor] | dict[str, Tensor]:
         features = self.norm(self.conv(images - 0.5)).relu().mean(dim=(2, 3))
         logits = self.linear(features)
-        if self.answer == "tuple":
+        if self.output == "tuple":
             return features, logits
-        return {"scores": logits} if self.answer == "dict" else logits
+        return {"scores": logits} if self.output == "dict" else logits
 
 
 class FunctionalNorm(nn.Module):
@@ -96,8 +96,8 @@ class FunctionalNorm(nn.Module):
         return functional.batch_norm(features, None, None, training=True)
 
 
-class RememberingNorm(nn.Module):
-    """Batch norm by hand, with running statistics."""
+class RunningNorm(nn.Module):
+    """A hand-written batch norm with running statistics."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -125,8 +125,8 @@ def functional_norm(classes: int, channels: int) -> nn.Module:
     return Small(classes, channels, FunctionalNorm())
 
 
-def remembering_norm(classes: int, channels: int) -> nn.Module:
-    return Small(classes, channels, RememberingNorm())
+def running_norm(classes: int, channels: int) -> nn.Module:
+    return Small(classes, channels, RunningNorm())
 
 
 def partly_functional(classes: int, channels: int) -> nn.Module:
@@ -138,7 +138,7 @@ def norm_free(classes: int, channels: int) -> nn.Module:
 
 
 class FlatNorm(nn.Module):
-    """A batch norm of vectors beside one of maps."""
+    """A batch norm of maps and one of vectors."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -154,14 +154,14 @@ def flat_norm(classes: int, channels: int) -> nn.Module:
 
 
 def counting(classes: int, channels: int, depth: int = 2, seed: int = 0) -> nn.Module:
-    """Reads numbers off a tensor while it is built, as networks with stochastic depth do."""
+    """Reads values of a tensor while it is built, as networks with stochastic depth do."""
     network = small(classes, channels)
     network.rates = [rate.item() for rate in torch.linspace(0.0, 0.1, depth)]
     return network
 
 
 class Wrapped(nn.Module):
-    """Keeps all that it has under ``network``, as ``LogitsOf`` does."""
+    """Keeps everything in an attribute ``network``, as ``LogitsOf`` does."""
 
     def __init__(self, classes: int, channels: int) -> None:
         super().__init__()
@@ -191,14 +191,14 @@ def head_first(classes: int = 10, channels: int = 1, named: bool = False) -> nn.
 
 
 def tied(classes: int, channels: int) -> nn.Module:
-    """Two names for one tensor, which safetensors takes only as copies."""
+    """Two names for one tensor, which safetensors stores only as copies."""
     network = small(classes, channels)
     network.twin = network.linear
     return network
 
 
 def ten() -> nn.Module:
-    """A classifier of digits that comes as it is."""
+    """A classifier of digits without arguments."""
     torch.manual_seed(0)
     return nn.Sequential(nn.Flatten(), nn.Linear(64, 7), nn.Tanh(), nn.Linear(7, 10))
 
