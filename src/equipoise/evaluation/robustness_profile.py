@@ -70,6 +70,20 @@ class Profile:
         clean: ``(n,)``, whether each image is classified correctly without an attack.
         rescored: Verification of the adversarial images.
         order: Order in which the strengths were attacked.
+
+    Example:
+        >>> import torch
+        >>> from equipoise.evaluation import Profile
+        >>> from equipoise.evaluation.verification import Rescoring
+        >>> profile = Profile(  # no attack, so every clean image survives
+        ...     epsilons=(0.0, 0.1),
+        ...     suites=(),
+        ...     outcomes=(),
+        ...     clean=torch.tensor([True, False]),
+        ...     rescored=Rescoring(images=0, batch_size=86, boundary=0),
+        ... )
+        >>> profile.broken_at(), profile.accuracy()
+        (tensor([-1,  0]), [0.5, 0.5])
     """
 
     epsilons: tuple[float, ...]
@@ -130,7 +144,7 @@ class Profile:
     def _outcomes_of(self, suite: str | None) -> list[AttackOutcome]:
         if suite is None:
             return list(self.outcomes)
-        names = [suite.name for suite in self.suites]
+        names = [other.name for other in self.suites]
         index = names.index(suite)
         counted = {suite} if self.suites[index].independent else set(names[: index + 1])
         counted -= {
@@ -198,7 +212,7 @@ def measure_profile(
         >>> pixels = torch.tensor([[255, 0], [0, 100], [0, 40], [30, 20]], dtype=torch.uint8)
         >>> labels = torch.tensor([0, 1, 1, 1])
         >>> split = Split(images=pixels.reshape(4, 1, 1, 2), labels=labels, classes=2)
-        >>> suites = suites_for(model, ["quick"], classes=2, steps=5)
+        >>> suites = suites_for(model, ["quick"], classes=2, steps=4)
         >>> profile = measure_profile(
         ...     model, split, threat=Linf, epsilons=(0.1, 0.3), suites=suites, seed=0
         ... )
