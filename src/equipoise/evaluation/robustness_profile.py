@@ -212,7 +212,7 @@ def measure_profile(
         >>> pixels = torch.tensor([[255, 0], [0, 100], [0, 40], [30, 20]], dtype=torch.uint8)
         >>> labels = torch.tensor([0, 1, 1, 1])
         >>> split = Split(images=pixels.reshape(4, 1, 1, 2), labels=labels, classes=2)
-        >>> suites = suites_for(model, ["quick"], classes=2, steps=4)
+        >>> suites = suites_for(model, ["quick"], classes=2, steps=5)
         >>> profile = measure_profile(
         ...     model, split, threat=Linf, epsilons=(0.1, 0.3), suites=suites, seed=0
         ... )
