@@ -30,9 +30,8 @@ def adaptive() -> nn.Module:
     torch.manual_seed(2)
     fused = fuse(network, placement="input").eval()
     with torch.no_grad():
-        fused.generator.linears[-1].weight.mul_(
-            20
-        )  # a generator whose weight differs between images
+        # Larger weights, so that the generator's output differs between images.
+        fused.generator.linears[-1].weight.mul_(20)
     return fused
 
 
