@@ -339,22 +339,23 @@ class _Run:
                 yield unit, *self.context.run(unit)
 
     def outcomes(self) -> tuple[AttackOutcome, ...]:
-        return tuple(self._outcome(suite, attack) for suite, attack in self.states)
+        return tuple(self._outcome(*indices) for indices in self.states)
 
-    def _outcome(self, suite: int, attack: int) -> AttackOutcome:
-        settings = self.context.suites[suite].attacks[attack]
-        state = self.states[suite, attack]
+    def _outcome(self, suite_index: int, attack_index: int) -> AttackOutcome:
+        suite = self.context.suites[suite_index]
+        attack = suite.attacks[attack_index]
+        state = self.states[suite_index, attack_index]
         costs = [self.cache.cost(key) for key, _ in state.keys]
         return AttackOutcome(
-            suite=self.context.suites[suite].name,
-            name=settings.name,
-            kind=settings.kind,
+            suite=suite.name,
+            name=attack.name,
+            kind=attack.kind,
             broken_at=state.broken_at,
             images_attacked=tuple(count for _, count in sorted(state.images_attacked.items())),
             forward_passes=sum(forward for forward, _, _ in costs),
             backward_passes=sum(backward for _, backward, _ in costs),
             seconds=round(sum(seconds for _, _, seconds in costs), 2),
-            settings=settings.describe(),
+            settings=attack.describe(),
         )
 
     def adversarial_images(self) -> list[tuple[int, float, Tensor]]:
