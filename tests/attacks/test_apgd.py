@@ -13,7 +13,7 @@ from equipoise.attacks.threat import L2, Linf
 
 @dataclass(frozen=True)
 class Open:
-    """No ball and no box, from the clean image, epsilon 1: every move can be read off."""
+    """An unbounded threat with epsilon 1 and clean starts, so that every move is visible."""
 
     epsilon: object = 1.0
 
@@ -31,11 +31,11 @@ class Open:
 
 
 class Script:
-    """A goal whose values, and the signs of whose gradients, are written down beforehand.
+    """A goal with scripted values and signs of its gradient.
 
     Args:
-        values: For each call one value, or one an image. The last one stays.
-        slopes: Likewise; upwards where nothing is said.
+        values: One value per call, or one per call and image. The last one repeats.
+        slopes: Likewise; 1 after the last one.
     """
 
     def __init__(self, values, slopes=()):
@@ -50,7 +50,7 @@ class Script:
         pull = (images * slope).sum(dim=(1, 2, 3))
         return pull - pull.detach() + value
 
-    def places(self, image=0):
+    def pixels(self, image=0):
         return [images[image].item() for images in self.visited]
 
 
@@ -72,12 +72,12 @@ def test_few_steps_have_checkpoints_at_whole_steps(steps, marks):
     assert checkpoints(steps) == marks
 
 
-def test_the_first_step_is_twice_epsilon_and_the_next_ones_carry_a_quarter_of_the_last_move():
+def test_the_first_step_is_twice_epsilon_and_the_next_ones_add_a_quarter_of_the_last_move():
     script = Script(values=[0.0, 1.0, 2.0, 3.0], slopes=[1.0, -1.0, 1.0])
     climb(script, steps=3)
     # 0 + 2; 2 - 3/4 * 2 + 1/4 * 2; 1 + 3/4 * 2 + 1/4 * -1.  (The first check, after step 1, finds
     # every step a rise.)
-    assert script.places() == [0.0, 2.0, 1.0, 2.25]
+    assert script.pixels() == [0.0, 2.0, 1.0, 2.25]
 
 
 # With 20 steps the windows are 4, 3, 2, 1, ... steps long. Without momentum each move is one step.
@@ -86,58 +86,58 @@ def test_the_first_step_is_twice_epsilon_and_the_next_ones_carry_a_quarter_of_th
 def test_a_step_is_kept_while_more_than_rho_of_the_steps_rise():
     script = Script(values=[0.0, 1.0, 2.0, 3.0, 4.0])
     climb(script, steps=20, momentum=1.0)
-    assert script.places()[:6] == [0.0, 2.0, 4.0, 6.0, 8.0, 10.0]
+    assert script.pixels()[:6] == [0.0, 2.0, 4.0, 6.0, 8.0, 10.0]
 
 
-def test_a_step_is_halved_and_the_best_point_returned_to_where_rho_of_the_steps_rise():
+def test_too_few_rises_halve_the_step_and_return_to_the_best_point():
     script = Script(values=[0.0, 1.0, 2.0, 3.0, 0.0])  # three of four rise; the best is at 6
     climb(script, steps=20, momentum=1.0)
-    assert script.places()[:6] == [0.0, 2.0, 4.0, 6.0, 8.0, 6.0 + 1.0]
+    assert script.pixels()[:6] == [0.0, 2.0, 4.0, 6.0, 8.0, 6.0 + 1.0]
 
 
-def test_the_gradient_of_the_best_point_goes_with_it():
+def test_the_best_point_is_stored_with_its_gradient():
     script = Script(values=[0.0, 1.0, 2.0, 3.0, 0.0], slopes=[1.0, 1.0, 1.0, -1.0, 1.0])
     climb(script, steps=20, momentum=1.0)
-    assert script.places()[:6] == [0.0, 2.0, 4.0, 6.0, 4.0, 6.0 - 1.0]
+    assert script.pixels()[:6] == [0.0, 2.0, 4.0, 6.0, 4.0, 6.0 - 1.0]
 
 
-def test_a_step_is_halved_where_the_best_point_stays_the_same():
+def test_an_unchanged_best_point_halves_the_step():
     # Three of four rise (over half): kept. Then all of three rise, and none to more than 7.
     script = Script(values=[0.0, 5.0, 6.0, 7.0, 1.0, 2.0, 3.0, 4.0])
     climb(script, steps=20, momentum=1.0, rho=0.5)
-    assert script.places()[:9] == [0.0, 2.0, 4.0, 6.0, 8.0, 10.0, 12.0, 14.0, 6.0 + 1.0]
+    assert script.pixels()[:9] == [0.0, 2.0, 4.0, 6.0, 8.0, 10.0, 12.0, 14.0, 6.0 + 1.0]
 
 
-def test_a_step_is_not_halved_twice_running_for_want_of_a_better_point():
+def test_an_unchanged_best_point_does_not_halve_the_step_twice_in_a_row():
     # Two of four rise: halved, back to 4. Then all of three rise, and none to more than 6.
     script = Script(values=[0.0, 5.0, 6.0, 1.0, 1.0, 2.0, 3.0, 4.0])
     climb(script, steps=20, momentum=1.0, rho=0.5)
-    assert script.places()[:9] == [0.0, 2.0, 4.0, 6.0, 8.0, 5.0, 6.0, 7.0, 8.0]
+    assert script.pixels()[:9] == [0.0, 2.0, 4.0, 6.0, 8.0, 5.0, 6.0, 7.0, 8.0]
 
 
-def test_the_first_checkpoint_does_not_ask_for_a_better_point_than_the_start():
+def test_the_first_checkpoint_ignores_an_unchanged_best_point():
     script = Script(values=[9.0, 1.0, 2.0, 3.0, 4.0])
     climb(script, steps=20, momentum=1.0, rho=0.5)
-    assert script.places()[:6] == [0.0, 2.0, 4.0, 6.0, 8.0, 10.0]
+    assert script.pixels()[:6] == [0.0, 2.0, 4.0, 6.0, 8.0, 10.0]
 
 
-def test_a_checkpoint_counts_the_rises_since_the_last_one_alone():
+def test_a_checkpoint_counts_only_the_rises_since_the_last_one():
     script = Script(values=[0.0, 1.0, 2.0, 3.0, 4.0, 0.0, 0.0, 5.0])
     climb(script, steps=20, momentum=1.0)
-    assert script.places()[:9] == [0.0, 2.0, 4.0, 6.0, 8.0, 10.0, 12.0, 14.0, 14.0 + 1.0]
+    assert script.pixels()[:9] == [0.0, 2.0, 4.0, 6.0, 8.0, 10.0, 12.0, 14.0, 14.0 + 1.0]
 
 
 def test_each_image_has_its_own_step():
     script = Script(values=[[0.0, 0.0], [1.0, 1.0], [2.0, 2.0], [3.0, 3.0], [0.0, 4.0]])
     climb(script, images=2, steps=20, momentum=1.0)
-    assert script.places(0)[5] == 7.0
-    assert script.places(1)[5] == 10.0
+    assert script.pixels(0)[5] == 7.0
+    assert script.pixels(1)[5] == 10.0
 
 
 def test_the_best_point_is_returned_even_if_it_is_the_start_or_the_last():
     start, last = Script(values=[1.0, 0.0]), Script(values=[0.0, 0.0, 0.0, 1.0])
     assert climb(start, steps=3).item() == 0.0
-    assert climb(last, steps=3).item() == last.places()[-1] != 0.0
+    assert climb(last, steps=3).item() == last.pixels()[-1] != 0.0
 
 
 @pytest.mark.parametrize("steps", [1, 2, 7])
@@ -147,7 +147,7 @@ def test_a_restart_calls_the_goal_once_more_than_it_has_steps(steps):
     assert len(script.visited) == 3 * (steps + 1)
 
 
-def test_a_goal_that_is_not_a_number_is_left_and_never_kept():
+def test_a_nan_goal_is_never_kept():
     script = Script(values=[0.0, 1.0, float("nan"), 0.5])
     assert climb(script, steps=20, momentum=1.0).item() == 2.0
     script = Script(values=[float("nan"), float("nan"), 0.5, 0.0])
@@ -155,13 +155,13 @@ def test_a_goal_that_is_not_a_number_is_left_and_never_kept():
 
 
 @pytest.mark.parametrize("threat", [Linf(0.4), L2(0.4)])
-def test_a_gradient_that_is_not_a_number_does_not_spoil_the_images(threat):
+def test_a_nan_gradient_leaves_images_finite(threat):
     def goal(images):
         assert images.isfinite().all()
         return -(0.7 - images).sqrt().sum(dim=(1, 2, 3))  # NaN above 0.7, and so is its gradient
 
-    found = APGD(steps=20)(goal, torch.full((8, 1, 1, 1), 0.5), threat, torch.Generator())
-    assert goal(found).isfinite().float().mean() > 0.5
+    adversarial = APGD(steps=20)(goal, torch.full((8, 1, 1, 1), 0.5), threat, torch.Generator())
+    assert goal(adversarial).isfinite().float().mean() > 0.5
 
 
 def waves(images):
@@ -174,8 +174,8 @@ def test_restarts_keep_each_images_best_search():
     searches = [APGD(steps=3)(waves, clean, threat, generator) for _ in range(4)]
     values = torch.stack([waves(images) for images in searches])
     assert len(set(values.argmax(dim=0).tolist())) > 1
-    found = APGD(steps=3, restarts=4)(waves, clean, threat, torch.Generator().manual_seed(5))
-    assert torch.equal(waves(found), values.amax(dim=0))
+    adversarial = APGD(steps=3, restarts=4)(waves, clean, threat, torch.Generator().manual_seed(5))
+    assert torch.equal(waves(adversarial), values.amax(dim=0))
 
 
 @pytest.fixture
@@ -185,7 +185,7 @@ def two_classes():
 
 
 @pytest.mark.parametrize(("threat", "dual"), [(Linf, 1), (L2, 2)])
-def test_breaks_exactly_the_images_nearer_to_the_boundary_than_epsilon(threat, dual, two_classes):
+def test_breaks_exactly_the_images_within_epsilon_of_the_boundary(threat, dual, two_classes):
     clean = torch.full((1, 3, 2, 2), 0.5).expand(6, -1, -1, -1)
     weight = two_classes[1].weight
     label = int(two_classes(clean[:1]).argmax())
@@ -199,59 +199,57 @@ def test_breaks_exactly_the_images_nearer_to_the_boundary_than_epsilon(threat, d
 
 
 class Counted:
-    """Predicts with a network and notes how many images it was shown, call by call."""
+    """Predicts with a network and records the number of images of each call."""
 
     def __init__(self, network):
-        self.network, self.shown = network, []
+        self.network, self.sizes = network, []
 
     def __call__(self, images):
-        self.shown.append(len(images))
+        self.sizes.append(len(images))
         return self.network(images)
 
 
 @pytest.fixture
 def hard_and_easy(external_cnn, generator):
-    """Images, what the network says of them, and epsilons from easy to hopeless."""
+    """Images, the network's predictions, and epsilons from easy to impossible."""
     images = torch.rand(6, 3, 8, 8, generator=generator)
     network = external_cnn.eval().requires_grad_(False)
-    network.head.bias -= network(images).mean(dim=0)  # so that it says more than one class
+    network.head.bias -= network(images).mean(dim=0)  # so that it predicts more than one class
     return network, images, network(images).argmax(dim=1), torch.linspace(0.5, 0.0, 6)
 
 
 @pytest.mark.parametrize("kind", [Linf, L2])
 @pytest.mark.parametrize(("steps", "restarts"), [(10, 1), (1, 3)])
-def test_dropping_images_that_are_done_changes_nothing_for_the_others(
-    kind, steps, restarts, hard_and_easy
-):
+def test_dropping_finished_images_does_not_change_the_others(kind, steps, restarts, hard_and_easy):
     network, images, labels, epsilon = hard_and_easy
     threat = kind(epsilon * (0.05 if kind is Linf else 0.4))
     attack, counted = APGD(steps=steps, restarts=restarts), Counted(network)
     tracker = SuccessTracker(counted, labels, margin_loss)
-    found = attack(tracker, images, threat, torch.Generator().manual_seed(0))
+    adversarial = attack(tracker, images, threat, torch.Generator().manual_seed(0))
     plain = attack(margin(network, labels), images, threat, torch.Generator().manual_seed(0))
     left = ~tracker.broken
     assert 1 < left.sum() < 6
-    torch.testing.assert_close(found[left], plain[left])
-    assert torch.equal(found[~left], tracker.images[~left])
-    assert counted.shown == sorted(counted.shown, reverse=True)
-    assert counted.shown[-1] == left.sum()
+    torch.testing.assert_close(adversarial[left], plain[left])
+    assert torch.equal(adversarial[~left], tracker.images[~left])
+    assert counted.sizes == sorted(counted.sizes, reverse=True)
+    assert counted.sizes[-1] == left.sum()
 
 
-def test_images_that_were_done_before_cost_nothing(hard_and_easy):
+def test_images_finished_before_cost_nothing(hard_and_easy):
     network, images, labels, _ = hard_and_easy
     counted = Counted(network)
     tracker = SuccessTracker(counted, (labels + 1) % 3, margin_loss)
     tracker(images)
     assert torch.equal(APGD()(tracker, images, Linf(0.1), torch.Generator()), images)
-    assert counted.shown == [6]
+    assert counted.sizes == [6]
 
 
-def test_runs_where_gradients_are_off(hard_and_easy):
+def test_runs_inside_no_grad(hard_and_easy):
     network, images, labels, epsilon = hard_and_easy
     goal = cross_entropy(network, labels)
     with torch.no_grad():
-        found = APGD(steps=3)(goal, images, Linf(epsilon), torch.Generator())
-        assert (goal(found) > goal(images))[:-1].all()
+        adversarial = APGD(steps=3)(goal, images, Linf(epsilon), torch.Generator())
+        assert (goal(adversarial) > goal(images))[:-1].all()
 
 
 @pytest.mark.parametrize(
@@ -264,6 +262,6 @@ def test_runs_where_gradients_are_off(hard_and_easy):
         ({"momentum": float("nan")}, "momentum must be in \\(0, 1\\], got nan"),
     ],
 )
-def test_settings_that_make_no_search_are_refused(settings, message):
+def test_invalid_settings_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         APGD(**settings)

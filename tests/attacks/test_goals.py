@@ -12,13 +12,13 @@ def predict():
 
 
 @pytest.mark.parametrize("name", ["cross_entropy", "margin", "dlr"])
-def test_a_goal_is_its_loss_of_the_predicted_logits(name, predict, images, labels):
+def test_a_goal_is_the_loss_of_the_predicted_logits(name, predict, images, labels):
     goal = getattr(goals, name)(predict, labels)
     assert torch.equal(goal(images), getattr(losses, name)(predict(images), labels))
 
 
 @pytest.mark.parametrize("name", ["cross_entropy", "margin", "dlr"])
-def test_a_row_of_the_goal_depends_on_its_own_image_alone(name, predict, images, labels):
+def test_each_row_of_a_goal_depends_on_its_own_image_only(name, predict, images, labels):
     images.requires_grad_(True)
     value = getattr(goals, name)(predict, labels)(images)
     (gradient,) = torch.autograd.grad(value[2], images)
@@ -36,10 +36,10 @@ def dark_then(*pixels):
     return torch.tensor(pixels).reshape(-1, 1, 1, 1).expand(-1, 1, 2, 2).clone()
 
 
-def test_watched_climbs_its_loss_and_what_is_added_to_it():
+def test_a_success_tracker_returns_its_loss_and_the_added_term():
     images, labels = dark_then(0.2, 0.7), torch.tensor([0, 0])
     plain = goals.SuccessTracker(first_pixel_as_logits, labels, losses.margin)
-    more = goals.SuccessTracker(
+    with_term = goals.SuccessTracker(
         first_pixel_as_logits,
         labels,
         losses.margin,
@@ -50,10 +50,10 @@ def test_watched_climbs_its_loss_and_what_is_added_to_it():
         ),
     )
     torch.testing.assert_close(plain(images), torch.tensor([-0.6, 0.4]))
-    torch.testing.assert_close(more(images), torch.tensor([-0.6 + 0.8, 0.4 + 2.8]))
+    torch.testing.assert_close(with_term(images), torch.tensor([-0.6 + 0.8, 0.4 + 2.8]))
 
 
-def test_watched_remembers_the_first_broken_point_of_each_image():
+def test_a_success_tracker_stores_the_first_misclassified_point_of_each_image():
     tracker = goals.SuccessTracker(first_pixel_as_logits, torch.tensor([0, 0, 0]), losses.margin)
     tracker(dark_then(0.1, 0.9, 0.1))
     tracker(dark_then(0.2, 0.1, 0.7))
@@ -62,13 +62,13 @@ def test_watched_remembers_the_first_broken_point_of_each_image():
     assert torch.equal(tracker.images, dark_then(0.0, 0.9, 0.7))
 
 
-def test_logits_of_nan_are_right_for_no_class():
+def test_logits_of_nan_count_as_misclassified():
     tracker = goals.SuccessTracker(first_pixel_as_logits, torch.tensor([0, 1, 0]), losses.margin)
     tracker(dark_then(torch.nan, torch.nan, 0.1))
     assert tracker.broken.tolist() == [True, True, False]
 
 
-def test_watched_keeps_no_graph_and_no_view_of_what_it_saw():
+def test_a_success_tracker_stores_detached_copies():
     tracker = goals.SuccessTracker(first_pixel_as_logits, torch.tensor([0]), losses.margin)
     images = dark_then(0.9).requires_grad_(True)
     value = tracker(images)

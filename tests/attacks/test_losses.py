@@ -20,14 +20,14 @@ def call(loss, *rest, **settings):
 
 
 def test_cross_entropy_is_the_labels_negative_log_probability():
-    wanted = -by_hand_log_probability(LOGITS)[range(4), LABELS]
-    np.testing.assert_allclose(call(losses.cross_entropy), wanted, rtol=1e-5)
+    expected = -by_hand_log_probability(LOGITS)[range(4), LABELS]
+    np.testing.assert_allclose(call(losses.cross_entropy), expected, rtol=1e-5)
 
 
 def test_label_smoothing_spreads_the_target_over_all_classes():
     target = 0.9 * np.eye(3)[LABELS] + 0.1 / 3
-    wanted = -(target * by_hand_log_probability(LOGITS)).sum(axis=1)
-    np.testing.assert_allclose(call(losses.cross_entropy, label_smoothing=0.1), wanted, rtol=1e-5)
+    expected = -(target * by_hand_log_probability(LOGITS)).sum(axis=1)
+    np.testing.assert_allclose(call(losses.cross_entropy, label_smoothing=0.1), expected, rtol=1e-5)
 
 
 def test_margin_is_the_largest_wrong_logit_minus_the_labels():
@@ -40,27 +40,27 @@ def test_margin_is_positive_exactly_where_misclassified(generator):
     assert torch.equal(losses.margin(logits, labels) > 0, logits.argmax(dim=1) != labels)
 
 
-def test_a_tie_has_margin_zero_whichever_class_comes_first():
+def test_a_tie_has_margin_zero_whatever_the_order_of_the_classes():
     logits = torch.tensor([[1.0, 1.0, 0.0], [1.0, 1.0, 0.0]])
     assert losses.margin(logits, torch.tensor([0, 1])).tolist() == [0.0, 0.0]
 
 
 def test_dlr_is_the_margin_over_the_first_minus_the_third():
-    wanted = [-1.5 / 3.0, 0.0, 0.5 / 7.5, 90.0 / 90.0]
-    np.testing.assert_allclose(call(losses.dlr), wanted, rtol=1e-6)
+    expected = [-1.5 / 3.0, 0.0, 0.5 / 7.5, 90.0 / 90.0]
+    np.testing.assert_allclose(call(losses.dlr), expected, rtol=1e-6)
 
 
 FIVE = torch.tensor([[4.0, 1.0, 3.0, 0.0, -2.0], [4.0, 1.0, 3.0, 0.0, -2.0]])
 
 
 def test_targeted_margin_is_the_targets_logit_minus_the_labels():
-    found = losses.targeted_margin(FIVE, torch.tensor([0, 3]), torch.tensor([2, 1]))
-    assert found.tolist() == [-1.0, 1.0]
+    value = losses.targeted_margin(FIVE, torch.tensor([0, 3]), torch.tensor([2, 1]))
+    assert value.tolist() == [-1.0, 1.0]
 
 
 def test_targeted_dlr_divides_by_the_first_minus_the_mean_of_third_and_fourth():
-    found = losses.targeted_dlr(FIVE, torch.tensor([0, 3]), torch.tensor([2, 1]))
-    torch.testing.assert_close(found, torch.tensor([-1.0, 1.0]) / (4.0 - (1.0 + 0.0) / 2))
+    value = losses.targeted_dlr(FIVE, torch.tensor([0, 3]), torch.tensor([2, 1]))
+    torch.testing.assert_close(value, torch.tensor([-1.0, 1.0]) / (4.0 - (1.0 + 0.0) / 2))
 
 
 def test_dlr_is_positive_exactly_where_misclassified(generator):
@@ -69,7 +69,7 @@ def test_dlr_is_positive_exactly_where_misclassified(generator):
     assert torch.equal(losses.dlr(logits, labels) > 0, logits.argmax(dim=1) != labels)
 
 
-def test_dlr_does_not_see_the_scale_of_the_logits(generator):
+def test_dlr_does_not_depend_on_the_scale_of_the_logits(generator):
     logits = torch.randn(50, 4, generator=generator)
     labels, targets = torch.randint(4, (2, 50), generator=generator)
     for scale in (1e-3, 1e3):
@@ -89,7 +89,7 @@ def test_dlr_of_equal_logits_is_zero_with_a_finite_gradient():
     assert logits.grad.isfinite().all()
 
 
-def test_losses_that_need_more_classes_say_what_to_use_instead():
+def test_too_few_classes_are_refused_with_the_remedy():
     two, three, label = torch.zeros(1, 2), torch.zeros(1, 3), torch.tensor([0])
     with pytest.raises(ValueError, match="DLR loss needs 3 classes or more, got 2"):
         losses.dlr(two, label)
@@ -99,22 +99,22 @@ def test_losses_that_need_more_classes_say_what_to_use_instead():
 
 def test_gate_cross_entropy_is_the_binary_cross_entropy_of_the_weight():
     weight, target = np.array([0.9, 0.2, 0.5]), np.array([1.0, 0.0, 0.25])
-    wanted = -(target * np.log(weight) + (1 - target) * np.log(1 - weight))
+    expected = -(target * np.log(weight) + (1 - target) * np.log(1 - weight))
     gate = np.log(weight / (1 - weight))
-    found = losses.gate_cross_entropy(
+    value = losses.gate_cross_entropy(
         torch.tensor(gate, dtype=torch.float32), torch.tensor(target, dtype=torch.float32)
     )
-    np.testing.assert_allclose(found.numpy(), wanted, rtol=1e-5)
+    np.testing.assert_allclose(value.numpy(), expected, rtol=1e-5)
 
 
-def test_one_target_serves_all_gates():
+def test_one_target_applies_to_all_gates():
     gate = torch.tensor([0.9, -0.2])
-    one, each = losses.gate_cross_entropy(gate, 1.0), torch.ones(2)
-    assert torch.equal(one, losses.gate_cross_entropy(gate, each))
+    common, per_image = losses.gate_cross_entropy(gate, 1.0), torch.ones(2)
+    assert torch.equal(common, losses.gate_cross_entropy(gate, per_image))
 
 
 @pytest.mark.parametrize(("gate", "target", "slope"), [(-30.0, 1.0, -1.0), (30.0, 0.0, 1.0)])
-def test_a_saturated_gate_still_pulls_both_ways(gate, target, slope):
+def test_a_saturated_gate_still_has_a_gradient(gate, target, slope):
     # d BCE(sigmoid(z), t) / dz = sigmoid(z) - t. An adaptive attack that sees 0 here is masked.
     logit = torch.tensor([gate], requires_grad=True)
     losses.gate_cross_entropy(logit, target).sum().backward()
@@ -124,9 +124,9 @@ def test_a_saturated_gate_still_pulls_both_ways(gate, target, slope):
 @pytest.mark.parametrize("loss", [losses.cross_entropy, losses.margin, losses.dlr])
 def test_half_precision_logits_are_reduced_in_float32(loss):
     logits = torch.tensor(LOGITS, dtype=torch.bfloat16)
-    found = loss(logits, torch.tensor(LABELS))
-    assert found.dtype == torch.float32
-    assert torch.equal(found, loss(logits.float(), torch.tensor(LABELS)))
+    value = loss(logits, torch.tensor(LABELS))
+    assert value.dtype == torch.float32
+    assert torch.equal(value, loss(logits.float(), torch.tensor(LABELS)))
 
 
 @pytest.mark.parametrize("loss", [losses.cross_entropy, losses.margin, losses.dlr])
@@ -136,7 +136,7 @@ def test_losses_leave_their_input_alone(loss):
     assert logits.tolist() == LOGITS.tolist()
 
 
-def test_uniform_logits_cost_the_log_of_the_class_count():
+def test_the_loss_of_uniform_logits_is_the_log_of_the_class_count():
     logits = torch.zeros(1, 100)
-    found = losses.cross_entropy(logits, torch.tensor([7])).item()
-    assert found == pytest.approx(math.log(100))
+    value = losses.cross_entropy(logits, torch.tensor([7])).item()
+    assert value == pytest.approx(math.log(100))

@@ -19,8 +19,8 @@ def towards_clean(images):
 
 def test_fgsm_is_one_step_of_epsilon_along_the_sign():
     slope = torch.tensor([1.0, -2.0, 0.5, 0.0]).repeat(4).reshape(1, 4, 4)
-    found = fgsm()(lambda x: (x * slope).sum((1, 2, 3)), CLEAN, Linf(0.1), torch.Generator())
-    torch.testing.assert_close(found, CLEAN + 0.1 * slope.sign())
+    adversarial = fgsm()(lambda x: (x * slope).sum((1, 2, 3)), CLEAN, Linf(0.1), torch.Generator())
+    torch.testing.assert_close(adversarial, CLEAN + 0.1 * slope.sign())
 
 
 def test_iterative_fgsm_takes_equal_fractions_of_epsilon():
@@ -38,34 +38,34 @@ def test_iterative_fgsm_takes_equal_fractions_of_epsilon():
 @pytest.mark.parametrize("step", [10.0, 0.35])
 def test_a_step_is_never_longer_than_epsilon(step, generator):
     attack = PGD(steps=1, step_size=step)
-    found = attack(towards_clean, CLEAN, Linf(0.2), generator)
+    adversarial = attack(towards_clean, CLEAN, Linf(0.2), generator)
     # One step of 0.2 from inside the ball passes the clean image and stays short of the far side.
-    assert (found - CLEAN).abs().mean() < 0.8 * 0.2
+    assert (adversarial - CLEAN).abs().mean() < 0.8 * 0.2
 
 
 def test_a_step_is_never_longer_than_each_images_own_epsilon(generator):
     threat = Linf(torch.tensor([0.01, 0.2]))
-    found = PGD(steps=1, step_size=0.1)(towards_clean, CLEAN, threat, generator)
-    moved = (found - CLEAN).abs().mean(dim=(1, 2, 3))
+    adversarial = PGD(steps=1, step_size=0.1)(towards_clean, CLEAN, threat, generator)
+    moved = (adversarial - CLEAN).abs().mean(dim=(1, 2, 3))
     assert moved[0] < 0.8 * 0.01
     assert moved[1] < 0.8 * 0.2
 
 
-def test_no_random_start_begins_at_the_clean_image():
+def test_without_a_random_start_the_search_starts_at_the_clean_image():
     started = []
     goal = lambda images: started.append(images.detach().clone()) or waves(images)  # noqa: E731
     PGD(steps=1, relative_step=1.0, random_start=False)(goal, CLEAN, Linf(0.1), torch.Generator())
     assert torch.equal(started[0], CLEAN)
 
 
-def test_a_random_start_begins_where_the_threat_draws():
+def test_a_random_start_is_drawn_by_the_threat():
     started = []
     goal = lambda images: started.append(images.detach().clone()) or waves(images)  # noqa: E731
     PGD(steps=1, relative_step=1.0)(goal, CLEAN, L2(0.1), torch.Generator().manual_seed(3))
     assert torch.equal(started[0], L2(0.1).random_start(CLEAN, torch.Generator().manual_seed(3)))
 
 
-def test_a_given_start_is_projected_and_replaces_the_first_searchs_own():
+def test_a_given_start_is_projected_and_replaces_the_start_of_the_first_search():
     started = []
     goal = lambda images: started.append(images.detach().clone()) or waves(images)  # noqa: E731
     given = CLEAN + torch.linspace(-0.3, 0.05, CLEAN.numel()).view_as(CLEAN)
@@ -78,15 +78,15 @@ def test_a_given_start_is_projected_and_replaces_the_first_searchs_own():
 
 
 @pytest.mark.usefixtures("no_shape_checks")
-def test_a_start_for_other_images_is_refused_and_no_gradient_comes_through_it():
+def test_a_start_of_another_shape_is_refused_and_a_valid_one_is_detached():
     search, draw = PGD(steps=1, relative_step=1.0), torch.Generator()
     with pytest.raises(ValueError, match=r"start must have the shape .* \(2, 1, 4, 4\), got \(3,"):
         search(waves, CLEAN, Linf(0.1), draw, torch.zeros(3, 1, 4, 4))
-    found = search(waves, CLEAN, Linf(0.1), draw, CLEAN.clone().requires_grad_(True))
-    assert not found.requires_grad
+    adversarial = search(waves, CLEAN, Linf(0.1), draw, CLEAN.clone().requires_grad_(True))
+    assert not adversarial.requires_grad
 
 
-def test_a_given_start_stays_with_its_images_where_others_are_done():
+def test_a_given_start_stays_with_its_images_when_others_are_finished():
     images = torch.full((3, 1, 8, 8), 0.5)
     goal = goals.SuccessTracker(lambda x: x.flatten(1)[:, :2], torch.zeros(3).long(), losses.margin)
     goal.record(images, torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]]))  # the second is broken
@@ -105,9 +105,9 @@ def test_restarts_keep_each_images_best_search(keep):
     searches = [PGD(**attack)(waves, clean, threat, generator) for _ in range(4)]
     wins = torch.stack([waves(images) for images in searches]).argmax(dim=0)
     assert len(set(wins.tolist())) > 1  # else one whole batch might have been kept
-    wanted = torch.stack([searches[win][row] for row, win in enumerate(wins.tolist())])
-    found = PGD(**attack, restarts=4)(waves, clean, threat, torch.Generator().manual_seed(5))
-    assert torch.equal(found, wanted)
+    expected = torch.stack([searches[win][row] for row, win in enumerate(wins.tolist())])
+    adversarial = PGD(**attack, restarts=4)(waves, clean, threat, torch.Generator().manual_seed(5))
+    assert torch.equal(adversarial, expected)
 
 
 def test_keep_best_returns_the_highest_point_visited():
@@ -119,33 +119,33 @@ def test_keep_best_returns_the_highest_point_visited():
 
     attack = PGD(steps=7, relative_step=0.6, keep="best")
     clean = torch.full((8, 1, 1, 2), 0.5)
-    found = attack(goal, clean, Linf(0.2), torch.Generator().manual_seed(1))
+    adversarial = attack(goal, clean, Linf(0.2), torch.Generator().manual_seed(1))
     values = torch.stack([waves(images) for images in visited])
     assert len(visited) == 8  # seven steps, and the point that the last one reached
-    torch.testing.assert_close(waves(found), values.amax(dim=0))
+    torch.testing.assert_close(waves(adversarial), values.amax(dim=0))
     assert (values.amax(dim=0) > values[-1]).any()  # else "last" would have passed
 
 
 def test_keep_best_includes_the_point_of_the_last_step():
     attack = PGD(steps=1, relative_step=1.0, random_start=False, keep="best")
-    found = attack(lambda x: x.sum((1, 2, 3)), CLEAN, Linf(0.1), torch.Generator())
-    torch.testing.assert_close(found, CLEAN + 0.1)
+    adversarial = attack(lambda x: x.sum((1, 2, 3)), CLEAN, Linf(0.1), torch.Generator())
+    torch.testing.assert_close(adversarial, CLEAN + 0.1)
 
 
-def test_a_number_is_kept_over_a_goal_that_is_not_one():
+def test_a_finite_goal_is_kept_over_nan():
     def goal(images):
         return torch.where(images[:, 0, 0, 0] > 0.55, images.sum((1, 2, 3)), float("nan"))
 
     clean = torch.full((16, 1, 1, 1), 0.5)
     attack = PGD(steps=1, step_size=1e-4, restarts=8)
-    found = attack(goal, clean, Linf(0.1), torch.Generator().manual_seed(0))
-    assert goal(found).isfinite().float().mean() > 0.8
+    adversarial = attack(goal, clean, Linf(0.1), torch.Generator().manual_seed(0))
+    assert goal(adversarial).isfinite().float().mean() > 0.8
 
 
-def test_an_attack_runs_where_gradients_are_off():
+def test_an_attack_runs_inside_no_grad():
     with torch.no_grad():
-        found = fgsm()(lambda x: x.sum((1, 2, 3)), CLEAN, Linf(0.1), torch.Generator())
-    torch.testing.assert_close(found, CLEAN + 0.1)
+        adversarial = fgsm()(lambda x: x.sum((1, 2, 3)), CLEAN, Linf(0.1), torch.Generator())
+    torch.testing.assert_close(adversarial, CLEAN + 0.1)
 
 
 @pytest.mark.parametrize(
@@ -166,7 +166,7 @@ def test_an_attack_runs_where_gradients_are_off():
         ),
     ],
 )
-def test_settings_that_make_no_search_are_refused(settings, message):
+def test_invalid_settings_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         PGD(**settings)
 
@@ -177,26 +177,26 @@ def test_an_epsilon_for_other_images_is_refused():
         fgsm()(waves, CLEAN, Linf(torch.tensor([0.1, 0.1, 0.1])), torch.Generator())
 
 
-def test_images_that_are_done_before_the_search_keep_what_was_found():
+def test_images_finished_before_the_search_keep_their_stored_point():
     images = torch.full((3, 1, 8, 8), 0.5)
     labels = torch.zeros(3, dtype=torch.long)
     goal = goals.SuccessTracker(lambda x: x.flatten(1)[:, :2], labels, losses.margin)
     goal.record(images, torch.tensor([[0.0, 1.0]] * 3))
     for restarts in (1, 2):
         search = PGD(steps=2, relative_step=0.5, restarts=restarts, keep="best")
-        found = search(goal, images, Linf(0.1), torch.Generator())
-        assert torch.equal(found, images)
+        adversarial = search(goal, images, Linf(0.1), torch.Generator())
+        assert torch.equal(adversarial, images)
 
 
 @pytest.mark.parametrize("threat", [Linf(0.1), L2(0.5)])
 @pytest.mark.parametrize("keep", ["last", "best"])
-def test_a_gradient_that_is_no_number_moves_nothing_and_spoils_no_image(threat, keep, generator):
+def test_a_nan_gradient_moves_nothing_and_leaves_images_finite(threat, keep, generator):
     clean = torch.rand(4, 1, 8, 8, generator=generator)
 
     def goal(images):
         total = images.sum(dim=(1, 2, 3))
         return torch.cat([(total[:2] - total[:2].detach()).sqrt(), total[2:]])
 
-    found = PGD(steps=3, relative_step=0.5, keep=keep)(goal, clean, threat, generator)
-    assert bool(found.isfinite().all())
-    assert bool((found[2:] > clean[2:]).any())
+    adversarial = PGD(steps=3, relative_step=0.5, keep=keep)(goal, clean, threat, generator)
+    assert bool(adversarial.isfinite().all())
+    assert bool((adversarial[2:] > clean[2:]).any())

@@ -17,8 +17,8 @@ def waves(images):
     return torch.sin(40 * images).sum(dim=(1, 2, 3))
 
 
-class Noting:
-    """A goal that keeps what it was shown."""
+class Recording:
+    """A goal that records the images it is called with."""
 
     def __init__(self, goal):
         self.goal, self.visited = goal, []
@@ -29,7 +29,7 @@ class Noting:
         return self.goal(images)
 
 
-def test_the_squares_shrink_as_the_published_schedule_says():
+def test_the_squares_follow_the_published_schedule():
     # The area starts at 0.8 * 32 * 32 = 819.2 pixels, a side of 28.6, and is halved nine times.
     proposals = [0, 10, 11, 50, 51, 200, 201, 501, 1001, 2001, 4001, 6001, 8000, 8001, 50000]
     sides = [Square().side(proposal, 32, 32) for proposal in proposals]
@@ -55,7 +55,7 @@ def test_the_schedule_is_stretched_to_the_queries_on_request():
 
 
 def test_the_linf_start_is_vertical_stripes_of_plus_and_minus_epsilon():
-    goal, clean = Noting(waves), torch.full((3, 2, 5, 7), 0.5)
+    goal, clean = Recording(waves), torch.full((3, 2, 5, 7), 0.5)
     Square(queries=1)(goal, clean, Linf(0.1), seeded())
     (start,) = goal.visited
     assert torch.equal(start, start[:, :, :1].expand_as(start))
@@ -63,19 +63,19 @@ def test_the_linf_start_is_vertical_stripes_of_plus_and_minus_epsilon():
     assert len({tuple(stripes.flatten().tolist()) for stripes in start}) == 3
 
 
-def test_each_linf_proposal_is_one_square_at_a_place_of_each_images_own():
-    goal, clean = Noting(lambda images: torch.zeros(len(images))), torch.full((40, 1, 9, 9), 0.5)
+def test_each_linf_proposal_is_one_square_at_its_own_position_in_each_image():
+    goal, clean = Recording(lambda images: torch.zeros(len(images))), torch.full((40, 1, 9, 9), 0.5)
     Square(queries=2, p_init=0.12)(goal, clean, Linf(0.1), seeded())  # a side of 3
     start, proposal = goal.visited
-    places = set()
+    positions = set()
     for changed in (start != proposal)[:, 0]:
         rows, columns = changed.nonzero().unbind(dim=1)
         if len(rows):
             assert rows.max() - rows.min() <= 2
             assert columns.max() - columns.min() <= 2
-            places.add((int(rows.min()), int(columns.min())))
-    assert len(places) > 10
-    assert max(place[0] for place in places) == 6  # the square may touch the last row
+            positions.add((int(rows.min()), int(columns.min())))
+    assert len(positions) > 10
+    assert max(row for row, _ in positions) == 6  # the square may touch the last row
 
 
 def test_the_bump_is_two_pyramids_of_opposite_signs():
@@ -89,8 +89,8 @@ def test_the_bump_is_two_pyramids_of_opposite_signs():
 
 
 @pytest.mark.parametrize("size", [(2, 3), (8, 8), (16, 11)])
-def test_every_l2_point_uses_the_whole_epsilon_where_the_box_is_far(size):
-    goal, clean = Noting(waves), torch.full((4, 3, *size), 0.5)
+def test_every_l2_point_uses_the_whole_epsilon_away_from_the_pixel_bounds(size):
+    goal, clean = Recording(waves), torch.full((4, 3, *size), 0.5)
     threat = L2(torch.tensor([0.0, 0.1, 0.2, 0.3]))
     Square(queries=40)(goal, clean, threat, seeded())
     for images in goal.visited:
@@ -99,13 +99,16 @@ def test_every_l2_point_uses_the_whole_epsilon_where_the_box_is_far(size):
 
 
 def test_the_l2_start_covers_the_whole_image():
-    goal, clean = Noting(waves), torch.full((4, 3, 10, 5), 0.5)
+    goal, clean = Recording(waves), torch.full((4, 3, 10, 5), 0.5)
     Square(queries=1)(goal, clean, L2(0.5), seeded())
     assert (goal.visited[0] != clean).all()
 
 
 def test_an_l2_proposal_moves_weight_from_one_window_to_another():
-    goal, clean = Noting(lambda images: torch.zeros(len(images))), torch.full((40, 1, 20, 20), 0.5)
+    goal, clean = (
+        Recording(lambda images: torch.zeros(len(images))),
+        torch.full((40, 1, 20, 20), 0.5),
+    )
     Square(queries=2, p_init=0.02)(goal, clean, L2(0.5), seeded())  # windows of 3 x 3
     start, proposal = (images - clean for images in goal.visited)
     changed = (start - proposal).abs() > 1e-6
@@ -115,28 +118,28 @@ def test_an_l2_proposal_moves_weight_from_one_window_to_another():
 
 
 @pytest.mark.parametrize("threat", [Linf(0.1), L2(0.5)])
-def test_gets_more_than_half_of_what_a_linear_goal_has_to_give(threat):
+def test_reaches_more_than_half_the_optimum_of_a_linear_goal(threat):
     clean = torch.full((4, 1, 8, 8), 0.5)
     slope = torch.randn(4, 1, 8, 8, generator=seeded(1))
     goal = lambda images: ((images - clean) * slope).sum(dim=(1, 2, 3))  # noqa: E731
-    found = Square(queries=300, rescale=True)(goal, clean, threat, seeded())
+    adversarial = Square(queries=300, rescale=True)(goal, clean, threat, seeded())
     dual = 1 if isinstance(threat, Linf) else 2
     most = threat.epsilon * torch.linalg.vector_norm(slope.flatten(1), ord=dual, dim=1)
-    assert (goal(found) > 0.5 * most).all()
-    assert (goal(found) <= most + 1e-5).all()
+    assert (goal(adversarial) > 0.5 * most).all()
+    assert (goal(adversarial) <= most + 1e-5).all()
 
 
-def test_a_goal_that_is_not_a_number_is_never_kept_over_one_that_is():
+def test_a_nan_goal_is_never_kept_over_a_finite_one():
     def goal(images):
         return torch.where(images[:, 0, 0, 0] > 0.5, images.sum(dim=(1, 2, 3)), float("nan"))
 
-    found = Square(queries=30)(goal, torch.full((16, 1, 4, 4), 0.5), Linf(0.1), seeded())
-    assert goal(found).isfinite().all()
+    adversarial = Square(queries=30)(goal, torch.full((16, 1, 4, 4), 0.5), Linf(0.1), seeded())
+    assert goal(adversarial).isfinite().all()
 
 
 @pytest.mark.parametrize("threat", [Linf(0.1), L2(0.5)])
 def test_a_restart_calls_the_goal_once_a_query(threat):
-    goal = Noting(waves)
+    goal = Recording(waves)
     Square(queries=7, restarts=3)(goal, torch.rand(2, 1, 6, 6), threat, seeded())
     assert len(goal.visited) == 21
 
@@ -151,19 +154,17 @@ def quantised():
 
 @pytest.mark.parametrize("loss", [cross_entropy, margin])
 @pytest.mark.parametrize("threat", [Linf(0.2), L2(0.6)])
-def test_climbs_where_there_is_no_gradient(loss, threat, quantised, generator):
+def test_raises_a_goal_without_a_gradient(loss, threat, quantised, generator):
     images = torch.rand(6, 1, 6, 6, generator=generator)
     labels = quantised(images).argmax(dim=1)
     goal = loss(quantised, labels)
-    found = Square(queries=50)(goal, images, threat, generator)
-    assert (goal(found) > goal(images)).all()
+    adversarial = Square(queries=50)(goal, images, threat, generator)
+    assert (goal(adversarial) > goal(images)).all()
 
 
 @pytest.mark.parametrize("kind", [Linf, L2])
 @pytest.mark.parametrize("restarts", [1, 2])
-def test_dropping_images_that_are_done_changes_nothing_for_the_others(
-    kind, restarts, quantised, generator
-):
+def test_dropping_finished_images_does_not_change_the_others(kind, restarts, quantised, generator):
     images = torch.rand(6, 1, 6, 6, generator=generator)
     labels, shown = quantised(images).argmax(dim=1), []
     threat = kind(torch.linspace(0.4 if kind is Linf else 1.5, 0.0, 6))
@@ -172,17 +173,17 @@ def test_dropping_images_that_are_done_changes_nothing_for_the_others(
         SuccessTracker(counted, labels, margin_loss),
         Square(queries=60, restarts=restarts),
     )
-    found = attack(tracker, images, threat, seeded())
+    adversarial = attack(tracker, images, threat, seeded())
     plain = attack(margin(quantised, labels), images, threat, seeded())
     left = ~tracker.broken
     assert 0 < left.sum() < 6
-    assert torch.equal(found[left], plain[left])
-    assert torch.equal(found[~left], tracker.images[~left])
+    assert torch.equal(adversarial[left], plain[left])
+    assert torch.equal(adversarial[~left], tracker.images[~left])
     assert shown == sorted(shown, reverse=True)
     assert shown[-1] == left.sum()
 
 
-def test_images_that_were_done_before_cost_nothing(quantised, generator):
+def test_images_finished_before_cost_nothing(quantised, generator):
     images = torch.rand(6, 1, 6, 6, generator=generator)
     labels, shown = (quantised(images).argmax(dim=1) + 1) % 3, []
     counted = lambda images: shown.append(len(images)) or quantised(images)  # noqa: E731
@@ -201,20 +202,20 @@ def test_images_that_were_done_before_cost_nothing(quantised, generator):
         ({"p_init": float("nan")}, "p_init must be a share of the area"),
     ],
 )
-def test_settings_that_make_no_search_are_refused(settings, message):
+def test_invalid_settings_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         Square(**settings)
 
 
-def test_a_threat_of_another_kind_is_refused():
+def test_an_unknown_threat_is_refused():
     class Other(Linf):
         pass
 
-    class Stranger:
+    class Unknown:
         epsilon = 0.1
         with_epsilon = project = random_start = ascent = lambda *rest: rest
 
     images = torch.full((1, 1, 4, 4), 0.5)
     Square(queries=2)(waves, images, Other(0.1), seeded())
-    with pytest.raises(TypeError, match="the threat of Square must be Linf or L2, got Stranger"):
-        Square()(waves, images, Stranger(), seeded())
+    with pytest.raises(TypeError, match="the threat of Square must be Linf or L2, got Unknown"):
+        Square()(waves, images, Unknown(), seeded())

@@ -38,7 +38,7 @@ def draw(kind, epsilon, each, seed):
 
 @cases
 @draws
-def test_a_projection_lies_in_the_ball_and_the_box(kind, epsilon, spread, each, seed):
+def test_a_projection_is_inside_the_ball_and_the_pixel_range(kind, epsilon, spread, each, seed):
     threat, clean, generator = draw(kind, epsilon, each, seed)
     far = clean + spread * torch.randn(clean.shape, generator=generator)
     assert_allowed(threat, threat.project(far, clean), clean)
@@ -55,30 +55,30 @@ def test_projecting_twice_changes_nothing(kind, epsilon, spread, each, seed):
 
 @cases
 @draws
-def test_a_random_start_lies_in_the_ball_and_the_box(kind, epsilon, spread, each, seed):
+def test_a_random_start_is_inside_the_ball_and_the_pixel_range(kind, epsilon, spread, each, seed):
     threat, clean, generator = draw(kind, epsilon, each, seed)
     assert_allowed(threat, threat.random_start(clean, generator), clean)
 
 
 @pytest.mark.parametrize("kind", THREATS)
-def test_what_is_allowed_already_is_not_moved(kind):
+def test_projection_leaves_allowed_images_unchanged(kind):
     clean = torch.full((2, 1, 2, 2), 0.5)
     images = clean + torch.tensor([0.1, -0.1]).reshape(2, 1, 1, 1)
     assert torch.equal(kind(0.3).project(images, clean), images)
 
 
-def test_linf_projection_clamps_every_pixel_to_ball_and_box():
+def test_linf_projection_clamps_every_pixel_to_the_ball_and_the_pixel_range():
     clean = torch.tensor([0.5, 0.5, 0.95, 0.05]).reshape(1, 1, 2, 2)
     far = torch.tensor([0.9, 0.55, 2.0, -1.0]).reshape(1, 1, 2, 2)
-    wanted = torch.tensor([0.6, 0.55, 1.0, 0.0]).reshape(1, 1, 2, 2)
-    torch.testing.assert_close(Linf(0.1).project(far, clean), wanted)
+    expected = torch.tensor([0.6, 0.55, 1.0, 0.0]).reshape(1, 1, 2, 2)
+    torch.testing.assert_close(Linf(0.1).project(far, clean), expected)
 
 
 def test_l2_projection_shortens_and_keeps_the_direction():
     clean = torch.full((1, 1, 1, 2), 0.5)
     far = clean + torch.tensor([3.0, -4.0]).reshape(1, 1, 1, 2)
-    wanted = clean + torch.tensor([0.06, -0.08]).reshape(1, 1, 1, 2)
-    torch.testing.assert_close(L2(0.1).project(far, clean), wanted)
+    expected = clean + torch.tensor([0.06, -0.08]).reshape(1, 1, 1, 2)
+    torch.testing.assert_close(L2(0.1).project(far, clean), expected)
 
 
 @pytest.mark.parametrize("kind", THREATS)
@@ -89,14 +89,14 @@ def test_each_image_has_its_own_epsilon(kind):
     torch.testing.assert_close(distance(threat, threat.project(clean + 5, clean), clean), epsilons)
 
 
-def test_linf_random_start_fills_the_ball_evenly(generator):
+def test_linf_random_start_is_uniform_in_the_ball(generator):
     clean = torch.full((500, 1, 2, 2), 0.5)
     noise = (Linf(0.2).random_start(clean, generator) - clean) / 0.2
     assert noise.mean().abs() < 0.05
     assert noise.var().item() == pytest.approx(1 / 3, abs=0.03)  # of a uniform draw on (-1, 1)
 
 
-def test_l2_random_start_fills_the_ball_evenly(generator):
+def test_l2_random_start_is_uniform_in_the_ball(generator):
     clean = torch.full((3000, 1, 1, 2), 0.5)
     threat = L2(0.2)
     radius = distance(threat, threat.random_start(clean, generator), clean) / 0.2
@@ -106,7 +106,7 @@ def test_l2_random_start_fills_the_ball_evenly(generator):
 
 
 @pytest.mark.parametrize("kind", THREATS)
-def test_random_starts_come_from_the_generator_alone(kind):
+def test_random_starts_depend_only_on_the_generator(kind):
     clean = torch.full((2, 1, 2, 2), 0.5)
 
     def start(seed):
@@ -118,15 +118,15 @@ def test_random_starts_come_from_the_generator_alone(kind):
 
 def test_linf_ascent_is_the_sign():
     gradient = torch.tensor([3.0, -1e-20, 0.0, 7.0]).reshape(1, 1, 2, 2)
-    wanted = torch.tensor([1.0, -1.0, 0.0, 1.0]).reshape(1, 1, 2, 2)
-    assert torch.equal(Linf(0.1).ascent(gradient), wanted)
+    expected = torch.tensor([1.0, -1.0, 0.0, 1.0]).reshape(1, 1, 2, 2)
+    assert torch.equal(Linf(0.1).ascent(gradient), expected)
 
 
 @pytest.mark.parametrize("size", [1e-30, 1e-3, 1.0, 1e30])
-def test_l2_ascent_has_length_one_however_large_the_gradient(size):
+def test_l2_ascent_has_length_one_for_any_size_of_gradient(size):
     gradient = size * torch.tensor([3.0, -4.0]).reshape(1, 1, 1, 2)
-    wanted = torch.tensor([0.6, -0.8]).reshape(1, 1, 1, 2)
-    torch.testing.assert_close(L2(0.1).ascent(gradient), wanted)
+    expected = torch.tensor([0.6, -0.8]).reshape(1, 1, 1, 2)
+    torch.testing.assert_close(L2(0.1).ascent(gradient), expected)
 
 
 def test_l2_ascent_of_a_zero_gradient_is_zero():
@@ -134,20 +134,20 @@ def test_l2_ascent_of_a_zero_gradient_is_zero():
 
 
 @pytest.mark.parametrize("kind", THREATS)
-def test_at_changes_the_strength_and_keeps_the_kind(kind):
+def test_with_epsilon_keeps_the_kind_of_threat(kind):
     assert kind(0.1).with_epsilon(0.2) == kind(0.2)
 
 
 @pytest.mark.parametrize("epsilon", [8, torch.tensor([0.0, 8.0])])
-def test_linf_eight_is_refused_with_the_remedy(epsilon):
+def test_a_linf_epsilon_of_8_is_refused_with_the_remedy(epsilon):
     with pytest.raises(ValueError, match=r"For the papers' 8 write 8/255"):
         Linf(epsilon)
 
 
 @pytest.mark.parametrize("kind", THREATS)
-@pytest.mark.parametrize("bad", [-0.1, math.nan, math.inf])
-def test_no_strength_is_refused(kind, bad):
-    for epsilon in (bad, torch.tensor([0.1, bad])):
+@pytest.mark.parametrize("invalid", [-0.1, math.nan, math.inf])
+def test_a_negative_or_infinite_epsilon_is_refused(kind, invalid):
+    for epsilon in (invalid, torch.tensor([0.1, invalid])):
         with pytest.raises(ValueError, match="epsilon must be"):
             kind(epsilon)
 
@@ -159,7 +159,7 @@ def test_an_epsilon_for_every_pixel_is_refused(kind):
         kind(torch.full((3, 1), 0.1))
 
 
-def test_l2_may_be_longer_than_one_pixel_unit():
+def test_an_l2_epsilon_may_be_above_one():
     assert L2(2.0).epsilon == 2.0
 
 

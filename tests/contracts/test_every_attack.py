@@ -1,4 +1,4 @@
-"""What every attack promises. A new attack is one line below."""
+"""Properties of every attack. A new attack is one line below."""
 
 import math
 
@@ -39,7 +39,7 @@ THREATS = {
     "l2_each": L2(torch.tensor([0.0, 0.1, 0.2, 0.4])),
 }
 
-one_or_each = ["one", "each"]
+one_or_per_image = ["one", "per_image"]
 every_attack = pytest.mark.parametrize("attack", ATTACKS.values(), ids=ATTACKS)
 every_gradient_attack = pytest.mark.parametrize("attack", BY_GRADIENT.values(), ids=BY_GRADIENT)
 every_random_attack = pytest.mark.parametrize("attack", RANDOM.values(), ids=RANDOM)
@@ -53,13 +53,13 @@ def clean(generator):
 
 @pytest.fixture
 def slope(generator):
-    """Of a linear goal, different for every image, and never of length one."""
+    """Gradient of a linear goal, different for every image and not of length one."""
     return 3 * torch.randn(4, 3, 4, 4, generator=generator)
 
 
 @pytest.fixture
 def network():
-    """With dropout and batch norms, in mixed modes, partly frozen, with gradients of its own."""
+    """A network with dropout and batch norms, in mixed modes, partly frozen, with gradients."""
     torch.manual_seed(0)
     network = nn.Sequential(
         nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 2), nn.BatchNorm2d(4)
@@ -72,8 +72,8 @@ def network():
     return network
 
 
-def everything(network):
-    """Weights, buffers, gradients, who trains and who is in which mode."""
+def state_of(network):
+    """Return weights, buffers, gradients, ``requires_grad`` flags and modes."""
     return {
         "state": {name: value.clone() for name, value in network.state_dict().items()},
         "gradients": [None if p.grad is None else p.grad.clone() for p in network.parameters()],
@@ -89,44 +89,46 @@ def waves(images):
 
 @every_attack
 @every_threat
-def test_stays_in_the_ball_and_the_box(attack, threat, clean, generator):
-    found = attack(waves, clean, threat, generator)
+def test_stays_inside_the_ball_and_the_pixel_range(attack, threat, clean, generator):
+    adversarial = attack(waves, clean, threat, generator)
     order = math.inf if isinstance(threat, Linf) else 2
-    moved = torch.linalg.vector_norm((found - clean).flatten(1), ord=order, dim=1)
-    assert found.shape == clean.shape
-    assert found.min() >= 0
-    assert found.max() <= 1
+    moved = torch.linalg.vector_norm((adversarial - clean).flatten(1), ord=order, dim=1)
+    assert adversarial.shape == clean.shape
+    assert adversarial.min() >= 0
+    assert adversarial.max() <= 1
     assert (moved <= torch.as_tensor(threat.epsilon) + 1e-5).all()
 
 
 @pytest.mark.parametrize("attack", EXACT_IN_LINF.values(), ids=EXACT_IN_LINF)
-@pytest.mark.parametrize("epsilon", [0.2, torch.tensor([0.0, 0.03, 0.1, 0.3])], ids=one_or_each)
+@pytest.mark.parametrize(
+    "epsilon", [0.2, torch.tensor([0.0, 0.03, 0.1, 0.3])], ids=one_or_per_image
+)
 def test_reaches_the_optimum_of_a_linear_goal_in_linf(attack, epsilon, clean, slope, generator):
-    found = attack(lambda x: (x * slope).sum((1, 2, 3)), clean, Linf(epsilon), generator)
+    adversarial = attack(lambda x: (x * slope).sum((1, 2, 3)), clean, Linf(epsilon), generator)
     radius = torch.as_tensor(epsilon).expand(4)[:, None, None, None]
-    torch.testing.assert_close(found, (clean + radius * slope.sign()).clamp(0, 1))
+    torch.testing.assert_close(adversarial, (clean + radius * slope.sign()).clamp(0, 1))
 
 
 @every_gradient_attack
-@pytest.mark.parametrize("epsilon", [0.3, torch.tensor([0.0, 0.1, 0.2, 0.4])], ids=one_or_each)
+@pytest.mark.parametrize("epsilon", [0.3, torch.tensor([0.0, 0.1, 0.2, 0.4])], ids=one_or_per_image)
 def test_reaches_the_optimum_of_a_linear_goal_in_l2(attack, epsilon, slope, generator):
-    clean = torch.full((4, 3, 4, 4), 0.5)  # so far from the box that it does not matter
-    found = attack(lambda x: (x * slope).sum((1, 2, 3)), clean, L2(epsilon), generator)
+    clean = torch.full((4, 3, 4, 4), 0.5)  # far from the pixel bounds
+    adversarial = attack(lambda x: (x * slope).sum((1, 2, 3)), clean, L2(epsilon), generator)
     radius = torch.as_tensor(epsilon).expand(4)
     length = slope.flatten(1).norm(dim=1)
     optimum = clean + (radius / length)[:, None, None, None] * slope
-    gain = ((found - clean) * slope).sum(dim=(1, 2, 3))
+    gain = ((adversarial - clean) * slope).sum(dim=(1, 2, 3))
     torch.testing.assert_close(gain, radius * length, rtol=1e-3, atol=1e-6)
-    torch.testing.assert_close(found, optimum, rtol=0, atol=0.02)
+    torch.testing.assert_close(adversarial, optimum, rtol=0, atol=0.02)
 
 
 @every_attack
 @every_threat
 def test_raises_the_goal_of_a_network(attack, threat, network, clean, labels, generator):
     goal = cross_entropy(network.eval(), labels[:4])
-    found = attack(goal, clean, threat, generator)
+    adversarial = attack(goal, clean, threat, generator)
     strong = torch.as_tensor(threat.epsilon).expand(4) > 0
-    assert (goal(found) > goal(clean))[strong].all()
+    assert (goal(adversarial) > goal(clean))[strong].all()
 
 
 @every_attack
@@ -160,28 +162,30 @@ def test_leaves_the_global_seed_alone(attack, clean, generator):
 @every_attack
 def test_returns_new_detached_images_and_leaves_the_clean_ones(attack, clean, generator):
     before = clean.clone()
-    found = attack(waves, clean, Linf(0.1), generator)
-    assert not found.requires_grad
+    adversarial = attack(waves, clean, Linf(0.1), generator)
+    assert not adversarial.requires_grad
     assert not clean.requires_grad
-    assert found.data_ptr() != clean.data_ptr()
+    assert adversarial.data_ptr() != clean.data_ptr()
     assert torch.equal(clean, before)
 
 
 @every_attack
 @pytest.mark.parametrize("mode", ["eval", "train"])
 def test_leaves_the_model_as_it_was(attack, mode, network, clean, labels, generator):
-    before = everything(network)
+    before = state_of(network)
     with attack_mode(network, mode):
         attack(cross_entropy(network, labels[:4]), clean, Linf(0.1), generator)
-    torch.testing.assert_close(everything(network), before, rtol=0, atol=0)
+    torch.testing.assert_close(state_of(network), before, rtol=0, atol=0)
 
 
 @every_attack
-def test_leaves_weight_gradients_alone_without_help(attack, network, clean, labels, generator):
+def test_leaves_weight_gradients_alone_outside_attack_mode(
+    attack, network, clean, labels, generator
+):
     network.eval()
-    before = everything(network)
+    before = state_of(network)
     attack(cross_entropy(network, labels[:4]), clean, Linf(0.1), generator)
-    torch.testing.assert_close(everything(network), before, rtol=0, atol=0)
+    torch.testing.assert_close(state_of(network), before, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("attack", FIXED.values(), ids=FIXED)

@@ -14,7 +14,7 @@ from equipoise.evaluation.autoattack import PARTS, AutoAttackPart
 
 @pytest.fixture(scope="module")
 def model():
-    """A small convolutional network, trained for a moment on digits under FGSM."""
+    """A small convolutional network, trained briefly on digits with FGSM."""
     torch.manual_seed(0)
     network = nn.Sequential(
         nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(512, 10)
@@ -40,10 +40,10 @@ def held_images() -> Split:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("threat", "norm", "epsilon"), [(Linf, "Linf", 0.12), (L2, "L2", 0.8)])
-def test_image_by_image_it_is_what_the_package_gives_by_itself(
+def test_each_image_has_the_outcome_of_the_package_itself(
     model, threat, norm, epsilon, monkeypatch
 ):
-    # The package's own constants, made smaller on both sides: what is tested is the bookkeeping.
+    # Fewer steps on both sides: this tests the bookkeeping, not the attacks.
     make = AutoAttack.__init__
 
     def smaller(self, *arguments, **settings):
@@ -54,10 +54,10 @@ def test_image_by_image_it_is_what_the_package_gives_by_itself(
     monkeypatch.setattr(AutoAttack, "__init__", smaller)
     data = held_images()
     images, labels = data.batch(slice(None))
-    judge = AutoAttack(model, norm=norm, eps=epsilon, seed=7, device="cpu", version="standard")
-    found, _ = judge.run_standard_evaluation(images, labels, batch_size=16)
+    package = AutoAttack(model, norm=norm, eps=epsilon, seed=7, device="cpu", version="standard")
+    adversarial, _ = package.run_standard_evaluation(images, labels, batch_size=16)
     with torch.no_grad():
-        expected = model(found).argmax(dim=1) == labels
+        expected = model(adversarial).argmax(dim=1) == labels
     suites = suites_for(model, ("autoattack",), classes=10, seed=7)
     ours = measure_profile(
         model, data, threat=threat, epsilons=(epsilon,), suites=suites, seed=7, batch_size=16
@@ -66,22 +66,22 @@ def test_image_by_image_it_is_what_the_package_gives_by_itself(
     assert torch.equal(ours.correct()[1], expected)
 
 
-def test_its_parts_are_the_four_of_the_standard_version_at_their_original_settings():
+def test_the_parts_are_the_standard_version_at_its_original_settings():
     (suite,) = suites_for(linear(), ("autoattack",), classes=10, seed=3)
     described = [attack.describe() for attack in suite.attacks]
-    assert [each["name"] for each in described] == ["apgd-ce", "apgd-t", "fab-t", "square"]
-    judge = AutoAttack(linear(), eps=0.1, seed=3, version="standard")
-    assert list(PARTS) == judge.attacks_to_run
-    assert described[0]["steps"] == judge.apgd.n_iter == 100
-    assert described[0]["restarts"] == judge.apgd.n_restarts == 1
-    assert described[1]["targets"] == judge.apgd_targeted.n_target_classes == 9
-    assert described[2]["steps"] == judge.fab.n_iter == 100
-    assert described[2]["targets"] == judge.fab.n_target_classes == 9
-    assert described[3]["queries"] == judge.square.n_queries == 5000
-    assert {each["seed"] for each in described} == {3}
+    assert [settings["name"] for settings in described] == ["apgd-ce", "apgd-t", "fab-t", "square"]
+    package = AutoAttack(linear(), eps=0.1, seed=3, version="standard")
+    assert list(PARTS) == package.attacks_to_run
+    assert described[0]["steps"] == package.apgd.n_iter == 100
+    assert described[0]["restarts"] == package.apgd.n_restarts == 1
+    assert described[1]["targets"] == package.apgd_targeted.n_target_classes == 9
+    assert described[2]["steps"] == package.fab.n_iter == 100
+    assert described[2]["targets"] == package.fab.n_target_classes == 9
+    assert described[3]["queries"] == package.square.n_queries == 5000
+    assert {settings["seed"] for settings in described} == {3}
 
 
-def test_it_leaves_torchs_global_generator_alone(model):
+def test_the_global_generator_is_left_alone(model):
     images, labels = held_images().take(slice(0, 4)).batch(slice(None))
     attack = AutoAttackPart(part="apgd-ce", seed=0, classes=10)
     before = torch.random.get_rng_state()
@@ -89,16 +89,16 @@ def test_it_leaves_torchs_global_generator_alone(model):
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
-def test_its_passes_are_counted(model):
+def test_passes_are_counted(model):
     images, labels = held_images().take(slice(0, 4)).batch(slice(None))
-    found = AutoAttackPart(part="apgd-ce", seed=0, classes=10).run(
+    result = AutoAttackPart(part="apgd-ce", seed=0, classes=10).run(
         model, images, labels, Linf(0.01), torch.Generator()
     )
-    assert found.backward_passes == 101 * 4
-    assert found.forward_passes > found.backward_passes
+    assert result.backward_passes == 101 * 4
+    assert result.forward_passes > result.backward_passes
 
 
-def test_fewer_than_ten_classes_cut_the_targets():
+def test_fewer_than_ten_classes_reduce_the_targets():
     assert AutoAttackPart(part="apgd-t", seed=0, classes=5).describe()["targets"] == 4
 
 

@@ -30,7 +30,8 @@ def adaptive() -> nn.Module:
     torch.manual_seed(2)
     fused = fuse_branches(network, placement="input").eval()
     with torch.no_grad():
-        fused.generator.linears[-1].weight.mul_(20)  # a generator that tells images apart
+        # Larger weights, so that the generator's output differs between images.
+        fused.generator.linears[-1].weight.mul_(20)
     return fused
 
 
@@ -39,7 +40,7 @@ def labels_of(model, images):
         return model(images).argmax(dim=1)
 
 
-def test_the_quick_suite_climbs_the_margin_cross_entropy_and_four_targets():
+def test_the_quick_suite_attacks_margin_cross_entropy_and_four_targets():
     (suite,) = suites_for(linear(), ("quick",), classes=10, steps=7, restarts=3)
     assert [(a.name, a.loss, a.targets) for a in suite.attacks] == [
         ("pgd-margin", "margin", 0),
@@ -56,7 +57,7 @@ def test_the_quick_suite_has_as_many_targets_as_there_are_wrong_classes():
     assert suite.attacks[-1].targets == 2
 
 
-def test_the_gate_suite_is_for_models_with_a_generator_alone():
+def test_the_adaptive_suite_needs_a_model_with_a_generator():
     assert [s.name for s in suites_for(linear(), ("quick", "adaptive"), classes=10)] == ["quick"]
     assert [s.name for s in suites_for(adaptive(), ("adaptive", "quick"), classes=10)] == [
         "adaptive",
@@ -64,7 +65,7 @@ def test_the_gate_suite_is_for_models_with_a_generator_alone():
     ]
 
 
-def test_the_gate_suite_fixes_the_weight_and_pushes_it_both_ways_at_seven_ratios():
+def test_the_gate_attacks_fix_the_weight_and_push_it_both_ways_at_seven_ratios():
     (suite,) = suites_for(adaptive(), ("adaptive",), classes=10)
     assert GATE_RATIOS == (10, 5, 2, 1, 0.5, 0.2, 0.1)
     names = [attack.name for attack in suite.attacks]
@@ -88,9 +89,9 @@ def weight_under(name: str) -> float:
     labels = labels_of(model, images)
     attack = gate_attack(model, name)
     goal = SuccessTracker(model, labels, cross_entropy, attack.joint)
-    found = attack.search(goal, images, Linf(0.2), generator())
+    result = attack.search(goal, images, Linf(0.2), generator())
     with torch.no_grad():
-        return float(model.logits_and_weight(found)[1].mean())
+        return float(model.logits_and_weight(result)[1].mean())
 
 
 def test_an_attack_on_the_gate_moves_the_weight_in_its_direction():
@@ -111,37 +112,37 @@ def test_a_white_box_attack_counts_every_point_it_visits():
         return logits
 
     attack = SearchAttack(name="a", search=SEARCH, loss="cross_entropy")
-    found = attack.run(model, images, labels, Linf(0.1), generator())
-    assert found.broken.tolist() == [True] * 4
+    result = attack.run(model, images, labels, Linf(0.1), generator())
+    assert result.broken.tolist() == [True] * 4
 
 
-def test_what_is_called_broken_is_misclassified_and_within_the_threat():
+def test_broken_images_are_misclassified_and_inside_the_threat():
     model = wide_resnet().eval()
     images, _ = images_and_labels(16)
     labels = labels_of(model, images)
     attack = SearchAttack(name="a", search=SEARCH, loss="margin")
-    found = attack.run(model, images, labels, Linf(0.2), generator())
-    rows = found.broken
+    result = attack.run(model, images, labels, Linf(0.2), generator())
+    rows = result.broken
     assert bool(rows.any())
-    assert bool((labels_of(model, found.images[rows]) != labels[rows]).all())
-    assert float((found.images[rows] - images[rows]).abs().max()) <= 0.2 + 1e-6
+    assert bool((labels_of(model, result.images[rows]) != labels[rows]).all())
+    assert float((result.images[rows] - images[rows]).abs().max()) <= 0.2 + 1e-6
 
 
-def test_a_transfer_attack_climbs_its_source_and_is_judged_on_the_model():
+def test_a_transfer_attack_searches_on_its_source_and_is_evaluated_on_the_model():
     model, source = wide_resnet(seed=0).eval(), wide_resnet(seed=1).eval()
     images, _ = images_and_labels(16)
     labels = labels_of(model, images)
     asked = []
 
-    def judged(given):
+    def recorded(given):
         assert not given.requires_grad  # no gradient of the model is used
         asked.append(given)
         return model(given)
 
     attack = SearchAttack(name="a", search=SEARCH, loss="cross_entropy", source=source)
-    found = attack.run(judged, images, labels, Linf(0.2), generator())
+    result = attack.run(recorded, images, labels, Linf(0.2), generator())
     assert len(asked) == 1
-    assert torch.equal(found.broken, labels_of(model, asked[0]) != labels)
+    assert torch.equal(result.broken, labels_of(model, asked[0]) != labels)
     with torch.no_grad():
         loss = nn.functional.cross_entropy
         assert loss(source(asked[0]), labels) > loss(source(images), labels)
@@ -172,21 +173,26 @@ def test_the_standard_suite_runs_with_any_number_of_classes(classes):
 
 def test_the_standard_suite_has_autoattacks_steps_and_targets():
     (suite,) = suites_for(linear(), ("standard",), classes=10)
-    told = {attack.name: attack.describe() for attack in suite.attacks}
-    assert list(told) == [
+    settings = {attack.name: attack.describe() for attack in suite.attacks}
+    assert list(settings) == [
         "pgd-margin",
         "apgd-cross-entropy",
         "apgd-dlr",
         "apgd-targeted-margin-9",
         "square-1000",
     ]
-    assert told["pgd-margin"]["restarts"] == 2
-    assert [each["steps"] for each in told.values() if "steps" in each] == [20, 100, 100, 100]
-    assert told["apgd-targeted-margin-9"]["targets"] == 9
-    assert told["square-1000"]["queries"] == 1000
+    assert settings["pgd-margin"]["restarts"] == 2
+    assert [described["steps"] for described in settings.values() if "steps" in described] == [
+        20,
+        100,
+        100,
+        100,
+    ]
+    assert settings["apgd-targeted-margin-9"]["targets"] == 9
+    assert settings["square-1000"]["queries"] == 1000
 
 
-def test_the_papers_attacks_are_columns_of_their_own_with_kappa_named():
+def test_the_attacks_of_the_paper_suite_are_independent_and_name_kappa():
     (suite,) = suites_for(linear(), ("paper",), classes=10)
     assert suite.independent
     assert [attack.name for attack in suite.attacks] == [
@@ -199,7 +205,7 @@ def test_the_papers_attacks_are_columns_of_their_own_with_kappa_named():
     assert suite.attacks[3].describe()["kappa"] == 50
 
 
-def test_a_targeted_attack_aims_at_the_likeliest_wrong_classes_first():
+def test_a_targeted_attack_aims_at_the_largest_wrong_logits_first():
     aimed = []
 
     def search(goal, clean, threat, generator):
@@ -213,7 +219,7 @@ def test_a_targeted_attack_aims_at_the_likeliest_wrong_classes_first():
     assert aimed == [[2, 3], [3, 2]]
 
 
-def test_the_adaptive_suite_attacks_a_stack_through_and_on_its_members():
+def test_the_adaptive_suite_attacks_the_members_of_a_stack():
     stack = FeatureStack([wide_resnet(), wide_resnet(seed=1)], 10).eval()
     (suite,) = suites_for(stack, ("adaptive",), classes=10, steps=2)
     names = [attack.name for attack in suite.attacks]
@@ -223,16 +229,16 @@ def test_the_adaptive_suite_attacks_a_stack_through_and_on_its_members():
     ]
     images, _ = images_and_labels(3)
     with torch.no_grad():
-        judged, climbed, added = suite.attacks[2].joint(images)
+        logits, attacked_logits, added = suite.attacks[2].joint(images)
         features = stack.features(images)
         features[:, :64] = 0
         without = stack.merger(features)
-        torch.testing.assert_close(judged, stack(images))
-        torch.testing.assert_close(climbed, without)
+        torch.testing.assert_close(logits, stack(images))
+        torch.testing.assert_close(attacked_logits, without)
     assert added == 0
 
 
-def test_a_stack_of_one_has_nothing_to_adapt_to():
+def test_a_stack_of_one_member_has_no_adaptive_suite():
     assert suites_for(FeatureStack([wide_resnet()], 10), ("adaptive",), classes=10) == []
 
 
@@ -245,12 +251,12 @@ def test_the_gate_of_a_member_is_attacked_inside_the_stack(others):
     assert len(suite.attacks) == len(gates) + (6 if others else 0)
     assert gates[0].name == "member-0-gate-to-clean-10"
     images, _ = images_and_labels(4)
-    judged, climbed, pushed = gates[0].joint(images)
-    torch.testing.assert_close(judged, stack(images))
-    assert climbed is judged
+    logits, attacked_logits, term = gates[0].joint(images)
+    torch.testing.assert_close(logits, stack(images))
+    assert attacked_logits is logits
     with torch.no_grad():
         gate = stack.members[0].network.logits_and_gate(images)[1]
-    torch.testing.assert_close(pushed, gate_cross_entropy(gate, 0.0) / 10)
+    torch.testing.assert_close(term, gate_cross_entropy(gate, 0.0) / 10)
 
 
 def test_transfer_needs_a_surrogate_and_attacks_each():
@@ -271,7 +277,7 @@ class NoGradients(nn.Module):
         return linear()(images)
 
 
-def test_a_model_without_gradients_meets_the_attacks_that_need_none():
+def test_a_model_without_gradients_gets_the_attacks_that_need_none():
     suites = suites_for(NoGradients(), ("quick", "standard"), classes=10)
     assert [(s.name, [a.name for a in s.attacks]) for s in suites] == [
         ("standard", ["square-1000"])
@@ -280,7 +286,7 @@ def test_a_model_without_gradients_meets_the_attacks_that_need_none():
         suites_for(NoGradients(), ("quick",), classes=10)
 
 
-def test_broken_points_of_a_lower_precision_are_judged_by_the_model():
+def test_points_broken_in_lower_precision_are_confirmed_by_the_model():
     """The search sees every image misclassified at once; the model disagrees about the first."""
 
     class Lower:
@@ -302,19 +308,19 @@ def test_broken_points_of_a_lower_precision_are_judged_by_the_model():
     images[1] = 0.8
     attack = SearchAttack(name="a", search=SEARCH, loss="margin")
     labels = torch.zeros(2, dtype=torch.long)
-    found = attack.run(model, images, labels, Linf(0.1), generator(), Lower)
-    assert found.broken.tolist() == [False, True]
+    result = attack.run(model, images, labels, Linf(0.1), generator(), Lower)
+    assert result.broken.tolist() == [False, True]
 
 
-def test_the_point_where_a_search_ends_counts_though_the_search_never_looked_at_it():
+def test_the_last_point_of_a_search_counts_although_it_was_not_evaluated():
     """FGSM on a linear model: the only point beyond the clean one is where it ends."""
     model = linear(2).eval()
     images = torch.full((4, 1, 8, 8), 0.5)
     labels = labels_of(model, images)
     (suite,) = suites_for(model, ("paper",), classes=2)
-    found = suite.attacks[0].run(model, images, labels, Linf(0.4), generator())
-    assert found.broken.all()
-    assert torch.equal(labels_of(model, found.images), 1 - labels)
+    result = suite.attacks[0].run(model, images, labels, Linf(0.4), generator())
+    assert result.broken.all()
+    assert torch.equal(labels_of(model, result.images), 1 - labels)
 
 
 def test_a_conditional_network_is_attacked_from_its_other_preferences():
@@ -323,6 +329,6 @@ def test_a_conditional_network_is_attacked_from_its_other_preferences():
     assert [attack.name for attack in suite.attacks] == ["preference-0", "preference-1"]
     images, _ = images_and_labels(3)
     with torch.no_grad():
-        there = suite.attacks[0].source(images)
-        assert torch.equal(there, network(images, preference=0.0))
-        assert not torch.equal(there, network.at(0.5)(images))
+        logits_at_other = suite.attacks[0].source(images)
+        assert torch.equal(logits_at_other, network(images, preference=0.0))
+        assert not torch.equal(logits_at_other, network.at(0.5)(images))

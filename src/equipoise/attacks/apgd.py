@@ -50,7 +50,7 @@ class APGD:
         >>> from equipoise.attacks.threat import Linf
         >>> goal = lambda images: -(images - 0.42).square().sum(dim=(1, 2, 3))  # highest at 0.42
         >>> clean = torch.full((1, 1, 1, 1), 0.5)
-        >>> apgd = APGD(steps=50)
+        >>> apgd = APGD(steps=20)
         >>> generator = torch.Generator().manual_seed(0)
         >>> for epsilon in (0.2, 0.05):  # 0.42 is inside the first ball, outside the second
         ...     print(f"{apgd(goal, clean, Linf(epsilon), generator).item():.2f}")

@@ -16,7 +16,17 @@ from equipoise.types import Images
 
 @runtime_checkable
 class Search(Protocol):
-    """An algorithm that looks for a high value of a goal inside a threat."""
+    """An algorithm that looks for a high value of a goal inside a threat.
+
+    Any function with this signature is a search.
+
+    Example:
+        >>> from equipoise.attacks import PGD, Search
+        >>> def random_point(goal, clean, threat, generator):
+        ...     return threat.random_start(clean, generator)
+        >>> isinstance(random_point, Search), isinstance(PGD(steps=1, relative_step=1.0), Search)
+        (True, True)
+    """
 
     def __call__(
         self, goal: Goal, clean: Images, threat: Threat, generator: torch.Generator

@@ -50,7 +50,7 @@ class Square:
         >>> from equipoise.attacks.threat import Linf
         >>> goal = lambda images: images.round(decimals=1).mean(dim=(1, 2, 3))  # no gradient
         >>> clean = torch.full((1, 1, 4, 4), 0.5)
-        >>> square = Square(queries=100, rescale=True)
+        >>> square = Square(queries=30, rescale=True)
         >>> found = square(goal, clean, Linf(0.1), torch.Generator().manual_seed(0))
         >>> goal(clean).item() < goal(found).item()
         True

@@ -245,6 +245,16 @@ def fingerprint(model: nn.Module, split: Split) -> str:
 
     Returns:
         64 hexadecimal digits.
+
+    Example:
+        >>> import torch
+        >>> from equipoise.data import Split
+        >>> from equipoise.evaluation import fingerprint
+        >>> model, images = torch.nn.Flatten(), torch.zeros(2, 1, 1, 2, dtype=torch.uint8)
+        >>> split = Split(images=images, labels=torch.tensor([0, 1]), classes=2)
+        >>> relabelled = Split(images=images, labels=torch.tensor([1, 1]), classes=2)
+        >>> fingerprint(model, split) == fingerprint(model, relabelled)
+        False
     """
     digest = _weights_digest(model)
     digest.update(images_hash(split).encode())

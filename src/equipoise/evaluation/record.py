@@ -66,6 +66,33 @@ def record_of(profile: Profile, facts: EvaluationFacts) -> dict[str, Any]:
 
     Returns:
         A JSON object. ``"headline"`` is the worst case of each image over all attacks.
+
+    Example:
+        >>> import torch
+        >>> from equipoise.evaluation import EvaluationFacts, Profile, record_of
+        >>> from equipoise.evaluation.verification import Rescoring
+        >>> profile = Profile(
+        ...     epsilons=(0.0, 8 / 255),
+        ...     suites=(),
+        ...     outcomes=(),
+        ...     clean=torch.tensor([True, True, True, False]),
+        ...     rescored=Rescoring(images=0, batch_size=86, boundary=0),
+        ... )
+        >>> facts = EvaluationFacts(
+        ...     model="afa_digits",
+        ...     data="digits",
+        ...     part="test",
+        ...     images_sha256="0" * 64,
+        ...     norm="Linf",
+        ...     seed=0,
+        ...     batch_size=256,
+        ...     search_precision="32-true",
+        ...     seconds=1.0,
+        ...     parameters=650,
+        ... )
+        >>> record = record_of(profile, facts)
+        >>> record["epsilons_written"], record["headline"]["accuracy"]
+        (['0', '8/255'], [0.75, 0.75])
     """
     accuracy, intervals = profile.accuracy(), profile.interval()
     return {

@@ -70,6 +70,20 @@ class Profile:
         clean: ``(n,)``, whether each image is classified correctly without an attack.
         rescored: Verification of the adversarial images.
         order: Order in which the strengths were attacked.
+
+    Example:
+        >>> import torch
+        >>> from equipoise.evaluation import Profile
+        >>> from equipoise.evaluation.verification import Rescoring
+        >>> profile = Profile(  # no attack, so every clean image survives
+        ...     epsilons=(0.0, 0.1),
+        ...     suites=(),
+        ...     outcomes=(),
+        ...     clean=torch.tensor([True, False]),
+        ...     rescored=Rescoring(images=0, batch_size=86, boundary=0),
+        ... )
+        >>> profile.broken_at(), profile.accuracy()
+        (tensor([-1,  0]), [0.5, 0.5])
     """
 
     epsilons: tuple[float, ...]
@@ -130,7 +144,7 @@ class Profile:
     def _outcomes_of(self, suite: str | None) -> list[AttackOutcome]:
         if suite is None:
             return list(self.outcomes)
-        names = [suite.name for suite in self.suites]
+        names = [other.name for other in self.suites]
         index = names.index(suite)
         counted = {suite} if self.suites[index].independent else set(names[: index + 1])
         counted -= {
@@ -325,22 +339,23 @@ class _Run:
                 yield unit, *self.context.run(unit)
 
     def outcomes(self) -> tuple[AttackOutcome, ...]:
-        return tuple(self._outcome(suite, attack) for suite, attack in self.states)
+        return tuple(self._outcome(*indices) for indices in self.states)
 
-    def _outcome(self, suite: int, attack: int) -> AttackOutcome:
-        settings = self.context.suites[suite].attacks[attack]
-        state = self.states[suite, attack]
+    def _outcome(self, suite_index: int, attack_index: int) -> AttackOutcome:
+        suite = self.context.suites[suite_index]
+        attack = suite.attacks[attack_index]
+        state = self.states[suite_index, attack_index]
         costs = [self.cache.cost(key) for key, _ in state.keys]
         return AttackOutcome(
-            suite=self.context.suites[suite].name,
-            name=settings.name,
-            kind=settings.kind,
+            suite=suite.name,
+            name=attack.name,
+            kind=attack.kind,
             broken_at=state.broken_at,
             images_attacked=tuple(count for _, count in sorted(state.images_attacked.items())),
             forward_passes=sum(forward for forward, _, _ in costs),
             backward_passes=sum(backward for _, backward, _ in costs),
             seconds=round(sum(seconds for _, _, seconds in costs), 2),
-            settings=settings.describe(),
+            settings=attack.describe(),
         )
 
     def adversarial_images(self) -> list[tuple[int, float, Tensor]]:

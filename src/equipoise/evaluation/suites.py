@@ -33,6 +33,13 @@ class Suite:
         attacks: The attacks, in order.
         independent: Run each attack on all images, whatever other attacks have broken, so that each
             has its own accuracy. Otherwise each attack sees only the images that survive so far.
+
+    Example:
+        >>> from equipoise.attacks import APGD
+        >>> from equipoise.evaluation import SearchAttack, Suite
+        >>> attack = SearchAttack(name="apgd-dlr", search=APGD(steps=200), loss="dlr")
+        >>> Suite(name="mine", attacks=(attack,)).attacks[0].describe()["steps"]
+        200
     """
 
     name: str
