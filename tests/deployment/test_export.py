@@ -47,23 +47,23 @@ def folder(tmp_path):
 def attacked(model, images, labels):
     """Adversarial images of the original, made independently of the export's own verification."""
     goal = goals.margin(model, labels)
-    found = PGD(steps=3, relative_step=0.5)(
+    adversarial = PGD(steps=3, relative_step=0.5)(
         goal, images, Linf(0.2), torch.Generator().manual_seed(5)
     )
-    assert (found - images).abs().max() > 0.1
-    return found
+    assert (adversarial - images).abs().max() > 0.1
+    return adversarial
 
 
 def check_outputs(path, model):
     """Check that a file has the model's outputs on clean and adversarial images."""
-    found = load_external(str(path), trust=[str(path)])
+    exported = load_external(str(path), trust=[str(path)])
     images, labels = tiny.digits().test.batch(slice(0, 11))
     adversarial = attacked(model, images, labels)
     with torch.no_grad():
         for batch in (images, adversarial, adversarial[:1]):
-            torch.testing.assert_close(found(batch), model(batch), rtol=0, atol=TOLERANCE)
+            torch.testing.assert_close(exported(batch), model(batch), rtol=0, atol=TOLERANCE)
         assert model(adversarial).std() > 0.1
-    return found, adversarial
+    return exported, adversarial
 
 
 @pytest.fixture(scope="module")
@@ -89,11 +89,11 @@ def exported(request, run):
 def test_an_afa_file_equals_the_original_on_adversarial_images(exported, run):
     path, done = exported
     model = load(run)
-    found, adversarial = check_outputs(path, model)
+    loaded, adversarial = check_outputs(path, model)
     with torch.no_grad():
         w0 = model.logits_and_weight(adversarial)[1]
         assert w0.std() > 0.1
-        torch.testing.assert_close(found.outputs(adversarial)[1], 1 - w0, rtol=0, atol=TOLERANCE)
+        torch.testing.assert_close(loaded.outputs(adversarial)[1], 1 - w0, rtol=0, atol=TOLERANCE)
     assert 0 <= max(done.difference_clean, done.difference_adversarial) <= TOLERANCE
     assert (done.epsilon, done.images) == (0.1, 4)
     assert done.source.startswith("digits (")
@@ -139,7 +139,7 @@ def test_an_exported_file_can_be_evaluated(exported, run, tmp_path, monkeypatch)
     monkeypatch.chdir(tmp_path)
     suite = "quick" if path.suffix == ".pt2" else "transfer"
     settings = Evaluation(epsilons=(0.0, 0.1), suites=(suite,), steps=1, restarts=1, images=8)
-    record, place = evaluate(
+    record, record_path = evaluate(
         path,
         evaluation=settings,
         dataset=tiny.digits(),
@@ -149,7 +149,7 @@ def test_an_exported_file_can_be_evaluated(exported, run, tmp_path, monkeypatch)
     )
     ((_, original),) = iterate_records(run / "records")
     assert record["headline"]["accuracy"][0] == original["headline"]["accuracy"][0]
-    assert place.is_relative_to("runs")
+    assert record_path.is_relative_to("runs")
 
 
 def test_an_exported_file_gives_the_predictions_of_its_folder(exported, run, tmp_path):
@@ -160,11 +160,11 @@ def test_an_exported_file_gives_the_predictions_of_its_folder(exported, run, tmp
     with trusting(str(path)):
         exported_predictions = predict_images(str(path), pictures)
         predictions = predict_images(str(run), pictures)
-    for one, other in zip(exported_predictions, predictions, strict=True):
-        assert (one.class_name, one.notices) == (other.class_name, other.notices)
-        assert one.probability == pytest.approx(other.probability, abs=1e-4)
-        assert one.w1 == pytest.approx(other.w1, abs=1e-4)
-        assert (one.strength is None) == (other.strength is None)
+    for actual, expected in zip(exported_predictions, predictions, strict=True):
+        assert (actual.class_name, actual.notices) == (expected.class_name, expected.notices)
+        assert actual.probability == pytest.approx(expected.probability, abs=1e-4)
+        assert actual.w1 == pytest.approx(expected.w1, abs=1e-4)
+        assert (actual.strength is None) == (expected.strength is None)
 
 
 def test_a_preference_is_fixed_in_the_file(tmp_path):
@@ -177,9 +177,9 @@ def test_a_preference_is_fixed_in_the_file(tmp_path):
     assert done.card["name"] == "tiny@0"
     images = tiny.images_and_labels()[0]
     with torch.no_grad():
-        found = load_external(str(path), trust=[str(path)])(images)
-        torch.testing.assert_close(found, model(images, preference=0.0), rtol=0, atol=TOLERANCE)
-        assert (found - model(images, preference=1.0)).abs().max() > 0.1
+        logits = load_external(str(path), trust=[str(path)])(images)
+        torch.testing.assert_close(logits, model(images, preference=0.0), rtol=0, atol=TOLERANCE)
+        assert (logits - model(images, preference=1.0)).abs().max() > 0.1
 
 
 class Wrong(nn.Module):
@@ -238,17 +238,17 @@ def test_the_difference_is_the_largest_of_any_output_and_image():
     deployed = DeployedModel(adaptive())
     images = tiny.images_and_labels()[0]
     for off in (0.5, -0.25):
-        found = difference(Wrong(deployed, off, "everywhere"), deployed, images)
-        assert found == pytest.approx(abs(off), rel=1e-4)
+        largest = difference(Wrong(deployed, off, "everywhere"), deployed, images)
+        assert largest == pytest.approx(abs(off), rel=1e-4)
 
 
-@pytest.mark.parametrize(("scale", "found"), [(0.1, 0.3), (3000.0, 1e-4)])
-def test_the_difference_of_large_logits_is_relative_to_the_largest(scale, found):
+@pytest.mark.parametrize(("scale", "expected"), [(0.1, 0.3), (3000.0, 1e-4)])
+def test_the_difference_of_large_logits_is_relative_to_the_largest(scale, expected):
     def deployed(images):
         return (scale * images.flatten(1),)
 
     file = SimpleNamespace(answers=lambda images: (deployed(images)[0] + 0.3,))
-    assert difference(file, deployed, torch.ones(3, 1, 2, 2)) == pytest.approx(found, rel=1e-2)
+    assert difference(file, deployed, torch.ones(3, 1, 2, 2)) == pytest.approx(expected, rel=1e-2)
 
 
 def test_the_comparison_covers_all_classes_of_sorted_data(tmp_path, monkeypatch):
@@ -297,12 +297,15 @@ def test_a_folder_without_an_image_size_requires_one(tmp_path):
     ],
 )
 def test_unusable_arguments_are_refused(changes, message, folder, tmp_path):
-    asked = {"model": str(folder), "file": "file.pt2", "images": 4} | changes
+    arguments = {"model": str(folder), "file": "file.pt2", "images": 4} | changes
     with pytest.raises(RunError, match=message):
         export_model(
-            asked["model"], tmp_path / asked["file"], form="torch-export", images=asked["images"]
+            arguments["model"],
+            tmp_path / arguments["file"],
+            form="torch-export",
+            images=arguments["images"],
         )
-    assert not (tmp_path / asked["file"]).exists()
+    assert not (tmp_path / arguments["file"]).exists()
 
 
 class Untraceable(nn.Module):

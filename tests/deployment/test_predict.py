@@ -63,36 +63,40 @@ def test_an_image_file_gets_the_models_prediction_for_its_pixels(folder, picture
     images, _ = tiny.digits().test.batch(slice(0, 3))
     with torch.no_grad():
         logits, w0 = load(folder).logits_and_weight(images)
-    found = predict_images(str(folder), pictures)
-    assert [one.image for one in found] == [str(path) for path in pictures]
-    assert [one.label for one in found] == logits.argmax(dim=1).tolist()
-    assert [one.class_name for one in found] == [f"digit {k}" for k in logits.argmax(dim=1)]
-    for one, row, weight in zip(found, logits, w0, strict=True):
-        assert one.probability == pytest.approx(float(row.softmax(0).max()), abs=1e-5)
-        assert one.w1 == pytest.approx(1 - float(weight), abs=1e-5)
-        assert one.notices == ()
-        assert one.strength is None  # no record, so nothing to compare with
+    predictions = predict_images(str(folder), pictures)
+    assert [prediction.image for prediction in predictions] == [str(path) for path in pictures]
+    assert [prediction.label for prediction in predictions] == logits.argmax(dim=1).tolist()
+    assert [prediction.class_name for prediction in predictions] == [
+        f"digit {k}" for k in logits.argmax(dim=1)
+    ]
+    for prediction, row, weight in zip(predictions, logits, w0, strict=True):
+        assert prediction.probability == pytest.approx(float(row.softmax(0).max()), abs=1e-5)
+        assert prediction.w1 == pytest.approx(1 - float(weight), abs=1e-5)
+        assert prediction.notices == ()
+        assert prediction.strength is None  # no record, so nothing to compare with
 
 
 def test_predictions_of_several_batches_keep_the_order_of_images(folder, pictures, monkeypatch):
     monkeypatch.setattr(predict_module, "BATCH", 2)
     many = [pictures[k] for k in (0, 1, 2, 1, 0)]
-    found = [one.w1 for one in predict_images(str(folder), many)]
-    assert found[3] == pytest.approx(found[1], abs=1e-4)
-    assert found[4] == pytest.approx(found[0], abs=1e-4)
-    assert abs(found[0] - found[1]) > 1e-2
+    w1 = [prediction.w1 for prediction in predict_images(str(folder), many)]
+    assert w1[3] == pytest.approx(w1[1], abs=1e-4)
+    assert w1[4] == pytest.approx(w1[0], abs=1e-4)
+    assert abs(w1[0] - w1[1]) > 1e-2
 
 
 def test_an_image_of_another_size_is_fitted_with_a_notice(folder, tmp_path):
     photo = tmp_path / "photo.jpg"
     Image.fromarray(numpy.full((48, 64, 3), 90, dtype=numpy.uint8)).save(photo)
-    (found,) = predict_images(str(folder), [photo])
-    assert "resized from 64x48 to 8x8, with its edges cut off" in found.notices
+    (prediction,) = predict_images(str(folder), [photo])
+    assert "resized from 64x48 to 8x8, with its edges cut off" in prediction.notices
 
 
 def test_a_model_without_a_weight_generator_has_no_w1(tmp_path, pictures):
     save(MODELS["afs"](), tmp_path / "model", CARD)
-    assert {one.w1 for one in predict_images(str(tmp_path / "model"), pictures)} == {None}
+    assert {prediction.w1 for prediction in predict_images(str(tmp_path / "model"), pictures)} == {
+        None
+    }
 
 
 def test_the_preference_can_be_chosen(tmp_path, pictures):
@@ -102,14 +106,18 @@ def test_the_preference_can_be_chosen(tmp_path, pictures):
         for preference in (0.0, 1.0)
     )
     default = predict_images(str(tmp_path / "model"), pictures)
-    assert [one.probability for one in default] == [one.probability for one in robust]
-    assert [one.probability for one in default] != [one.probability for one in clean]
+    assert [prediction.probability for prediction in default] == [
+        prediction.probability for prediction in robust
+    ]
+    assert [prediction.probability for prediction in default] != [
+        prediction.probability for prediction in clean
+    ]
 
 
 def test_a_folder_without_class_names_gives_numbers(tmp_path, pictures):
     save(MODELS["wide resnet"](), tmp_path / "model", {"name": "tiny"})
-    (found,) = predict_images(str(tmp_path / "model"), pictures[:1], size=(8, 8))
-    assert found.class_name == str(found.label)
+    (prediction,) = predict_images(str(tmp_path / "model"), pictures[:1], size=(8, 8))
+    assert prediction.class_name == str(prediction.label)
 
 
 def scores(means, std=0.01, epsilons=(0.0, 0.1, 0.2)):
@@ -132,11 +140,11 @@ def scores(means, std=0.01, epsilons=(0.0, 0.1, 0.2)):
     ],
 )
 def test_a_strength_is_interpolated_from_the_mean_weights(means, w1, epsilon, or_more):
-    found = estimated_strength(w1, scores(means))
-    assert found.epsilon == pytest.approx(epsilon)
-    assert found.or_more is or_more
-    assert (found.at_clean, found.at_strongest) == (means[0], max(means))
-    assert found.strongest == [0.0, 0.1, 0.2][means.index(max(means))]
+    strength = estimated_strength(w1, scores(means))
+    assert strength.epsilon == pytest.approx(epsilon)
+    assert strength.or_more is or_more
+    assert (strength.at_clean, strength.at_strongest) == (means[0], max(means))
+    assert strength.strongest == [0.0, 0.1, 0.2][means.index(max(means))]
 
 
 @pytest.mark.parametrize(
@@ -156,8 +164,8 @@ def test_an_uninformative_weight_gives_no_strength(known):
 def test_the_mean_weights_come_from_the_folders_record(folder, pictures):
     (without,) = predict_images(str(folder), pictures[:1])
     add_record(folder, [without.w1 - 0.1, without.w1 + 0.1])
-    (found,) = predict_images(str(folder), pictures[:1])
-    assert found.strength.epsilon == pytest.approx(0.05, abs=1e-4)
+    (prediction,) = predict_images(str(folder), pictures[:1])
+    assert prediction.strength.epsilon == pytest.approx(0.05, abs=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -171,9 +179,9 @@ def test_the_mean_weights_come_from_the_folders_record(folder, pictures):
     ],
 )
 def test_unusable_inputs_are_refused(arguments, message, folder, pictures):
-    asked = {"model": str(folder), "images": pictures, "preference": None} | arguments
+    inputs = {"model": str(folder), "images": pictures, "preference": None} | arguments
     with pytest.raises((ValueError, RunError), match=message):
-        predict_images(asked["model"], asked["images"], preference=asked["preference"])
+        predict_images(inputs["model"], inputs["images"], preference=inputs["preference"])
 
 
 def test_a_file_that_equipoise_did_not_export_is_refused(tmp_path, pictures):
@@ -215,11 +223,11 @@ def test_too_few_class_names_are_refused(tmp_path, pictures):
 
 def prediction(w1=None, known=None, **changes):
     strength = None if w1 is None else estimated_strength(w1, known)
-    found = {
+    fields = {
         "image": "[red]a.png", "class_name": "cat [b]", "label": 0, "probability": 0.987654,
         "notices": ("made grey",), "w1": w1, "strength": strength,
     }  # fmt: skip
-    return Prediction(**(found | changes))
+    return Prediction(**(fields | changes))
 
 
 def printed(*predictions):
@@ -247,7 +255,7 @@ def test_the_table_has_the_estimated_attack_strength_and_its_basis():
 
 
 def test_json_holds_every_field():
-    (found,) = json.loads(predictions_as_json([prediction(0.95, scores([0.9, 0.94, 0.98]))]))
-    assert found["class_name"] == "cat [b]"
-    assert found["notices"] == ["made grey"]
-    assert found["strength"]["epsilon"] == pytest.approx(0.125)
+    (content,) = json.loads(predictions_as_json([prediction(0.95, scores([0.9, 0.94, 0.98]))]))
+    assert content["class_name"] == "cat [b]"
+    assert content["notices"] == ["made grey"]
+    assert content["strength"]["epsilon"] == pytest.approx(0.125)

@@ -9,7 +9,7 @@ from equipoise.report.autoattack_table import autoattack_table
 def row(**changes):
     verdicts = {"right_here_and_broken_by_autoattack": 0}
     verdicts |= {"broken_here_and_right_under_autoattack": 2}
-    found = {
+    fields = {
         "model": "one",
         "seed": 3,
         "epsilon": 8 / 255,
@@ -18,7 +18,7 @@ def row(**changes):
         "autoattack": verdicts | {"accuracy": 0.5, "forward_passes": 500, "backward_passes": 300},
         "ours": verdicts | {"accuracy": 0.49, "forward_passes": 150, "backward_passes": 50},
     }
-    return {key: value for key, value in (found | changes).items() if value is not None}
+    return {key: value for key, value in (fields | changes).items() if value is not None}
 
 
 def record(*rows):

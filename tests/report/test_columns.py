@@ -34,8 +34,8 @@ def record(model: str = "one", *suites: dict, **changes) -> dict:
 
 def paper(**changes) -> dict:
     """An independent suite; only some of its attacks record the image that is wrong when clean."""
-    found = {"FGSM": [0, -1, -1, -1], "PGD-10": [-1, 2, -1, -1], "Square": [0, 1, 2, -1]}
-    attacks = [{"name": name, "broken_at": at} for name, at in found.items()]
+    levels = {"FGSM": [0, -1, -1, -1], "PGD-10": [-1, 2, -1, -1], "Square": [0, 1, 2, -1]}
+    attacks = [{"name": name, "broken_at": broken_at} for name, broken_at in levels.items()]
     suite = {"name": "paper", "independent": True, "attacks": attacks, "broken_at": [0, 1, 2, -1]}
     return suite | changes
 
@@ -103,9 +103,9 @@ def test_older_records_name_only_the_attack_that_broke_an_image_first():
 
 
 def test_several_seeds_become_their_mean_and_standard_deviation():
-    other = paper(attacks=[{"name": "FGSM", "broken_at": [0, 2, 2, -1]}])
-    one = paper(attacks=[{"name": "FGSM", "broken_at": [0, -1, -1, -1]}])
-    records = [record("one", one), record("one", other, training_seed=1)]
+    second_seed = paper(attacks=[{"name": "FGSM", "broken_at": [0, 2, 2, -1]}])
+    first_seed = paper(attacks=[{"name": "FGSM", "broken_at": [0, -1, -1, -1]}])
+    records = [record("one", first_seed), record("one", second_seed, training_seed=1)]
     assert attack_rows(records)[1] == [["one", "75.0 (0.0)", "25.0 (0.0)", "50.0 (35.4)"]]
     assert "Mean over 2 seeds" in columns_caption(records)
     assert any(

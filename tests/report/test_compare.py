@@ -15,18 +15,18 @@ FIRST = [-1, -1, 2, 1, 0, 2, -1, 0]
 SECOND = [2, -1, -1, 1, 0, -1, -1, 0]
 
 
-def record(model: str = "one", at: list[int] | None = None, **changes) -> dict:
-    at = FIRST if at is None else at
+def record(model: str = "one", levels: list[int] | None = None, **changes) -> dict:
+    levels = FIRST if levels is None else levels
     return {
         "model": model,
         "data": "digits",
         "part": "test",
         "norm": "Linf",
-        "images": len(at),
+        "images": len(levels),
         "images_sha256": "ab",
         "epsilons": [0.0, 4 / 255, 8 / 255],
         "epsilons_written": ["0", "4/255", "8/255"],
-        "broken_at": at,
+        "broken_at": levels,
         "suites": [{"name": "pgd", "attacks": [{"name": "margin", "steps": 10, "seconds": 1.0}]}],
         "training_seed": 0,
     } | changes
@@ -47,21 +47,21 @@ def printed(renderable) -> list[str]:
 
 
 def test_differences_are_counted_image_by_image_at_every_strength():
-    (found,) = compare_models([record(), record("two", SECOND)])
-    assert (found.model, found.baseline, found.seeds) == ("two", "one", ((0, 0),))
-    assert [row.label for row in found.rows] == ["clean", "ε 4/255", "ε 8/255", TRADE_OFF]
-    assert [row.baseline * 8 for row in found.rows] == [6, 5, 3, 4.5]
-    assert [row.accuracy * 8 for row in found.rows] == [6, 5, 4, 5]
-    assert [row.difference * 8 for row in found.rows] == [0, 0, 1, 0.5]
+    (compared,) = compare_models([record(), record("two", SECOND)])
+    assert (compared.model, compared.baseline, compared.seeds) == ("two", "one", ((0, 0),))
+    assert [row.label for row in compared.rows] == ["clean", "ε 4/255", "ε 8/255", TRADE_OFF]
+    assert [row.baseline * 8 for row in compared.rows] == [6, 5, 3, 4.5]
+    assert [row.accuracy * 8 for row in compared.rows] == [6, 5, 4, 5]
+    assert [row.difference * 8 for row in compared.rows] == [0, 0, 1, 0.5]
 
 
 def test_the_interval_of_agresti_and_min_equals_a_calculation_by_hand():
     # 450 images, 30 won and 12 lost. Half an image more in each cell: 30.5, 12.5, n = 452.
     # Centre 18 / 452 = 0.039823. Variance (43 - 18 ** 2 / 452) / 452 ** 2 = 0.00020696, its root
     # 0.014386, times 1.96 is 0.028197.
-    (found,) = compare_models(from_wins(30, 12))
-    assert found.rows[2].difference == pytest.approx(18 / 450)
-    assert found.rows[2].interval == pytest.approx((0.011626, 0.068020), abs=2e-6)
+    (compared,) = compare_models(from_wins(30, 12))
+    assert compared.rows[2].difference == pytest.approx(18 / 450)
+    assert compared.rows[2].interval == pytest.approx((0.011626, 0.068020), abs=2e-6)
 
 
 def test_the_interval_equals_that_of_rs_propcis():
@@ -74,9 +74,9 @@ def test_the_interval_of_the_trade_off_equals_a_calculation_by_hand():
     # Trade-offs of 8 images, second less first: -.5 (image 0), +.5 (2), +.5 (5), else 0. Two images
     # more: sum 0.5, squares 3 * .25 + 1 = 1.75, n = 10. Centre 0.05; half of it
     # 1.96 * sqrt(1.75 - .025) / 10 = 0.257424.
-    (found,) = compare_models([record(), record("two", SECOND)])
-    assert found.rows[-1].interval == pytest.approx((-0.207424, 0.307424), abs=1e-6)
-    assert found.rows[-1].p_values == ()
+    (compared,) = compare_models([record(), record("two", SECOND)])
+    assert compared.rows[-1].interval == pytest.approx((-0.207424, 0.307424), abs=1e-6)
+    assert compared.rows[-1].p_values == ()
 
 
 @pytest.mark.parametrize(
@@ -160,9 +160,9 @@ def test_the_interval_over_three_seeds_covers_their_difference_on_all_images():
     ],
 )
 def test_the_verdict_depends_on_whether_the_interval_contains_0(wins, losses, verdict):
-    (found,) = compare_models(from_wins(wins, losses))
-    assert found.rows[2].verdict == verdict
-    assert found.rows[0].verdict == "no significant difference"
+    (compared,) = compare_models(from_wins(wins, losses))
+    assert compared.rows[2].verdict == verdict
+    assert compared.rows[0].verdict == "no significant difference"
 
 
 def test_pairing_by_image_finds_a_difference_that_separate_intervals_miss():
@@ -171,10 +171,10 @@ def test_pairing_by_image_finds_a_difference_that_separate_intervals_miss():
         record("one", [2] * 16 + [-1] * 6 + both),
         record("two", [-1] * 16 + [2] * 6 + both),
     ]
-    right = [sum(at == -1 for at in each["broken_at"]) for each in records]
+    right = [sum(level == -1 for level in one_record["broken_at"]) for one_record in records]
     assert wilson_interval(right[0], 450)[1] > wilson_interval(right[1], 450)[0]
-    (found,) = compare_models(records)
-    assert found.rows[2].verdict == "better"
+    (compared,) = compare_models(records)
+    assert compared.rows[2].verdict == "better"
 
 
 def test_equal_seeds_are_paired_and_averaged_for_each_image():
@@ -183,9 +183,9 @@ def test_equal_seeds_are_paired_and_averaged_for_each_image():
         record("two", [-1, 2, -1, 2], training_seed=1),  # one won, one lost
         record("two", [-1, -1, -1, 2], training_seed=0),  # two won, one lost
     ]
-    (found,) = compare_models([*ones, *twos])
-    row = found.rows[2]
-    assert found.seeds == ((1, 1), (0, 0))
+    (compared,) = compare_models([*ones, *twos])
+    row = compared.rows[2]
+    assert compared.seeds == ((1, 1), (0, 0))
     assert row.by_seed == (0.0, 0.25)
     assert row.difference == 0.125
     assert row.spread == pytest.approx(0.25 / math.sqrt(2))
@@ -198,16 +198,16 @@ def test_equal_seeds_are_paired_and_averaged_for_each_image():
 def test_a_seed_that_only_one_model_has_is_left_out_and_reported():
     records = [record("one", training_seed=seed) for seed in (0, 1, 2)]
     records += [record("two", SECOND, training_seed=seed) for seed in (2, 1, 7)]
-    (found,) = compare_models(records)
-    assert found.seeds == ((2, 2), (1, 1))
-    assert found.left_out == (0, 7)
+    (compared,) = compare_models(records)
+    assert compared.seeds == ((2, 2), (1, 1))
+    assert compared.left_out == (0, 7)
     assert "training seeds 2, 1 (without 0, 7, not in both)" in markdown_comparison(records)
 
 
 def test_single_records_of_different_seeds_are_compared_and_their_seeds_printed():
     records = [record(), record("two", SECOND, training_seed=4)]
-    (found,) = compare_models(records)
-    assert (found.seeds, found.left_out) == (((4, 0),), ())
+    (compared,) = compare_models(records)
+    assert (compared.seeds, compared.left_out) == (((4, 0),), ())
     assert "**two** against one, training seeds 4 and 0" in markdown_comparison(records)
 
 
@@ -264,13 +264,13 @@ def test_the_suites_of_an_older_record_give_the_strength_that_broke_each_image()
 
 def test_a_record_with_too_few_images_is_refused():
     with pytest.raises(ValueError, match="got 8 for 9 images of two; evaluate the model again"):
-        compare_models([record(images=9, at=[-1] * 9), record("two", images=9)])
+        compare_models([record(images=9, levels=[-1] * 9), record("two", images=9)])
 
 
 def test_terminal_tables_fit_80_columns():
     records = [record("standard_cifar10_compact", [-1] * 200, training_seed=s) for s in range(3)]
-    for model, at in (("afs_0_8_cifar10_compact", [0] * 200), ("two", [2, -1] * 100)):
-        records += [record(model, at, training_seed=seed) for seed in range(3)]
+    for model, levels in (("afs_0_8_cifar10_compact", [0] * 200), ("two", [2, -1] * 100)):
+        records += [record(model, levels, training_seed=seed) for seed in range(3)]
     for chosen in (records, records[::3]):
         lines = printed(rich_comparison(chosen, "Title"))
         assert max(map(len, lines)) <= 80
@@ -315,10 +315,12 @@ def test_the_caption_explains_what_the_interval_covers():
     assert "Means over seeds" not in text
     assert "do not identify their images" not in text
     assert "Caution" not in text
-    pooled = markdown_comparison([*single, *(each | {"training_seed": 1} for each in single)])
+    pooled = markdown_comparison(
+        [*single, *(one_record | {"training_seed": 1} for one_record in single)]
+    )
     assert "Means over seeds. sd:" in pooled
     assert "McNemar" not in pooled
-    unknown = [{**each, "images_sha256": None} for each in single]
+    unknown = [{**one_record, "images_sha256": None} for one_record in single]
     assert "are assumed to be the same" in markdown_comparison(unknown)
 
 

@@ -45,9 +45,9 @@ def test_each_of_many_models_has_its_own_line_style():
 )
 def test_ticks_lose_their_denominator_only_if_the_axis_title_has_it(written, marks, axis):
     epsilons = [parse_epsilon(text) for text in written]
-    one = record(epsilons=epsilons, epsilons_written=written)
-    one["headline"]["accuracy"] = [1.0, 0.5, 0.4][: len(written)]
-    measured = {"one": [Result(recipe={}, record=one)]}
+    evaluation = record(epsilons=epsilons, epsilons_written=written)
+    evaluation["headline"]["accuracy"] = [1.0, 0.5, 0.4][: len(written)]
+    measured = {"one": [Result(recipe={}, record=evaluation)]}
     drawing = Drawing(measured=measured, published={}, published_as="", measured_as="")
     panel = accuracy_curves(drawing).axes[0]
     assert [text.get_text() for text in panel.get_xticklabels()] == marks

@@ -11,12 +11,12 @@ def front_matter(text: str) -> dict:
 
 
 def test_the_front_matter_is_valid_for_the_hub():
-    found = front_matter(model_card(document(), [record()]))
-    assert found["library_name"] == "equipoise"
-    assert found["pipeline_tag"] == "image-classification"
-    assert {"adversarial-robustness", "afa"} <= set(found["tags"])
-    assert found["datasets"] == ["uoft-cs/cifar10"]
-    (index,) = found["model-index"]
+    matter = front_matter(model_card(document(), [record()]))
+    assert matter["library_name"] == "equipoise"
+    assert matter["pipeline_tag"] == "image-classification"
+    assert {"adversarial-robustness", "afa"} <= set(matter["tags"])
+    assert matter["datasets"] == ["uoft-cs/cifar10"]
+    (index,) = matter["model-index"]
     assert index["name"] == "tiny"
     (result,) = index["results"]
     assert result["dataset"] == {"name": "cifar10", "type": "uoft-cs/cifar10", "split": "test"}
@@ -56,7 +56,7 @@ def test_the_card_has_attacks_checks_training_commits_and_limits():
 def test_a_changed_record_changes_the_card():
     worse = record()
     worse["headline"]["accuracy"][-1] = 0.123
-    before, after = (model_card(document(), [found]) for found in (RECORD, worse))
+    before, after = (model_card(document(), [shown]) for shown in (RECORD, worse))
     assert "| 8/255 | 12.3 |" in after
     assert "value: 0.123" in after
     assert "| 8/255 | 12.3 |" not in before
@@ -69,16 +69,16 @@ def test_no_path_of_this_machine_is_in_the_card():
 
 
 def test_each_threat_has_its_scores_and_its_limit():
-    other = record(norm="L2", epsilons_written=["0", "0.25", "0.5"])
-    text = model_card(document(), [record(), other])
+    l2 = record(norm="L2", epsilons_written=["0", "0.25", "0.5"])
+    text = model_card(document(), [record(), l2])
     assert "### tiny: Linf on cifar10" in text
     assert "### tiny: L2 on cifar10" in text
     assert "the scores hold for L2 perturbations of up to 0.5" in text
 
 
 def test_the_model_index_names_the_preference():
-    found = front_matter(model_card(document(), [record(model="tiny@0.2")]))
-    names = [metric["name"] for metric in found["model-index"][0]["results"][0]["metrics"]]
+    matter = front_matter(model_card(document(), [record(model="tiny@0.2")]))
+    names = [metric["name"] for metric in matter["model-index"][0]["results"][0]["metrics"]]
     assert names[0] == "clean accuracy, preference 0.2"
 
 

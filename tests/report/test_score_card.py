@@ -9,16 +9,16 @@ CARD = document()["card"]
 
 
 def test_a_score_card_holds_the_records_numbers_and_survives_json():
-    found = score_card(
+    card = score_card(
         CARD,
         record(
             fusing_weight={"through_generator": [{"mean": 0.9, "std": 0.1, "per_image": [0.9]}]}
         ),
     )
-    assert json.loads(json.dumps(found)) == found
-    assert (found["name"], found["classes"]) == ("tiny", ["cat", "dog", "ship"])
-    assert found["training"] == {"seed": 3, "commit": "beef" * 10}
-    scores = found["scores"]
+    assert json.loads(json.dumps(card)) == card
+    assert (card["name"], card["classes"]) == ("tiny", ["cat", "dog", "ship"])
+    assert card["training"] == {"seed": 3, "commit": "beef" * 10}
+    scores = card["scores"]
     assert scores["accuracy"] == RECORD["headline"]["accuracy"]
     assert scores["interval"] == RECORD["headline"]["interval"]
     assert (scores["images"], scores["norm"], scores["epsilons_written"][-1]) == (
@@ -52,8 +52,8 @@ def test_a_model_without_a_record_has_no_scores():
     ],
 )
 def test_only_records_of_these_weights_on_test_images_are_selected(changes, fits):
-    found = records_of_model([record(**changes)], CARD, "1")
-    assert len(found) == fits
+    selected = records_of_model([record(**changes)], CARD, "1")
+    assert len(selected) == fits
 
 
 def suites(*counts):

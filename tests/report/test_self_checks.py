@@ -44,8 +44,8 @@ def test_records_without_checks_are_mentioned():
 
 
 def test_failures_come_first_and_passes_are_not_listed():
-    found = open_checks(MIXED, record(check("g", "fail"), model="two", training_seed=None))
-    assert [(check.verdict, check.model, check.name) for check in found] == [
+    checks = open_checks(MIXED, record(check("g", "fail"), model="two", training_seed=None))
+    assert [(check.verdict, check.model, check.name) for check in checks] == [
         ("fail", "one seed 0", "f"),
         ("fail", "two", "g"),
         ("warn", "one seed 0", "w"),

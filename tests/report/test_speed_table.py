@@ -50,9 +50,9 @@ def test_a_benchmark_marker_is_filled_from_all_its_records(tmp_path):
     page = tmp_path / "page.md"
     page.write_text("x\n<!-- benchmark: a.json b.json -->\nold\n<!-- end benchmark -->\ny\n")
     assert fill_markers(page)
-    made = speed_table([record(date="2026-01-01")] * 2)
+    table = speed_table([record(date="2026-01-01")] * 2)
     assert page.read_text() == (
-        f"x\n<!-- benchmark: a.json b.json -->\n{made}<!-- end benchmark -->\ny\n"
+        f"x\n<!-- benchmark: a.json b.json -->\n{table}<!-- end benchmark -->\ny\n"
     )
     assert not fill_markers(page)
 

@@ -71,18 +71,18 @@ def test_the_terminal_table_prints_the_best_trade_off_in_bold():
 def test_the_evaluation_with_the_most_attacks_is_shown():
     quick = RECORD | {"training_seed": 0, "suites": RECORD["suites"][:1]}
     full = RECORD | {"training_seed": 0}
-    other = RECORD | {"training_seed": 1}
-    assert fullest([quick, full, other]) == [full, other]
+    second_seed = RECORD | {"training_seed": 1}
+    assert fullest([quick, full, second_seed]) == [full, second_seed]
     _, body = headline_rows([quick, full])
     assert "(" not in body[0][1]  # one seed, no deviation
 
 
 def test_two_models_with_one_name_are_refused():
-    mine = RECORD | {"training_seed": 0, "weights_sha256": "a"}
-    again = mine | {"seed": 1}
-    assert len(fullest([mine, again])) == 1
+    first = RECORD | {"training_seed": 0, "weights_sha256": "a"}
+    again = first | {"seed": 1}
+    assert len(fullest([first, again])) == 1
     with pytest.raises(ValueError, match=r"one set of weights, got two for one, seed 0; .*--name"):
-        headline_rows([mine, again, mine | {"weights_sha256": "b"}])
+        headline_rows([first, again, first | {"weights_sha256": "b"}])
 
 
 def test_the_interval_of_several_seeds_is_the_interval_of_their_mean():

@@ -16,13 +16,13 @@ def compute(kind, *models, count=8, strongest=0.1):
 
 def test_the_gradient_of_a_linear_network_follows_from_its_weights():
     model, (images, labels) = tiny.linear(), tiny.images_and_labels()
-    found = compute("gradients", model)
+    data = compute("gradients", model)
     shown = [int((labels == label).nonzero()[0]) for label in labels.unique()[:5]]
-    assert torch.equal(torch.tensor(found["images"]), (255 * images[shown]).round().long())
+    assert torch.equal(torch.tensor(data["images"]), (255 * images[shown]).round().long())
     weight = model[1].weight.detach()
-    for gradient, place in zip(found["gradients"][0], shown, strict=True):
-        chances = model(images[place : place + 1]).softmax(1)[0].detach()
-        chances[labels[place]] -= 1
+    for gradient, index in zip(data["gradients"][0], shown, strict=True):
+        chances = model(images[index : index + 1]).softmax(1)[0].detach()
+        chances[labels[index]] -= 1
         exact = (chances @ weight).abs().reshape(8, 8)
         assert torch.allclose(torch.tensor(gradient), exact / exact.max(), atol=1e-3)
     assert all(parameter.grad is None for parameter in model.parameters())
@@ -32,10 +32,10 @@ def test_weights_with_two_values_have_the_lowest_kurtosis():
     model = tiny.linear()
     with torch.no_grad():
         model[1].weight.copy_(torch.tensor([1.0, -1.0]).repeat(10, 32))
-    (found,) = compute("weights", model)["models"]
-    assert found["kurtosis"] == pytest.approx(-2)
-    assert sum(found["density"]) * 8 / BINS == pytest.approx(1, abs=1e-3)
-    assert sum(value > 0 for value in found["density"]) == 2
+    (histogram,) = compute("weights", model)["models"]
+    assert histogram["kurtosis"] == pytest.approx(-2)
+    assert sum(histogram["density"]) * 8 / BINS == pytest.approx(1, abs=1e-3)
+    assert sum(value > 0 for value in histogram["density"]) == 2
 
 
 def test_a_linear_layer_has_a_multiply_add_for_each_weight():
@@ -45,19 +45,19 @@ def test_a_linear_layer_has_a_multiply_add_for_each_weight():
 def test_a_stack_costs_the_sum_of_its_members_and_merger():
     member = tiny.wide_resnet()
     stack = FeatureStack([member, member], 10).eval()
-    one = compute("operations", member)
-    assert compute("operations", stack) == 2 * one + 10 * 2 * 64
+    cost = compute("operations", member)
+    assert compute("operations", stack) == 2 * cost + 10 * 2 * 64
 
 
 def test_features_that_determine_the_class_form_separate_clusters():
     images, labels = tiny.learnable(24).batch(slice(None))
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 2))
-    found = KINDS["embeddings"]([model, model], images, labels, 0.1, 0)
-    assert [len(each["points"]) for each in found["embeddings"]] == [24, 24, 24]
-    assert found["labels"] == labels.tolist()
-    assert all(each["silhouette"] > 0.5 for each in found["embeddings"])
+    data = KINDS["embeddings"]([model, model], images, labels, 0.1, 0)
+    assert [len(embedding["points"]) for embedding in data["embeddings"]] == [24, 24, 24]
+    assert data["labels"] == labels.tolist()
+    assert all(embedding["silhouette"] > 0.5 for embedding in data["embeddings"])
     again = KINDS["embeddings"]([model, model], images, labels, 0.1, 0)
-    assert again == found
+    assert again == data
 
 
 def test_channel_statistics_start_at_clean_images(monkeypatch):
@@ -65,13 +65,13 @@ def test_channel_statistics_start_at_clean_images(monkeypatch):
     torch.manual_seed(0)
     model = fuse_branches(with_branches(tiny.wide_resnet(), 2), placement="input").eval()
     images, labels = tiny.images_and_labels()
-    found = KINDS["channels"]([model], images, labels, 0.1, 0)
+    data = KINDS["channels"]([model], images, labels, 0.1, 0)
     seen = []
-    layer = model.network.get_submodule(found["layer"])
+    layer = model.network.get_submodule(data["layer"])
     layer.register_forward_hook(lambda module, inputs, output: seen.append(output))
     model(images, weight=0.0)
     clean = seen[0].transpose(0, 1).flatten(1)
-    assert torch.allclose(torch.tensor(found["mean"][0]), clean.mean(1), atol=1e-3)
-    assert torch.allclose(torch.tensor(found["variance"][0]), clean.var(1), rtol=1e-3)
-    assert found["epsilons"] == [0, 0.1]
-    assert found["mean"][1] != found["mean"][0]
+    assert torch.allclose(torch.tensor(data["mean"][0]), clean.mean(1), atol=1e-3)
+    assert torch.allclose(torch.tensor(data["variance"][0]), clean.var(1), rtol=1e-3)
+    assert data["epsilons"] == [0, 0.1]
+    assert data["mean"][1] != data["mean"][0]

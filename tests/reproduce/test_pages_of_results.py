@@ -19,19 +19,19 @@ TABLES = [entry for entry in ENTRIES.values() if isinstance(entry.content, Table
 def results_of(scale, tmp_path):
     models, _ = plan_models(list(ENTRIES.values()), scale, (0,), tmp_path, None)
     folder = ROOT / "results" / "reproduced" / scale.name / "records"
-    found = {}
+    results = {}
     for (name, seed), model in models.items():
         of_it = re.compile(rf"{name}(@[\d.]+)?__seed{seed}(__\w+)?\.json")
         paths = [path for path in sorted(folder.iterdir()) if of_it.fullmatch(path.name)]
         records = [read_record(path) for path in paths]
-        mine = [record for record in records if record["settings"] == model.settings(None)]
+        matching = [record for record in records if record["settings"] == model.settings(None)]
         transfer = [r for r in records if [s["name"] for s in r["suites"]] == ["transfer"]]
-        if mine:
+        if matching:
             recipe = to_json(model.recipe)
-            found[name] = [
-                Result(recipe=recipe, record=mine[0], transfer=next(iter(transfer), None))
+            results[name] = [
+                Result(recipe=recipe, record=matching[0], transfer=next(iter(transfer), None))
             ]
-    return found
+    return results
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.parent.name)
@@ -50,6 +50,6 @@ def test_a_page_of_reproduced_tables_equals_its_records(page, tmp_path):
     }
     assert all((page.parent / name).is_file() for name in pictures)
     # A changed record changes a table.
-    (result,) = next(found for name, found in results.items() if name.startswith("afa_"))
+    (result,) = next(seeds for name, seeds in results.items() if name.startswith("afa_"))
     result.record["headline"]["accuracy"][0] = 0.01234
     assert any(markdown_entry(entry, scale, results) not in text for entry in tables)

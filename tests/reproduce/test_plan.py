@@ -18,10 +18,12 @@ def test_stacks_use_the_networks_of_table_1_if_a_scale_has_all_of_them(tmp_path)
     names = ("afs-table-1", "afs-table-2", "afs-table-3")
     entries = [ENTRIES[name] for name in names]
     models, _ = plan_models(entries, SCALES["compact"], (0, 1), tmp_path, None)
-    found = {key: model.recipe.method for key, model in models.items() if key[0].startswith("afs")}
-    assert len(found) == 2 * (7 + 4)
-    for (_, seed), method in found.items():
-        by_folder = {str(m.folder): m.recipe for (_, other), m in models.items() if other == seed}
+    stacks = {key: model.recipe.method for key, model in models.items() if key[0].startswith("afs")}
+    assert len(stacks) == 2 * (7 + 4)
+    for (_, seed), method in stacks.items():
+        by_folder = {
+            str(m.folder): m.recipe for (_, model_seed), m in models.items() if model_seed == seed
+        }
         singles = [by_folder[folder].method for folder in method.extractors]
         assert tuple(single.epsilon for single in singles) == method.budgets
         assert {single.schedule for single in singles} == {method.schedule}
@@ -50,7 +52,7 @@ def test_masked_networks_are_not_trained_and_stack_members_are_not_evaluated(tmp
 @pytest.mark.parametrize("scale", SCALES)
 def test_every_entry_has_recipes(scale, tmp_path):
     models, surrogates = plan_models(list(ENTRIES.values()), SCALES[scale], (0,), tmp_path, None)
-    assert set(surrogates.values()) == {models[f"surrogate_{SCALES[scale].places['cifar10']}", 0]}
+    assert set(surrogates.values()) == {models[f"surrogate_{SCALES[scale].datasets['cifar10']}", 0]}
     assert len(models) > 30
 
 
@@ -74,14 +76,14 @@ def test_a_recipe_that_replaces_another_is_trained_identically(what, scale):
 def test_models_share_stages_with_the_same_dependencies(tmp_path):
     entries = [ENTRIES[name] for name in ("afs-table-2", "afs-table-3", "afa-table-4")]
     models, _ = plan_models(entries, SCALES["tiny"], (0, 1), tmp_path, None)
-    found = stage_sources(models)
+    sources = stage_sources(models)
     stacks = {name for name, _ in models if name.startswith("afs")}
-    source = {model.recipe.name for model in found.values()}
+    source = {model.recipe.name for model in sources.values()}
     assert len(source) == 1
     assert {
-        name for name, _ in found
+        name for name, _ in sources
     } == stacks - source  # other numbers of branches are trained separately
-    assert all(found[name, seed].recipe.seed == seed for name, seed in found)
+    assert all(sources[name, seed].recipe.seed == seed for name, seed in sources)
 
 
 @pytest.mark.parametrize("count", [2, 3])

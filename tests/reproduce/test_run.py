@@ -46,14 +46,14 @@ def cut(recipe):
 
 @pytest.fixture(autouse=True)
 def workers(monkeypatch):
-    found = Workers()
+    pool = Workers()
     small = {name: lambda make=make: cut(make()) for name, make in RECIPES.items()}
-    monkeypatch.setattr("equipoise.reproduce.run.side_by_side", found)
+    monkeypatch.setattr("equipoise.reproduce.run.side_by_side", pool)
     monkeypatch.setattr("equipoise.reproduce.plan.RECIPES", small)
     monkeypatch.setattr("equipoise.reproduce.figure_data.STRENGTHS", 3)
     few = tiny.digits()
     monkeypatch.setattr(Digits, "load", lambda self: few)
-    return found
+    return pool
 
 
 def weights(folder, stage):
@@ -63,8 +63,8 @@ def weights(folder, stage):
 @pytest.mark.slow
 def test_models_are_trained_once_and_shared_by_entries(tmp_path, workers):
     messages = []
-    made = reproduce(["afs-table-3"], CUT, out=tmp_path, log=messages.append)
-    assert {path.name for path in made.files} == {
+    first = reproduce(["afs-table-3"], CUT, out=tmp_path, log=messages.append)
+    assert {path.name for path in first.files} == {
         *(f"afs-table-3.{kind}" for kind in ("md", "csv", "tex")),
         "README.md",
     }
@@ -78,11 +78,11 @@ def test_models_are_trained_once_and_shared_by_entries(tmp_path, workers):
     ]
     assert messages[0].startswith("afs_digits_mask_001, seed 0: train, evaluate, up to ")
     assert "at a time" in messages[-1]
-    folders = {name: tmp_path / "tiny" / "runs" / f"{name}__seed0" for name in made.results}
-    one, other = (
+    folders = {name: tmp_path / "tiny" / "runs" / f"{name}__seed0" for name in first.results}
+    whole, masked = (
         weights(folders[name], "extractor2_0.25") for name in ("afs_digits", "afs_digits_mask_101")
     )
-    assert tiny.same(one, other)
+    assert tiny.same(whole, masked)
     assert not (folders["afs_digits_mask_101"] / "stages" / "extractor1_0.2").exists()
     # Again: nothing to do, and another entry needs only what is new.
     workers.names.clear()
@@ -90,7 +90,7 @@ def test_models_are_trained_once_and_shared_by_entries(tmp_path, workers):
     again = reproduce(["afs-table-3", "afs-fig-3"], CUT, out=tmp_path, log=messages.append)
     assert workers.names == ["pgd_at_digits_budget_1 0", "pgd_at_digits 0"]
     assert (tmp_path / "tiny" / "afs-fig-3.svg").exists()
-    assert again.results["afs_digits"] == made.results["afs_digits"]
+    assert again.results["afs_digits"] == first.results["afs_digits"]
     page = (tmp_path / "tiny" / "README.md").read_text()
     assert page.index("AFS Fig. 3") < page.index("AFS Table III")
     assert "At most 1 epochs per stage." in page
@@ -101,9 +101,9 @@ def test_data_of_a_figure_are_computed_from_the_models_and_cached(tmp_path, work
     reproduce(["afa-fig-3"], CUT, out=tmp_path)
     run = tmp_path / "tiny" / "runs" / "afa_digits__seed0"
     cache = run / "figures" / "channels.json"
-    found = read_json(cache)["found"]
-    assert len(found["epsilons"]) == len(found["mean"]) == len(found["variance"]) == 3
-    assert found["mean"][0] != found["mean"][-1]
+    data = read_json(cache)["found"]
+    assert len(data["epsilons"]) == len(data["mean"]) == len(data["variance"]) == 3
+    assert data["mean"][0] != data["mean"][-1]
     written = cache.stat().st_mtime_ns
     workers.names.clear()
     reproduce(["afa-fig-3"], CUT, out=tmp_path)
@@ -111,17 +111,17 @@ def test_data_of_a_figure_are_computed_from_the_models_and_cached(tmp_path, work
     # Other models than those of the cache: computed again.
     write_json(cache, read_json(cache) | {"asked": {}})
     reproduce(["afa-fig-3"], CUT, out=tmp_path)
-    assert read_json(cache)["found"] == found
+    assert read_json(cache)["found"] == data
     # Another evaluation: evaluated again, not trained.
     before = (run / "model" / "model.safetensors").stat().st_mtime_ns
-    other = replace(
+    changed = replace(
         CUT, evaluation=dict(CUT.evaluation) | {"images": 12}, search_precision="bf16-mixed"
     )
-    made = reproduce(["afa-fig-3"], other, out=tmp_path)
+    reproduction = reproduce(["afa-fig-3"], changed, out=tmp_path)
     assert workers.names == ["afa_digits 0"]
-    record = made.results["afa_digits"][0].record
+    record = reproduction.results["afa_digits"][0].record
     assert (record["images"], record["search_precision"]) == (12, "bf16-mixed")
-    reproduce(["afa-fig-6"], other, out=tmp_path, only_finished=True)
+    reproduce(["afa-fig-6"], changed, out=tmp_path, only_finished=True)
     texts = {
         name: (tmp_path / "tiny" / f"{name}.md").read_text()
         for name in ENTRIES
@@ -168,9 +168,11 @@ def test_a_stack_uses_networks_that_equal_its_extractors(tmp_path, workers, stac
     # With only_finished, results are shown without training; other rows are only published.
     workers.names.clear()
     names = ["afs-table-4", "afs-fig-1", "afs-fig-3", "afa-fig-3", "afa-table-4", "afs-table-5"]
-    made = reproduce(names, stack_of_singles, out=tmp_path, only_finished=True, log=messages.append)
+    reproduction = reproduce(
+        names, stack_of_singles, out=tmp_path, only_finished=True, log=messages.append
+    )
     assert workers.names == []
-    assert [entry.name for entry in made.entries] == [
+    assert [entry.name for entry in reproduction.entries] == [
         "afs-table-4", "afs-fig-1", "afs-fig-3", "afs-table-5",
     ]  # fmt: skip
     assert messages[-2:] == [
@@ -211,10 +213,10 @@ def only_the_stack():
 @pytest.mark.slow
 def test_a_run_folder_of_another_recipe_is_refused(tmp_path, workers):
     reproduce(["afs-fig-3"], CUT, out=tmp_path)
-    other = replace(CUT, epochs=2)
+    longer = replace(CUT, epochs=2)
     message = r"budget_1__seed0 was trained by another recipe.*\(differs in method.schedule.epochs"
     with pytest.raises(RunError, match=message):
-        reproduce(["afs-fig-3"], other, out=tmp_path)
+        reproduce(["afs-fig-3"], longer, out=tmp_path)
     # The settings of the evaluation and the folder of the data may differ.
     again = replace(CUT, evaluation=CUT.evaluation | {"images": 4})
     assert reproduce(["afs-fig-3"], again, out=tmp_path).entries
@@ -240,11 +242,11 @@ def test_a_network_that_is_trained_differently_is_not_an_extractor(
     from equipoise.reproduce import plan as module
 
     ready = module.RECIPES["pgd_at_digits"]()
-    other = replace(ready, **recipe, method=replace(ready.method, **method))
+    different = replace(ready, **recipe, method=replace(ready.method, **method))
     entries = [ENTRIES["afs-fig-5"]]
     models, _ = plan_models(entries, stack_of_singles, (0,), tmp_path, None)
     assert len(models["afs_digits", 0].recipe.method.extractors) == 2
-    monkeypatch.setitem(module.RECIPES, "pgd_at_digits", lambda: other)
+    monkeypatch.setitem(module.RECIPES, "pgd_at_digits", lambda: different)
     models, _ = plan_models(entries, stack_of_singles, (0,), tmp_path, None)
     assert models["afs_digits", 0].recipe.method.extractors == ()
     assert ("standard_digits", 0) not in models
@@ -257,8 +259,8 @@ def test_a_clean_extractor_of_another_objective_is_not_a_standard_network(
 
     for name in ("afs_digits", "pgd_at_digits"):
         ready = module.RECIPES[name]()
-        other = replace(ready, method=replace(ready.method, objective=MART()))
-        monkeypatch.setitem(module.RECIPES, name, lambda other=other: other)
+        different = replace(ready, method=replace(ready.method, objective=MART()))
+        monkeypatch.setitem(module.RECIPES, name, lambda different=different: different)
     models, _ = plan_models([ENTRIES["afs-fig-5"]], stack_of_singles, (0,), tmp_path, None)
     assert models["afs_digits", 0].recipe.method.extractors == ()
 
@@ -279,7 +281,7 @@ def test_a_figure_of_models_is_left_out_until_one_seed_has_all_models(tmp_path, 
 
 
 def test_missing_recipes_are_named(tmp_path):
-    scale = replace(SCALES["tiny"], places={"cifar10": "abacus"})
+    scale = replace(SCALES["tiny"], datasets={"cifar10": "abacus"})
     with pytest.raises(
         ValueError, match=r"has no recipe pgd_at_abacus_afs, .*afs_abacus yet; leave"
     ):

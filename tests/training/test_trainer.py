@@ -26,7 +26,7 @@ def trainer(schedule=SCHEDULE) -> Trainer:
 def test_a_step_equals_a_plain_optimiser_step():
     images, labels = images_and_labels(8)
     trained, plain = trainer(), NetworkTask(linear(), Standard(), 0.0, ATTACK, "Linf")
-    optimiser = SCHEDULE.optimiser_of(list(plain.parameters()))
+    optimiser = SCHEDULE.make_optimiser(list(plain.parameters()))
     for progress in (0.0, 0.5):
         result = trained.step(images, labels, progress)
         optimiser.zero_grad()

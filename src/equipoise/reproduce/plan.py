@@ -136,8 +136,8 @@ def plan_models(
     for entry in entries:
         for part in entry.parts():
             surrogate = None
-            if "transfer" in entry.under() and part.data in scale.places:
-                surrogate = SURROGATE.format(scale.places[part.data])
+            if "transfer" in entry.under() and part.data in scale.datasets:
+                surrogate = SURROGATE.format(scale.datasets[part.data])
             for name in recipes_of(part, scale):
                 surrogate_of[name] = surrogate or surrogate_of.get(name)
             if surrogate is not None:

@@ -84,18 +84,18 @@ def test_a_changed_record_changes_table_curve_and_download():
 
 
 def test_rows_are_sorted_by_trade_off():
-    found = digits("standard_digits", "pgd_at_digits", "afs_digits")
-    page = Page(html_report(found))
+    pairs = digits("standard_digits", "pgd_at_digits", "afs_digits")
+    page = Page(html_report(pairs))
     scores = [float(row[7].split()[0]) for row in page.rows]
     assert scores == sorted(scores, reverse=True)
     assert len(scores) == 3
 
 
 def test_several_seeds_have_a_mean_a_spread_and_the_interval_of_the_mean():
-    found = digits("pgd_at_digits")[:2]
-    for (_, record), clean in zip(found, (0.9, 0.7), strict=True):
+    pairs = digits("pgd_at_digits")[:2]
+    for (_, record), clean in zip(pairs, (0.9, 0.7), strict=True):
         record["headline"]["accuracy"][0] = clean
-    (model,) = models_of(found)
+    (model,) = models_of(pairs)
     value = model.accuracies[0]
     assert value.mean == pytest.approx(0.8)
     assert value.spread == pytest.approx(0.2 / 2**0.5)
@@ -131,7 +131,7 @@ def test_only_the_pages_own_scripts_can_run_and_nothing_is_fetched():
     running = [body for given, body in page.scripts if "type" not in given]
     hashes = [base64.b64encode(hashlib.sha256(b.encode()).digest()).decode() for b in running]
     assert len(hashes) == 2
-    assert policy.endswith("script-src " + " ".join(f"'sha256-{each}'" for each in hashes))
+    assert policy.endswith("script-src " + " ".join(f"'sha256-{digest}'" for digest in hashes))
     assert policy.startswith("default-src 'none'")
     assert page.links == []
 
@@ -156,10 +156,10 @@ def test_a_record_of_clean_images_alone_makes_a_page():
 
 
 def test_records_at_other_strengths_are_refused():
-    found = digits("standard_digits")[:2]
-    found[1][1]["epsilons"] = [0.0, 0.3]
+    pairs = digits("standard_digits")[:2]
+    pairs[1][1]["epsilons"] = [0.0, 0.3]
     with pytest.raises(ValueError, match="must agree in epsilons"):
-        html_report(found)
+        html_report(pairs)
 
 
 def test_a_name_cannot_become_a_formula_in_a_spreadsheet():
@@ -226,9 +226,9 @@ def test_importance_names_budgets_if_the_run_folder_has_the_recipe(tmp_path):
     bars = Page(html_report([(path, record)])).data("figures")["importance"]["data"][0]
     assert bars["x"] == ["member 0", "member 1", "member 2"]
     assert bars["y"] == pytest.approx([100 * x for x in record["importance"]], abs=0.01)
-    place = tmp_path / "records" / "x.json"
+    record_path = tmp_path / "records" / "x.json"
     write_json(tmp_path / "recipe.json", {"method": {"budgets": [0.0, 4 / 255, 0.25]}})
-    text = html_report([(place, record)])
+    text = html_report([(record_path, record)])
     bars = Page(text).data("figures")["importance"]["data"][0]
     assert [name.split("<br>")[1] for name in bars["x"]] == ["ε = 0", "ε = 4/255", "ε = 0.25"]
     named = {
@@ -237,15 +237,15 @@ def test_importance_names_budgets_if_the_run_folder_has_the_recipe(tmp_path):
         "budgets": [0.1] * 3,
     }
     write_json(tmp_path / "recipe.json", {"method": named})
-    bars = Page(html_report([(place, record)])).data("figures")["importance"]["data"][0]
+    bars = Page(html_report([(record_path, record)])).data("figures")["importance"]["data"][0]
     assert [name.split("<br>")[1] for name in bars["x"]] == ["a", "b", "m:&lt;c&gt;"]
     assert "There is no recipe for this record" not in text
 
 
 def test_training_curves_come_from_the_run_folder_or_are_reported_missing(tmp_path):
     ((_, record),) = digits("standard_digits__seed3")
-    place = tmp_path / "records" / "x.json"
-    assert "There are no training curves for" in html_report([(place, record)])
+    path = tmp_path / "records" / "x.json"
+    assert "There are no training curves for" in html_report([(path, record)])
     lines = [
         {"epoch": 0, "train": {"loss": 2.0}, "validation": {"0": 0.5, "0.0313725": 0.25}},
         {"epoch": 1, "train": {"loss": 1.0}},
@@ -254,7 +254,7 @@ def test_training_curves_come_from_the_run_folder_or_are_reported_missing(tmp_pa
     stage.mkdir(parents=True)
     cut_short = "\n".join(map(json.dumps, lines)) + '\n{"epoch": 2, "tr'
     (stage / "metrics.jsonl").write_text(cut_short)
-    text = html_report([(place, record)])
+    text = html_report([(path, record)])
     figures = Page(text).data("figures")
     assert figures["loss-0"]["data"][0]["y"] == [2.0, 1.0]
     names = {trace["name"]: trace["y"] for trace in figures["accuracy-0"]["data"]}
@@ -264,12 +264,12 @@ def test_training_curves_come_from_the_run_folder_or_are_reported_missing(tmp_pa
 
 def test_a_gallery_is_shown_with_the_recorded_result_of_each_image(tmp_path):
     ((_, record),) = digits("standard_digits__seed3")
-    place = tmp_path / "records" / "x.json"
-    assert 'id="gallery"' not in html_report([(place, record)])
-    write_json(gallery_path(place), gallery(record))
+    path = tmp_path / "records" / "x.json"
+    assert 'id="gallery"' not in html_report([(path, record)])
+    write_json(gallery_path(path), gallery(record))
     record["broken_at"][0], record["broken_by"][0] = -1, None
     record["broken_at"][7], record["broken_by"][7] = 2, "quick/some-attack"
-    text = html_report([(place, record)])
+    text = html_report([(path, record)])
     shown = text.split('id="gallery"')[1].split("</section>")[0]
     assert shown.count("<article") == 2
     assert "✓ still correct" in shown
@@ -281,10 +281,10 @@ def test_a_gallery_is_shown_with_the_recorded_result_of_each_image(tmp_path):
 
 def test_a_gallery_of_other_images_is_refused(tmp_path):
     ((_, record),) = digits("standard_digits__seed3")
-    place = tmp_path / "records" / "x.json"
-    write_json(gallery_path(place), gallery(record) | {"images_sha256": "0"})
+    path = tmp_path / "records" / "x.json"
+    write_json(gallery_path(path), gallery(record) | {"images_sha256": "0"})
     with pytest.raises(RunError, match="make it again with --gallery"):
-        html_report([(place, record)])
+        html_report([(path, record)])
 
 
 def test_every_figure_is_valid_for_the_version_of_plotly_that_draws_it(tmp_path):

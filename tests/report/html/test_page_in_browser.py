@@ -24,20 +24,20 @@ def browser():
     if path is None:
         pytest.skip(f"needs a browser, one of {', '.join(BROWSERS)}: apt-get install chromium")
     with sync_api.sync_playwright() as playwright:
-        found = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        yield found
-        found.close()
+        chromium = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()
 
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory) -> Path:
     """Four models, one of two seeds and one with a hostile name; each kind of figure."""
     folder = tmp_path_factory.mktemp("page")
-    found = []
+    pairs = []
     names = ("afa_digits__seed3", "afs_digits__seed3", "pgd_at_digits", "standard_digits__seed3")
     for number, (_, record) in enumerate(digits(*names)):
-        found.append((folder / str(number) / "records" / "x.json", record))
-    path, adaptive = found[0]
+        pairs.append((folder / str(number) / "records" / "x.json", record))
+    path, adaptive = pairs[0]
     for point in adaptive["fusing_weight"]["through_generator"]:
         point["per_image"] = [point["mean"], 0.96]
     write_json(gallery_path(path), gallery(adaptive))
@@ -45,8 +45,8 @@ def report(tmp_path_factory) -> Path:
     stage.mkdir(parents=True)
     entry = {"epoch": 0, "train": {"loss": 2.0}, "validation": {"0": 0.5}}
     (stage / "metrics.jsonl").write_text(f"{json.dumps(entry)}\n")
-    found[-1][1]["model"] = HOSTILE
-    write_page(found, folder / "report.html")
+    pairs[-1][1]["model"] = HOSTILE
+    write_page(pairs, folder / "report.html")
     return folder / "report.html"
 
 
@@ -74,7 +74,9 @@ def opened(browser, report):
 
 def shown(page, selector: str) -> list[str]:
     """Texts of the elements that can be seen."""
-    return [each.inner_text() for each in page.locator(selector).all() if each.is_visible()]
+    return [
+        element.inner_text() for element in page.locator(selector).all() if element.is_visible()
+    ]
 
 
 @pytest.mark.parametrize(

@@ -44,7 +44,9 @@ PARTS = [(entry, part) for entry in ENTRIES.values() for part in entry.parts()]
 
 def record(model="m", broken=(0, 1, 3, -1), pgd=(-1, 2, 4, -1), **changes):
     """Four images; the first is wrong when clean."""
-    worst = [sum(at < 0 or at > place for at in broken) / 4 for place in range(5)]
+    worst = [
+        sum(broken_at < 0 or broken_at > level for broken_at in broken) / 4 for level in range(5)
+    ]
     attacks = [{"name": name, "broken_at": list(pgd)} for name in ("pgd-10", "pgd-20", "fgsm")]
     attacks.append({"name": "cw-30-kappa-50", "broken_at": list(pgd)})
     return {
@@ -105,13 +107,13 @@ def test_an_attack_of_a_cumulative_suite_has_no_accuracy_of_its_own():
 
 
 def test_a_cell_is_mean_and_deviation_over_seeds():
-    found = [result(), result(record=record(broken=(-1, -1, -1, -1)))]
+    results = [result(), result(record=record(broken=(-1, -1, -1, -1)))]
     column = Column(head="clean", published="0", at=0)
-    cell = measure(found, column, MEASURED)
+    cell = measure(results, column, MEASURED)
     assert (cell.mean, cell.spread, cell.seeds) == (87.5, pytest.approx(17.68, abs=0.01), 2)
     average = Column(head="Avg", published="mean", at=None)
-    assert measure(found[:1], average, MEASURED).mean == pytest.approx(45)
-    assert measure(found[:1], average, MEASURED).spread is None
+    assert measure(results[:1], average, MEASURED).mean == pytest.approx(45)
+    assert measure(results[:1], average, MEASURED).spread is None
 
 
 def test_a_number_that_one_seed_lacks_is_not_shown():
@@ -163,33 +165,33 @@ def test_published_means_agree_with_their_rows(table):
 
 def test_a_table_has_published_above_measured_lines_and_omits_data_that_is_not_measured():
     entry = ENTRIES["afa-table-1"]
-    found = table_lines(entry, TINY, everything(entry))
-    assert {line.source for line in found if line.part.data == "svhn"} == {"published"}
-    mine = [line for line in found if line.part.data == "cifar10" and line.label == "PGD-AT"]
-    assert [line.source for line in mine] == [
+    lines = table_lines(entry, TINY, everything(entry))
+    assert {line.source for line in lines if line.part.data == "svhn"} == {"published"}
+    pgd_at = [line for line in lines if line.part.data == "cifar10" and line.label == "PGD-AT"]
+    assert [line.source for line in pgd_at] == [
         "published",
         "measured, PGD-20",
         "measured, worst case",
     ]
-    assert mine[0].cells == (86.9, 81.5, 78.5, 68.8, 46.2, 72.4)
-    assert [round(cell.mean) for cell in mine[1].cells] == [75, 75, 50, 50, 25, 55]
+    assert pgd_at[0].cells == (86.9, 81.5, 78.5, 68.8, 46.2, 72.4)
+    assert [round(cell.mean) for cell in pgd_at[1].cells] == [75, 75, 50, 50, 25, 55]
     assert "Not measured at scale tiny: svhn." in caption(entry, TINY, everything(entry))
 
 
 def test_a_caption_describes_published_and_measured_numbers():
     entry = ENTRIES["afs-table-1"]
-    found = caption(entry, TINY, everything(entry))
-    assert "WRN-28-10, PGD at 8/255" in found
-    assert "digits, 4 test images, WRN-10-1, 3 epochs, strongest ε 0.2, seed 0" in found
-    assert TINY.note in found
+    text_of_caption = caption(entry, TINY, everything(entry))
+    assert "WRN-28-10, PGD at 8/255" in text_of_caption
+    assert "digits, 4 test images, WRN-10-1, 3 epochs, strongest ε 0.2, seed 0" in text_of_caption
+    assert TINY.note in text_of_caption
 
 
 def test_a_caption_gives_what_all_stacks_share():
     def stack(mask, alpha):
         method = {"kind": "AFS", "schedule": {"epochs": 3}, "alpha": alpha, "mask": mask}
-        found = result()
+        unstacked = result()
         method["budgets"] = [0.0, 4 / 255, 8 / 255]
-        return replace(found, recipe=found.recipe | {"method": method})
+        return replace(unstacked, recipe=unstacked.recipe | {"method": method})
 
     masked = measured_as([stack("011", 0.3), stack("101", 0.3), result()])
     assert masked.endswith("seed 0; AFS with budgets 0, 4/255, 8/255; α = 0.3")
@@ -203,38 +205,38 @@ def test_members_of_a_masked_stack_are_labelled_with_their_own_budgets():
     entry, shown = ENTRIES["afs-fig-4b"], result()
     method = shown.recipe["method"] | {"budgets": [0.0, 0.1, 0.15, 0.2, 0.25], "mask": "01011"}
     masked = replace(shown, recipe=shown.recipe | {"method": method})
-    found = dict.fromkeys(everything(entry), (masked,))
+    results = dict.fromkeys(everything(entry), (masked,))
     with styled():
-        figure = entry.content.draw(drawing_of(entry, TINY, found, []))
+        figure = entry.content.draw(drawing_of(entry, TINY, results, []))
     ticks = [label.get_text() for label in figure.axes[0].get_xticklabels()]
     assert ticks == ["0.1", "0.2", "0.25"]
 
 
 def test_markdown_csv_and_latex_hold_the_same_numbers():
     entry = ENTRIES["afa-table-3"]
-    found = everything(entry)
+    results = everything(entry)
     assert "| PGD-AT + AFA | published | 95.8 | 50.0 | 81.1 | 48.3 | 48.2 |" in markdown_entry(
-        entry, TINY, found
+        entry, TINY, results
     )
-    rows = list(csv.DictReader(io.StringIO(csv_entry(entry, TINY, found))))
+    rows = list(csv.DictReader(io.StringIO(csv_entry(entry, TINY, results))))
     (ada,) = [
         row
         for row in rows
         if (row["row"], row["column"], row["source"]) == ("MART + AFA", "PGD+Ada.", "measured")
     ]
     assert (ada["data"], float(ada["value"]), ada["seeds"]) == ("digits", 25.0, "1")
-    tex = latex_entry(entry, TINY, found)
+    tex = latex_entry(entry, TINY, results)
     assert r"C\&W" in tex
     assert "α" not in latex_entry(ENTRIES["afs-table-2"], TINY, everything(ENTRIES["afs-table-2"]))
-    assert tex.count(r"\\") == len(table_lines(entry, TINY, found)) + 1
+    assert tex.count(r"\\") == len(table_lines(entry, TINY, results)) + 1
 
 
 def test_records_of_other_images_are_refused():
     entry = ENTRIES["afs-table-6"]
-    found = everything(entry)
-    found["afs_digits"] = (result(record=record(images_sha256="1")),)
+    results = everything(entry)
+    results["afs_digits"] = (result(record=record(images_sha256="1")),)
     with pytest.raises(ValueError, match="must agree in images_sha256"):
-        table_lines(entry, TINY, found)
+        table_lines(entry, TINY, results)
 
 
 def test_several_seeds_have_a_deviation(capsys):
@@ -282,8 +284,8 @@ def test_the_same_figure_is_written_to_the_same_bytes(tmp_path):
     first = write_entry(entry, TINY, everything(entry), [], tmp_path / "a")
     again = write_entry(entry, TINY, everything(entry), [], tmp_path / "b")
     assert [path.suffix for path in first] == [".svg", ".png", ".pdf", ".md"]
-    for one, other in zip(first, again, strict=True):
-        assert one.read_bytes() == other.read_bytes(), one.name
+    for path, path_again in zip(first, again, strict=True):
+        assert path.read_bytes() == path_again.read_bytes(), path.name
 
 
 def test_the_index_shows_the_entries_that_have_files(tmp_path):

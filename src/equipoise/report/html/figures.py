@@ -201,14 +201,14 @@ def training(curves_by_stage: Mapping[str, Sequence[Mapping[str, Any]]]) -> tupl
         points = [(e["epoch"], e["train"]["loss"]) for e in epochs if "loss" in e.get("train", {})]
         loss.append(_over_epochs(stage, points, line | {"dash": "solid"}))
         strengths = dict.fromkeys(key for epoch in epochs for key in epoch.get("validation", {}))
-        for place, key in enumerate(strengths):
+        for index, key in enumerate(strengths):
             points = [
                 (epoch["epoch"], 100 * epoch["validation"][key])
                 for epoch in epochs
                 if key in epoch.get("validation", {})
             ]
             name = f"{stage}, ε = {_format_strength(key)}"
-            dash = {"dash": DASHES[place % len(DASHES)]}
+            dash = {"dash": DASHES[index % len(DASHES)]}
             accuracy.append(_over_epochs(name, points, line | dash))
     y_accuracy = {"title": "validation accuracy, %", "range": [0, 100]}
     y_loss = {"title": "training loss", "rangemode": "tozero"}

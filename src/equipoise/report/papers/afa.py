@@ -17,8 +17,8 @@ _KEYS = ("0", "1/255", "2/255", "4/255", "8/255")
 
 _PROFILE = (
     *(
-        Column(head=f"ε = {key.removesuffix('/255')}", published=key, at=place)
-        for place, key in enumerate(_KEYS)
+        Column(head=f"ε = {key.removesuffix('/255')}", published=key, at=level)
+        for level, key in enumerate(_KEYS)
     ),
     Column(head="Avg", published="mean", at=None),
 )
@@ -147,9 +147,9 @@ AFA_ENTRIES = (
                         head=f"BB {key.removesuffix('/255')}",
                         published=f"black box {key}",
                         under="transfer",
-                        at=place,
+                        at=level,
                     )
-                    for place, key in enumerate(_KEYS)
+                    for level, key in enumerate(_KEYS)
                 ),
                 Column(head="BB Avg", published="black box mean", under="transfer", at=None),
             ),

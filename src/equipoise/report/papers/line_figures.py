@@ -84,8 +84,8 @@ def channel_statistics(drawing: Drawing) -> Canvas:
     for panel, head, channels in zip(panels, heads, (changes, ratios), strict=True):
         # The darker a channel, the more it changes: the shade is a rank, not an identity.
         ordered = sorted(channels, key=lambda channel: abs(channel[-1] - channel[0]))
-        for place, values in enumerate(ordered):
-            shade = (place + 1) / len(channels)
+        for index, values in enumerate(ordered):
+            shade = (index + 1) / len(channels)
             panel.plot(
                 statistics["epsilons"],
                 values,
@@ -107,7 +107,7 @@ def fusing_weights(drawing: Drawing) -> Canvas:
     """
     figure, panels = canvas(1, 1, 2.4)
     panel = panels[0]
-    for place, (label, results) in enumerate(drawing.measured.items()):
+    for index, (label, results) in enumerate(drawing.measured.items()):
         record = results[0].record
         for dash, path in zip(DASHES, ATTACK_PATHS, strict=False):
             band = fusing_weight_band([r.record["fusing_weight"][path] for r in results])
@@ -116,12 +116,12 @@ def fusing_weights(drawing: Drawing) -> Canvas:
                 record["epsilons"],
                 band.mean,
                 dash,
-                color=COLOURS[place],
-                marker=MARKS[place],
+                color=COLOURS[index],
+                marker=MARKS[index],
                 label=label if through_generator else f"{label}, via robust branch",
             )
             if through_generator:
-                _fill(panel, record["epsilons"], band.low, band.high, COLOURS[place])
+                _fill(panel, record["epsilons"], band.low, band.high, COLOURS[index])
     _strength_axis(panel, record)
     panel.set_ylabel("W1, weight of the robust branch")
     figure.legend(loc="outside lower center", ncols=2)
@@ -138,17 +138,17 @@ def trade_off_scatter(drawing: Drawing) -> Canvas:
     """
     figure, panels = canvas(2, 1, 4.2)
     labels = _labels(drawing)
-    places = {label: place for place, label in enumerate(labels)}
+    indices = {label: index for index, label in enumerate(labels)}
     for label, values in drawing.published.items():
-        _point(panels[0], values["0"], values["PGD"], label, places[label])
+        _point(panels[0], values["0"], values["PGD"], label, indices[label])
     for label, results in drawing.measured.items():
         records = [result.record for result in results]
         clean = 100 * mean(record["headline"]["accuracy"][0] for record in records)
         pgd = 100 * mean((accuracies(record, "pgd-20") or [0.0])[-1] for record in records)
         worst = 100 * mean(record["headline"]["accuracy"][-1] for record in records)
-        colour = COLOURS[places[label] % len(COLOURS)]
+        colour = COLOURS[indices[label] % len(COLOURS)]
         panels[1].plot([clean, clean], [worst, pgd], color=colour, linewidth=0.8, zorder=1)
-        _point(panels[1], clean, pgd, label, places[label])
+        _point(panels[1], clean, pgd, label, indices[label])
     panels[0].set_title(drawing.published_as, loc="left")
     panels[1].set_title(drawing.measured_as, loc="left")
     for panel in panels:
@@ -167,16 +167,16 @@ def importance_by_alpha(drawing: Drawing) -> Canvas:
     """
     figure, panels = canvas(1, 1, 2.4)
     panel = panels[0]
-    for place, (label, results) in enumerate(drawing.measured.items()):
+    for index, (label, results) in enumerate(drawing.measured.items()):
         shares = [[100 * share for share in r.record["importance"]] for r in results]
         middle, spread = over_seeds(shares)
-        colour = COLOURS[place % len(COLOURS)]
+        colour = COLOURS[index % len(COLOURS)]
         panel.plot(
             range(len(middle)),
             middle,
-            DASHES[place // 2 % len(DASHES)],
+            DASHES[index // 2 % len(DASHES)],
             color=colour,
-            marker=MARKS[place % len(MARKS)],
+            marker=MARKS[index % len(MARKS)],
             label=label,
         )
         _band(panel, range(len(middle)), middle, spread, colour)
@@ -205,13 +205,13 @@ def _paired_style(label: str, labels: Sequence[str]) -> dict[str, Any]:
     """Line style of a model; one colour for a method with and without AFA."""
     method = label.removesuffix(_AFA)
     methods = list(dict.fromkeys(other.removesuffix(_AFA) for other in labels))
-    place = methods.index(method)
+    index = methods.index(method)
     open_marks = label == method and method + _AFA in labels
-    dash = _UNPAIRED_DASHES[place // len(COLOURS) % len(_UNPAIRED_DASHES)]
-    colour = COLOURS[place % len(COLOURS)]
+    dash = _UNPAIRED_DASHES[index // len(COLOURS) % len(_UNPAIRED_DASHES)]
+    colour = COLOURS[index % len(COLOURS)]
     return {
         "color": colour,
-        "marker": MARKS[place % len(MARKS)],
+        "marker": MARKS[index % len(MARKS)],
         "linestyle": "--" if open_marks else dash,
         "markerfacecolor": "white" if open_marks else colour,
     }
@@ -229,15 +229,15 @@ def _fill(panel: Axes, x: Any, low: Numbers, high: Numbers, colour: str) -> None
     panel.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
 
 
-def _point(panel: Axes, x: float, y: float, label: str, place: int) -> None:
+def _point(panel: Axes, x: float, y: float, label: str, index: int) -> None:
     panel.plot(
         [x],
         [y],
         linestyle="none",
         markersize=5,
         label=label,
-        color=COLOURS[place % len(COLOURS)],
-        marker=MARKS[place % len(MARKS)],
+        color=COLOURS[index % len(COLOURS)],
+        marker=MARKS[index % len(MARKS)],
     )
 
 

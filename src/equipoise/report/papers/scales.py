@@ -14,7 +14,8 @@ class Scale:
 
     Args:
         name: Value of ``--scale``.
-        places: For each data set of the papers, the text that replaces ``{}`` in recipe names.
+        datasets: For each data set of the papers, our data set and scale, which replace ``{}`` in
+            recipe names.
         same_as: Recipes that are a special case of another recipe or have another name here; the
             other recipe is trained instead.
         extractors: Recipes of single networks. A stack of AFS uses those that are trained exactly
@@ -27,7 +28,7 @@ class Scale:
     """
 
     name: str
-    places: Mapping[str, str]
+    datasets: Mapping[str, str]
     same_as: Mapping[str, str] = field(default_factory=dict)
     extractors: tuple[str, ...] = ()
     evaluation: Mapping[str, Any] = field(default_factory=dict)
@@ -42,7 +43,7 @@ SCALES: Mapping[str, Scale] = MappingProxyType(
         for scale in (
             Scale(
                 name="tiny",
-                places={"cifar10": "digits"},
+                datasets={"cifar10": "digits"},
                 same_as={
                     "pgd_at_digits_budget_0": "standard_digits",
                     "pgd_at_digits_budget_8": "pgd_at_digits",
@@ -58,7 +59,7 @@ SCALES: Mapping[str, Scale] = MappingProxyType(
             ),
             Scale(
                 name="compact",
-                places={"cifar10": "cifar10_compact"},
+                datasets={"cifar10": "cifar10_compact"},
                 same_as={
                     "pgd_at_cifar10_compact_budget_8": "pgd_at_cifar10_compact",
                     "afa_cifar10_compact_k3": "afa_cifar10_compact",
@@ -76,7 +77,7 @@ SCALES: Mapping[str, Scale] = MappingProxyType(
             ),
             Scale(
                 name="paper",
-                places={
+                datasets={
                     "cifar10": "cifar10_paper",
                     "svhn": "svhn_paper",
                     "tiny-imagenet": "tiny_imagenet_paper",
@@ -116,13 +117,13 @@ def recipe_of(row: Row, part: Part, scale: Scale) -> str | None:
     Returns:
         The recipe, or ``None`` if the row is not measured at this scale.
     """
-    data = part.data if part.data in scale.places else part.stand_in
+    data = part.data if part.data in scale.datasets else part.stand_in
     if (
         row.recipe is None
         or data is None
-        or data not in scale.places
+        or data not in scale.datasets
         or scale.name not in row.scales
     ):
         return None
-    name = row.recipe.format(scale.places[data])
+    name = row.recipe.format(scale.datasets[data])
     return scale.same_as.get(name, name)
