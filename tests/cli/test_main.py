@@ -8,13 +8,14 @@ from typing import get_args
 
 import pytest
 import tiny
+import torch
 from commands import output, refused, run
 from PIL import Image
 
 from equipoise.attacks import Square
 from equipoise.cli.main import COMMANDS
 from equipoise.cli.options import Suites
-from equipoise.data import Digits
+from equipoise.data import DataError, Digits
 from equipoise.evaluation import SuiteName, suites
 from equipoise.models import save
 from equipoise.models.io.external import imported_network
@@ -22,6 +23,7 @@ from equipoise.models.io.trust import trusting
 from equipoise.recipes import RECIPES, Evaluation, to_json
 from equipoise.records.files import iterate_records, read_record
 from equipoise.runtime.environment import version
+from equipoise.runtime.errors import InvalidInput, RunError, TrainingError, UserError
 from equipoise.runtime.files import read_json, write_json
 from equipoise.workflows.train import train
 
@@ -271,13 +273,33 @@ def test_report_without_records_is_refused(capsys, tmp_path):
     assert "found no record" in refused(capsys, "report", tmp_path)
 
 
-def test_a_mistake_of_ours_keeps_its_trace(monkeypatch, tmp_path):
-    def broken(*arguments, **settings):
-        return int("not a number")
-
-    monkeypatch.setattr("equipoise.workflows.train.train", broken)
-    with pytest.raises(ValueError, match="invalid literal"):
+@pytest.mark.parametrize(
+    "bug",
+    [
+        lambda: int("not a number"),
+        lambda: {}["missing"],
+        lambda: torch.zeros(2).view(3),
+        lambda: torch.distributions.Bernoulli(probs=2.0),  # a ValueError of torch
+    ],
+    ids=["ValueError", "KeyError", "RuntimeError of torch", "ValueError of torch"],
+)
+def test_a_bug_keeps_its_traceback(monkeypatch, tmp_path, bug):
+    monkeypatch.setattr("equipoise.workflows.train.train", lambda *a, **settings: bug())
+    with pytest.raises((ValueError, KeyError, RuntimeError)) as error_info:
         run("train", "standard_digits", "--out", tmp_path)
+    assert not isinstance(error_info.value, UserError)
+
+
+@pytest.mark.parametrize("error", [InvalidInput, RunError, TrainingError, DataError])
+def test_an_error_of_the_user_ends_in_its_message_wherever_it_is_raised(
+    monkeypatch, capsys, tmp_path, error
+):
+    def refuse(*arguments, **settings):
+        raise error("alpha must be in [0, 1], got 2.")
+
+    monkeypatch.setattr("equipoise.workflows.train.train", refuse)
+    printed = refused(capsys, "train", "standard_digits", "--out", tmp_path)
+    assert printed.endswith("error: alpha must be in [0, 1], got 2.")
 
 
 def test_ctrl_c_outside_of_training_exits_130(monkeypatch, tmp_path):

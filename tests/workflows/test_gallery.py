@@ -111,7 +111,7 @@ def test_more_pictures_than_images_are_refused(run):
 
 def test_a_record_without_a_model_beside_it_is_refused(run):
     shutil.rmtree(run / "model")
-    with pytest.raises(RunError, match=r"no model lies beside .* leave --gallery out"):
+    with pytest.raises(RunError, match=r"no model next to .* leave --gallery out"):
         write_galleries([only(run)], 2)
 
 

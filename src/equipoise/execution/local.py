@@ -17,7 +17,6 @@ from equipoise.methods import Stage
 from equipoise.runtime.errors import TrainingError
 from equipoise.runtime.files import read_json
 from equipoise.runtime.reporter import NullReporter, Reporter
-from equipoise.runtime.run_folder import RunFolder
 from equipoise.runtime.seeds import derive_seed
 from equipoise.training import DONE, Loop, fit, is_done, load_weights
 from equipoise.types import Predict
@@ -59,7 +58,7 @@ def execute(
     outcomes: dict[str, nn.Module] = {}
     ran: list[str] = []
     for stage in stages:
-        place = RunFolder(folder).stage(stage.name)
+        place = folder / "stages" / stage.name
         with _fresh_weights(derive_seed(seed, stage.name, "weights")):
             task: Any = stage.build({name: outcomes[name] for name in stage.needs})
         if not stage.trains:
@@ -93,7 +92,7 @@ def keeps_its_last_epoch(stage: Stage, folder: Path) -> bool:
     """
     if stage.keep == "last" or not stage.trains:
         return True
-    summary = read_json(RunFolder(folder).stage(stage.name) / DONE)
+    summary = read_json(folder / "stages" / stage.name / DONE)
     return bool(summary["best_epoch"] + 1 == summary["epochs"])
 
 
