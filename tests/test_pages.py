@@ -32,7 +32,7 @@ def few_digits(monkeypatch):
 
 
 @pytest.mark.slow
-def test_the_page_about_ones_own_network_runs(tmp_path, monkeypatch, few_digits, capsys):
+def test_the_page_about_your_own_network_runs(tmp_path, monkeypatch, few_digits, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     blocks = re.findall(r"^```(python|bash)\n(.*?)^```", PAGE.read_text(), re.DOTALL | re.MULTILINE)

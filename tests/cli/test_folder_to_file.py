@@ -66,7 +66,7 @@ def test_a_folder_of_images_becomes_an_exported_model_in_one_command(folder, tmp
     ("file", "message"),
     [("mine.pt", "must end in .onnx or .pt2, got mine.pt"), ("mine", "must end in .onnx or .pt2")],
 )
-def test_a_wrong_ending_is_refused_before_training(file, message, monkeypatch, tmp_path, capsys):
+def test_a_wrong_suffix_is_refused_before_training(file, message, monkeypatch, tmp_path, capsys):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as left:
         main(["train", "standard_digits", "--export", file])

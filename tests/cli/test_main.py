@@ -8,13 +8,14 @@ from typing import get_args
 
 import pytest
 import tiny
+import torch
 from commands import output, refused, run
 from PIL import Image
 
 from equipoise.attacks import Square
 from equipoise.cli.main import COMMANDS
 from equipoise.cli.options import Suites
-from equipoise.data import Digits
+from equipoise.data import DataError, Digits
 from equipoise.evaluation import SuiteName, suites
 from equipoise.models import save
 from equipoise.models.io.external import import_network
@@ -22,6 +23,7 @@ from equipoise.models.io.trust import trusting
 from equipoise.recipes import RECIPES, Evaluation, to_json
 from equipoise.records.files import iterate_records, read_record
 from equipoise.runtime.environment import version
+from equipoise.runtime.errors import InvalidInput, RunError, TrainingError, UserError
 from equipoise.runtime.files import read_json, write_json
 from equipoise.workflows.train import train
 
@@ -67,13 +69,13 @@ def test_help_exits_0_without_importing_torch(arguments):
     assert "usage: equipoise" in done.stdout
 
 
-def test_the_version_is_that_of_the_package(capsys):
+def test_version_prints_the_version_of_the_package(capsys):
     run("--version")
     assert output(capsys) == f"equipoise {version('equipoise')}"
 
 
 @pytest.mark.parametrize("arguments", [["list"], ["evaluate", "--help"]])
-def test_a_reader_that_has_seen_enough_ends_it_quietly(arguments):
+def test_a_closed_pipe_ends_the_command_quietly(arguments):
     read, write = os.pipe()
     os.close(read)
     command = [sys.executable, "-m", "equipoise", *arguments]
@@ -82,7 +84,7 @@ def test_a_reader_that_has_seen_enough_ends_it_quietly(arguments):
     assert (done.returncode, done.stderr) == (1, b"")
 
 
-def test_help_says_what_is_asked_for(capsys):
+def test_help_shows_placeholders_of_positional_arguments(capsys):
     for command, word in (("evaluate", "MODEL..."), ("compare", "RECORD_OR_FOLDER...")):
         with pytest.raises(SystemExit):
             run(command, "--help")
@@ -92,7 +94,7 @@ def test_help_says_what_is_asked_for(capsys):
     assert "usage: equipoise train afs [-h]" in output(capsys)
 
 
-def test_the_module_runs_as_the_command_does():
+def test_python_dash_m_runs_the_command():
     done = subprocess.run(
         [sys.executable, "-m", "equipoise", "--help"], capture_output=True, text=True, check=False
     )
@@ -109,7 +111,7 @@ def test_list_names_every_recipe_and_what_it_trains(capsys):
     assert "Standard training on digits." in printed
 
 
-def test_list_takes_words_that_a_recipe_must_have(capsys):
+def test_list_shows_only_recipes_that_match_all_words(capsys):
     run("list", "AFS", "paper", "table")
     printed = output(capsys)
     assert "AFS, Table III" in printed
@@ -118,7 +120,7 @@ def test_list_takes_words_that_a_recipe_must_have(capsys):
     assert "digits" not in printed
 
 
-def test_list_refuses_words_that_no_recipe_has(capsys):
+def test_list_refuses_words_that_match_no_recipe(capsys):
     assert "no recipe matches the words afa speling" in refused(capsys, "list", "afa", "speling")
 
 
@@ -157,7 +159,7 @@ def test_a_data_folder_for_digits_is_refused(capsys, tmp_path):
     assert "leave --data out" in printed
 
 
-def test_a_recipe_that_needs_data_says_how_to_give_it(capsys, tmp_path, monkeypatch):
+def test_a_recipe_without_data_names_the_flag_for_it(capsys, tmp_path, monkeypatch):
     import datasets
 
     def unreachable(*names):
@@ -168,7 +170,7 @@ def test_a_recipe_that_needs_data_says_how_to_give_it(capsys, tmp_path, monkeypa
     assert "--data FOLDER" in printed
 
 
-def test_a_file_in_the_place_of_the_run_folder_is_refused(capsys, tmp_path):
+def test_a_file_is_refused_as_run_folder(capsys, tmp_path):
     (tmp_path / "file").write_text("x")
     assert "--out" in refused(capsys, "train", "standard_digits", "--out", tmp_path / "file")
 
@@ -215,7 +217,7 @@ def test_evaluate_refuses_an_epsilon_of_8(capsys, trained):
     assert "NoneType" not in printed
 
 
-def test_strengths_may_stand_apart_by_commas(monkeypatch, trained):
+def test_strengths_may_be_separated_by_commas(monkeypatch, trained):
     asked = {}
     monkeypatch.setattr(
         "equipoise.workflows.evaluate.evaluate",
@@ -226,13 +228,13 @@ def test_strengths_may_stand_apart_by_commas(monkeypatch, trained):
     assert asked["changes"]["epsilons"] == (0.0, 1 / 255, 8 / 255)
 
 
-def test_a_size_of_nothing_is_refused(capsys, trained, tmp_path):
+def test_an_image_size_of_zero_is_refused(capsys, trained, tmp_path):
     Image.new("L", (8, 8)).save(tmp_path / "d.png")
     printed = refused(capsys, "predict", trained, tmp_path / "d.png", "--size", "0", "8")
     assert "--size must be two numbers of 1 or more, got (0, 8)" in printed
 
 
-def test_report_into_renews_the_tables_between_markers(capsys, trained, tmp_path):
+def test_report_into_updates_the_tables_between_markers(capsys, trained, tmp_path):
     run("evaluate", trained)
     page = tmp_path / "page.md"
     page.write_text(f"before\n<!-- records: {trained} -->\n<!-- end records -->\nafter\n")
@@ -247,7 +249,7 @@ def test_report_into_renews_the_tables_between_markers(capsys, trained, tmp_path
     assert "was up to date" in output(capsys)
 
 
-def test_report_out_writes_a_page_with_pictures(capsys, trained, tmp_path):
+def test_report_out_writes_a_page_with_images(capsys, trained, tmp_path):
     run("evaluate", trained)
     (path,) = (trained / "records").iterdir()
     run("report", path, "--out", tmp_path / "report.html", "--gallery", "2")
@@ -258,11 +260,11 @@ def test_report_out_writes_a_page_with_pictures(capsys, trained, tmp_path):
     assert text.count('<article class="picture">') == 2
 
 
-def test_pictures_without_a_page_are_refused(capsys, tmp_path):
+def test_a_gallery_without_a_page_is_refused(capsys, tmp_path):
     assert "name the page with --out" in refused(capsys, "report", tmp_path, "--gallery", "2")
 
 
-def test_report_refuses_files_that_are_not_there(capsys, tmp_path):
+def test_report_refuses_missing_files(capsys, tmp_path):
     assert "does not exist" in refused(capsys, "report", tmp_path / "none.json")
     assert "none.md" in refused(capsys, "report", "--into", tmp_path / "none.md")
 
@@ -271,13 +273,33 @@ def test_report_without_records_is_refused(capsys, tmp_path):
     assert "found no record" in refused(capsys, "report", tmp_path)
 
 
-def test_a_mistake_of_ours_keeps_its_trace(monkeypatch, tmp_path):
-    def broken(*arguments, **settings):
-        return int("not a number")
-
-    monkeypatch.setattr("equipoise.workflows.train.train", broken)
-    with pytest.raises(ValueError, match="invalid literal"):
+@pytest.mark.parametrize(
+    "bug",
+    [
+        lambda: int("not a number"),
+        lambda: {}["missing"],
+        lambda: torch.zeros(2).view(3),
+        lambda: torch.distributions.Bernoulli(probs=2.0),  # a ValueError of torch
+    ],
+    ids=["ValueError", "KeyError", "RuntimeError of torch", "ValueError of torch"],
+)
+def test_a_bug_keeps_its_traceback(monkeypatch, tmp_path, bug):
+    monkeypatch.setattr("equipoise.workflows.train.train", lambda *a, **settings: bug())
+    with pytest.raises((ValueError, KeyError, RuntimeError)) as error_info:
         run("train", "standard_digits", "--out", tmp_path)
+    assert not isinstance(error_info.value, UserError)
+
+
+@pytest.mark.parametrize("error", [InvalidInput, RunError, TrainingError, DataError])
+def test_an_error_of_the_user_ends_in_its_message_wherever_it_is_raised(
+    monkeypatch, capsys, tmp_path, error
+):
+    def refuse(*arguments, **settings):
+        raise error("alpha must be in [0, 1], got 2.")
+
+    monkeypatch.setattr("equipoise.workflows.train.train", refuse)
+    printed = refused(capsys, "train", "standard_digits", "--out", tmp_path)
+    assert printed.endswith("error: alpha must be in [0, 1], got 2.")
 
 
 def test_ctrl_c_outside_of_training_exits_130(monkeypatch, tmp_path):
@@ -291,7 +313,7 @@ def test_ctrl_c_outside_of_training_exits_130(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 75)])
-def test_a_signal_ends_an_evaluation_and_says_how_it_goes_on(
+def test_a_signal_ends_an_evaluation_and_tells_how_to_continue(
     monkeypatch, tmp_path, capsys, number, status
 ):
     before = signal.getsignal(signal.SIGTERM)
@@ -339,14 +361,14 @@ def test_evaluate_takes_any_importable_network(capsys, importable):
     assert (record["data"], record["images"], record["part"]) == ("digits", 8, "test")
 
 
-def test_evaluate_takes_the_logits_out_of_an_answer_or_says_how(capsys, importable):
+def test_evaluate_finds_the_logits_in_an_output_or_tells_how_to_name_them(capsys, importable):
     run("evaluate", "my_networks:Pair", *FOREIGN, "--logits", "logits")
     printed = refused(capsys, "evaluate", "my_networks:Pair", *FOREIGN)
     assert "a dict with the keys ['features', 'logits']" in printed
     assert "--logits" in printed
 
 
-def test_evaluate_asks_for_what_a_foreign_network_does_not_say(capsys, importable):
+def test_evaluate_asks_for_strengths_and_data_of_an_external_network(capsys, importable):
     assert "name the strengths with --epsilons" in refused(capsys, "evaluate", "my_networks:make")
     printed = refused(capsys, "evaluate", "my_networks:make", "--epsilons", "0.1")
     assert "name the data set with --dataset" in printed
@@ -408,7 +430,7 @@ def test_a_model_is_exported_and_the_file_predicts(
     assert f"{found['class_name']} {found['probability']:.3f}" in printed
 
 
-def test_a_file_of_the_wrong_ending_is_refused(capsys, trained, tmp_path):
+def test_a_wrong_suffix_is_refused(capsys, trained, tmp_path):
     printed = refused(
         capsys, "export", trained, "--format", "onnx", "--out", tmp_path / "model.pt2"
     )
@@ -416,14 +438,14 @@ def test_a_file_of_the_wrong_ending_is_refused(capsys, trained, tmp_path):
 
 
 @pytest.mark.parametrize("content", [None, b"", b"no picture"])
-def test_a_picture_that_cannot_be_read_is_refused(capsys, trained, tmp_path, content):
+def test_an_image_file_that_cannot_be_read_is_refused(capsys, trained, tmp_path, content):
     if content is not None:
         (tmp_path / "x.png").write_bytes(content)
     printed = refused(capsys, "predict", trained, tmp_path / "x.png")
     assert "cannot be read as PNG or JPEG" in printed or "does not exist" in printed
 
 
-def test_a_card_is_renewed_and_an_entry_for_robustbench_written(capsys, trained, tmp_path):
+def test_card_rewrites_the_card_and_writes_a_robustbench_entry(capsys, trained, tmp_path):
     run("evaluate", trained)
     output(capsys)
     run("card", trained, "--robustbench", tmp_path / "entry.json")
@@ -433,7 +455,7 @@ def test_a_card_is_renewed_and_an_entry_for_robustbench_written(capsys, trained,
     assert read_json(tmp_path / "entry.json")["dataset"] == "digits"
 
 
-def test_somebodys_own_network_is_exported_and_predicts_only_under_trust(
+def test_an_external_network_is_exported_and_used_only_if_trusted(
     capsys, importable, picture, no_shape_checks
 ):
     with trusting("my_networks"):
@@ -452,7 +474,7 @@ def test_somebodys_own_network_is_exported_and_predicts_only_under_trust(
 
 
 @pytest.mark.parametrize("suite", ["tables", "paper"])
-def test_a_suite_with_columns_of_its_own_prints_them(suite, trained, capsys, monkeypatch):
+def test_an_independent_suite_prints_a_table_of_its_attacks(suite, trained, capsys, monkeypatch):
     monkeypatch.setattr(
         suites, "Square", lambda queries: replace(Square(queries=queries), queries=2)
     )

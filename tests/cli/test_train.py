@@ -159,7 +159,7 @@ def test_a_step_of_2_is_refused_with_the_remedy(capsys, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_an_epsilon_above_1_is_taken_under_l2(trained, tmp_path):
+def test_an_epsilon_above_1_is_allowed_with_l2(trained, tmp_path):
     run(
         *("train", "pgd_at_digits", "--method.norm", "L2", "--method.epsilon", "3"),
         *("--evaluation.norm", "L2", "--evaluation.epsilons", "0", "1.5", "3", "--out", tmp_path),
@@ -170,7 +170,7 @@ def test_an_epsilon_above_1_is_taken_under_l2(trained, tmp_path):
     assert trained[0].evaluation.epsilons == (0.0, 1.5, 3.0)
 
 
-def test_an_epsilon_of_8_255ths_is_taken(trained, tmp_path):
+def test_an_epsilon_may_be_written_as_a_fraction(trained, tmp_path):
     run("train", "pgd_at_digits", "--method.epsilon", "8/255", "--out", tmp_path)
     assert trained[0].method.epsilon == 8 / 255
     assert (
@@ -199,7 +199,7 @@ def test_flags_change_nested_fields_and_only_those(monkeypatch, tmp_path):
     assert rest["resume"]
 
 
-def test_a_value_against_a_rule_is_refused_by_the_rule(capsys, tmp_path):
+def test_a_value_out_of_range_is_refused_with_the_rule(capsys, tmp_path):
     printed = refused(
         capsys, "train", "afs_digits", "--method.alpha", "2", "--out", tmp_path / "run"
     )

@@ -1,4 +1,4 @@
-"""The sources where they are named: on the command line, and in recipes."""
+"""Data sets on the command line and in recipes."""
 
 import json
 from dataclasses import replace
@@ -8,10 +8,10 @@ from typing import get_args
 import numpy
 import pytest
 import tiny
+from commands import output, refused, run
 from sklearn.datasets import load_digits
 from writers import write_images
 
-from equipoise.cli.main import main
 from equipoise.cli.options import Sources
 from equipoise.data import SOURCES, Cifar10, DataSource, Digits, ImageFolder, NpzFile
 from equipoise.recipes import RECIPES, from_json, to_json
@@ -20,35 +20,23 @@ from equipoise.runtime.files import read_json
 from equipoise.workflows.datasets import named_source
 
 
-def run(*arguments) -> None:
-    main([str(argument) for argument in arguments])
-
-
-def refused(capsys, *arguments) -> str:
-    with pytest.raises(SystemExit) as left:
-        run(*arguments)
-    assert left.value.code == 2
-    found = capsys.readouterr()
-    return " ".join((found.out + found.err).replace("│", " ").split())
-
-
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory):
-    """Real digits as PNG files, a folder a class: 20 of each."""
-    found = load_digits()
-    grey = numpy.rint(found.images * (255 / 16)).astype(numpy.uint8)[:, None]
-    rows = [row for digit in range(10) for row in numpy.flatnonzero(found.target == digit)[:20]]
-    images = {f"{found.target[row]}/{row:04d}": grey[row] for row in rows}
+    """Real digits as PNG files: 20 per class, one folder per class."""
+    data = load_digits()
+    grey = numpy.rint(data.images * (255 / 16)).astype(numpy.uint8)[:, None]
+    rows = [row for digit in range(10) for row in numpy.flatnonzero(data.target == digit)[:20]]
+    images = {f"{data.target[row]}/{row:04d}": grey[row] for row in rows}
     return write_images(tmp_path_factory.mktemp("data") / "my_digits", images)
 
 
-def test_command_line_offers_every_source():
+def test_data_set_names_of_the_command_line_match_the_sources():
     assert list(get_args(Sources)) == list(SOURCES)
     assert set(get_args(DataSource)) == set(SOURCES.values())
 
 
 @pytest.mark.parametrize("name", SOURCES)
-def test_source_round_trips_through_json_with_its_folder(name, tmp_path):
+def test_a_data_set_round_trips_through_json_with_its_folder(name, tmp_path):
     source = named_source(name, None if name == "digits" else tmp_path)
     recipe = replace(tiny.recipe(), dataset=source)
     content = json.loads(json.dumps(to_json(recipe)))
@@ -58,14 +46,14 @@ def test_source_round_trips_through_json_with_its_folder(name, tmp_path):
         assert str(tmp_path) in content["dataset"].values()
 
 
-def test_sources_of_old_recipes_are_still_read():
+def test_old_recipe_files_are_still_read():
     before = {"kind": "Cifar10", "folder": "/data/cifar10", "limit": 5}
-    found = from_json(before, DataSource)
-    assert found == Cifar10(folder=Path("/data/cifar10"), limit=5)
+    source = from_json(before, DataSource)
+    assert source == Cifar10(folder=Path("/data/cifar10"), limit=5)
     assert from_json({"kind": "Digits"}, DataSource) == Digits()
 
 
-def test_size_is_for_image_folders_only(tmp_path, capsys):
+def test_only_image_folders_take_a_size(tmp_path, capsys):
     assert named_source("imagefolder", tmp_path, 32) == ImageFolder(folder=tmp_path, size=32)
     assert named_source("npz", tmp_path / "a.npz") == NpzFile(path=tmp_path / "a.npz")
     with pytest.raises(ValueError, match="--size is for image folders, got 32 for cifar10"):
@@ -74,7 +62,9 @@ def test_size_is_for_image_folders_only(tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_recipe_is_trained_and_evaluated_on_an_image_folder(digits, tmp_path, capsys, monkeypatch):
+def test_a_recipe_is_trained_and_evaluated_on_an_image_folder(
+    digits, tmp_path, capsys, monkeypatch
+):
     monkeypatch.setattr(
         "equipoise.workflows.evaluate.self_checks", lambda *arguments, **settings: []
     )
@@ -84,10 +74,10 @@ def test_recipe_is_trained_and_evaluated_on_an_image_folder(digits, tmp_path, ca
         *("--loop.validation-images", "32", "--loop.batch-size", "32"),
         *("--method.schedule.epochs", "1"),
     )
-    said = " ".join(capsys.readouterr().out.split())
+    printed = output(capsys)
     assert (
         "my_digits: 157 training and 43 test images, 8x8, grey; 10 classes of 12 (1) to 19 (3) "
-        "training images" in said
+        "training images" in printed
     )
     run(
         *("evaluate", tmp_path / "mine", "--epsilons", "0", "0.1", "--suite", "quick"), "--steps", 1
@@ -98,7 +88,7 @@ def test_recipe_is_trained_and_evaluated_on_an_image_folder(digits, tmp_path, ca
     assert stored.dataset == ImageFolder(folder=digits, size=8, grey=True)
 
 
-def test_importable_model_is_evaluated_on_an_image_folder(digits, tmp_path, capsys, monkeypatch):
+def test_a_network_is_evaluated_on_an_image_folder(digits, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(
         "equipoise.workflows.evaluate.self_checks", lambda *arguments, **settings: []
     )
@@ -115,20 +105,21 @@ def test_importable_model_is_evaluated_on_an_image_folder(digits, tmp_path, caps
     assert read_record(path)["data"] == "my_digits"
 
 
-def test_fields_of_another_source_become_flags(monkeypatch, tmp_path):
-    asked = []
+def test_fields_of_another_data_set_become_flags(monkeypatch, tmp_path):
+    recipes = []
     monkeypatch.setattr(
-        "equipoise.workflows.train.train", lambda recipe, folder, **rest: asked.append(recipe)
+        "equipoise.workflows.train.train", lambda recipe, folder, **rest: recipes.append(recipe)
     )
     arguments = ("--dataset=cifar100", "--dataset.limit", "7", "--data", tmp_path)
     run("train", "standard_digits", *arguments)
     base = RECIPES["standard_digits"]()
     source = replace(SOURCES["cifar100"](), limit=7, folder=tmp_path)
-    assert asked == [replace(base, dataset=source)]
+    assert recipes == [replace(base, dataset=source)]
 
 
-def test_unknown_data_set_is_refused_with_the_known_names(capsys):
-    said = refused(capsys, "train", "standard_digits", "--dataset", "mnist")
-    assert "invalid choice 'mnist'" in said
-    assert "imagefolder" in said
+def test_an_unknown_data_set_is_refused_with_the_names(capsys):
+    printed = refused(capsys, "train", "standard_digits", "--dataset", "mnist")
+    assert "--dataset must be one of digits, cifar10," in printed
+    assert "got 'mnist'" in printed
+    assert "imagefolder" in printed
     assert "dataset" in refused(capsys, "train", "standard_digits", "--dataset")

@@ -71,7 +71,7 @@ def afs(**changes):
     ],
     ids=["standard", "pgd_at", "trades", "lbgat", "afa", "afs"],
 )
-def test_passes_are_those_of_the_method(method, passes):
+def test_counted_passes_are_those_of_the_method(method, passes):
     found = costs(method.stages)
     assert [tuple(stage["passes_an_image"]) for stage in found] == passes
     steps = (112 - 16) // 8
@@ -89,7 +89,7 @@ def test_passes_of_a_stack_of_saved_networks_are_counted(tmp_path):
     assert merger["passes_an_image"] == [2 * (STEPS + 2), 2 * STEPS]
 
 
-def test_stages_that_are_counted_alike_are_measured_once():
+def test_stages_with_equal_counts_are_measured_once():
     found = costs(afs().stages)
     names = [stage["stage"] for stage in found]
     assert names == ["extractor0_0", "extractor1_0.05", "extractor2_0.1", "merger"]
@@ -157,7 +157,7 @@ def timed(seconds, *, judged=0.0, epochs=4, loop=LOOP, budget=10.0):
     return found, task
 
 
-def test_time_is_that_of_all_steps_and_validations():
+def test_time_covers_all_steps_and_validations():
     loop = replace(LOOP, validate_every=3)
     found, _ = timed(0.01, judged=0.02, epochs=4, loop=loop)
     assert found["seconds_a_step"] == pytest.approx(0.01 * 8)
@@ -167,7 +167,7 @@ def test_time_is_that_of_all_steps_and_validations():
     assert found["measured"]["batch"] == 8
 
 
-def test_steps_that_are_slow_are_measured_in_small_batches_and_scaled():
+def test_slow_steps_are_measured_on_small_batches_and_scaled():
     found, task = timed(5.0, judged=0.0, budget=6.0)
     assert found["measured"] == {"batch": 4, "steps": 2, "seconds": pytest.approx(20.0)}
     assert found["batch"] == 8
@@ -187,7 +187,7 @@ def test_steps_are_spread_over_the_stage():
     assert max(shares) >= 0.8
 
 
-def test_memory_of_a_batch_that_was_not_measured_is_on_the_line_through_two_that_were():
+def test_memory_of_larger_batches_is_extrapolated_from_two_measurements():
     from equipoise.workflows.dry_run import _at
 
     assert _at(128, [(2, 1000), (4, 1200)]) == 1200 + 100 * 124
@@ -196,7 +196,7 @@ def test_memory_of_a_batch_that_was_not_measured_is_on_the_line_through_two_that
     assert _at(1, [(1, 700), (1, 700)]) == 700
 
 
-def test_validation_attacks_as_many_images_at_once_as_is_assumed():
+def test_validation_has_the_batch_size_that_the_dry_run_assumes():
     default = inspect.signature(robust_accuracy).parameters["batch_size"].default
     assert default == VALIDATION_BATCH
 
@@ -214,13 +214,13 @@ print(peak.bytes - before.bytes)
 """
 
 
-def test_the_peak_is_of_the_memory_that_was_held_meanwhile():
+def test_peak_memory_includes_memory_freed_again():
     """In a process of its own, which holds no freed memory yet."""
     done = subprocess.run([sys.executable, "-c", PEAK], capture_output=True, text=True, check=True)
     assert 90e6 < int(done.stdout) < 150e6
 
 
-def test_copies_of_a_network_are_counted_together():
+def test_passes_of_a_copied_network_are_counted_with_the_original():
     import copy
 
     passes = Passes()
@@ -233,18 +233,18 @@ def test_copies_of_a_network_are_counted_together():
     assert passes.take() == (0, 0)
 
 
-def test_a_network_without_a_linear_layer_is_counted_too():
+def test_passes_of_a_network_without_linear_layers_are_counted():
     passes = Passes()
     network = passes.counted(lambda: nn.Sequential(nn.Conv2d(1, 3, 8), nn.Flatten()))()
     network(torch.rand(5, 1, 8, 8)).sum().backward()
     assert passes.take() == (5, 5)
 
 
-def test_a_plan_with_a_stage_that_trains_nothing_costs_the_others():
+def test_a_stage_that_trains_nothing_costs_nothing():
     assert [stage["stage"] for stage in costs(afa(soup=0.1).stages)] == ["branches"]
 
 
-def test_oats_conditional_network_is_counted():
+def test_passes_of_a_conditional_network_are_counted():
     method = OAT(epsilon=0.1, attack=ATTACK, schedule=tiny.SCHEDULE, size=8)
     (found,) = costs(method.stages)
     forward, backward = found["passes_an_image"]
@@ -252,7 +252,7 @@ def test_oats_conditional_network_is_counted():
     assert backward == forward
 
 
-def test_it_writes_nothing_and_leaves_torchs_generator_alone(tmp_path, monkeypatch):
+def test_a_dry_run_writes_nothing_and_leaves_the_global_generator_alone(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(5)
     wanted = torch.rand(3)
@@ -262,7 +262,7 @@ def test_it_writes_nothing_and_leaves_torchs_generator_alone(tmp_path, monkeypat
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_recipes_cost_sums_its_stages(monkeypatch):
+def test_the_cost_of_a_recipe_is_the_sum_over_its_stages(monkeypatch):
     recipe = tiny.recipe("afa_digits")
     monkeypatch.setattr(type(recipe.dataset), "load", lambda self: tiny.digits())
     found = dry_run(recipe, seconds=0.05)

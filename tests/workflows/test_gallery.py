@@ -42,7 +42,7 @@ def pixels(png: str) -> np.ndarray:
     return np.array(Image.open(io.BytesIO(base64.b64decode(png)))).astype(int)
 
 
-def test_pictures_are_the_data_an_attack_inside_the_threat_and_their_difference(run):
+def test_images_are_the_data_an_attack_inside_the_threat_and_the_difference(run):
     path, record = only(run)
     (written,) = write_galleries([(path, record)], 4)
     assert written == run / "gallery" / path.name
@@ -60,7 +60,7 @@ def test_pictures_are_the_data_an_attack_inside_the_threat_and_their_difference(
         assert shown == pytest.approx(change, abs=1)
 
 
-def test_answers_are_the_models_and_agree_with_the_record(run):
+def test_predictions_are_the_models_and_agree_with_the_record(run):
     path, record = only(run)
     (written,) = write_galleries([(path, record)], 16)
     model, pictures = load(run), read_json(written)["pictures"]
@@ -83,7 +83,7 @@ def test_the_search_climbs_the_margin(generator):
     assert (right(found.after) < right(found.before)).all()
 
 
-def test_images_run_from_the_first_to_be_broken_to_those_that_never_are():
+def test_images_are_ordered_from_easily_broken_to_never_broken():
     one = {"epsilons": [0.0, 0.1, 0.2], "images": 5, "broken_at": [-1, 2, 0, 1, -1]}
     other = one | {"broken_at": [-1, 2, 0, 1, 2]}
     assert spread_out([one, other], 5) == [2, 3, 1, 4, 0]
@@ -97,31 +97,31 @@ def test_the_same_record_gives_the_same_gallery(run):
     assert first == second
 
 
-def test_a_model_folder_with_records_of_its_own_is_enough(run):
+def test_a_model_folder_with_its_own_records_has_a_gallery(run):
     model = (run / "model").rename(run.parent / "last")
     shutil.move(run / "records", model)
     (written,) = write_galleries([only(model)], 2)
     assert written.parent == model / "gallery"
 
 
-def test_more_pictures_than_images_are_refused(run):
+def test_a_gallery_larger_than_the_data_is_refused(run):
     with pytest.raises(ValueError, match="1 to 16 images, got 17"):
         write_galleries([only(run)], 17)
 
 
-def test_a_record_without_a_model_beside_it_is_refused(run):
+def test_a_record_without_a_model_next_to_it_is_refused(run):
     shutil.rmtree(run / "model")
-    with pytest.raises(RunError, match=r"no model lies beside .* leave --gallery out"):
+    with pytest.raises(RunError, match=r"no model next to .* leave --gallery out"):
         write_galleries([only(run)], 2)
 
 
-def test_data_that_are_not_those_of_the_record_are_refused(run):
+def test_data_other_than_the_records_are_refused(run):
     path, record = only(run)
     with pytest.raises(RunError, match="are not the images of the record"):
         write_galleries([(path, record | {"images_sha256": "0" * 64})], 2)
 
 
-def test_a_model_that_is_not_the_one_recorded_is_refused(run):
+def test_a_model_other_than_the_evaluated_one_is_refused(run):
     path, record = only(run)
     card = read_json(run / "model" / "config.json")["card"]
     save(tiny.wide_resnet(seed=5), run / "model", card)

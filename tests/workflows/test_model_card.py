@@ -37,7 +37,7 @@ def put(folder, name, **changes):
     os.utime(path, ns=(len(list(path.parent.iterdir())) * 10**9,) * 2)
 
 
-def test_a_card_is_made_from_the_records_beside_the_model(folder):
+def test_a_card_is_made_from_the_records_of_the_model(folder):
     assert "Not evaluated yet" in model_card.write_card(folder).read_text()
     put(folder, "b")
     path = model_card.write_card(folder)
@@ -45,7 +45,7 @@ def test_a_card_is_made_from_the_records_beside_the_model(folder):
     assert "| 0.1 | 50.0 | 10.0 to 90.0 | 2 |" in path.read_text()
 
 
-def test_a_model_folder_keeps_its_records_inside(folder, tmp_path):
+def test_a_model_folder_outside_a_run_holds_its_own_records(folder, tmp_path):
     (folder / "model").rename(tmp_path / "alone")
     assert model_card.home_of(tmp_path / "alone") == tmp_path / "alone"
     assert model_card.records_of(tmp_path / "alone") == []
@@ -58,13 +58,13 @@ def test_records_of_weights_that_were_replaced_no_longer_count(folder):
     assert "Not evaluated yet" in model_card.write_card(folder).read_text()
 
 
-def test_of_equal_records_the_newest_speaks(folder):
+def test_the_newest_of_equal_records_is_shown(folder):
     put(folder, "z", seed=1)
     put(folder, "a", seed=2)
     assert model_card.record_at(folder / "model")["seed"] == 2
 
 
-def test_a_record_under_attack_speaks_before_one_of_clean_images_alone(folder):
+def test_a_record_with_attacks_is_preferred_to_one_of_clean_images(folder):
     headline = {"accuracy": [1.0], "interval": [[0.3, 1.0]]}
     suite = {"name": "quick", "accuracy": [1.0], "attacks": [{"name": "pgd"}]}
     outcomes = {"broken_at": [-1] * 3, "broken_by": [None] * 3}
@@ -82,13 +82,13 @@ def test_a_record_under_attack_speaks_before_one_of_clean_images_alone(folder):
     assert model_card.record_at(folder / "model")["epsilons"][-1] > 0
 
 
-def test_a_record_of_the_models_own_data_speaks_before_others(folder):
+def test_a_record_on_the_models_own_data_is_preferred(folder):
     put(folder, "a")
     put(folder, "b", data="elsewhere", **THREE)
     assert model_card.record_at(folder / "model")["data"] == "digits"
 
 
-def test_the_recipes_norm_speaks_before_a_fuller_record_of_another(folder):
+def test_a_record_with_the_recipes_norm_is_preferred_to_a_fuller_one(folder):
     put(folder, "a", norm="L2", **THREE)
     assert model_card.record_at(folder / "model")["norm"] == "L2"
     put(folder, "b")
@@ -102,7 +102,7 @@ def test_a_preference_has_its_own_record(folder):
     assert model_card.record_at(folder / "model") is None
 
 
-def test_a_name_with_an_at_sign_is_no_preference(folder):
+def test_an_at_sign_in_a_name_is_not_read_as_a_preference(folder):
     save(tiny.wide_resnet(), folder / "model", CARD | {"name": "tiny@home"})
     put(folder, "a", model="tiny@home")
     put(folder, "b", model="tiny@home@0.2")
@@ -119,7 +119,7 @@ def test_a_robustbench_entry_is_written_from_the_record(folder, tmp_path):
     assert "RobustBench has no leaderboard for digits." in notes
 
 
-def test_the_entry_of_a_conditional_model_is_that_of_its_default(tmp_path):
+def test_the_entry_of_a_conditional_model_is_for_its_default_preference(tmp_path):
     model = with_conditioning(
         tiny.wide_resnet(), preferences=(0.0, 0.5), encoding="none", default=0.5
     )
@@ -140,7 +140,7 @@ def test_no_entry_is_written_without_a_record(folder, tmp_path):
     ("model", "message"),
     [("nowhere", "is not a model folder"), ("hf://owner/name", "is on the hub")],
 )
-def test_a_card_is_written_for_folders_of_this_machine_only(model, message):
+def test_a_card_is_written_only_for_local_model_folders(model, message):
     with pytest.raises(ModelFolderError, match=message):
         model_card.write_card(model)
 
@@ -172,7 +172,7 @@ def test_a_pushed_folder_loads_with_its_card_and_records(folder, sent, tmp_path)
     assert "| 0.1 | 50.0 |" in (tmp_path / "copy" / "README.md").read_text()
 
 
-def test_no_path_of_this_machine_is_pushed(folder, sent):
+def test_no_absolute_path_is_pushed(folder, sent):
     card = CARD | {"dataset": {"kind": "Cifar10", "folder": "/home/somebody/cifar10"}}
     save(tiny.wide_resnet(), folder / "model", card)
     put(folder, "a", surrogates=["/home/somebody/other"])

@@ -61,7 +61,7 @@ def stack_of(*names: str):
 
 
 @pytest.mark.slow
-def test_anything_trained_is_stacked_and_only_the_merger_trains(saved, tmp_path):
+def test_stacking_trained_models_trains_only_the_merger(saved, tmp_path):
     names = [saved["wide"], saved["adaptive"], saved["foreign"], "user_nets:ten"]
     trust = ("user_nets",)
     data = tiny.digits()
@@ -88,7 +88,7 @@ def test_anything_trained_is_stacked_and_only_the_merger_trains(saved, tmp_path)
     assert len(record["importance"]) == 4
 
 
-def test_data_evaluation_seed_and_held_out_images_are_the_first_models(saved):
+def test_data_evaluation_and_seed_come_from_the_first_saved_model(saved):
     recipe = stacking(["user_nets:ten", saved["colour"], saved["wide"]])
     assert (recipe.name, recipe.seed, recipe.loop.validation_images) == ("afs", 7, 16)
     assert recipe.evaluation == Evaluation(epsilons=(0.0, 0.1), steps=1, norm="L2")
@@ -99,7 +99,7 @@ def test_data_evaluation_seed_and_held_out_images_are_the_first_models(saved):
     assert recipe.method.merger_schedule == tuned.method.merger_schedule
 
 
-def test_images_are_varied_as_the_first_model_had_them(tmp_path):
+def test_augmentation_comes_from_the_first_saved_model(tmp_path):
     recipe = RECIPES["pgd_at_digits"]()
     loop = replace(recipe.loop, augmentation=Augmentation(shift=2, padding="reflect", flip=False))
     training = {"training": {"loop": to_json(loop)}}
@@ -108,14 +108,14 @@ def test_images_are_varied_as_the_first_model_had_them(tmp_path):
     assert found.loop.augmentation == loop.augmentation
 
 
-def test_a_stack_of_functions_alone_needs_a_recipe_for_its_data():
+def test_a_stack_of_functions_only_needs_a_recipe_for_its_data():
     with pytest.raises(
         ValueError, match=r"equipoise train afs --extractors runs/a runs/b.*afs_dig"
     ):
         stacking(["user_nets:ten"])
 
 
-def test_what_validated_nothing_of_a_member_is_said(saved, tmp_path):
+def test_members_with_other_validation_images_or_data_are_reported(saved, tmp_path):
     heard = tiny.AfterSteps(0, None)
     recipe = replace(stack_of(saved["wide"]), seed=1)
     train(recipe, tmp_path / "run", dataset=tiny.digits(), reporter=heard)
@@ -147,7 +147,7 @@ def test_a_member_that_does_not_fit_is_refused_by_name(saved, tmp_path, name, me
     assert not (tmp_path / "run").exists()
 
 
-def test_members_that_know_different_classes_are_refused_without_data(saved):
+def test_members_with_different_class_counts_are_refused(saved):
     settings = {"objective": RECIPES["afs_digits"]().method.objective, "budgets": ()}
     settings |= {"schedule": tiny.SCHEDULE, "merger_schedule": tiny.SCHEDULE}
     method = AFS(**settings, extractors=(saved["wide"], saved["three"]))
@@ -175,7 +175,7 @@ def run(*arguments) -> None:
     main([str(argument) for argument in arguments])
 
 
-def test_the_command_line_stacks_what_is_named(saved, asked, capsys):
+def test_the_command_line_stacks_the_named_models(saved, asked, capsys):
     names = (saved["wide"], "user_nets:ten", saved["foreign"])
     run("train", "afs", "--extractors", *names, "--method.alpha", "0.7", "--trust", "user_nets")
     run("train", "afs_digits", "--out", "here", "--extractors", "user_nets:ten")
@@ -191,7 +191,7 @@ def test_the_command_line_stacks_what_is_named(saved, asked, capsys):
     assert "next: equipoise evaluate runs/afs --trust user_nets user_nets:ten" in said
 
 
-def test_the_command_line_takes_a_network_for_any_recipe(asked, tmp_path):
+def test_the_command_line_accepts_your_own_network_for_any_recipe(asked, tmp_path):
     run(
         *("train", "afa_digits", "--network", "user_nets:small", "--logits", "scores"),
         *("--network.arguments", '{"answer": "dict"}', "--network.last-linear", "linear"),

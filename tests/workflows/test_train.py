@@ -60,7 +60,7 @@ def test_training_returns_the_saved_model_in_eval_mode(tmp_path, data):
 
 
 @pytest.mark.parametrize(("scores", "kept"), [((0.9, 0.1), "best"), ((0.1, 0.9), "last")])
-def test_weights_of_the_last_epoch_are_a_model_too_where_the_best_is_another(
+def test_the_last_epoch_is_saved_as_a_model_if_the_best_is_another(
     tmp_path, data, monkeypatch, scores, kept
 ):
     following = iter(scores)
@@ -108,7 +108,7 @@ def test_resuming_a_finished_run_trains_nothing_and_changes_no_weights(trained, 
     assert tiny.same(tiny.weights(load(trained)), tiny.weights(model))
 
 
-def test_a_model_folder_that_a_kill_left_half_written_is_completed(tmp_path, data):
+def test_a_half_written_model_folder_is_completed(tmp_path, data):
     folder = tmp_path / "run"
     train(tiny.recipe(), folder, dataset=data)
     whole = (folder / "model" / "config.json").read_bytes()
@@ -129,18 +129,18 @@ def test_a_folder_that_holds_something_else_is_refused(tmp_path, data):
             train(tiny.recipe(), tmp_path, dataset=data, resume=resume)
 
 
-def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path, data):
+def test_a_file_is_refused_as_run_folder(tmp_path, data):
     (tmp_path / "run").write_text("x")
     with pytest.raises(RunError, match=r"--out"):
         train(tiny.recipe(), tmp_path / "run", dataset=data)
 
 
-def test_an_empty_folder_is_taken(tmp_path, data):
+def test_an_empty_folder_is_accepted(tmp_path, data):
     train(tiny.recipe(), tmp_path, dataset=data)
     assert (tmp_path / "model" / "config.json").exists()
 
 
-def test_a_run_of_another_recipe_is_refused_and_the_differences_named(trained, data):
+def test_a_run_of_another_recipe_is_refused_with_the_differences(trained, data):
     other = tiny.recipe(seed=7)
     other = replace(other, loop=replace(other.loop, batch_size=9))
     with pytest.raises(RunError, match=r"differs in loop.batch_size, seed\)") as refusal:
@@ -169,7 +169,7 @@ def test_an_unknown_recipe_names_the_nearest_ones():
         find_recipe("resnet")
 
 
-def test_a_recipe_file_with_an_unknown_field_is_refused_by_file_and_field(tmp_path):
+def test_an_unknown_field_in_a_recipe_file_is_refused_by_name(tmp_path):
     content = to_json(tiny.recipe()) | {"speling": 1}
     write_json(tmp_path / "recipe.json", content)
     with pytest.raises(RunError, match=r"recipe.json is not a recipe of this.*speling"):
@@ -184,7 +184,7 @@ def timeless(part):
 
 
 @pytest.mark.slow
-def test_several_processes_write_the_record_that_one_writes(tmp_path, trained, data):
+def test_several_workers_write_the_same_record_as_one(tmp_path, trained, data):
     records = []
     for workers in (1, 2):
         folder = shutil.copytree(trained, tmp_path / str(workers) / "run")
@@ -193,7 +193,7 @@ def test_several_processes_write_the_record_that_one_writes(tmp_path, trained, d
     assert timeless(records[0]) == timeless(records[1])
 
 
-def test_evaluating_a_run_writes_a_record_beside_it(trained, data):
+def test_evaluating_a_run_writes_a_record_into_its_folder(trained, data):
     record, path = evaluate(trained, evaluation=QUICK, dataset=data)
     try:
         assert path.parent == trained / "records"
@@ -208,7 +208,7 @@ def test_evaluating_a_run_writes_a_record_beside_it(trained, data):
         path.parent.rmdir()
 
 
-def test_a_model_folder_alone_is_enough_to_evaluate(trained, tmp_path, data):
+def test_a_model_folder_can_be_evaluated_without_its_run(trained, tmp_path, data):
     from shutil import copytree
 
     copytree(trained / "model", tmp_path / "elsewhere")
@@ -234,7 +234,7 @@ def test_evaluation_takes_settings_and_data_from_the_card(tmp_path, trained):
     assert (attack["steps"], attack["restarts"]) == (1, 1)
 
 
-def test_another_evaluation_never_replaces_a_record(trained, tmp_path, data):
+def test_evaluations_with_other_settings_have_their_own_records(trained, tmp_path, data):
     from shutil import copytree
 
     copytree(trained / "model", tmp_path / "model")
@@ -247,7 +247,7 @@ def test_another_evaluation_never_replaces_a_record(trained, tmp_path, data):
     assert evaluate(tmp_path / "model", dataset=data, evaluation=QUICK)[1] == paths[0]
 
 
-def test_a_record_of_other_data_stands_beside_that_of_the_models_own(trained, tmp_path, data):
+def test_evaluations_on_other_data_have_their_own_records(trained, tmp_path, data):
     from shutil import copytree
 
     copytree(trained / "model", tmp_path / "model")
@@ -263,7 +263,7 @@ def test_a_record_of_other_data_stands_beside_that_of_the_models_own(trained, tm
     assert shown["images_sha256"] == read_json(paths[0])["images_sha256"]
 
 
-def test_a_model_that_names_no_data_has_a_record_of_each(tmp_path, data):
+def test_a_model_without_known_data_has_a_record_per_data_set(tmp_path, data):
     save(tiny.wide_resnet(), tmp_path / "model")
     of = partial(evaluate, tmp_path / "model", evaluation=QUICK)
     other = replace(data, name="others")
@@ -281,7 +281,7 @@ def test_data_with_the_models_classes_in_another_order_are_refused(trained, tmp_
     assert evaluate(tmp_path / "model", evaluation=QUICK, dataset=named)
 
 
-def test_checks_that_are_left_out_later_stay_in_the_record(trained, tmp_path, data):
+def test_earlier_self_checks_stay_in_the_record(trained, tmp_path, data):
     from shutil import copytree
 
     copytree(trained / "model", tmp_path / "model")
@@ -302,18 +302,18 @@ def test_checks_that_are_left_out_later_stay_in_the_record(trained, tmp_path, da
         ({"suites": ("quick", "tables", "quick")}, "suites must differ, but quick is named twice"),
     ],
 )
-def test_evaluations_of_nothing_or_of_the_same_twice_are_refused(changes, message):
+def test_empty_and_repeated_evaluation_settings_are_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         replace(QUICK, **changes)
 
 
 @pytest.mark.parametrize("what", ["batch_size", "workers"])
-def test_no_images_at_once_and_no_workers_are_refused(what, trained, data):
+def test_batch_size_and_workers_below_1_are_refused(what, trained, data):
     with pytest.raises(ValueError, match=f"{what} must be 1 or more, got 0"):
         evaluate(trained, evaluation=QUICK, dataset=data, **{what: 0})
 
 
-def test_a_run_goes_on_with_the_data_it_began_with_alone(tmp_path, data):
+def test_a_run_continues_only_on_the_data_it_started_with(tmp_path, data):
     recipe = tiny.recipe()
     train(recipe, tmp_path, dataset=data)
     train(recipe, tmp_path, dataset=data, resume=True)
@@ -330,7 +330,7 @@ def test_too_many_validation_images_are_refused_before_anything_is_written(tmp_p
     assert not (tmp_path / "run").exists()
 
 
-def test_fewer_images_of_a_part_that_is_sorted_by_class_are_of_all_classes(trained, tmp_path, data):
+def test_a_subset_of_sorted_images_covers_all_classes(trained, tmp_path, data):
     model = shutil.copytree(trained / "model", tmp_path / "model")
     part = data.test.take(data.test.labels.argsort())
     settings = {"evaluation": QUICK, "dataset": replace(data, test=part)}
@@ -344,7 +344,7 @@ def test_a_folder_without_a_model_is_refused(tmp_path):
         evaluate(tmp_path, evaluation=QUICK)
 
 
-def test_data_of_another_class_count_is_refused(trained):
+def test_data_with_another_number_of_classes_are_refused(trained):
     from equipoise.data import DataSet
 
     other = DataSet(
@@ -357,7 +357,7 @@ def test_data_of_another_class_count_is_refused(trained):
         evaluate(trained, evaluation=QUICK, dataset=other)
 
 
-def test_a_data_folder_moves_a_source_that_is_read_from_one(tmp_path, monkeypatch):
+def test_a_data_folder_replaces_that_of_the_data_set(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     from pathlib import Path
 
@@ -399,7 +399,7 @@ def test_validation_images_are_those_held_out_of_this_training(trained, data, mo
     path.unlink()
 
 
-def test_a_model_that_names_no_validation_images_is_refused_for_them(tmp_path, data):
+def test_a_model_without_known_validation_images_is_refused(tmp_path, data):
     model = tiny.wide_resnet()
     save(model, tmp_path, {"dataset": {"kind": "Digits"}})
     with pytest.raises(ValueError, match="does not say which validation images"):
@@ -424,7 +424,7 @@ def test_a_plain_network_takes_no_preference(trained, data):
         evaluate(trained, evaluation=QUICK, dataset=data, preference=0.5)
 
 
-def test_training_and_each_evaluation_write_the_models_card(tmp_path, trained, data):
+def test_training_and_evaluation_update_the_models_card(tmp_path, trained, data):
     from shutil import copytree
 
     copytree(trained, tmp_path / "run")
@@ -441,7 +441,7 @@ def test_training_and_each_evaluation_write_the_models_card(tmp_path, trained, d
     assert "| 12 |\n" in card.read_text()
 
 
-def test_a_record_knows_its_weights_and_a_card_its_image_size(tmp_path, trained, data):
+def test_a_record_stores_the_weights_hash_and_a_card_the_image_size(tmp_path, trained, data):
     from shutil import copytree
 
     copytree(trained / "model", tmp_path / "model")
@@ -450,7 +450,7 @@ def test_a_record_knows_its_weights_and_a_card_its_image_size(tmp_path, trained,
     assert read_config(tmp_path / "model")["card"]["image_shape"] == [1, 8, 8]
 
 
-def test_a_record_names_the_weights_that_were_evaluated(tmp_path, trained, data, monkeypatch):
+def test_a_record_stores_the_hash_of_the_evaluated_weights(tmp_path, trained, data, monkeypatch):
     place = tmp_path / "model"
     shutil.copytree(trained / "model", place)
     evaluated = model_card.weights_sha256(place)
@@ -464,7 +464,7 @@ def test_a_record_names_the_weights_that_were_evaluated(tmp_path, trained, data,
     assert record["weights_sha256"] == evaluated != model_card.weights_sha256(place)
 
 
-def test_a_model_of_the_hub_has_its_records_here_and_not_in_the_cache(
+def test_records_of_a_hub_model_are_written_outside_the_hub_cache(
     tmp_path, trained, data, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)
@@ -476,7 +476,7 @@ def test_a_model_of_the_hub_has_its_records_here_and_not_in_the_cache(
     assert "Not evaluated yet" in (trained / "model" / "README.md").read_text()
 
 
-def test_a_name_that_no_model_folder_takes_is_refused_before_training(tmp_path, data):
+def test_an_invalid_name_is_refused_before_training(tmp_path, data):
     with pytest.raises(ValueError, match="the name must be"):
         train(replace(tiny.recipe(), name="../up"), tmp_path / "run", dataset=data)
     unprintable = replace(data, class_names=("\x1b[2J", *data.class_names[1:]))

@@ -13,6 +13,7 @@ from rich.console import Console
 from equipoise.cli.deploy import export_and_print, export_form
 from equipoise.cli.evaluate import evaluate_and_print
 from equipoise.cli.options import Sources, console, exit_interrupted, print_line
+from equipoise.runtime.errors import InvalidInput
 from equipoise.runtime.run_folder import RunFolder
 from equipoise.runtime.signals import Interrupted
 
@@ -121,7 +122,10 @@ def _base_recipe(name: str, early: argparse.Namespace, *, for_help: bool) -> "Re
     if name == "afs" and for_help and not early.extractors:
         name = "afs_digits"  # has the same flags, and needs no models
     recipe = stacking(early.extractors) if name == "afs" else find_recipe(name)
-    if early.dataset in get_args(Sources):  # tyro refuses other names
+    if early.dataset is not None:
+        if early.dataset not in get_args(Sources):
+            names = ", ".join(get_args(Sources))
+            raise InvalidInput(f"--dataset must be one of {names}, got {early.dataset!r}.")
         recipe = replace(recipe, dataset=named_source(early.dataset))
     if early.network is not None:
         recipe = replace(recipe, network=ImportedNetwork(function=early.network))

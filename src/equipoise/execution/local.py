@@ -16,7 +16,6 @@ from equipoise.distributed.ranks import Ranks
 from equipoise.runtime.errors import TrainingError
 from equipoise.runtime.files import read_json
 from equipoise.runtime.reporter import NullReporter, Reporter
-from equipoise.runtime.run_folder import RunFolder
 from equipoise.runtime.seeds import derive_seed
 from equipoise.training import DONE, TrainingConfig, fit, is_done, load_weights
 from equipoise.training.stage import Stage
@@ -94,7 +93,7 @@ def keeps_its_last_epoch(stage: Stage, folder: Path) -> bool:
     """
     if stage.keep == "last" or not stage.trains:
         return True
-    summary = read_json(RunFolder(folder).stage(stage.name) / DONE)
+    summary = read_json(folder / "stages" / stage.name / DONE)
     return bool(summary["best_epoch"] + 1 == summary["epochs"])
 
 

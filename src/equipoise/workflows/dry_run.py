@@ -1,4 +1,4 @@
-"""What a plan would cost on this device, from a few real optimiser steps of each stage."""
+"""Estimate the cost of a plan on this device from a few real optimiser steps of each stage."""
 
 import math
 import threading
@@ -24,22 +24,29 @@ from equipoise.training import Trainer, TrainingConfig
 from equipoise.training.batches import TrainingBatches
 from equipoise.training.stage import MakeNetwork, Stage
 from equipoise.training.validation import VALIDATION_BATCH, Validation
-from equipoise.workflows.datasets import named_source as named_source
-from equipoise.workflows.datasets import with_folder as with_folder
-from equipoise.workflows.evaluate import evaluate as evaluate
 
 PROBE = 2
-"""Images of the first, smallest batch: what it needs says how large the next one may be."""
+"""Images in the first batch; its time and memory determine how large the next one may be."""
 MEMORY_SHARE = 0.5
-"""Share of the memory that is free which a measurement may take."""
+"""Share of the free memory that a measurement may use."""
 
 
 class Passes:
-    """Images sent forward through networks that a plan's maker made, and gradients taken.
+    """Counts forward and backward passes through networks, in images.
 
-    Hooks on the last linear layer count them, or on the whole network where there is none: a
-    gradient that reaches the layer's input goes on through the network. A copy of a network keeps
-    its hooks, so branched, stacked and fused networks are counted too.
+    Hooks count at the last linear layer, because a gradient that reaches its input continues
+    through the network; a network without linear layers is counted as a whole. A copy of a network
+    keeps its hooks, so branched, stacked and fused networks are counted too.
+
+    Example:
+        >>> passes = Passes()
+        >>> network = passes.counted(lambda: nn.Linear(4, 2))()
+        >>> network(torch.ones(3, 4)).sum().backward()
+        >>> passes.take()
+        (3, 0)
+        >>> network(torch.ones(3, 4, requires_grad=True)).sum().backward()
+        >>> passes.take()
+        (3, 3)
     """
 
     def __init__(self) -> None:
@@ -47,7 +54,7 @@ class Passes:
         self.backward = 0
 
     def counted(self, make_network: MakeNetwork) -> MakeNetwork:
-        """The same maker, whose networks are counted."""
+        """Wrap a maker so that the passes of its networks are counted."""
 
         def make() -> nn.Module:
             network = make_network()
@@ -57,9 +64,9 @@ class Passes:
         return make
 
     def count(self, network: nn.Module) -> None:
-        """Count a network's passes from now on, unless they are counted already."""
+        """Start counting a network's passes, unless they are counted already."""
 
-        # Functions, not methods: a network that is copied would copy a method's object too.
+        # Functions, not methods: copying a network would copy the object of a method too.
         def count(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             self.forward += len(inputs[0])
             if inputs[0].requires_grad:
@@ -75,28 +82,28 @@ class Passes:
             linears[-1].register_forward_pre_hook(count)
 
     def take(self) -> tuple[int, int]:
-        """The counts since the last call."""
-        found = self.forward, self.backward
+        """Return the forward and backward counts since the last call."""
+        counts = self.forward, self.backward
         self.forward = self.backward = 0
-        return found
+        return counts
 
 
 class Peak:
-    """The most memory in use while it is entered: the process's on a processor, torch's elsewhere.
+    """Context manager that measures peak memory: of the process on CPU, of torch elsewhere.
 
     Args:
-        device: Where the work runs.
+        device: Device on which the work runs.
     """
 
     def __init__(self, device: torch.device) -> None:
-        self.on_processor = device.type == "cpu"
+        self.on_cpu = device.type == "cpu"
         self.bytes = 0
         self._done = threading.Event()
         self._process = psutil.Process()
         self._watch = threading.Thread(target=self._look, daemon=True)
 
     def __enter__(self) -> "Peak":
-        if self.on_processor:
+        if self.on_cpu:
             self._watch.start()
         else:
             torch.accelerator.reset_peak_memory_stats()
@@ -108,7 +115,7 @@ class Peak:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self.on_processor:
+        if self.on_cpu:
             self._done.set()
             self._watch.join()
         else:
@@ -122,7 +129,7 @@ class Peak:
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that could still be taken on a device."""
+    """Free memory of a device in bytes."""
     if device.type == "cpu":
         return int(psutil.virtual_memory().available)
     return int(torch.accelerator.get_memory_info()[0])
@@ -142,45 +149,45 @@ def stage_costs(
 ) -> list[dict[str, Any]]:
     """Measure a few optimiser steps of every stage of a plan, on untrained networks.
 
-    A stage whose first small step is like an earlier stage's in everything counted is not measured
-    again: AFS's extractors.
+    A stage with the same counts as an earlier stage, such as a second extractor of AFS, is not
+    measured again.
 
     Args:
-        stages: The plan of a network maker.
+        stages: Returns the plan for a network maker.
         make_network: Makes the backbone.
-        dataset: Its training part is trained on; nothing is kept.
-        loop: How stages are run. Its batch size is measured where memory and time allow, else a
-            smaller one is scaled.
-        seed: Of weights and batches.
-        fabric: Device and precision, launched.
-        seconds: About how long the steps of one stage may take; at least two are taken.
-        clock: Tells the time that is estimated, in seconds.
-        reporter: Who is told.
+        dataset: Data set; its training part is trained on and nothing is saved.
+        loop: How stages are run. If its batch size takes too much time or memory, a smaller batch
+            is measured and scaled.
+        seed: Random seed for weights and batches.
+        fabric: Launched Fabric, for device and precision.
+        seconds: Approximate time for the steps of one stage; at least two steps are taken.
+        clock: Returns the time in seconds.
+        reporter: Receives progress messages.
 
     Returns:
-        For each stage its cost, as plain values.
+        The cost of each stage, as plain values.
 
     Raises:
         DataError: If the loop's extra images cannot be used.
-        TrainingError: If the loss is no finite number.
+        TrainingError: If the loss is not finite.
     """
     reporter, passes = reporter or NullReporter(), Passes()
     held_out = derive_seed(seed, "validation")
     train, validation = dataset.train.hold_out(loop.validation_images, held_out)
     shape = tuple(dataset.train.images.shape[1:])
     outcomes: dict[str, nn.Module] = {}
-    costs: dict[Any, dict[str, Any]] = {}
-    found: list[dict[str, Any]] = []
+    costs: dict[Any, dict[str, Any]] = {}  # by what is counted
+    results: list[dict[str, Any]] = []
     for stage in stages(passes.counted(make_network)):
         reporter.begin(stage.name, 0, 0)
         with torch.random.fork_rng():
             torch.manual_seed(derive_seed(seed, stage.name, "weights"))
             task: Any = stage.build({name: outcomes[name] for name in stage.needs})
-        if not stage.trains:  # it costs nothing, and its task has no step
+        if not stage.trains:  # costs nothing, and its task has no step
             outcomes[stage.name] = task.outcome().eval()
             continue
         for member in filter(lambda module: isinstance(module, FeatureExtractor), task.modules()):
-            passes.count(member.network)  # a loaded one, that no maker made
+            passes.count(member.network)  # loaded, not made by the maker
         trainer = Trainer(stage, task, loop, fabric, seed)
         measurement = _Measurement(trainer, train, validation, passes, clock)
         probe = measurement.steps(min(PROBE, measurement.wanted), 0.0, least=1)
@@ -198,12 +205,12 @@ def stage_costs(
             cost |= _cost(measurement, probe, seconds)
             costs[kind] = cost
         outcomes[stage.name] = task.outcome().eval()
-        found.append(cost)
-    return found
+        results.append(cost)
+    return results
 
 
 class _Measurement:
-    """Steps and validations of one stage, at sizes of our choice."""
+    """Runs steps and validations of one stage on as many images as we choose."""
 
     def __init__(
         self,
@@ -223,13 +230,13 @@ class _Measurement:
         self.before = before.bytes
 
     def steps(self, size: int, seconds: float, *, least: int) -> dict[str, Any]:
-        """Time, passes and peak memory of steps of ``size`` images, after one that warms up."""
+        """Time, passes and peak memory of steps of ``size`` images, after one warm-up step."""
         batches = TrainingBatches(self.train, replace(self.trainer.config, batch_size=size))
         times: list[float] = []
         with Peak(self.device) as peak:
             self._step(batches, 0.0)
             self.passes.take()
-            # At shares of the stage that are spread evenly: what a step does may depend on them.
+            # Spread evenly over the stage, because what a step does may depend on its progress.
             while len(times) < least or (sum(times) < seconds and len(times) < 50):
                 times.append(self._step(batches, len(times) * 0.618 % 1))
         forward, backward = self.passes.take()
@@ -243,15 +250,18 @@ class _Measurement:
         }
 
     def affordable(self, probe: dict[str, Any], seconds: float) -> int:
-        """The largest batch, up to the recipe's, of which three steps fit time and memory."""
+        """The largest batch, up to the recipe's, for which three steps fit time and memory."""
         size, needed = probe["batch"], max(probe["memory"] - self.before, 1)
         in_time = size * seconds / 3 / probe["seconds"]
         in_memory = size * self.free * MEMORY_SHARE / needed
         return min(self.wanted, int(max(size, min(max(in_time, 2 * size), in_memory))))
 
     def validation(self, seconds: float) -> tuple[float, list[tuple[int, int]]]:
-        """Seconds of one validation, from as many of its images as there is time for, and the
-        memory that so many images at once needed."""
+        """Seconds for one validation, measured on as many images as there is time for.
+
+        Returns:
+            The seconds, and the peak memory for each batch size that was tried.
+        """
         trainer, whole = self.trainer, self.held_out
         count = min(PROBE, len(whole))
         memory: list[tuple[int, int]] = []
@@ -288,7 +298,7 @@ class _Measurement:
 
 
 def _cost(measurement: _Measurement, probe: dict[str, Any], seconds: float) -> dict[str, Any]:
-    """A stage's cost from its probe and what that lets one measure."""
+    """A stage's cost, from its probe and from the larger batch that the probe allows."""
     trainer, wanted = measurement.trainer, measurement.wanted
     size = measurement.affordable(probe, seconds)
     step = probe if size == probe["batch"] else measurement.steps(size, seconds, least=2)
@@ -315,7 +325,7 @@ def _cost(measurement: _Measurement, probe: dict[str, Any], seconds: float) -> d
 
 
 def _at(size: int, points: list[tuple[int, int]]) -> int:
-    """Memory at a batch size, on the line through the last two points that were measured."""
+    """Memory at a batch size, on the line through the first and the last measured point."""
     (small, least), (large, most) = points[0], points[-1]
     slope = max(most - least, 0) / (large - small) if large > small else 0.0
     return round(most + slope * (size - large))
@@ -324,20 +334,20 @@ def _at(size: int, points: list[tuple[int, int]]) -> int:
 def dry_run(
     recipe: Recipe, *, seconds: float = 10.0, reporter: Reporter | None = None
 ) -> dict[str, Any]:
-    """What training a recipe would cost on this device; nothing is written.
+    """Estimate what training a recipe would cost on this device; nothing is written.
 
     Args:
-        recipe: What would be trained.
-        seconds: About how long the steps of one stage may take.
-        reporter: Who is told.
+        recipe: The recipe.
+        seconds: Approximate time for the steps of one stage.
+        reporter: Receives progress messages.
 
     Returns:
-        Plain values: the cost of each stage (see ``stage_costs``), the sum of their seconds,
-        the largest of their memories, and the environment.
+        The cost of each stage (see ``stage_costs``), their total seconds, their largest memory,
+        and the environment.
 
     Raises:
         DataError: If the data cannot be read.
-        TrainingError: If the loss is no finite number.
+        TrainingError: If the loss is not finite.
     """
     dataset, fabric = recipe.dataset.load(), launched(recipe.loop.precision, recipe.loop.batch_size)
     stages = stage_costs(

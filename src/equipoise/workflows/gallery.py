@@ -1,4 +1,4 @@
-"""Pictures for a report: some images, what an attack makes of them, what the model says to both."""
+"""Example images for a report: clean and adversarial images with the model's predictions."""
 
 import base64
 import io
@@ -21,7 +21,7 @@ from equipoise.models.io.model_folder import CONFIG, locate
 from equipoise.report.compare import broken_at
 from equipoise.report.run_files import GALLERY_FORMAT, gallery_path
 from equipoise.report.score_card import preference_in
-from equipoise.runtime.errors import RunError
+from equipoise.runtime.errors import InvalidInput, RunError
 from equipoise.runtime.files import write_json
 from equipoise.runtime.seeds import derive_seed
 from equipoise.workflows.datasets import part_of, source_of
@@ -31,14 +31,14 @@ SEARCH = PGD(steps=20, relative_step=0.25, keep="best")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Found:
-    """What one search found for a few images.
+class Examples:
+    """Images before and after an attack.
 
     Args:
-        clean: The images.
-        adversarial: What the search made of them.
-        before: Probabilities of the classes for the clean ones.
-        after: Probabilities for the adversarial ones.
+        clean: Clean images.
+        adversarial: The same images after the attack.
+        before: Class probabilities of the clean images.
+        after: Class probabilities of the adversarial images.
     """
 
     clean: Float[Tensor, "batch channel height width"]
@@ -48,51 +48,56 @@ class Found:
 
 
 def write_galleries(
-    found: Sequence[tuple[Path, dict[str, Any]]], count: int, data: Path | None = None
+    records: Sequence[tuple[Path, dict[str, Any]]], count: int, data: Path | None = None
 ) -> list[Path]:
-    """Write a gallery for each record whose model lies beside it.
+    """Write a gallery for each record whose model is next to it.
 
-    All show the same images: evenly spaced from those that most models lose at once to those that
-    most never lose.
+    All galleries show the same images, evenly spaced from those that break first for most models
+    to those that never break.
 
     Args:
-        found: Records of the same images at the same strengths, with their paths.
-        count: How many images.
-        data: Folder of the data set, if it lies elsewhere here.
+        records: Records of the same images at the same strengths, with their paths.
+        count: Number of images to show.
+        data: Folder of the data set, if it is elsewhere on this machine.
 
     Returns:
         The files written.
 
     Raises:
-        RunError: If no model lies beside any record, or data or model are not those recorded.
+        RunError: If no record has a model next to it, or data or model are not those of the record.
         ValueError: If the count is not between 1 and the number of images.
     """
-    images = found[0][1]["images"]
+    first, images = records[0][0], records[0][1]["images"]
     if not 1 <= count <= images:
-        raise ValueError(f"a gallery must show 1 to {images} images, got {count}.")
-    here = [(path, record) for path, record in found if (locate(_home(path)) / CONFIG).is_file()]
-    if not here:
+        raise InvalidInput(f"a gallery must show 1 to {images} images, got {count}.")
+    with_model = [pair for pair in records if (locate(_home(pair[0])) / CONFIG).is_file()]
+    if not with_model:
         raise RunError(
-            f"no model lies beside {found[0][0]}, so there is nothing to make pictures with; name "
-            "records inside their run or model folders, or leave --gallery out."
+            f"there is no model next to {first} to make images with; name records inside their run "
+            "or model folders, or leave --gallery out."
         )
-    rows = spread_out([record for _, record in found], count)
-    return [_write(path, record, rows, data) for path, record in here]
+    rows = spread_out([record for _, record in records], count)
+    return [_write(path, record, rows, data) for path, record in with_model]
 
 
 def spread_out(records: Sequence[dict[str, Any]], count: int) -> list[int]:
-    """Images evenly spaced from the first that are broken to those that never are.
+    """Choose images evenly spaced from the most easily broken ones to those that never break.
 
     Args:
-        records: Evaluations of the same images.
-        count: How many to choose.
+        records: Records of the same images.
+        count: Number of images to choose.
 
     Returns:
-        Their places, the most easily broken first.
+        Indices of the images, the most easily broken first.
+
+    Example:
+        >>> record = {"epsilons": [0.0, 0.1], "images": 4, "broken_at": [-1, 1, 0, -1]}
+        >>> spread_out([record], 3)
+        [2, 1, 3]
     """
     never = len(records[0]["epsilons"])
-    levels = [[never if at < 0 else at for at in broken_at(record)] for record in records]
-    order = sorted(range(records[0]["images"]), key=lambda row: sum(each[row] for each in levels))
+    levels = [[never if level < 0 else level for level in broken_at(r)] for r in records]
+    order = sorted(range(records[0]["images"]), key=lambda row: sum(model[row] for model in levels))
     last = max(1, count - 1)
     return [order[number * (len(order) - 1) // last] for number in range(count)]
 
@@ -102,30 +107,29 @@ def _home(path: Path) -> Path:
 
 
 def _write(path: Path, record: dict[str, Any], rows: list[int], data: Path | None) -> Path:
-    subject = find_model(str(_home(path)))
-    card = subject.card
-    preference = preference_in(record["model"], subject.name)
+    loaded = find_model(str(_home(path)))
+    preference = preference_in(record["model"], loaded.name)
     network, name = at_preference(
-        subject.network, subject.name, float(preference) if preference else None
+        loaded.network, loaded.name, float(preference) if preference else None
     )
-    dataset = source_of(card, data).load()
-    split = part_of(dataset, card, record.get("part", "test")).first(record["images"])
+    dataset = source_of(loaded.card, data).load()
+    split = part_of(dataset, loaded.card, record.get("part", "test")).first(record["images"])
     if images_hash(split) != record["images_sha256"]:
         raise RunError(
             f"the data read for {path} are not the images of the record; name their folder with "
             "--data, or evaluate the model again."
         )
-    epsilon = record["epsilons"][-1]
     images, labels = split.batch(torch.tensor(rows))
     generator = torch.Generator().manual_seed(derive_seed(record["seed"], "gallery"))
+    epsilon = record["epsilons"][-1]
     with attack_mode(network):
-        made = search(network, images, labels, record["norm"], epsilon, generator)
-    lost = broken_at(record)
-    right = made.before.argmax(dim=1) == labels
-    if name != record["model"] or right.tolist() != [lost[row] != 0 for row in rows]:
+        examples = search(network, images, labels, record["norm"], epsilon, generator)
+    levels = broken_at(record)
+    correct = examples.before.argmax(dim=1) == labels
+    if name != record["model"] or correct.tolist() != [levels[row] != 0 for row in rows]:
         raise RunError(
-            f"the model beside {path} is not the one that was evaluated: it answers otherwise; "
-            "evaluate it again."
+            f"the model next to {path} is not the one that was evaluated, because its predictions "
+            "differ; evaluate it again."
         )
     gallery = {
         "format": GALLERY_FORMAT,
@@ -133,12 +137,11 @@ def _write(path: Path, record: dict[str, Any], rows: list[int], data: Path | Non
         "epsilon_written": record["epsilons_written"][-1],
         "classes": list(dataset.class_names),
         "pictures": [
-            picture(made, number, row, int(labels[number])) for number, row in enumerate(rows)
+            picture(examples, number, row, int(labels[number])) for number, row in enumerate(rows)
         ],
     }
-    to = gallery_path(path)
-    write_json(to, gallery)
-    return to
+    write_json(gallery_path(path), gallery)
+    return gallery_path(path)
 
 
 def search(
@@ -148,46 +151,47 @@ def search(
     norm: str,
     epsilon: float,
     generator: torch.Generator,
-) -> Found:
-    """Attack a few images with one search on the margin.
+) -> Examples:
+    """Attack a few images with one PGD search on the margin.
 
     Args:
-        model: Images to logits, in eval mode.
+        model: Maps images to logits; in eval mode.
         images: Clean images in [0, 1].
-        labels: Their classes.
-        norm: Geometry of the threat.
+        labels: Class indices.
+        norm: Norm of the threat.
         epsilon: Its radius in pixel units.
-        generator: Of the random start.
+        generator: Random generator for the random start.
 
     Returns:
-        Images and probabilities.
+        Images and class probabilities.
     """
     images = images.contiguous(memory_format=torch.channels_last)
-    found = SEARCH(margin(model, labels), images, THREATS[norm](epsilon), generator)
+    adversarial = SEARCH(margin(model, labels), images, THREATS[norm](epsilon), generator)
     with torch.no_grad():
-        before, after = model(images).softmax(dim=1), model(found).softmax(dim=1)
-    return Found(clean=images, adversarial=found, before=before, after=after)
+        before, after = model(images).softmax(dim=1), model(adversarial).softmax(dim=1)
+    return Examples(clean=images, adversarial=adversarial, before=before, after=after)
 
 
-def picture(found: Found, number: int, row: int, label: int) -> dict[str, Any]:
-    """One image of a gallery as JSON.
+def picture(examples: Examples, number: int, row: int, label: int) -> dict[str, Any]:
+    """One image of a gallery as JSON values.
 
     Args:
-        found: What the search found.
-        number: Which of its images.
-        row: The image's place in the data.
+        examples: Images before and after the attack.
+        number: Index of the image among them.
+        row: Index of the image in the data set.
         label: Its class.
 
     Returns:
-        Three PNGs in base64 and two answers. The perturbation is shown around mid-grey, ``times``
-        as strong as it is.
+        Three base64 PNGs and two predictions. The perturbation is shown on mid-grey and amplified
+        by the factor ``times``.
     """
-    clean, adversarial = found.clean[number], found.adversarial[number]
+    clean, adversarial = examples.clean[number], examples.adversarial[number]
     difference = adversarial - clean
     times = 0.5 / max(float(difference.abs().max()), 1e-6)
-    answers = {
-        name: {"class": int(chances.argmax()), "confidence": round(float(chances.max()), 4)}
-        for name, chances in (("before", found.before[number]), ("after", found.after[number]))
+    probabilities = {"before": examples.before[number], "after": examples.after[number]}
+    predictions = {
+        name: {"class": int(values.argmax()), "confidence": round(float(values.max()), 4)}
+        for name, values in probabilities.items()
     }
     return {
         "row": row,
@@ -196,7 +200,7 @@ def picture(found: Found, number: int, row: int, label: int) -> dict[str, Any]:
         "adversarial": _png(adversarial),
         "perturbation": _png(0.5 + times * difference),
         "times": round(times, 1),
-        **answers,
+        **predictions,
     }
 
 
