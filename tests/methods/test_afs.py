@@ -24,15 +24,15 @@ def method(**settings) -> AFS:
     return AFS(**(defaults | settings))
 
 
-def task(classes: int = 10, **settings) -> MergerTask:
+def make_task(classes: int = 10, **settings) -> MergerTask:
     members = [wide_resnet(classes, seed=1), wide_resnet(classes, seed=2)]
     torch.manual_seed(3)
     return MergerTask(FeatureStack(members, classes), method(**settings))
 
 
-def step(of: MergerTask, count: int = 8) -> dict[str, torch.Tensor]:
+def step(task: MergerTask, count: int = 8) -> dict[str, torch.Tensor]:
     images, labels = images_and_labels(count)
-    return of(images, labels, torch.Generator().manual_seed(0), 0.0)
+    return task(images, labels, torch.Generator().manual_seed(0), 0.0)
 
 
 @pytest.fixture
@@ -87,7 +87,7 @@ def test_extractors_train_with_every_objective(objective):
 
 
 def test_the_mergers_attack_goes_through_the_whole_stack(attacks):
-    merger = task(alpha=0.0)
+    merger = make_task(alpha=0.0)
     images, labels = images_and_labels()
     loss = step(merger)["loss"]
     (attack,) = attacks
@@ -102,7 +102,7 @@ def test_the_mergers_attack_goes_through_the_whole_stack(attacks):
 
 
 def test_the_mergers_attack_gets_gradients_through_every_member(attacks):
-    merger = task(alpha=0.0)
+    merger = make_task(alpha=0.0)
     step(merger)
     images, labels = images_and_labels()
     given = images.requires_grad_()
@@ -121,30 +121,30 @@ def test_the_mergers_attack_gets_gradients_through_every_member(attacks):
 
 
 def test_alpha_weighs_the_clean_term_against_the_adversarial_one():
-    terms = step(task(alpha=0.3))
+    terms = step(make_task(alpha=0.3))
     expected = 0.3 * terms["loss_clean"] + 0.7 * terms["loss_adversarial"]
     assert torch.allclose(terms["loss"], expected)
     images, labels = images_and_labels()
-    clean = losses.cross_entropy(task().stack(images), labels).mean()
+    clean = losses.cross_entropy(make_task().stack(images), labels).mean()
     assert torch.allclose(terms["loss_clean"], clean)
     assert terms["loss_adversarial"].item() > clean.item()
 
 
 def test_with_alpha_one_there_is_no_attack_and_only_the_clean_term(attacks):
-    terms = step(task(alpha=1.0))
+    terms = step(make_task(alpha=1.0))
     assert attacks == []
     assert torch.equal(terms["loss"], terms["loss_clean"])
     assert terms["loss_adversarial"].item() == 0
 
 
 def test_with_alpha_zero_there_is_only_the_adversarial_term():
-    terms = step(task(alpha=0.0))
+    terms = step(make_task(alpha=0.0))
     assert torch.equal(terms["loss"], terms["loss_adversarial"])
     assert terms["loss_clean"].item() == 0
 
 
 def test_a_split_batch_gives_each_image_one_of_the_two_terms(attacks):
-    merger = task(alpha=0.25, split_batch=True)
+    merger = make_task(alpha=0.25, split_batch=True)
     terms = step(merger)
     images, labels = images_and_labels()
     assert torch.equal(attacks[0]["clean"], images[2:])
@@ -156,7 +156,7 @@ def test_a_split_batch_gives_each_image_one_of_the_two_terms(attacks):
 @pytest.mark.parametrize("alpha", [0.1, 0.3, 0.9])
 @pytest.mark.parametrize("count", [1, 3, 8])
 def test_the_loss_of_a_split_batch_is_one_mean_over_its_images(alpha, count):
-    merger = task(alpha=alpha, split_batch=True)
+    merger = make_task(alpha=alpha, split_batch=True)
     images, labels = images_and_labels(count)
     with torch.no_grad():
         terms = step(merger, count=count)
@@ -169,12 +169,12 @@ def test_the_loss_of_a_split_batch_is_one_mean_over_its_images(alpha, count):
 
 @pytest.mark.parametrize("alpha", [0.1, 0.9])
 def test_a_split_batch_too_small_for_one_of_the_terms_still_has_a_loss(alpha):
-    assert bool(step(task(alpha=alpha, split_batch=True), count=1)["loss"].isfinite())
-    assert bool(step(task(alpha=alpha, split_batch=True), count=2)["loss"].isfinite())
+    assert bool(step(make_task(alpha=alpha, split_batch=True), count=1)["loss"].isfinite())
+    assert bool(step(make_task(alpha=alpha, split_batch=True), count=2)["loss"].isfinite())
 
 
 def test_training_changes_the_merger_and_leaves_the_extractors_bit_identical(tmp_path):
-    merger = task(classes=2)
+    merger = make_task(classes=2)
     before = weights(merger)
     stage = method().stages(partial(wide_resnet, 2))[-1]
     fit_stage(replace(stage, keep="last"), merger, tmp_path)
@@ -184,7 +184,7 @@ def test_training_changes_the_merger_and_leaves_the_extractors_bit_identical(tmp
 
 
 def test_only_the_merger_gets_gradients():
-    merger = task().train()
+    merger = make_task().train()
     step(merger)["loss"].backward()
     with_gradient = {name for name, p in merger.named_parameters() if p.grad is not None}
     assert with_gradient == {"stack.merger.weight", "stack.merger.bias"}

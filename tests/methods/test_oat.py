@@ -33,7 +33,7 @@ def method(**settings) -> OAT:
     return OAT(**({"epsilon": EPSILON, "attack": ATTACK, "schedule": SCHEDULE} | settings))
 
 
-def task(classes: int = 10, **settings) -> ConditionalTask:
+def make_task(classes: int = 10, **settings) -> ConditionalTask:
     """A task whose norms and FiLM layers differ from each other."""
     (stage,) = method(**settings).stages(partial(wide_resnet, classes))
     torch.manual_seed(2)
@@ -48,9 +48,9 @@ def task(classes: int = 10, **settings) -> ConditionalTask:
     return conditional
 
 
-def step(of: nn.Module, count: int = 8, seed: int = 0) -> dict[str, torch.Tensor]:
+def step(task: nn.Module, count: int = 8, seed: int = 0) -> dict[str, torch.Tensor]:
     images, labels = images_and_labels(count)
-    return of(images, labels, torch.Generator().manual_seed(seed), 0.0)
+    return task(images, labels, torch.Generator().manual_seed(seed), 0.0)
 
 
 def fixed(monkeypatch, preference: list[float]) -> torch.Tensor:
@@ -75,13 +75,13 @@ def attacks(monkeypatch):
     return seen
 
 
-def norms(of: nn.Module, branch: int) -> list[nn.BatchNorm2d]:
-    return [module for name, module in of.named_modules() if name.endswith(f"norms.{branch}")]
+def norms(task: nn.Module, branch: int) -> list[nn.BatchNorm2d]:
+    return [module for name, module in task.named_modules() if name.endswith(f"norms.{branch}")]
 
 
-def calls(of: nn.Module, branch: int) -> set[int]:
+def calls(task: nn.Module, branch: int) -> set[int]:
     """How often each norm of a branch has updated its statistics."""
-    return {int(norm.num_batches_tracked) for norm in norms(of, branch)}
+    return {int(norm.num_batches_tracked) for norm in norms(task, branch)}
 
 
 def test_the_plan_is_one_stage_validated_clean_and_attacked():
@@ -94,10 +94,10 @@ def test_the_plan_is_one_stage_validated_clean_and_attacked():
 
 
 def test_validation_uses_preference_zero_for_clean_and_one_for_attacked_images():
-    of = task().eval()
+    task = make_task().eval()
     images, _ = images_and_labels()
-    assert torch.equal(of.predictor(0.0)(images), of.network(images, preference=0.0))
-    assert torch.equal(of.predictor(EPSILON)(images), of.network(images, preference=1.0))
+    assert torch.equal(task.predictor(0.0)(images), task.network(images, preference=0.0))
+    assert torch.equal(task.predictor(EPSILON)(images), task.network(images, preference=1.0))
 
 
 @pytest.mark.parametrize("count", [1, 2, 6, 7, 8, 128])
@@ -119,17 +119,17 @@ def test_preferences_are_drawn_uniformly_at_random_positions():
 
 
 def test_without_zero_among_the_preferences_none_is_drawn():
-    of = method(preferences=(0.5, 1.0), zero_share=0.0)
-    drawn = of.draw(50, torch.Generator().manual_seed(0))
+    task = method(preferences=(0.5, 1.0), zero_share=0.0)
+    drawn = task.draw(50, torch.Generator().manual_seed(0))
     assert drawn.unique().tolist() == [0.5, 1.0]
 
 
 def test_the_loss_weights_clean_and_adversarial_terms_by_each_images_preference(
     monkeypatch, attacks
 ):
-    of = task().eval()
+    task = make_task().eval()
     preference = fixed(monkeypatch, [0.1, 0.0, 1.0, 0.0, 0.4, 0.1, 0.2, 0.3])
-    loss = step(of)["loss"]
+    loss = step(task)["loss"]
     images, labels = images_and_labels()
     rows = preference > 0
     adversarial = images.clone()
@@ -138,7 +138,7 @@ def test_the_loss_weights_clean_and_adversarial_terms_by_each_images_preference(
     for i in range(8):
         weight = preference[i : i + 1]
         clean, attacked = (
-            losses.cross_entropy(of.network(x[i : i + 1], preference=weight), labels[i : i + 1])
+            losses.cross_entropy(task.network(x[i : i + 1], preference=weight), labels[i : i + 1])
             for x in (images, adversarial)
         )
         terms.append((1 - weight) * clean + weight * attacked)
@@ -146,18 +146,18 @@ def test_the_loss_weights_clean_and_adversarial_terms_by_each_images_preference(
 
 
 def test_only_images_with_a_preference_above_zero_are_attacked(monkeypatch, attacks):
-    of = task().train()
+    task = make_task().train()
     preference = fixed(monkeypatch, [0.1, 0.0, 1.0, 0.0, 0.4, 0.1, 0.2, 0.3])
-    step(of)
+    step(task)
     images, labels = images_and_labels()
     rows = preference > 0
     assert torch.equal(attacks[0]["clean"], images[rows])
     distance = (attacks[0]["adversarial"] - images[rows]).abs().amax(dim=(1, 2, 3))
     assert distance.tolist() == pytest.approx([EPSILON] * 6)
-    of.eval()
+    task.eval()
     separate = [
         losses.cross_entropy(
-            of.network(images[i : i + 1], preference=preference[i].item()), labels[i : i + 1]
+            task.network(images[i : i + 1], preference=preference[i].item()), labels[i : i + 1]
         )
         for i in rows.nonzero().flatten().tolist()
     ]
@@ -167,12 +167,12 @@ def test_only_images_with_a_preference_above_zero_are_attacked(monkeypatch, atta
 
 
 def test_the_attack_runs_in_eval_mode_and_through_the_adversarial_norms_only():
-    of = task().train()
+    task = make_task().train()
     modes = {0: [], 1: []}
     for branch, seen in modes.items():
-        norm = norms(of, branch)[0]
+        norm = norms(task, branch)[0]
         norm.register_forward_hook(lambda module, *_, seen=seen: seen.append(module.training))
-    step(of)
+    step(task)
     assert modes[0] == [True]  # the clean forward
     assert modes[1] == [True] + [False] * ATTACK.steps + [True]
 
@@ -182,19 +182,19 @@ def test_each_norms_statistics_are_updated_by_its_own_images(monkeypatch):
         return torch.zeros_like(clean)
 
     monkeypatch.setattr(oat, "perturb", black)
-    of = task().train()
+    task = make_task().train()
     preference = fixed(monkeypatch, [0.1, 0.0, 1.0, 0.0, 0.4, 0.1, 0.2, 0.3])
-    step(of)
-    assert calls(of, 0) == {1}
-    assert calls(of, 1) == {2}  # the clean images above 0, then the adversarial ones
+    step(task)
+    assert calls(task, 0) == {1}
+    assert calls(task, 1) == {2}  # the clean images above 0, then the adversarial ones
     images, _ = images_and_labels()
-    network = of.network.network
+    network = task.network.network
     stem = lambda x: network.conv(network.normalise(x)).mean(dim=(0, 2, 3)).detach()  # noqa: E731
     clean, other = (stem(images[rows]) for rows in (preference == 0, preference > 0))
-    torch.testing.assert_close(norms(of, 0)[0].running_mean, 0.1 * clean)
+    torch.testing.assert_close(norms(task, 0)[0].running_mean, 0.1 * clean)
     adversarial = stem(torch.zeros_like(images))
     expected = 0.9 * 0.1 * other + 0.1 * adversarial
-    torch.testing.assert_close(norms(of, 1)[0].running_mean, expected)
+    torch.testing.assert_close(norms(task, 1)[0].running_mean, expected)
 
 
 @pytest.mark.parametrize("dual", [True, False])
@@ -202,27 +202,27 @@ def test_each_norms_statistics_are_updated_by_its_own_images(monkeypatch):
     "preference", [[0.0] * 8, [0.3] * 8, [1.0] * 8, [0.0] + [1.0] * 7, [0.0], [0.4], [0.0, 0.1]]
 )
 def test_any_mixture_of_preferences_trains_at_any_batch_size(monkeypatch, dual, preference):
-    of = task(dual=dual).train()
+    task = make_task(dual=dual).train()
     drawn = fixed(monkeypatch, preference)
-    terms = step(of, len(preference))
+    terms = step(task, len(preference))
     terms["loss"].backward()
     assert set(terms) == {"loss", "loss_clean", "loss_adversarial"}
     assert all(bool(term.isfinite()) for term in terms.values())
     assert (terms["loss_adversarial"] > 0) == bool((drawn > 0).any())
-    gradients = [p.grad for p in of.parameters() if p.grad is not None]
+    gradients = [p.grad for p in task.parameters() if p.grad is not None]
     assert all(bool(gradient.isfinite().all()) for gradient in gradients)
     if dual:
-        assert (calls(of, 0) == {0}) == bool((drawn > 0).all())
-        assert (calls(of, 1) == {0}) == bool((drawn == 0).all())
+        assert (calls(task, 0) == {0}) == bool((drawn > 0).all())
+        assert (calls(task, 1) == {0}) == bool((drawn == 0).all())
 
 
 @pytest.mark.parametrize("encoding", ["none", "onehot", "dct", "random"])
 @pytest.mark.parametrize("start", ["fresh", "identity"])
 def test_a_step_gives_every_film_layer_and_both_norms_a_gradient(encoding, start):
     (stage,) = method(encoding=encoding, start=start, size=8).stages(wide_resnet)
-    of = stage.build({}).train()
-    step(of)["loss"].backward()
-    films = [module for module in of.modules() if isinstance(module, FiLM)]
+    task = stage.build({}).train()
+    step(task)["loss"].backward()
+    films = [module for module in task.modules() if isinstance(module, FiLM)]
     assert len(films) == 6
     for film in films:
         last = film.linears[-1]
@@ -231,38 +231,40 @@ def test_a_step_gives_every_film_layer_and_both_norms_a_gradient(encoding, start
         first = film.linears[0].weight.grad.abs().max() > 0
         assert bool(first) == (start == "fresh")  # behind a zero weight there is none yet
     for branch in (0, 1):
-        assert all(norm.weight.grad.abs().max() > 0 for norm in norms(of, branch))
+        assert all(norm.weight.grad.abs().max() > 0 for norm in norms(task, branch))
 
 
 @pytest.mark.parametrize("objective", [PGDAT(), TRADES(), MART()], ids=repr)
 def test_other_objectives_with_a_per_image_loss_train(objective, attacks):
-    of = task(objective=objective).train()
-    terms = step(of)
+    task = make_task(objective=objective).train()
+    terms = step(task)
     terms["loss"].backward()
     assert bool(terms["loss"].isfinite())
     assert attacks[0]["start_noise"] == objective.start_noise
 
 
 def test_the_attack_warms_up(attacks):
-    of = task(attack=replace(ATTACK, warm_up=0.5)).train()
+    task = make_task(attack=replace(ATTACK, warm_up=0.5)).train()
     images, labels = images_and_labels()
-    of(images, labels, torch.Generator().manual_seed(0), 0.25)
+    task(images, labels, torch.Generator().manual_seed(0), 0.25)
     assert attacks[0]["epsilon"] == EPSILON / 2
 
 
 def test_one_step_is_the_same_with_the_same_generator():
-    first, second = ({n: v.detach() for n, v in step(task().train()).items()} for _ in range(2))
-    other = step(task().train(), seed=1)
+    first, second = (
+        {n: v.detach() for n, v in step(make_task().train()).items()} for _ in range(2)
+    )
+    other = step(make_task().train(), seed=1)
     assert same(first, second)
     assert not torch.equal(first["loss"], other["loss"])
 
 
 def test_the_preference_codes_are_not_trained(tmp_path):
     (stage,) = method(size=8).stages(partial(wide_resnet, 2))
-    of = stage.build({})
-    before = weights(of)
-    fit_stage(stage, of, tmp_path)
-    after = weights(of)
+    task = stage.build({})
+    before = weights(task)
+    fit_stage(stage, task, tmp_path)
+    after = weights(task)
     still = {name for name in before if torch.equal(before[name], after[name])}
     assert "network.code.table" in still
     assert not any(".film." in name for name in still)
@@ -273,11 +275,11 @@ def test_it_learns_to_distinguish_dark_from_bright_images(tmp_path):
     schedule = replace(SCHEDULE, epochs=8)
     (stage,) = method(schedule=schedule, start="identity").stages(partial(wide_resnet, 2))
     torch.manual_seed(0)
-    of = stage.build({})
-    fit_stage(stage, of, tmp_path)
+    task = stage.build({})
+    fit_stage(stage, task, tmp_path)
     images, labels = learnable(16).batch(slice(None))
-    for preference in of.network.preferences:
-        right = of.network.eval().at(preference)(images).argmax(dim=1) == labels
+    for preference in task.network.preferences:
+        right = task.network.eval().at(preference)(images).argmax(dim=1) == labels
         assert right.float().mean() > 0.9
 
 

@@ -25,9 +25,9 @@ def make_task(**settings):
     return stage, stage.build({})
 
 
-def step(of) -> dict[str, torch.Tensor]:
+def step(task) -> dict[str, torch.Tensor]:
     images, labels = images_and_labels()
-    return of(images, labels % 2, torch.Generator().manual_seed(0), 0.0)
+    return task(images, labels % 2, torch.Generator().manual_seed(0), 0.0)
 
 
 @pytest.mark.parametrize("beta", [0.0, 6.0])

@@ -29,8 +29,21 @@ class MART:
         adversarial probabilities; the attack's start is projected onto the threat.
 
     Example:
-        >>> MART().start_noise, MART(beta=6.0).beta
-        (0.001, 6.0)
+        >>> import torch
+        >>> images = torch.zeros(2, 1, 1, 1)
+        >>> clean_logits = torch.tensor([[20.0, 0.0], [0.0, 0.0]])  # confident, undecided
+        >>> adversarial_logits = torch.tensor([[0.0, 2.0], [0.0, 2.0]])
+        >>> batch = Batch(
+        ...     clean=images,
+        ...     adversarial=images,
+        ...     labels=torch.tensor([0, 0]),
+        ...     predict_clean=lambda images: clean_logits,
+        ...     predict_adversarial=lambda images: adversarial_logits,
+        ...     generator=torch.Generator(),
+        ... )
+        >>> confident, undecided = MART().losses(batch)["loss_robust"].tolist()
+        >>> confident < 1e-3 < undecided  # a confident clean prediction removes the divergence
+        True
     """
 
     beta: float = 5.0

@@ -21,10 +21,10 @@ class PGDAT:
 
     Example:
         >>> import torch
-        >>> goal = PGDAT().goal(lambda images: images.flatten(1), torch.zeros(1, 1, 1, 2),
-        ...                     torch.tensor([0]))
-        >>> round(goal(torch.tensor([[[[0.0, 1.0]]]])).item(), 4)  # log(1 + e)
-        1.3133
+        >>> predict = lambda images: images.flatten(1)  # two pixels as two logits
+        >>> goal = PGDAT().goal(predict, torch.zeros(1, 1, 1, 2), torch.tensor([0]))
+        >>> goal(torch.tensor([[[[0.0, 1.0]]]]))  # log(1 + e)
+        tensor([1.3133])
     """
 
     label_smoothing: float = 0.0

@@ -6,6 +6,7 @@ schedules. Here all rows share one network and schedule, so that they are compar
 """
 
 from dataclasses import replace
+from typing import Any
 
 from equipoise.data import Augmentation, Cifar10, Cifar100, DataSource
 from equipoise.methods import AFS, AnyMethod, SingleNetwork, TrainingAttack
@@ -38,22 +39,14 @@ def single(
     summary: str,
     objective: AnyObjective = PGD_AT,
     *,
-    epsilon: float = TOP,
-    random_budgets: tuple[float, ...] = (),
     dataset: DataSource = CIFAR10,
     width: int = 10,
     evaluation: Evaluation = PGD,
-    stage: str = "network",
+    **settings: Any,
 ) -> MakeRecipe:
-    """Make a row of a single network."""
-    method = SingleNetwork(
-        objective=objective,
-        epsilon=epsilon,
-        random_budgets=random_budgets,
-        attack=ATTACK,
-        schedule=SCHEDULE,
-        stage=stage,
-    )
+    """Make a row of a single network, at 8/255 unless its settings have another epsilon."""
+    settings = {"epsilon": TOP} | settings
+    method = SingleNetwork(objective=objective, attack=ATTACK, schedule=SCHEDULE, **settings)
     return _row(name, summary, method, dataset, evaluation, width)
 
 
