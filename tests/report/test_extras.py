@@ -63,4 +63,4 @@ def test_a_figure_without_matplotlib_names_the_extra_to_install(tmp_path, monkey
 
 def test_any_other_failed_import_is_not_hidden():
     with pytest.raises(ImportError, match="something else"), report_extra("a figure file"):
-        raise ImportError("something else", name="somebodys_package")
+        raise ImportError("something else", name="user_nets_package")

@@ -80,5 +80,5 @@ def test_a_short_table_leaves_out_the_average_and_the_first_suite(page):
 
 def test_an_unknown_option_of_a_marker_is_refused(page):
     page.write_text("<!-- records: a shrot -->\n<!-- end records -->\n")
-    with pytest.raises(ValueError, match="options .* are ranked and short, got shrot"):
+    with pytest.raises(ValueError, match=r"options .* are ranked and short, got shrot"):
         fill_markers(page)

@@ -16,6 +16,7 @@ from equipoise.distributed.ranks import Ranks
 from equipoise.runtime.errors import TrainingError
 from equipoise.runtime.files import read_json
 from equipoise.runtime.reporter import NullReporter, Reporter
+from equipoise.runtime.run_folder import RunFolder
 from equipoise.runtime.seeds import derive_seed
 from equipoise.training import DONE, TrainingConfig, fit, is_done, load_weights
 from equipoise.training.stage import Stage

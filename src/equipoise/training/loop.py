@@ -72,7 +72,8 @@ def fit(
     Example:
         >>> import tempfile, torch
         >>> from equipoise.distributed.ranks import launched
-        >>> from equipoise.methods import Schedule, SingleNetwork
+        >>> from equipoise.training.schedule import Schedule
+        >>> from equipoise.methods import SingleNetwork
         >>> from equipoise.objectives import Standard
         >>> labels = torch.tensor([0, 1] * 8)
         >>> pixels = (labels * 200).to(torch.uint8)[:, None, None, None].expand(16, 1, 4, 4)
