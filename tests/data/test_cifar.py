@@ -253,9 +253,7 @@ def test_broken_image_is_refused_by_its_number(tmp_path, content):
 
 
 def test_missing_label_is_refused(tmp_path):
-    with pytest.raises(
-        DataError, match="image 1 of test must have a whole number as its"
-    ):
+    with pytest.raises(DataError, match="image 1 of test must have a whole number as its"):
         Cifar10(folder=rewrite(tmp_path, [GOOD, GOOD], [1, None])).load()
 
 
