@@ -26,6 +26,23 @@ LabelledPaths = list[tuple[str, int]]
 
 
 @dataclass(frozen=True, kw_only=True)
+class ImagePaths:
+    """Paths of the images of a data set.
+
+    Args:
+        class_names: Name of each class.
+        train: Training images.
+        test: Test images.
+        notes: Remarks about the search, such as files that were left out.
+    """
+
+    class_names: tuple[str, ...]
+    train: LabelledPaths
+    test: LabelledPaths
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
 class ImageFolder:
     """Images in class folders: ``train/CLASS/...`` and ``test/CLASS/...``, or only ``CLASS/...``.
 
@@ -89,23 +106,16 @@ class ImageFolder:
                 "holds train/CLASS/ and test/CLASS/, or only CLASS/."
             )
         with open_files(self.folder) as files:
-            classes, train, test, notes = self._find_images(files)
             return load_labelled(
                 files,
-                train,
-                test,
+                self._find_images(files),
                 name=self.name or self.folder.resolve().name,
-                class_names=classes,
                 size=self.size,
                 grey=self.grey,
                 on_broken=self.on_broken,
-                notes=notes,
             )
 
-    def _find_images(
-        self, files: Files
-    ) -> tuple[tuple[str, ...], LabelledPaths, LabelledPaths, list[str]]:
-        """Find the class names, the training and the test images, and notes."""
+    def _find_images(self, files: Files) -> ImagePaths:
         top_folders = {name.split("/")[0] for name in files.names if "/" in name}
         others = [name for name in files.names if not name.lower().endswith(SUFFIXES)]
         notes = [f"{len(others)} files that are not images were left out"] if others else []
@@ -126,7 +136,7 @@ class ImageFolder:
         if testing is None:
             train, test = self._select_test_images(by_class)
             notes.append(f"about {self.test_share:g} of each class was selected for testing")
-            return classes, train, test, notes
+            return ImagePaths(class_names=classes, train=train, test=test, notes=tuple(notes))
         tests = _by_class(files, f"{testing}/")
         unknown = sorted(set(tests) - set(classes))
         if unknown:
@@ -134,7 +144,12 @@ class ImageFolder:
                 f"{files.origin / testing} has the class {unknown[0]!r}, which {training} lacks "
                 f"({len(unknown)} such classes); both need the same class folders."
             )
-        return classes, _flat(by_class, classes), _flat(tests, classes), notes
+        return ImagePaths(
+            class_names=classes,
+            train=_flat(by_class, classes),
+            test=_flat(tests, classes),
+            notes=tuple(notes),
+        )
 
     def _select_test_images(
         self, by_class: dict[str, list[str]]
@@ -168,33 +183,27 @@ class ImageFolder:
 
 def load_labelled(
     files: Files,
-    train: LabelledPaths,
-    test: LabelledPaths,
+    paths: ImagePaths,
     *,
     name: str,
-    class_names: tuple[str, ...],
     size: int | None = None,
     grey: bool = False,
     on_broken: Literal["refuse", "skip"] = "refuse",
-    notes: Sequence[str] = (),
 ) -> DataSet:
     """Load a data set from paths and class indices, through the cache of decoded images.
 
     Args:
         files: Files that contain the images.
-        train: Training images.
-        test: Test images.
+        paths: Which of them are the images, and their classes.
         name: Name of the data set.
-        class_names: Name of each class.
         size: Side of the images in pixels, see ``ImageFolder``.
         grey: Convert to one channel, see ``ImageFolder``.
         on_broken: How to handle broken images, see ``ImageFolder``.
-        notes: Remarks about the reading so far.
 
     Raises:
         DataError: If images differ in size, or one is broken and ``on_broken`` is ``"refuse"``.
     """
-    everything = [*train, *test]
+    everything, notes = [*paths.train, *paths.test], paths.notes
     names = [path for path, _ in everything]
     images, broken = decode_once(
         names,
@@ -212,19 +221,16 @@ def load_labelled(
                 f"{files.origin}: {len(broken)} of {len(names)} images are broken ({named}). "
                 "Repair or delete them, or skip them with --dataset.on-broken skip."
             )
-        notes = [*notes, f"{len(broken)} broken images were left out ({named})"]
+        notes = (*notes, f"{len(broken)} broken images were left out ({named})")
     good = torch.tensor([index not in broken for index in range(len(everything))])
     labels = torch.tensor([label for _, label in everything])
-    in_train = torch.arange(len(everything)) < len(train)
-    train_split, test_split = (
-        Split(
-            images=load_if_small(images.take(rows)), labels=labels[rows], classes=len(class_names)
-        )
+    in_train = torch.arange(len(everything)) < len(paths.train)
+    classes = len(paths.class_names)
+    train, test = (
+        Split(images=load_if_small(images.take(rows)), labels=labels[rows], classes=classes)
         for rows in (good & in_train, good & ~in_train)
     )
-    return DataSet(
-        name=name, train=train_split, test=test_split, class_names=class_names, notes=tuple(notes)
-    )
+    return DataSet(name=name, train=train, test=test, class_names=paths.class_names, notes=notes)
 
 
 def _first_of(folders: set[str], names: Sequence[str]) -> str | None:

@@ -8,7 +8,7 @@ import torch
 from equipoise.data.archives import Files, open_files
 from equipoise.data.cache import decode_once, load_if_small
 from equipoise.data.dataset import DataError, DataSet, Split
-from equipoise.data.image_folder import LabelledPaths, load_labelled
+from equipoise.data.image_folder import ImagePaths, LabelledPaths, load_labelled
 from equipoise.data.parquet import Encoded, Table, read_table
 
 _TABLE = Table(title="Tiny-ImageNet", config="default", test="valid")
@@ -85,9 +85,8 @@ def _of_files(files: Files) -> DataSet:
                 "there is no such image or class; copy or download it again."
             )
         test.append((path, index[wordnet_id]))
-    return load_labelled(
-        files, train, test, name="tiny-imagenet", class_names=_class_names(files, root, ids)
-    )
+    paths = ImagePaths(class_names=_class_names(files, root, ids), train=train, test=test)
+    return load_labelled(files, paths, name="tiny-imagenet")
 
 
 def _class_names(files: Files, root: str, ids: list[str]) -> tuple[str, ...]:
