@@ -184,7 +184,7 @@ class MergerTask(nn.Module):
     def _rows_of_the_terms(
         self, labels: Labels, generator: torch.Generator
     ) -> tuple[float, Tensor, Tensor]:
-        """Return alpha, and which rows of the batch of all processes each term is a mean over."""
+        """Return alpha, and for each term a mask of its rows in the batch of all processes."""
         alpha = self.method.alpha
         places = torch.arange(whole(len(labels), generator))  # in the batch of all processes
         natural, attackable = places >= 0, places >= 0
@@ -198,7 +198,7 @@ class MergerTask(nn.Module):
     def _clean_loss(
         self, images: Images, labels: Labels, natural: Tensor, generator: torch.Generator
     ) -> Tensor:
-        """Mean loss of the clean images."""
+        """Compute the mean loss of the clean images."""
         if self.method.alpha == 0 or not bool(natural.any()):
             return self._zero()
         rows = slice(0, int(own(natural, generator).sum()))
@@ -207,7 +207,7 @@ class MergerTask(nn.Module):
     def _adversarial_loss(
         self, images: Images, labels: Labels, attackable: Tensor, generator: torch.Generator
     ) -> Tensor:
-        """Mean loss of images attacked through the whole stack."""
+        """Attack images through the whole stack and compute their mean loss."""
         if self.method.alpha == 1 or not bool(attackable.any()):
             return self._zero()
         rows = slice(len(labels) - int(own(attackable, generator).sum()), None)
@@ -227,16 +227,16 @@ class MergerTask(nn.Module):
     def _mean_loss(
         self, images: Images, labels: Labels, chosen: Tensor, generator: torch.Generator
     ) -> Tensor:
-        """Mean over the chosen rows of all processes; ``images`` are those of this process."""
+        """Compute the mean over the chosen rows of all processes from this process's images."""
         with torch.no_grad():
             features = self.stack.features(images)
         loss = losses.cross_entropy(self.stack.merger(features), labels)
-        # Means of processes are averaged; 1 where this process has its even share of the rows.
+        # The processes' means are averaged, so each is weighted by its number of rows.
         share = len(labels) * processes(generator) / int(chosen.sum())
         return loss.mean() * share if len(labels) else loss.sum()
 
     def _zero(self) -> Tensor:
-        """Zero with a gradient, for a term without images."""
+        """Return 0 with a gradient, for a term without images."""
         return self.stack.merger.bias.sum() * 0
 
     def outcome(self) -> nn.Module:
