@@ -77,3 +77,17 @@ def test_a_success_tracker_stores_detached_copies():
     assert value.requires_grad
     assert not tracker.images.requires_grad
     assert torch.equal(tracker.images, dark_then(0.9))
+
+
+def test_an_early_stopped_goal_keeps_the_point_where_it_finished():
+    clean, labels = dark_then(0.1), torch.tensor([0])
+    goal = goals.EarlyStoppedGoal(
+        first_pixel_as_logits,
+        clean,
+        labels,
+        lambda predict, clean, labels: goals.margin(predict, labels),
+        tau=0,
+    )
+    goal(dark_then(0.7))
+    goal(dark_then(0.9))
+    assert torch.equal(goal.replace_finished(clean), dark_then(0.7))
