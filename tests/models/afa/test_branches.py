@@ -244,7 +244,7 @@ def test_branches_with_affine_maps_of_their_own_share_the_statistics_of_all_rows
 
 @pytest.mark.parametrize("separate", ["statistics", "affine"])
 def test_separating_norms_without_an_affine_map_is_refused(separate):
-    with pytest.raises(ValueError, match="take separate='both'"):
+    with pytest.raises(ValueError, match="use separate='both'"):
         MultiBatchNorm2d(nn.BatchNorm2d(4, affine=False), 2, separate)
 
 

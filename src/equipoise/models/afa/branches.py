@@ -62,7 +62,7 @@ class MultiBatchNorm2d(nn.Module):
             raise ValueError(f"separate must be one of {get_args(Separate)}, got {separate!r}.")
         if separate != "both" and not like.affine:
             raise ValueError(
-                f"separate={separate!r} needs norms with an affine map; take separate='both'."
+                f"separate={separate!r} needs norms with an affine map; use separate='both'."
             )
         self.branches, self.separate = branches, separate
         if separate == "both":

@@ -115,7 +115,7 @@ class _Folding:
         of the sum.
         """
         structure, blocks = self.structure, self.structure.blocks
-        norms = [block.entry_norm if _reads_norm_alone(block) else None for block in blocks]
+        norms = [block.entry_norm if _only_norm_reads_input(block) else None for block in blocks]
         absorbs = [structure.stem[1] is None] + [
             block.shortcut is not None and not block.final_relu for block in blocks
         ]
@@ -158,7 +158,7 @@ class _Folding:
         )
 
     def _norm(self, module: nn.Module | None) -> NormAndReLU | None:
-        """A norm that stays, with copies of its tensors."""
+        """Copy a norm that cannot be folded."""
         if module is None:
             return None
         norm = self._of_branch(module)
@@ -175,6 +175,6 @@ class _Folding:
         return norm.norm.norm_view(self.branch) if isinstance(norm, RoutedNorm) else norm
 
 
-def _reads_norm_alone(block: BlockStructure) -> bool:
+def _only_norm_reads_input(block: BlockStructure) -> bool:
     """Whether only the entry norm reads a block's input."""
     return block.shortcut is not None and block.activated_shortcut

@@ -24,7 +24,10 @@ def check_card(card: Any) -> None:
         )
     names = classes if isinstance(classes, list) else [None]
     if not all(isinstance(n, str) and len(n) <= 100 and n.isprintable() for n in names):
-        raise ValueError("classes must be a list of printable names of at most 100 letters.")
+        raise ValueError(
+            "classes must be a list of printable names of at most 100 letters, got "
+            f"{str(classes)[:100]!r}."
+        )
     for key in ("seed", "validation_images"):  # the seed is part of file names too
         if type(card.get(key, 0)) is not int:
             raise ValueError(f"{key} must be a whole number, got {str(card[key])[:100]!r}.")
