@@ -27,7 +27,7 @@ def command_in(name: str) -> list[str]:
 
 
 @pytest.fixture
-def asked(monkeypatch):
+def calls(monkeypatch):
     """Record the arguments of ``train`` and ``launched``, and train nothing."""
     calls = []
 

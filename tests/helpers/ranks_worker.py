@@ -127,7 +127,7 @@ def train(name: str, folder: Path, fabric: Any) -> dict[str, Tensor]:
     return tiny.weights(task)
 
 
-def counting(fabric: Any, reductions: list[int]) -> None:
+def count_reductions(fabric: Any, reductions: list[int]) -> None:
     """Record the number of gradients in each reduction of every task that Fabric wraps."""
     setup = fabric.setup
 
@@ -147,7 +147,7 @@ def main(folder: Path, names: list[str]) -> None:
     torch.set_num_threads(1)
     fabric = launched(LOOP.precision, LOOP.batch_size, devices=2, accelerator="cpu")
     reductions: list[int] = []
-    counting(fabric, reductions)
+    count_reductions(fabric, reductions)
     for name in names or CASES:
         reductions.clear()
         weights = train(name, folder, fabric)

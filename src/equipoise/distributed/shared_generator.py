@@ -52,7 +52,16 @@ def rand(rows: int, generator: torch.Generator) -> Float[Tensor, " rows"]:
 
 
 def randint(high: int, rows: int, generator: torch.Generator) -> Int[Tensor, " rows"]:
-    """Draw one integer in [0, high) for each of this process's rows, on the generator's device."""
+    """Draw one integer in [0, high) for each of this process's rows.
+
+    Args:
+        high: Upper bound, exclusive.
+        rows: Number of rows of this process.
+        generator: Generator of this process.
+
+    Returns:
+        Integers on the generator's device.
+    """
     size = (global_size(rows, generator),)
     draw = torch.randint(high, size, generator=generator, device=generator.device)
     return local_rows(draw, generator)
@@ -61,7 +70,17 @@ def randint(high: int, rows: int, generator: torch.Generator) -> Int[Tensor, " r
 def uniform_like(
     images: Shaped[Tensor, "rows ..."], low: float, high: float, generator: torch.Generator
 ) -> Shaped[Tensor, "rows ..."]:
-    """Draw uniform noise in [low, high) with the shape and memory layout of ``images``."""
+    """Draw uniform noise with the shape and memory layout of ``images``.
+
+    Args:
+        images: Images of this process.
+        low: Lower bound.
+        high: Upper bound.
+        generator: Generator of this process.
+
+    Returns:
+        Noise in [low, high).
+    """
     noise = _empty_like(images, generator).uniform_(low, high, generator=generator)
     return local_rows(noise, generator)
 

@@ -115,13 +115,13 @@ def check_forward(stage: Stage, train: Split) -> None:
         check_answer(task.predictor(stage.validation[0]), train, f"the network of {stage.name}")
 
 
-def check_answer(predict: Predict, train: Split, who: str) -> None:
+def check_answer(predict: Predict, train: Split, name: str) -> None:
     """Check that a network fits the data, before any time is spent on it.
 
     Args:
         predict: Network in eval mode.
         train: Training part, of which two images are tried.
-        who: Name of the network in the error message.
+        name: Name of the network in the error message.
 
     Raises:
         TrainingError: If the network fails on the images, or returns the wrong number of logits.
@@ -140,10 +140,10 @@ def check_answer(predict: Predict, train: Split, who: str) -> None:
         with torch.no_grad():
             output_shape = tuple(predict(images).shape)
     except (RuntimeError, TypeError, ValueError) as error:  # a user's network may raise any
-        raise TrainingError(f"{who} fails on images of shape {shape}: {error}") from error
+        raise TrainingError(f"{name} fails on images of shape {shape}: {error}") from error
     if output_shape != (len(images), train.classes):
         raise TrainingError(
-            f"{who} must return {train.classes} logits per image, got shape {output_shape} for "
+            f"{name} must return {train.classes} logits per image, got shape {output_shape} for "
             f"{len(images)} images; build it for {train.classes} classes."
         )
 
