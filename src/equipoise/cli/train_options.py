@@ -19,8 +19,7 @@ class CommonOptions:
     """Flags that do not depend on the recipe and that most people need."""
 
     source: Annotated[Sources | None, optional("NAME", name="dataset")] = None
-    """Data set to train on: digits, cifar10, cifar100, svhn, tinyimagenet, imagefolder or npz; by
-    default the recipe's."""
+    """Data set: digits, cifar10, cifar100, svhn, tinyimagenet, imagefolder or npz."""
     data: Annotated[Path | None, optional("PATH")] = None
     """Folder or file of the data set."""
     network: Annotated[str | None, optional("MODULE:FUNCTION")] = None
