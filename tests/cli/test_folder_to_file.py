@@ -27,8 +27,8 @@ CLASSES = sorted(NUMBERS)
 
 
 def documented(folder: Path) -> list[str]:
-    (found,) = re.findall(r"^equipoise (train .*--evaluate --export .*)$", PAGE.read_text(), re.M)
-    return shlex.split(found.replace("FOLDER", str(folder)))
+    (command,) = re.findall(r"^equipoise (train .*--evaluate --export .*)$", PAGE.read_text(), re.M)
+    return shlex.split(command.replace("FOLDER", str(folder)))
 
 
 @pytest.fixture

@@ -218,14 +218,14 @@ def test_evaluate_refuses_an_epsilon_of_8(capsys, trained):
 
 
 def test_strengths_may_be_separated_by_commas(monkeypatch, trained):
-    asked = {}
+    given = {}
     monkeypatch.setattr(
         "equipoise.workflows.evaluate.evaluate",
-        lambda *a, **settings: asked.update(settings) or exit(),
+        lambda *a, **settings: given.update(settings) or exit(),
     )
     with pytest.raises(SystemExit):
         run("evaluate", trained, "--epsilons", "0,1/255", "8/255")
-    assert asked["changes"]["epsilons"] == (0.0, 1 / 255, 8 / 255)
+    assert given["changes"]["epsilons"] == (0.0, 1 / 255, 8 / 255)
 
 
 def test_an_image_size_of_zero_is_refused(capsys, trained, tmp_path):
@@ -422,12 +422,12 @@ def test_a_model_is_exported_and_the_file_predicts(
     printed = output(capsys)
     assert "outputs differ from the original's by at most 0 on 4 images" in printed
     run("predict", path, picture, "--json", "--trust", path)
-    (found,) = json.loads(capsys.readouterr().out)
-    assert (found["image"], found["notices"]) == (str(picture), [])
+    (prediction,) = json.loads(capsys.readouterr().out)
+    assert (prediction["image"], prediction["notices"]) == (str(picture), [])
     run("predict", trained, picture.name)
     printed = output(capsys)
     assert "digit.png" in printed
-    assert f"{found['class_name']} {found['probability']:.3f}" in printed
+    assert f"{prediction['class_name']} {prediction['probability']:.3f}" in printed
 
 
 def test_a_wrong_suffix_is_refused(capsys, trained, tmp_path):
@@ -461,16 +461,16 @@ def test_an_external_network_is_exported_and_used_only_if_trusted(
     with trusting("my_networks"):
         model = import_network("my_networks:make", {})
     save(model, importable / "model", {"name": "own", "image_shape": [1, 8, 8]})
-    asked = ["export", "model", "--format", "torch-export", "--out", "own.pt2", "--images", "4"]
-    assert "my_networks" in refused(capsys, *asked)
-    run(*asked, "--trust", "my_networks")
+    command = ["export", "model", "--format", "torch-export", "--out", "own.pt2", "--images", "4"]
+    assert "my_networks" in refused(capsys, *command)
+    run(*command, "--trust", "my_networks")
     assert "differ from the original's by at most 0" in output(capsys)
     run("predict", "model", picture, "--json", "--trust", "my_networks")
-    (wanted,) = json.loads(capsys.readouterr().out)
+    (expected,) = json.loads(capsys.readouterr().out)
     assert "--trust own.pt2" in refused(capsys, "predict", "own.pt2", picture)
     run("predict", "own.pt2", picture, "--json", "--trust", "own.pt2")
-    (found,) = json.loads(capsys.readouterr().out)
-    assert found["probability"] == pytest.approx(wanted["probability"], abs=1e-4)
+    (prediction,) = json.loads(capsys.readouterr().out)
+    assert prediction["probability"] == pytest.approx(expected["probability"], abs=1e-4)
 
 
 @pytest.mark.parametrize("suite", ["tables", "paper"])

@@ -98,12 +98,19 @@ def test_a_short_flag_sets_the_field_of_its_long_flag(trained, name, short, long
     assert trained[0] == trained[1] != RECIPES[name]()
 
 
-def test_short_flags_of_a_stack_of_saved_models_set_its_merger(trained):
+def test_short_flags_of_a_stack_set_the_schedule_of_its_merger(trained):
+    run("train", "afs_digits", "--extractors", "a:b", "c:d", "--epochs", "3")
+    assert trained[0].method.merger_schedule.epochs == 3
+    assert trained[0].method.schedule == RECIPES["afs_digits"]().method.schedule
+
+
+def test_short_flags_of_a_stack_of_saved_models_set_its_merger():
     from equipoise.cli.train_options import short_flags
 
     recipe = RECIPES["afs_digits"]()
     stacked = replace(recipe, method=replace(recipe.method, extractors=("a:b",), budgets=()))
     flags = short_flags(stacked)
+    assert flags == short_flags(recipe, extractors=True)
     assert flags["--epochs"].path == "method.merger-schedule.epochs"
     assert flags["--learning-rate"].path == "method.merger-schedule.learning-rate"
     assert flags["--epsilon"].path == "method.merger-epsilon"

@@ -1,4 +1,4 @@
-"""What a plan would cost: counted passes, and times by a clock that the tests move."""
+"""Cost of a plan: counted passes, and times read from a clock that the tests control."""
 
 import inspect
 import subprocess
@@ -24,8 +24,8 @@ LOOP = replace(tiny.LOOP, batch_size=8)
 
 
 def costs(stages, **settings):
-    found = {"dataset": tiny.digits(), "loop": LOOP, "seed": 0, "fabric": tiny.fabric()}
-    return stage_costs(stages, tiny.wide_resnet, **(found | {"seconds": 0.05} | settings))
+    defaults = {"dataset": tiny.digits(), "loop": LOOP, "seed": 0, "fabric": tiny.fabric()}
+    return stage_costs(stages, tiny.wide_resnet, **(defaults | {"seconds": 0.05} | settings))
 
 
 def single(objective, epsilon=0.1):
@@ -72,10 +72,10 @@ def afs(**changes):
     ids=["standard", "pgd_at", "trades", "lbgat", "afa", "afs"],
 )
 def test_counted_passes_are_those_of_the_method(method, passes):
-    found = costs(method.stages)
-    assert [tuple(stage["passes_an_image"]) for stage in found] == passes
+    measured = costs(method.stages)
+    assert [tuple(stage["passes_an_image"]) for stage in measured] == passes
     steps = (112 - 16) // 8
-    for stage, (forward, backward) in zip(found, passes, strict=True):
+    for stage, (forward, backward) in zip(measured, passes, strict=True):
         assert stage["steps_an_epoch"] == steps
         assert stage["forward_passes_an_epoch"] == forward * 8 * steps
         assert stage["backward_passes_an_epoch"] == backward * 8 * steps
@@ -90,11 +90,11 @@ def test_passes_of_a_stack_of_saved_networks_are_counted(tmp_path):
 
 
 def test_stages_with_equal_counts_are_measured_once():
-    found = costs(afs().stages)
-    names = [stage["stage"] for stage in found]
+    measured = costs(afs().stages)
+    names = [stage["stage"] for stage in measured]
     assert names == ["extractor0_0", "extractor1_0.05", "extractor2_0.1", "merger"]
-    assert [stage["like"] for stage in found] == [None, None, names[1], None]
-    assert found[2] == found[1] | {"stage": names[2], "like": names[1]}
+    assert [stage["like"] for stage in measured] == [None, None, names[1], None]
+    assert measured[2] == measured[1] | {"stage": names[2], "like": names[1]}
 
 
 def test_parameters_and_multiply_adds_of_each_stage():
@@ -109,7 +109,7 @@ def test_parameters_and_multiply_adds_of_each_stage():
 
 
 class Clock:
-    """Time passes only where a task says so."""
+    """A clock that only a task moves."""
 
     def __init__(self):
         self.now = 0.0
@@ -119,12 +119,12 @@ class Clock:
 
 
 class Timed(nn.Module):
-    """A linear task that takes so many seconds for each image, in training and in validation."""
+    """A linear task that takes a fixed time per image, in training and in validation."""
 
-    def __init__(self, clock, seconds, judged=0.0):
+    def __init__(self, clock, seconds, validation_seconds=0.0):
         super().__init__()
         self.network, self.clock = tiny.linear(), clock
-        self.seconds, self.judged = seconds, judged
+        self.seconds, self.validation_seconds = seconds, validation_seconds
         self.sizes = []
 
     def forward(self, images, labels, generator, progress):
@@ -137,47 +137,47 @@ class Timed(nn.Module):
 
     def predictor(self, epsilon):
         def predict(images):
-            self.clock.now += self.judged * len(images)
+            self.clock.now += self.validation_seconds * len(images)
             return self.network(images)
 
         return predict
 
 
-def timed(seconds, *, judged=0.0, epochs=4, loop=LOOP, budget=10.0):
-    """The cost of a plan of one stage whose task takes known times, and the task."""
+def timed(seconds, *, validation_seconds=0.0, epochs=4, loop=LOOP, budget=10.0):
+    """The cost of a one-stage plan whose task takes known times, and the task."""
     clock = Clock()
-    task = Timed(clock, seconds, judged)
+    task = Timed(clock, seconds, validation_seconds)
     stage = Stage(
         name="timed",
         build=lambda needed: task,
         schedule=replace(tiny.SCHEDULE, epochs=epochs),
         validation=(0.0,),
     )
-    (found,) = costs(lambda make: [stage], loop=loop, clock=clock, seconds=budget)
-    return found, task
+    (measured,) = costs(lambda make: [stage], loop=loop, clock=clock, seconds=budget)
+    return measured, task
 
 
 def test_time_covers_all_steps_and_validations():
     loop = replace(LOOP, validate_every=3)
-    found, _ = timed(0.01, judged=0.02, epochs=4, loop=loop)
-    assert found["seconds_a_step"] == pytest.approx(0.01 * 8)
-    assert found["seconds_a_validation"] == pytest.approx(0.02 * 16)
+    measured, _ = timed(0.01, validation_seconds=0.02, epochs=4, loop=loop)
+    assert measured["seconds_a_step"] == pytest.approx(0.01 * 8)
+    assert measured["seconds_a_validation"] == pytest.approx(0.02 * 16)
     # Epochs 3 and 4, the last one always.
-    assert found["seconds"] == pytest.approx(4 * 12 * 0.08 + 2 * 0.32)
-    assert found["measured"]["batch"] == 8
+    assert measured["seconds"] == pytest.approx(4 * 12 * 0.08 + 2 * 0.32)
+    assert measured["measured"]["batch"] == 8
 
 
 def test_slow_steps_are_measured_on_small_batches_and_scaled():
-    found, task = timed(5.0, judged=0.0, budget=6.0)
-    assert found["measured"] == {"batch": 4, "steps": 2, "seconds": pytest.approx(20.0)}
-    assert found["batch"] == 8
-    assert found["seconds_a_step"] == pytest.approx(40.0)
+    measured, task = timed(5.0, validation_seconds=0.0, budget=6.0)
+    assert measured["measured"] == {"batch": 4, "steps": 2, "seconds": pytest.approx(20.0)}
+    assert measured["batch"] == 8
+    assert measured["seconds_a_step"] == pytest.approx(40.0)
     assert [size for size, _ in task.sizes] == [2, 2, 4, 4, 4]
 
 
 def test_a_slow_validation_is_measured_on_few_images_and_scaled():
-    found, _ = timed(0.001, judged=2.0, budget=10.0)
-    assert found["seconds_a_validation"] == pytest.approx(2.0 * 16)
+    measured, _ = timed(0.001, validation_seconds=2.0, budget=10.0)
+    assert measured["seconds_a_validation"] == pytest.approx(2.0 * 16)
 
 
 def test_steps_are_spread_over_the_stage():
@@ -215,7 +215,7 @@ print(peak.bytes - before.bytes)
 
 
 def test_peak_memory_includes_memory_freed_again():
-    """In a process of its own, which holds no freed memory yet."""
+    """In a new process, which holds no freed memory yet."""
     done = subprocess.run([sys.executable, "-c", PEAK], capture_output=True, text=True, check=True)
     assert 90e6 < int(done.stdout) < 150e6
 
@@ -246,8 +246,8 @@ def test_a_stage_that_trains_nothing_costs_nothing():
 
 def test_passes_of_a_conditional_network_are_counted():
     method = OAT(epsilon=0.1, attack=ATTACK, schedule=tiny.SCHEDULE, size=8)
-    (found,) = costs(method.stages)
-    forward, backward = found["passes_an_image"]
+    (measured,) = costs(method.stages)
+    forward, backward = measured["passes_an_image"]
     assert 2 < forward <= STEPS + 2
     assert backward == forward
 
@@ -255,19 +255,19 @@ def test_passes_of_a_conditional_network_are_counted():
 def test_a_dry_run_writes_nothing_and_leaves_the_global_generator_alone(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(5)
-    wanted = torch.rand(3)
+    expected = torch.rand(3)
     torch.manual_seed(5)
     costs(single(PGDAT()).stages)
-    assert torch.equal(torch.rand(3), wanted)
+    assert torch.equal(torch.rand(3), expected)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_the_cost_of_a_recipe_is_the_sum_over_its_stages(monkeypatch):
     recipe = tiny.recipe("afa_digits")
     monkeypatch.setattr(type(recipe.dataset), "load", lambda self: tiny.digits())
-    found = dry_run(recipe, seconds=0.05)
-    assert found["recipe"] == "afa_digits"
-    assert [stage["stage"] for stage in found["stages"]] == ["branches", "gate"]
-    assert found["seconds"] == sum(stage["seconds"] for stage in found["stages"])
-    assert found["memory"] == max(stage["memory"] for stage in found["stages"])
-    assert found["environment"]["python"]
+    measured = dry_run(recipe, seconds=0.05)
+    assert measured["recipe"] == "afa_digits"
+    assert [stage["stage"] for stage in measured["stages"]] == ["branches", "gate"]
+    assert measured["seconds"] == sum(stage["seconds"] for stage in measured["stages"])
+    assert measured["memory"] == max(stage["memory"] for stage in measured["stages"])
+    assert measured["environment"]["python"]

@@ -28,7 +28,7 @@ def trained(tmp_path_factory):
 
 @pytest.fixture
 def run(trained, tmp_path):
-    """A copy of it, to be spoiled."""
+    """A copy of it that a test may change."""
     return shutil.copytree(trained, tmp_path / "run")
 
 
@@ -75,12 +75,12 @@ def test_predictions_are_the_models_and_agree_with_the_record(run):
 
 def test_the_search_climbs_the_margin(generator):
     model, (images, labels) = tiny.linear().eval(), tiny.images_and_labels(8)
-    found = search(model, images, labels, "Linf", 0.1, generator)
+    examples = search(model, images, labels, "Linf", 0.1, generator)
 
-    def right(chances):
-        return chances.gather(1, labels[:, None])
+    def true_class(probabilities):
+        return probabilities.gather(1, labels[:, None])
 
-    assert (right(found.after) < right(found.before)).all()
+    assert (true_class(examples.after) < true_class(examples.before)).all()
 
 
 def test_images_are_ordered_from_easily_broken_to_never_broken():

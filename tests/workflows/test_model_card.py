@@ -146,43 +146,43 @@ def test_a_card_is_written_only_for_local_model_folders(model, message):
 
 
 @pytest.fixture
-def sent(monkeypatch):
-    found = SimpleNamespace(files={}, private=None)
+def upload(monkeypatch):
+    received = SimpleNamespace(files={}, private=None)
 
     def upload(repository, contents, *, private):
-        found.files = {
+        received.files = {
             name: content if isinstance(content, bytes) else content.read_bytes()
             for name, content in contents.items()
         }
-        found.private = private
+        received.private = private
         return f"https://hub/{repository}"
 
     monkeypatch.setattr(model_card, "upload", upload)
-    return found
+    return received
 
 
-def test_a_pushed_folder_loads_with_its_card_and_records(folder, sent, tmp_path):
+def test_a_pushed_folder_loads_with_its_card_and_records(folder, upload, tmp_path):
     put(folder, "a")
     assert model_card.push(folder, "owner/name", private=True) == "https://hub/owner/name"
-    assert sent.private is True
-    assert set(sent.files) == {"config.json", "model.safetensors", "README.md", "records/a.json"}
-    for name, content in sent.files.items():
+    assert upload.private is True
+    assert set(upload.files) == {"config.json", "model.safetensors", "README.md", "records/a.json"}
+    for name, content in upload.files.items():
         write_bytes(tmp_path / "copy" / name, content)
     assert model_card.record_at(tmp_path / "copy")["images"] == 2
     assert "| 0.1 | 50.0 |" in (tmp_path / "copy" / "README.md").read_text()
 
 
-def test_no_absolute_path_is_pushed(folder, sent):
+def test_no_absolute_path_is_pushed(folder, upload):
     card = CARD | {"dataset": {"kind": "Cifar10", "folder": "/home/somebody/cifar10"}}
     save(tiny.wide_resnet(), folder / "model", card)
     put(folder, "a", surrogates=["/home/somebody/other"])
     model_card.push(folder, "owner/name")
-    assert not any(b"/home" in content for content in sent.files.values())
-    assert b'"folder": "cifar10"' in sent.files["config.json"]
+    assert not any(b"/home" in content for content in upload.files.values())
+    assert b'"folder": "cifar10"' in upload.files["config.json"]
 
 
-def test_a_folder_that_does_not_load_is_not_pushed(folder, sent):
+def test_a_folder_that_does_not_load_is_not_pushed(folder, upload):
     (folder / "model" / "model.safetensors").write_bytes(b"")
     with pytest.raises(ModelFolderError, match="is damaged"):
         model_card.push(folder, "owner/name")
-    assert not sent.files
+    assert not upload.files

@@ -32,7 +32,7 @@ QUICK = Evaluation(epsilons=(0.0, 0.1), suites=("quick",), steps=1, restarts=1, 
 
 @pytest.fixture(autouse=True)
 def _no_self_checks(monkeypatch):
-    """They have tests of their own, and cost more than all else here."""
+    """They have their own tests and would take most of the time here."""
     monkeypatch.setattr(
         "equipoise.workflows.evaluate.self_checks", lambda *arguments, **settings: []
     )
@@ -45,7 +45,7 @@ def data():
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, data):
-    """A finished run that tests must not change."""
+    """A finished run, which tests must not change."""
     folder = tmp_path_factory.mktemp("jobs") / "run"
     train(tiny.recipe(), folder, dataset=data)
     return folder
@@ -67,11 +67,13 @@ def test_the_last_epoch_is_saved_as_a_model_if_the_best_is_another(
     monkeypatch.setattr(Validation, "__call__", lambda self, task: {0.0: next(following)})
     trained = train(tiny.recipe(), tmp_path, dataset=data)
     stage = tmp_path / "stages" / "network"
-    found = {name: checkpoint.unpack(stage / f"{name}.safetensors")[0] for name in ("best", "last")}
-    assert tiny.same(found["best"], found["last"]) == (kept == "last")
+    stored = {
+        name: checkpoint.unpack(stage / f"{name}.safetensors")[0] for name in ("best", "last")
+    }
+    assert tiny.same(stored["best"], stored["last"]) == (kept == "last")
 
     def of_network(name):
-        return {key.removeprefix("network."): value for key, value in found[name].items()}
+        return {key.removeprefix("network."): value for key, value in stored[name].items()}
 
     assert tiny.same(tiny.weights(trained), of_network(kept))
     assert tiny.same(tiny.weights(load(tmp_path)), of_network(kept))
@@ -177,7 +179,7 @@ def test_an_unknown_field_in_a_recipe_file_is_refused_by_name(tmp_path):
 
 
 def timeless(part):
-    """A record, or a part of one, without what depends on the clock."""
+    """A record, or part of one, without its times."""
     if isinstance(part, dict):
         return {name: timeless(value) for name, value in part.items() if name != "seconds"}
     return [timeless(each) for each in part] if isinstance(part, list) else part
@@ -209,9 +211,7 @@ def test_evaluating_a_run_writes_a_record_into_its_folder(trained, data):
 
 
 def test_a_model_folder_can_be_evaluated_without_its_run(trained, tmp_path, data):
-    from shutil import copytree
-
-    copytree(trained / "model", tmp_path / "elsewhere")
+    shutil.copytree(trained / "model", tmp_path / "elsewhere")
     record, path = evaluate(tmp_path / "elsewhere", evaluation=QUICK, dataset=data)
     assert path.parent == tmp_path / "elsewhere" / "records"
     again, _ = evaluate(tmp_path / "elsewhere", evaluation=QUICK, dataset=data)
@@ -219,9 +219,7 @@ def test_a_model_folder_can_be_evaluated_without_its_run(trained, tmp_path, data
 
 
 def test_evaluation_takes_settings_and_data_from_the_card(tmp_path, trained):
-    from shutil import copytree
-
-    copytree(trained / "model", tmp_path / "model")
+    shutil.copytree(trained / "model", tmp_path / "model")
     path = tmp_path / "model" / "config.json"
     content = read_json(path)
     content["card"]["evaluation"] = to_json(QUICK)
@@ -235,9 +233,7 @@ def test_evaluation_takes_settings_and_data_from_the_card(tmp_path, trained):
 
 
 def test_evaluations_with_other_settings_have_their_own_records(trained, tmp_path, data):
-    from shutil import copytree
-
-    copytree(trained / "model", tmp_path / "model")
+    shutil.copytree(trained / "model", tmp_path / "model")
     changes = [{}, {"seed": 1}, {"evaluation": replace(QUICK, steps=2)}]
     paths = [
         evaluate(tmp_path / "model", dataset=data, **({"evaluation": QUICK} | change))[1]
@@ -248,16 +244,14 @@ def test_evaluations_with_other_settings_have_their_own_records(trained, tmp_pat
 
 
 def test_evaluations_on_other_data_have_their_own_records(trained, tmp_path, data):
-    from shutil import copytree
-
-    copytree(trained / "model", tmp_path / "model")
-    of = partial(evaluate, tmp_path / "model", evaluation=QUICK)
+    shutil.copytree(trained / "model", tmp_path / "model")
+    evaluate_model = partial(evaluate, tmp_path / "model", evaluation=QUICK)
     labels = data.test.labels.roll(1)
     others = [
         replace(data, name="others"),
         replace(data, test=replace(data.test, labels=labels)),  # of the same name
     ]
-    paths = [of(dataset=each)[1] for each in (data, *others)]
+    paths = [evaluate_model(dataset=each)[1] for each in (data, *others)]
     assert len(set(paths)) == 3
     shown = model_card.record_at(tmp_path / "model")
     assert shown["images_sha256"] == read_json(paths[0])["images_sha256"]
@@ -265,15 +259,17 @@ def test_evaluations_on_other_data_have_their_own_records(trained, tmp_path, dat
 
 def test_a_model_without_known_data_has_a_record_per_data_set(tmp_path, data):
     save(tiny.wide_resnet(), tmp_path / "model")
-    of = partial(evaluate, tmp_path / "model", evaluation=QUICK)
+    evaluate_model = partial(evaluate, tmp_path / "model", evaluation=QUICK)
     other = replace(data, name="others")
-    assert of(dataset=data)[1] == of(dataset=data)[1] != of(dataset=other)[1]
+    assert (
+        evaluate_model(dataset=data)[1]
+        == evaluate_model(dataset=data)[1]
+        != evaluate_model(dataset=other)[1]
+    )
 
 
 def test_data_with_the_models_classes_in_another_order_are_refused(trained, tmp_path, data):
-    from shutil import copytree
-
-    copytree(trained / "model", tmp_path / "model")
+    shutil.copytree(trained / "model", tmp_path / "model")
     moved = replace(data, class_names=(*data.class_names[1:], data.class_names[0]))
     with pytest.raises(ValueError, match=r"got 0 in the model and 9 in the data"):
         evaluate(tmp_path / "model", evaluation=QUICK, dataset=moved)
@@ -282,14 +278,12 @@ def test_data_with_the_models_classes_in_another_order_are_refused(trained, tmp_
 
 
 def test_earlier_self_checks_stay_in_the_record(trained, tmp_path, data):
-    from shutil import copytree
-
-    copytree(trained / "model", tmp_path / "model")
-    of = partial(evaluate, tmp_path / "model", evaluation=QUICK, dataset=data)
-    checked, path = of()
-    again, same = of(checks=False)
+    shutil.copytree(trained / "model", tmp_path / "model")
+    evaluate_model = partial(evaluate, tmp_path / "model", evaluation=QUICK, dataset=data)
+    checked, path = evaluate_model()
+    again, same = evaluate_model(checks=False)
     assert (again["self_checks"], same) == (checked["self_checks"], path)
-    other, _ = of(checks=False, seed=1)
+    other, _ = evaluate_model(checks=False, seed=1)
     assert "self_checks" not in other
 
 
@@ -371,18 +365,18 @@ def test_the_demo_trains_and_evaluates_its_recipes_once(tmp_path, monkeypatch):
     small = {name: (lambda name=name: tiny.recipe(name)) for name in DEMO[:2]}
     monkeypatch.setattr("equipoise.workflows.demo.RECIPES", small)
     monkeypatch.setattr("equipoise.workflows.demo.DEMO", DEMO[:2])
-    heard: dict[str, tiny.AfterSteps] = {}
+    reporters: dict[str, tiny.AfterSteps] = {}
 
     def listen(name: str) -> tiny.AfterSteps:
-        return heard.setdefault(name, tiny.AfterSteps(0, None))
+        return reporters.setdefault(name, tiny.AfterSteps(0, None))
 
     first = demo(tmp_path, workers=2, reporter=listen)
     assert [record["model"] for record in first] == list(small)
-    assert heard["pgd_at_digits"].stages == ["network", "evaluate pgd_at_digits"]
-    heard.clear()
+    assert reporters["pgd_at_digits"].stages == ["network", "evaluate pgd_at_digits"]
+    reporters.clear()
     again = demo(tmp_path, workers=2, reporter=listen)
     assert again == json.loads(json.dumps(first))
-    assert all(reporter.stages == [] for reporter in heard.values())
+    assert all(reporter.stages == [] for reporter in reporters.values())
 
 
 def test_validation_images_are_those_held_out_of_this_training(trained, data, monkeypatch):
@@ -409,13 +403,13 @@ def test_a_model_without_known_validation_images_is_refused(tmp_path, data):
 def test_a_conditional_network_is_evaluated_at_each_preference(tmp_path, data):
     network = with_conditioning(tiny.wide_resnet(), preferences=(0.0, 1.0), size=4)
     save(network, tmp_path / "oat", {"name": "oat", "seed": 0})
-    found = {}
+    records = {}
     for preference in (None, 0.0):
-        found[preference], path = evaluate(
+        records[preference], path = evaluate(
             tmp_path / "oat", evaluation=QUICK, dataset=data, preference=preference
         )
         assert path.exists()
-    assert [found[p]["model"] for p in (None, 0.0)] == ["oat@1", "oat@0"]
+    assert [records[p]["model"] for p in (None, 0.0)] == ["oat@1", "oat@0"]
     assert len(list((tmp_path / "oat" / "records").iterdir())) == 2
 
 
@@ -425,9 +419,7 @@ def test_a_plain_network_takes_no_preference(trained, data):
 
 
 def test_training_and_evaluation_update_the_models_card(tmp_path, trained, data):
-    from shutil import copytree
-
-    copytree(trained, tmp_path / "run")
+    shutil.copytree(trained, tmp_path / "run")
     card = tmp_path / "run" / "model" / "README.md"
     assert "Not evaluated yet" in card.read_text()
     assert '"batch_size": 16' in card.read_text()
@@ -442,9 +434,7 @@ def test_training_and_evaluation_update_the_models_card(tmp_path, trained, data)
 
 
 def test_a_record_stores_the_weights_hash_and_a_card_the_image_size(tmp_path, trained, data):
-    from shutil import copytree
-
-    copytree(trained / "model", tmp_path / "model")
+    shutil.copytree(trained / "model", tmp_path / "model")
     record, _ = evaluate(tmp_path / "model", evaluation=QUICK, dataset=data)
     assert record["weights_sha256"] == model_card.weights_sha256(tmp_path / "model")
     assert read_config(tmp_path / "model")["card"]["image_shape"] == [1, 8, 8]

@@ -72,23 +72,30 @@ class TrainCommand:
 
 def parse(name: str, arguments: list[str]) -> TrainCommand:
     """Parse the arguments of ``equipoise train NAME``. ``--help`` prints the flags and exits."""
-    from equipoise.cli.train_options import Options, describe, expand, print_common_help
+    from equipoise.cli.train_options import (
+        Options,
+        describe,
+        expand,
+        print_common_help,
+        short_flags,
+    )
     from equipoise.workflows.datasets import with_folder
 
     prog = f"equipoise train {name}"
     early = _recipe_arguments(arguments)
     helps = {"-h", "--help", "--help-all"} & {*arguments}
     recipe = _base_recipe(name, early, for_help=bool(helps))
+    flags = short_flags(recipe, extractors=bool(early.extractors))
     if "--help-all" in helps:
         arguments = ["--help"]
     elif helps:
-        print_common_help(prog, recipe)
+        print_common_help(prog, recipe, flags)
     options = tyro.cli(
         Options,
         prog=prog,
-        description=describe(recipe),
+        description=describe(recipe, flags),
         default=Options(recipe=recipe),
-        args=expand(arguments, recipe),
+        args=expand(arguments, recipe, flags),
         config=(tyro.conf.AvoidSubcommands,),
     )
     recipe = options.recipe

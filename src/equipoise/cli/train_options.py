@@ -19,8 +19,7 @@ class CommonOptions:
     """Flags that do not depend on the recipe and that most people need."""
 
     source: Annotated[Sources | None, optional("NAME", name="dataset")] = None
-    """Data set to train on: digits, cifar10, cifar100, svhn, tinyimagenet, imagefolder or npz; by
-    default the recipe's."""
+    """Data set: digits, cifar10, cifar100, svhn, tinyimagenet, imagefolder or npz."""
     data: Annotated[Path | None, optional("PATH")] = None
     """Folder or file of the data set."""
     network: Annotated[str | None, optional("MODULE:FUNCTION")] = None
@@ -89,14 +88,18 @@ class ShortFlag:
         return " ".join(map(format_epsilon, value if isinstance(value, tuple) else (value,)))
 
 
-def short_flags(recipe: Recipe) -> dict[str, ShortFlag]:
+def short_flags(recipe: Recipe, *, extractors: bool = False) -> dict[str, ShortFlag]:
     """Short flags of a recipe, by name.
 
     ``--epochs`` and ``--learning-rate`` set the main training stage: stage I of AFA, each extractor
-    of AFS, or the merger where AFS stacks extractors that are already trained.
+    of AFS, or the merger if AFS stacks extractors that are already trained.
+
+    Args:
+        recipe: The recipe.
+        extractors: Whether the command line names extractors to stack.
     """
     method = recipe.method
-    stacks = isinstance(method, AFS) and bool(method.extractors)
+    stacks = isinstance(method, AFS) and (extractors or bool(method.extractors))
     schedule = "method.merger-schedule" if stacks else "method.schedule"
     epochs, rate = "Training epochs.", "Highest learning rate."
     if isinstance(method, AFA):
@@ -110,7 +113,7 @@ def short_flags(recipe: Recipe) -> dict[str, ShortFlag]:
         "--epochs": ShortFlag(f"{schedule}.epochs", epochs),
         "--batch-size": ShortFlag("loop.batch-size", "Images per step."),
         "--learning-rate": ShortFlag(f"{schedule}.learning-rate", rate, "RATE"),
-        **_strength(recipe),
+        **_strength(recipe, stacks),
         "--seed": ShortFlag("seed", "Random seed for weights, data order and attacks."),
         "--name": ShortFlag("name", "Name of the run folder and of its records.", "NAME"),
     }
@@ -120,13 +123,13 @@ def short_flags(recipe: Recipe) -> dict[str, ShortFlag]:
     return flags
 
 
-def _strength(recipe: Recipe) -> dict[str, ShortFlag]:
+def _strength(recipe: Recipe, stacks: bool) -> dict[str, ShortFlag]:
     method = recipe.method
     many, single = "EPSILON...", "EPSILON"
     if isinstance(method, AFA):
         text = "Attack strength of each branch, ascending from 0."
         return {"--strengths": ShortFlag("method.strengths", text, many)}
-    if isinstance(method, AFS) and not method.extractors:
+    if isinstance(method, AFS) and not stacks:
         text = "Attack strength of each extractor."
         return {"--budgets": ShortFlag("method.budgets", text, many)}
     if isinstance(method, SingleNetwork) and method.random_budgets:
@@ -137,17 +140,17 @@ def _strength(recipe: Recipe) -> dict[str, ShortFlag]:
     return {"--epsilon": ShortFlag(f"method.{field}", text, single)}
 
 
-def expand(arguments: list[str], recipe: Recipe) -> list[str]:
+def expand(arguments: list[str], recipe: Recipe, flags: Mapping[str, ShortFlag]) -> list[str]:
     """Replace short flags by the long flags that they stand for.
 
     Raises:
         ValueError: If ``--epsilon`` is given for a recipe that trains at several strengths.
     """
-    flags, expanded = short_flags(recipe), []
+    expanded = []
     for argument in arguments:
         name, equals, value = argument.partition("=")
         if name == "--epsilon" and name not in flags:
-            (several,) = _strength(recipe)
+            (several,) = _strength(recipe, stacks=False)
             strengths = flags[several].default(recipe)
             raise ValueError(
                 f"{recipe.name} trains at several strengths, so --epsilon does not apply. Use "
@@ -158,14 +161,13 @@ def expand(arguments: list[str], recipe: Recipe) -> list[str]:
     return expanded
 
 
-def describe(recipe: Recipe) -> str:
+def describe(recipe: Recipe, flags: Mapping[str, ShortFlag]) -> str:
     """Description above all flags: what the short flags stand for."""
-    flags = short_flags(recipe).items()
-    short = ", ".join(f"{n} for --{flag.path}" for n, flag in flags if n != f"--{flag.path}")
+    short = ", ".join(f"{n} for --{f.path}" for n, f in flags.items() if n != f"--{f.path}")
     return f"Train the recipe {recipe.name}. Every field of it is a flag. Short flags: {short}."
 
 
-def print_common_help(prog: str, recipe: Recipe) -> None:
+def print_common_help(prog: str, recipe: Recipe, flags: Mapping[str, ShortFlag]) -> None:
     """Print the help text of the common flags, and exit."""
     fields: list[Any] = [
         (
@@ -180,7 +182,7 @@ def print_common_help(prog: str, recipe: Recipe) -> None:
             ],
             "",
         )
-        for name, flag in short_flags(recipe).items()
+        for name, flag in flags.items()
     ]
     flatten = tyro.conf.arg(name="")
     short = make_dataclass("ShortFlags", fields, frozen=True)

@@ -127,7 +127,14 @@ def evaluate(
 def resolve_model(
     model: str, logits: str | None, preference: float | None, trust: Sequence[Trusted]
 ) -> LoadedModel:
-    """Load a model and fix its preference, if it is conditional. Arguments as for ``evaluate``."""
+    """Load a model and fix its preference, if it is conditional.
+
+    Args:
+        model: The model, as for ``evaluate``.
+        logits: Which part of its output holds the logits.
+        preference: Lambda of a conditional network; its default if not given.
+        trust: Code that a model folder names and that may run.
+    """
     loaded = find_model(model, logits, trust)
     network, name = at_preference(loaded.network, loaded.name, preference)
     return replace(loaded, network=network, name=name)
