@@ -189,7 +189,7 @@ class Wrong(nn.Module):
         super().__init__()
         self.deployed, self.off, self.only = deployed, off, only
 
-    def answers(self, images):
+    def outputs(self, images):
         logits, *rest = self.deployed(images)
         if self.only == "everywhere" or (self.only == "adversarial") == _is_attacked(images):
             logits = logits.clone()
@@ -247,7 +247,7 @@ def test_the_difference_of_large_logits_is_relative_to_the_largest(scale, expect
     def deployed(images):
         return (scale * images.flatten(1),)
 
-    file = SimpleNamespace(answers=lambda images: (deployed(images)[0] + 0.3,))
+    file = SimpleNamespace(outputs=lambda images: (deployed(images)[0] + 0.3,))
     assert difference(file, deployed, torch.ones(3, 1, 2, 2)) == pytest.approx(expected, rel=1e-2)
 
 
@@ -293,7 +293,7 @@ def test_a_folder_without_an_image_size_requires_one(tmp_path):
         ({"file": "file.onnx"}, r"torch-export must end in .pt2, got .*file.onnx"),
         ({"images": 1}, "images must be 2 or more, got 1"),
         ({"model": "module:function"}, "gives no network"),
-        ({"model": "nowhere"}, "nowhere is no model folder"),
+        ({"model": "nowhere"}, "nowhere is not a model folder"),
     ],
 )
 def test_unusable_arguments_are_refused(changes, message, folder, tmp_path):
