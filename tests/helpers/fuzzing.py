@@ -25,7 +25,6 @@ import torch
 from rich.console import Console
 
 from equipoise import report
-from equipoise.cli.main import is_user_error
 from equipoise.data import Cifar10
 from equipoise.data.archives import open_files
 from equipoise.data.decode import FORMATS, decode
@@ -35,6 +34,7 @@ from equipoise.recipes import RECIPES, Recipe, from_json, to_json
 from equipoise.records import schema
 from equipoise.records.epsilon import format_epsilon, parse_epsilon
 from equipoise.records.files import read_record
+from equipoise.runtime.errors import UserError
 from equipoise.training.batches import ExtraImages
 from equipoise.training.checkpoint import load_checkpoint, save_checkpoint
 
@@ -342,8 +342,6 @@ def survives(target: Callable[[bytes], None], data: bytes) -> bool:
     """Return True if the input was read and False if it was refused; raise any other error."""
     try:
         target(data)
-    except Exception as error:
-        if not is_user_error(error):
-            raise
+    except UserError:
         return False
     return True

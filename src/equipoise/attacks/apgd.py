@@ -10,6 +10,7 @@ from torch import Tensor
 from equipoise.attacks.active_batch import ActiveBatch, keep_better, value_and_gradient, value_only
 from equipoise.attacks.goals import Goal
 from equipoise.attacks.threat import Threat, broadcast_epsilon
+from equipoise.runtime.errors import InvalidInput
 from equipoise.types import Images, PerImage
 
 
@@ -65,13 +66,13 @@ class APGD:
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.restarts < 1:
-            raise ValueError(
+            raise InvalidInput(
                 f"steps and restarts must be 1 or more, got {self.steps} and {self.restarts}."
             )
         if not 0 <= self.rho <= 1:
-            raise ValueError(f"rho must be a share in [0, 1], got {self.rho}.")
+            raise InvalidInput(f"rho must be a share in [0, 1], got {self.rho}.")
         if not 0 < self.momentum <= 1:
-            raise ValueError(
+            raise InvalidInput(
                 f"momentum must be in (0, 1], got {self.momentum}; 1 is ascent without momentum."
             )
 

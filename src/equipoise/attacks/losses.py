@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
+from equipoise.runtime.errors import InvalidInput
 from equipoise.types import Labels, Logits, PerImage
 
 
@@ -264,7 +265,7 @@ def carlini_wagner(logits: Logits, labels: Labels, kappa: float = 0.0) -> PerIma
 def _check_classes(logits: Logits, least: int, name: str) -> None:
     classes = logits.shape[1]
     if classes < least:
-        raise ValueError(
+        raise InvalidInput(
             f"the {name} loss needs {least} classes or more, got {classes}. "
             "Use the margin, which needs two."
         )

@@ -11,6 +11,7 @@ from equipoise.attacks.active_batch import ActiveBatch, keep_better, value_and_g
 from equipoise.attacks.goals import Goal
 from equipoise.attacks.threat import Threat, broadcast_epsilon
 from equipoise.distributed.shared_generator import randn_like
+from equipoise.runtime.errors import InvalidInput
 from equipoise.types import Images
 
 
@@ -86,24 +87,24 @@ class PGD:
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.restarts < 1:
-            raise ValueError(
+            raise InvalidInput(
                 f"steps and restarts must be 1 or more, got {self.steps} and {self.restarts}."
             )
         if (self.step_size is None) == (self.relative_step is None):
-            raise ValueError(
+            raise InvalidInput(
                 "give exactly one of step_size (pixel units) and relative_step (multiple of "
                 f"epsilon), got step_size={self.step_size} and relative_step={self.relative_step}."
             )
         length = self.step_size if self.step_size is not None else self.relative_step
         if length is None or not length > 0:
-            raise ValueError(f"the length of a step must be above 0, got {length}.")
+            raise InvalidInput(f"the length of a step must be above 0, got {length}.")
         if self.start_noise is not None and not self.start_noise > 0:
-            raise ValueError(
+            raise InvalidInput(
                 f"start_noise must be above 0, got {self.start_noise}. To start at the clean "
                 "image, leave it None and set random_start=False."
             )
         if self.restarts > 1 and not self.random_start and self.start_noise is None:
-            raise ValueError(
+            raise InvalidInput(
                 f"restarts must be 1 without random_start, got {self.restarts}: every restart "
                 "would repeat the same search. Set random_start=True."
             )
@@ -133,7 +134,7 @@ class PGD:
             ValueError: If ``start`` and ``clean`` have different shapes.
         """
         if start is not None and start.shape != clean.shape:
-            raise ValueError(
+            raise InvalidInput(
                 f"start must have the shape of the clean images, {tuple(clean.shape)}, got "
                 f"{tuple(start.shape)}."
             )

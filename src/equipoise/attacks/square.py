@@ -11,6 +11,7 @@ from torch import Tensor
 from equipoise.attacks.active_batch import ActiveBatch, keep_better, value_only
 from equipoise.attacks.goals import Goal
 from equipoise.attacks.threat import L2, Linf, Threat, broadcast_epsilon
+from equipoise.runtime.errors import InvalidInput
 from equipoise.types import Images
 
 AREA_HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
@@ -63,11 +64,11 @@ class Square:
 
     def __post_init__(self) -> None:
         if self.queries < 1 or self.restarts < 1:
-            raise ValueError(
+            raise InvalidInput(
                 f"queries and restarts must be 1 or more, got {self.queries} and {self.restarts}."
             )
         if not 0 < self.p_init <= 1:
-            raise ValueError(f"p_init must be a share of the area in (0, 1], got {self.p_init}.")
+            raise InvalidInput(f"p_init must be a share of the area in (0, 1], got {self.p_init}.")
 
     def __call__(
         self, goal: Goal, clean: Images, threat: Threat, generator: torch.Generator

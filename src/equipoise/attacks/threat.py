@@ -15,6 +15,7 @@ from torch import Tensor
 
 from equipoise.distributed.shared_generator import randn_like, uniform_like
 from equipoise.records.epsilon import check_epsilon
+from equipoise.runtime.errors import InvalidInput
 from equipoise.types import Images
 
 
@@ -68,7 +69,7 @@ class Linf:
         >>> Linf(8)
         Traceback (most recent call last):
         ...
-        ValueError: epsilon must be in [0, 1] pixel units, got 8. For the papers' 8 write 8/255.
+        equipoise...InvalidInput: epsilon must be in [0, 1] pixel units, got 8. For the papers' ...
     """
 
     epsilon: float | Float[Tensor, " batch"]
@@ -185,7 +186,7 @@ def broadcast_epsilon(epsilon: float | Float[Tensor, " batch"], images: Images) 
     if not isinstance(epsilon, Tensor):
         return epsilon
     if epsilon.shape != (images.shape[0],):
-        raise ValueError(
+        raise InvalidInput(
             f"epsilon must be one number or one for each of the {images.shape[0]} images, "
             f"got a tensor of shape {tuple(epsilon.shape)}."
         )
@@ -199,7 +200,7 @@ def _length(perturbation: Images) -> Tensor:
 def _check_radius(epsilon: float | Tensor, largest: float | None) -> None:
     if isinstance(epsilon, Tensor):
         if epsilon.ndim != 1:
-            raise ValueError(
+            raise InvalidInput(
                 f"epsilon must be a number or a tensor of shape (batch,), "
                 f"got shape {tuple(epsilon.shape)}."
             )
@@ -210,7 +211,7 @@ def _check_radius(epsilon: float | Tensor, largest: float | None) -> None:
         if largest is not None:
             check_epsilon(value)
         elif not 0.0 <= value < float("inf"):
-            raise ValueError(f"epsilon must be a finite length of 0 or more, got {value:g}.")
+            raise InvalidInput(f"epsilon must be a finite length of 0 or more, got {value:g}.")
 
 
 Norm = Literal["Linf", "L2"]
@@ -233,7 +234,7 @@ def check_strengths(norm: Norm, *epsilons: float | None) -> None:
         >>> check_strengths("Linf", 8)
         Traceback (most recent call last):
         ...
-        ValueError: epsilon must be in [0, 1] pixel units, got 8. For the papers' 8 write 8/255.
+        equipoise...InvalidInput: epsilon must be in [0, 1] pixel units, got 8. For the papers' ...
     """
     for epsilon in epsilons:
         THREATS[norm](epsilon or 0.0)

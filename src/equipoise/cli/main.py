@@ -65,28 +65,9 @@ def main(arguments: list[str] | None = None) -> None:
     except BrokenPipeError:  # the reader, such as head, has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)  # as rich's console does
-    except Exception as error:
-        if not is_user_error(error):
-            raise
+    except UserError as error:
         errors.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         sys.exit(2)
-
-
-def is_user_error(error: BaseException) -> bool:
-    """Whether an exception is an error of the user, not a bug."""
-    return isinstance(error, UserError) or _raised_by_library(error)
-
-
-def _raised_by_library(error: BaseException) -> bool:
-    """Whether an exception is a ``ValueError`` raised in this package, not in torch or elsewhere.
-
-    For refusals that are not yet raised as ``InvalidInput``.
-    """
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    module = trace.tb_frame.f_globals.get("__name__", "") if trace is not None else ""
-    return isinstance(error, ValueError) and module.split(".")[0] == "equipoise"
 
 
 def _run(arguments: list[str]) -> None:

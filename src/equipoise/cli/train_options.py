@@ -12,6 +12,7 @@ from equipoise.cli.options import Sources, optional
 from equipoise.methods import AFA, AFS, SingleNetwork
 from equipoise.recipes import Recipe
 from equipoise.records.epsilon import format_epsilon
+from equipoise.runtime.errors import InvalidInput
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,7 +153,7 @@ def expand(arguments: list[str], recipe: Recipe, flags: Mapping[str, ShortFlag])
         if name == "--epsilon" and name not in flags:
             (several,) = _strength(recipe, stacks=False)
             strengths = flags[several].default(recipe)
-            raise ValueError(
+            raise InvalidInput(
                 f"{recipe.name} trains at several strengths, so --epsilon does not apply. Use "
                 f"{several}, such as {several} {strengths}."
             )

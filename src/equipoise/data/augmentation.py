@@ -6,6 +6,7 @@ from typing import Literal
 import torch
 from torch.nn import functional
 
+from equipoise.runtime.errors import InvalidInput
 from equipoise.types import Images
 
 
@@ -35,7 +36,7 @@ class Augmentation:
 
     def __post_init__(self) -> None:
         if self.shift < 0:
-            raise ValueError(f"shift must be 0 or more pixels, got {self.shift}.")
+            raise InvalidInput(f"shift must be 0 or more pixels, got {self.shift}.")
 
     def __call__(self, images: Images, generator: torch.Generator) -> Images:
         """Augment a batch.

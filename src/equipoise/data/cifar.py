@@ -11,6 +11,7 @@ from equipoise.data.archives import Files, open_files
 from equipoise.data.dataset import DataError, DataSet, Split
 from equipoise.data.parquet import Encoded, Table, decode_all, read_table
 from equipoise.data.pickles import read_pickle
+from equipoise.runtime.errors import InvalidInput
 
 _PIXELS = 3 * 32 * 32
 
@@ -54,7 +55,9 @@ class _Cifar:
 
     def __post_init__(self) -> None:
         if self.limit is not None and self.limit < 1:
-            raise ValueError(f"limit must be 1 or more, or None for all images, got {self.limit}.")
+            raise InvalidInput(
+                f"limit must be 1 or more, or None for all images, got {self.limit}."
+            )
 
     def load(self) -> DataSet:
         """Read all images.

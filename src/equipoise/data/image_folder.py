@@ -13,6 +13,7 @@ from equipoise.data.archives import Files, open_files
 from equipoise.data.cache import decode_once, load_if_small
 from equipoise.data.dataset import DataError, DataSet, Split
 from equipoise.data.decode import SUFFIXES
+from equipoise.runtime.errors import InvalidInput
 
 TRAIN_FOLDERS = ("train", "training")
 """Names of the folder of training images, in any case; the first one that exists is used."""
@@ -85,9 +86,9 @@ class ImageFolder:
 
     def __post_init__(self) -> None:
         if self.size is not None and not 1 <= self.size <= 4096:
-            raise ValueError(f"size must be in [1, 4096], got {self.size}.")
+            raise InvalidInput(f"size must be in [1, 4096], got {self.size}.")
         if not 0 < self.test_share < 1:
-            raise ValueError(f"test_share must be between 0 and 1, got {self.test_share}.")
+            raise InvalidInput(f"test_share must be between 0 and 1, got {self.test_share}.")
 
     def load(self) -> DataSet:
         """Find all images, and decode those that are not in the cache.

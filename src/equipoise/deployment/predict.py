@@ -20,7 +20,7 @@ from equipoise.models.conditional_network import FixedPreference
 from equipoise.models.io.external import is_external, load_external
 from equipoise.records.epsilon import format_epsilon
 from equipoise.report.score_card import score_card
-from equipoise.runtime.errors import RunError
+from equipoise.runtime.errors import InvalidInput, RunError
 from equipoise.types import Images
 from equipoise.workflows import model_card
 from equipoise.workflows.model_source import at_preference, find_model
@@ -109,7 +109,7 @@ def predict_images(
         True
     """
     if not images:
-        raise ValueError("predict needs at least one image, got none; name PNG or JPEG files.")
+        raise InvalidInput("predict needs at least one image, got none; name PNG or JPEG files.")
     network, card, shape = _load(model, preference, size)
     loaded = [load_image(Path(path), shape) for path in images]
     pixels = torch.cat([image for image, _ in loaded])
@@ -253,7 +253,7 @@ def _load(
                 "file that `equipoise export` wrote."
             )
         if preference is not None or size is not None:
-            raise ValueError(
+            raise InvalidInput(
                 f"{model} is an exported file with a fixed preference and size; leave out "
                 "--preference and --size."
             )

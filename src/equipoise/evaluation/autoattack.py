@@ -15,6 +15,7 @@ from torch import nn
 from equipoise.attacks.goals import PassCount, misclassified
 from equipoise.attacks.threat import Linf, Threat
 from equipoise.evaluation.attack import Attack, AttackResult, Autocast, Kind
+from equipoise.runtime.errors import InvalidInput
 from equipoise.types import Images, Labels, Logits, Predict
 
 Part = Literal["apgd-ce", "apgd-t", "fab-t", "square"]
@@ -60,7 +61,7 @@ class AutoAttackPart(Attack):
 
     def __post_init__(self) -> None:
         if self.classes < 4:
-            raise ValueError(
+            raise InvalidInput(
                 f"AutoAttack needs 4 classes or more, got {self.classes}: its targeted loss uses "
                 "the fourth largest logit. Use the suite standard, which uses the margin instead."
             )
@@ -88,7 +89,7 @@ class AutoAttackPart(Attack):
         try:
             from pyautoattack import AutoAttack
         except ImportError as error:
-            raise ValueError(
+            raise InvalidInput(
                 "the suite autoattack needs the package pyautoattack: "
                 "pip install 'equipoise[autoattack]'."
             ) from error

@@ -21,6 +21,7 @@ from equipoise.evaluation.workers import Workers
 from equipoise.models.attack_mode.context import attack_mode
 from equipoise.records.epsilon import format_epsilon
 from equipoise.records.statistics import wilson_interval
+from equipoise.runtime.errors import InvalidInput
 from equipoise.runtime.malloc import keep_freed_memory
 from equipoise.types import Predict
 
@@ -222,12 +223,12 @@ def measure_profile(
         [None, 'quick/pgd-margin', 'quick/pgd-margin', 'clean']
     """
     if model.training:
-        raise ValueError(
+        raise InvalidInput(
             "the model is in train mode, where its output depends on the batch; "
             "call model.eval() first."
         )
     if not suites:
-        raise ValueError(
+        raise InvalidInput(
             "suites must hold at least one suite, got none: no named suite applies to this model. "
             "Add quick or standard."
         )
@@ -377,14 +378,14 @@ def _misclassified_images(model: Predict, split: Split, batch_size: int) -> Tens
         logits = model(images.contiguous(memory_format=torch.channels_last))
         if not isinstance(logits, Tensor) or logits.shape != (len(images), split.classes):
             got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-            raise ValueError(
+            raise InvalidInput(
                 f"the model must return logits of shape ({len(images)}, {split.classes}), got "
                 f"{got}; the data has {split.classes} classes."
             )
         not_finite += int((~logits.isfinite()).any(dim=1).sum())
         batches.append(misclassified(logits, labels))
     if not_finite:
-        raise ValueError(
+        raise InvalidInput(
             f"the model must return finite logits, got NaN or infinity for {not_finite} of "
             f"{len(split)} clean images; find where it arises (a logarithm or a division by 0, "
             "weights that diverged, a range that float16 does not have)."

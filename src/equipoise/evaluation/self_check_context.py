@@ -19,6 +19,7 @@ from equipoise.data import Split
 from equipoise.evaluation.attack import Kind
 from equipoise.evaluation.robustness_profile import NEVER, AttackOutcome
 from equipoise.records.statistics import wilson_interval
+from equipoise.runtime.errors import InvalidInput
 from equipoise.runtime.seeds import derive_seed
 from equipoise.types import Images, Labels, Logits, PerImage
 
@@ -369,19 +370,21 @@ def _check_arguments(
 ) -> None:
     ascends = all(low < high for low, high in pairwise(epsilons))
     if not epsilons or epsilons[0] != 0 or not ascends:
-        raise ValueError(f"epsilons must ascend from 0, got {tuple(epsilons)}.")
+        raise InvalidInput(f"epsilons must ascend from 0, got {tuple(epsilons)}.")
     if images < 1 or batch_size < 1:
-        raise ValueError(f"images and batch_size must be 1 or more, got {images} and {batch_size}.")
+        raise InvalidInput(
+            f"images and batch_size must be 1 or more, got {images} and {batch_size}."
+        )
     for outcome in outcomes:
         name = f"{outcome.suite}/{outcome.name}"
         if len(outcome.broken_at) != count:
-            raise ValueError(
+            raise InvalidInput(
                 f"{name} was run on {len(outcome.broken_at)} images but the split has {count}; "
                 "pass the split that was evaluated."
             )
         low, high = int(outcome.broken_at.min()), int(outcome.broken_at.max())
         if low < NEVER or high >= len(epsilons):
-            raise ValueError(
+            raise InvalidInput(
                 f"{name}: broken_at must be -1 or an index into the {len(epsilons)} epsilons, "
                 f"got {low}..{high}."
             )

@@ -14,6 +14,7 @@ from equipoise.evaluation.autoattack import PARTS, AutoAttackPart
 from equipoise.evaluation.cache import weights_hash
 from equipoise.models import AdaptiveNetwork, FeatureStack
 from equipoise.models.conditional_network import FixedPreference
+from equipoise.runtime.errors import InvalidInput
 from equipoise.types import Images
 
 SuiteName = Literal["quick", "tables", "paper", "standard", "autoattack", "adaptive", "transfer"]
@@ -117,7 +118,7 @@ def suites_for(
             suites.append(Suite(name=name, attacks=parts))
         elif name == "transfer":
             if not surrogates:
-                raise ValueError(
+                raise InvalidInput(
                     "the suite transfer needs at least one surrogate; name saved models with "
                     "--surrogates FOLDER..."
                 )
@@ -139,7 +140,7 @@ def _without_gradients(suites: list[Suite]) -> list[Suite]:
         if attacks:
             remaining.append(replace(suite, attacks=attacks))
     if not remaining:
-        raise ValueError(
+        raise InvalidInput(
             "the model gives no gradients, and the suites "
             f"{', '.join(suite.name for suite in suites)} need them; use transfer with a surrogate "
             "that has gradients, or standard or paper, which include Square."

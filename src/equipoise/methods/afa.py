@@ -18,6 +18,7 @@ from equipoise.models.afa.adaptive_network import Placement, WeightGranularity
 from equipoise.models.afa.branches import Separate, model_soup
 from equipoise.objectives import AnyObjective, Batch, single_network_objective
 from equipoise.records.epsilon import Epsilons
+from equipoise.runtime.errors import InvalidInput
 from equipoise.training.schedule import Schedule
 from equipoise.training.stage import MakeNetwork, Stage, UntrainedTask
 from equipoise.types import Images, Labels, Predict
@@ -57,7 +58,7 @@ class Gate:
         >>> Gate(ceiling=2.0)
         Traceback (most recent call last):
         ...
-        ValueError: ceiling must be in (0, 1], got 2.0.
+        equipoise...InvalidInput: ceiling must be in (0, 1], got 2.0.
     """
 
     placement: Placement = "input"
@@ -70,13 +71,13 @@ class Gate:
 
     def __post_init__(self) -> None:
         if not 0 < self.ceiling <= 1:
-            raise ValueError(f"ceiling must be in (0, 1], got {self.ceiling}.")
+            raise InvalidInput(f"ceiling must be in (0, 1], got {self.ceiling}.")
         if not 0 <= self.lead <= 1:
-            raise ValueError(f"lead must be a share in [0, 1], got {self.lead}.")
+            raise InvalidInput(f"lead must be a share in [0, 1], got {self.lead}.")
         if not self.detection >= 0:
-            raise ValueError(f"detection must be 0 or more, got {self.detection}.")
+            raise InvalidInput(f"detection must be 0 or more, got {self.detection}.")
         if self.hidden < 1:
-            raise ValueError(f"hidden must be 1 channel or more, got {self.hidden}.")
+            raise InvalidInput(f"hidden must be 1 channel or more, got {self.hidden}.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,14 +140,14 @@ class AFA:
         check_strengths(self.norm, *self.strengths, self.attack.step_size)
         ascending = all(a < b for a, b in zip(self.strengths, self.strengths[1:], strict=False))
         if len(self.strengths) < 2 or self.strengths[0] != 0 or not ascending:
-            raise ValueError(
+            raise InvalidInput(
                 "strengths must be two or more and ascend from 0, such as (0, 4/255, 8/255), "
                 f"got {self.strengths}."
             )
         if self.soup is not None and not 0 <= self.soup <= 1:
-            raise ValueError(f"soup must be a share in [0, 1], got {self.soup}.")
+            raise InvalidInput(f"soup must be a share in [0, 1], got {self.soup}.")
         if not single_network_objective(self.objective, "AFA").attacks:
-            raise ValueError(
+            raise InvalidInput(
                 f"AFA needs an objective with an attack, got {type(self.objective).__name__}: "
                 "without one, branches 1 and up would never be trained on attacked images. Use "
                 "PGDAT, TRADES or MART."
@@ -225,7 +226,7 @@ class BranchTask(nn.Module):
         paths = tuple(range(1, self.network.branches))
         groups = [paths] if objective.per_image_loss else [(path,) for path in paths]
         if self.method.split_batch and processes(generator) > 1:
-            raise ValueError(
+            raise InvalidInput(
                 "split_batch divides the batch of one process, but several share this one. Leave "
                 "it off, or train on one device."
             )
@@ -284,7 +285,7 @@ class BranchTask(nn.Module):
             return [(images, labels)] * paths
         size = len(images) // (paths - 1)
         if size == 0:
-            raise ValueError(
+            raise InvalidInput(
                 f"split_batch divides each batch among {paths - 1} attacked branches, so it "
                 f"needs at least that many images, got {len(images)}. Raise batch_size."
             )

@@ -22,6 +22,7 @@ from equipoise.models.io.external import import_network, is_external
 from equipoise.models.last_linear import find_last_linear
 from equipoise.objectives import AnyObjective
 from equipoise.records.epsilon import Epsilon, Epsilons, format_epsilon
+from equipoise.runtime.errors import InvalidInput
 from equipoise.training.schedule import Schedule
 from equipoise.training.stage import MakeNetwork, Stage
 from equipoise.types import Images, Labels, PerImage, Predict
@@ -89,7 +90,7 @@ class AFS:
     def __post_init__(self) -> None:
         check_strengths(self.norm, *self.budgets, self.merger_epsilon, self.attack.step_size)
         if not self.budgets and not self.extractors:
-            raise ValueError("budgets must name at least one strength, got none.")
+            raise InvalidInput("budgets must name at least one strength, got none.")
         resolved = [
             name if is_external(name) else str(Path(name).resolve()) for name in self.extractors
         ]
@@ -99,14 +100,14 @@ class AFS:
             if resolved.count(path) > 1
         }
         if repeated:
-            raise ValueError(f"extractors must differ, but {', '.join(repeated)} is named twice.")
+            raise InvalidInput(f"extractors must differ, but {', '.join(repeated)} is named twice.")
         if self.merger not in ("trained", "average"):
-            raise ValueError(f"merger must be trained or average, got {self.merger!r}.")
+            raise InvalidInput(f"merger must be trained or average, got {self.merger!r}.")
         if not 0 <= self.alpha <= 1:
-            raise ValueError(f"alpha must be in [0, 1], got {self.alpha}.")
+            raise InvalidInput(f"alpha must be in [0, 1], got {self.alpha}.")
         count = len(self.extractors or self.budgets)
         if self.mask is not None and not re.fullmatch(f"(?=.*1)[01]{{{count}}}", self.mask):
-            raise ValueError(
+            raise InvalidInput(
                 f"mask must have a 1 or 0 for each of the {count} extractors, and at least one 1, "
                 f"got {self.mask!r}."
             )
@@ -255,16 +256,16 @@ def load_extractor(name: str) -> nn.Module:
         >>> load_extractor("network.onnx")  # doctest: +ELLIPSIS
         Traceback (most recent call last):
         ...
-        ValueError: network.onnx cannot be stacked: the layers of an exported network are not ...
+        equipoise...InvalidInput: network.onnx cannot be stacked: the layers of an exported ...
     """
     if name.endswith((".onnx", ".pt2")):
-        raise ValueError(
+        raise InvalidInput(
             f"{name} cannot be stacked: the layers of an exported network are not accessible. Name "
             "the model folder or the function that it was exported from."
         )
     network = import_network(name, {}) if is_external(name) else load(name)
     if isinstance(network, BranchedNetwork):
-        raise ValueError(
+        raise InvalidInput(
             f"{name} cannot be stacked: it is the branched network of AFA's stage I, which needs a "
             "branch to predict through. Stack the whole AFA model."
         )
@@ -290,7 +291,7 @@ def stack_networks(networks: Mapping[str, nn.Module]) -> FeatureStack:
     classes = {name: find_last_linear(network).out_features for name, network in networks.items()}
     if len(set(classes.values())) > 1:
         listed = ", ".join(f"{name} has {count}" for name, count in classes.items())
-        raise ValueError(
+        raise InvalidInput(
             f"all members of a stack must have the same number of classes, but {listed}."
         )
     return FeatureStack(list(networks.values()), next(iter(classes.values())))

@@ -17,6 +17,7 @@ from equipoise.models.film import Start
 from equipoise.models.preference_encoding import PREFERENCES, Encoding, check_code
 from equipoise.objectives import PGDAT, AnyObjective, Batch, single_network_objective
 from equipoise.records.epsilon import Epsilon
+from equipoise.runtime.errors import InvalidInput
 from equipoise.training.schedule import Schedule
 from equipoise.training.stage import MakeNetwork, Stage
 from equipoise.types import Images, Labels, PerImage, Predict
@@ -81,17 +82,17 @@ class OAT:
         check_strengths(self.norm, self.epsilon, self.attack.step_size)
         check_code(self.preferences, self.encoding, self.size)
         if self.preferences[-1] == 0:
-            raise ValueError(f"preferences must have one above 0, got {self.preferences}.")
+            raise InvalidInput(f"preferences must have one above 0, got {self.preferences}.")
         if not 0 <= self.zero_share < 1 or (self.zero_share > 0) != (self.preferences[0] == 0):
-            raise ValueError(
+            raise InvalidInput(
                 "zero_share must be in (0, 1) if 0 is a preference, and 0 if it is not, "
                 f"got {self.zero_share} with preferences {self.preferences}."
             )
         if not self.epsilon > 0:
-            raise ValueError(f"OAT needs an epsilon above 0, got {self.epsilon}.")
+            raise InvalidInput(f"OAT needs an epsilon above 0, got {self.epsilon}.")
         objective = single_network_objective(self.objective, "OAT")
         if not objective.attacks or not objective.per_image_loss:
-            raise ValueError(
+            raise InvalidInput(
                 "OAT needs an objective that runs an attack and treats each image separately, "
                 f"because images differ in preference, got {type(self.objective).__name__}. Use "
                 "PGDAT, TRADES or MART."

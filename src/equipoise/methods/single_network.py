@@ -12,6 +12,7 @@ from equipoise.distributed.shared_generator import randint
 from equipoise.methods.training_attack import TrainingAttack, perturb
 from equipoise.objectives import AnyObjective, Batch, Objective, TwoNetworkObjective
 from equipoise.records.epsilon import Epsilon, Epsilons
+from equipoise.runtime.errors import InvalidInput
 from equipoise.training.schedule import Schedule
 from equipoise.training.stage import MakeNetwork, Stage
 from equipoise.types import Images, Labels, Predict
@@ -65,13 +66,13 @@ class SingleNetwork:
     def __post_init__(self) -> None:
         check_strengths(self.norm, self.epsilon, *self.random_budgets, self.attack.step_size)
         if not re.fullmatch("[a-z0-9_]+", self.stage):
-            raise ValueError(
+            raise InvalidInput(
                 "stage must be lower-case letters, digits and underscores, because it names a "
                 f"folder, got {self.stage!r}."
             )
         attacks = isinstance(self.objective, TwoNetworkObjective) or self.objective.attacks
         if self.random_budgets and not attacks:
-            raise ValueError(
+            raise InvalidInput(
                 f"random_budgets need an objective with an attack, got "
                 f"{type(self.objective).__name__}. Leave them out."
             )

@@ -11,6 +11,7 @@ from equipoise.attacks.goals import Goal
 from equipoise.attacks.threat import THREATS, Norm
 from equipoise.models.attack_mode.context import attack_mode
 from equipoise.records.epsilon import Epsilon
+from equipoise.runtime.errors import InvalidInput
 from equipoise.types import Images
 
 
@@ -54,7 +55,9 @@ class TrainingAttack:
 
     def __post_init__(self) -> None:
         if not 0 <= self.warm_up <= 1:
-            raise ValueError(f"warm_up must be a share of the steps in [0, 1], got {self.warm_up}.")
+            raise InvalidInput(
+                f"warm_up must be a share of the steps in [0, 1], got {self.warm_up}."
+            )
         self.search()  # refuses invalid settings before anything is trained
 
     def search(self, start_noise: float | None = None) -> PGD:

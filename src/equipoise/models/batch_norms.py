@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
 from equipoise.models.last_linear import network_name
+from equipoise.runtime.errors import InvalidInput
 
 BatchNorm = nn.BatchNorm2d | nn.SyncBatchNorm
 """The batch norms that AFA branches and OAT conditions."""
@@ -37,7 +38,7 @@ def check_norms(network: nn.Module, purpose: str) -> None:
     modules = [(name or "its top", module) for name, module in network.named_modules()]
     custom = [f"{type(m).__name__} at {name}" for name, m in modules if _normalises_itself(m)]
     if custom:
-        raise ValueError(
+        raise InvalidInput(
             f"{kind} computes batch norm in code of its own ({_first_names(custom)}), which cannot "
             f"be replaced from outside, so all images would share it. For {method}, use an "
             "nn.BatchNorm2d module there. AFS can stack the network as it is."
@@ -48,7 +49,7 @@ def check_norms(network: nn.Module, purpose: str) -> None:
         if isinstance(m, _BatchNorm) and not isinstance(m, BatchNorm)
     ]
     if others:
-        raise ValueError(
+        raise InvalidInput(
             f"{kind} has batch norms other than nn.BatchNorm2d ({_first_names(others)}), so all "
             f"images would share them. For {method}, use nn.BatchNorm2d on maps of shape (batch, "
             "channel, 1, 1), or no norm there. AFS can stack the network as it is."
@@ -56,7 +57,7 @@ def check_norms(network: nn.Module, purpose: str) -> None:
     if not any(isinstance(module, BatchNorm) for _, module in modules):
         norms = sorted({type(m).__name__ for _, m in modules if "norm" in type(m).__name__.lower()})
         instead = f" (its norms: {', '.join(norms)})" if norms else ""
-        raise ValueError(
+        raise InvalidInput(
             f"{kind} has no nn.BatchNorm2d{instead}, so there is nothing to {purpose} needs batch "
             "norms. AFS can stack any network."
         )

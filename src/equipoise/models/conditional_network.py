@@ -27,6 +27,7 @@ from equipoise.models.preference_encoding import (
     PreferenceCode,
     check_code,
 )
+from equipoise.runtime.errors import InvalidInput
 from equipoise.types import Images, Logits, PerImage
 
 
@@ -64,7 +65,7 @@ class _ConditionalNorm(nn.Module):
         call = self.route.call
         assert call is not None, "a conditional norm was called outside its network"
         if len(call.code) not in (1, features.shape[0]):
-            raise ValueError(
+            raise InvalidInput(
                 f"a norm got {len(features)} rows in a call of {len(call.code)} images; give a "
                 "network that mixes rows one preference for the whole batch."
             )
@@ -150,7 +151,7 @@ class ConditionalNetwork(nn.Module):
             branch = int(self.dual and preference > TOLERANCE)
             return self._run(images, _Call(self.code(preference), branch))
         if preference.shape != images.shape[:1]:
-            raise ValueError(
+            raise InvalidInput(
                 f"preference must be one number or one for each of the {len(images)} images, "
                 f"got a tensor of shape {tuple(preference.shape)}."
             )
@@ -263,7 +264,7 @@ def with_conditioning(
     default = preferences[-1] if default is None and preferences else default
     check_code(preferences, encoding, size, default)
     if start not in get_args(Start):
-        raise ValueError(f"start must be one of {get_args(Start)}, got {start!r}.")
+        raise InvalidInput(f"start must be one of {get_args(Start)}, got {start!r}.")
     check_norms(model, "condition: OAT")
     network, route = copy.deepcopy(model), _Route()
     if without_film is None:
@@ -320,13 +321,13 @@ def _norms_named(network: nn.Module, names: Sequence[str]) -> set[BatchNorm]:
     norms = _norms(network)
     unknown = sorted(set(names) - norms.keys())
     if unknown:
-        raise ValueError(
+        raise InvalidInput(
             f"without_film must name norms of the network, {', '.join(norms) or 'none'}; "
             f"got {', '.join(unknown)}."
         )
     named = {norms[name] for name in names}
     if norms and named >= set(norms.values()):
-        raise ValueError("without_film names every norm, so lambda would reach none; name fewer.")
+        raise InvalidInput("without_film names every norm, so lambda would reach none; name fewer.")
     return named
 
 

@@ -15,6 +15,7 @@ from equipoise.models.last_linear import (
     read_last_linear,
 )
 from equipoise.models.model_config import config_of
+from equipoise.runtime.errors import InvalidInput
 from equipoise.types import Images, Logits
 
 
@@ -74,7 +75,7 @@ class FeatureExtractor(nn.Module):
         """Return the penultimate features."""
         features, output, logits = read_last_linear(self.network, images)
         if output is not logits:
-            raise ValueError(
+            raise InvalidInput(
                 f"{network_name(self.network)} does not end in its last linear layer, so its "
                 "penultimate features are unknown. Name the layer that makes its logits, one of "
                 f"{linear_layer_names(self.network)}, with --network.last-linear or in an "
@@ -113,7 +114,7 @@ class FeatureStack(nn.Module):
     def __init__(self, networks: Sequence[nn.Module], classes: int) -> None:
         super().__init__()
         if not networks:
-            raise ValueError("a stack needs at least one network, got none.")
+            raise InvalidInput("a stack needs at least one network, got none.")
         self.members = nn.ModuleList(
             FeatureExtractor(copy.deepcopy(network)) for network in networks
         )
@@ -141,7 +142,7 @@ class FeatureStack(nn.Module):
         heads = [member.head() for member in self.members if isinstance(member, FeatureExtractor)]
         for number, head in enumerate(heads):
             if head.out_features != self.merger.out_features:
-                raise ValueError(
+                raise InvalidInput(
                     f"member {number} has {head.out_features} classes, not "
                     f"{self.merger.out_features}: their logits have no mean."
                 )

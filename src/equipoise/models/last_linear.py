@@ -5,6 +5,7 @@ from functools import partial
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from equipoise.runtime.errors import InvalidInput
 from equipoise.types import Images, Logits, Predict
 
 
@@ -29,7 +30,7 @@ def find_last_linear(network: nn.Module) -> nn.Linear:
             return check_last_linear(module)
     linears = [module for module in network.modules() if isinstance(module, nn.Linear)]
     if not linears:
-        raise ValueError(
+        raise InvalidInput(
             f"{network_name(network)} has no linear layer, so its penultimate features are "
             "unknown; wrap it so that it ends in nn.Linear."
         )
@@ -50,7 +51,7 @@ def check_last_linear(network: nn.Module) -> nn.Linear:
     name = network.last_linear
     layer = dict(network.named_modules()).get(str(name))
     if not isinstance(layer, nn.Linear):
-        raise ValueError(
+        raise InvalidInput(
             f"last_linear must name a linear layer of {network_name(network)} "
             f"({linear_layer_names(network)}), got {str(name).removeprefix('network.')!r}."
         )
@@ -122,7 +123,7 @@ def read_last_linear(
     finally:
         hook.remove()
     if len(inputs) != 1 or inputs[0].ndim != 2:
-        raise ValueError(
+        raise InvalidInput(
             f"the last linear layer of {network_name(network)} must run once on a batch of "
             f"feature vectors, got {[tuple(features.shape) for features in inputs]}."
         )
@@ -134,7 +135,7 @@ def _network_behind(predict: Predict) -> nn.Module:
     while isinstance(network, partial):
         network = network.func
     if not isinstance(network, nn.Module):
-        raise ValueError(
+        raise InvalidInput(
             "penultimate features need an nn.Module, or a functools.partial of one, got "
             f"{type(network).__name__}, whose layers cannot be read."
         )

@@ -4,6 +4,8 @@ from typing import Any
 
 from torch import nn
 
+from equipoise.runtime.errors import InvalidInput
+
 
 def config_of(network: nn.Module) -> dict[str, Any]:
     """Return a network's configuration.
@@ -13,7 +15,7 @@ def config_of(network: nn.Module) -> dict[str, Any]:
     """
     config = getattr(network, "config", None)
     if not isinstance(config, dict) or "kind" not in config:
-        raise ValueError(
+        raise InvalidInput(
             f"{type(network).__name__} cannot be saved as a model folder: it has no `config` from "
             "which to build it again. Save its state_dict() instead."
         )

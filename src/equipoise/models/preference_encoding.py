@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from equipoise.runtime.errors import InvalidInput
 from equipoise.types import PerImage
 
 Encoding = Literal["none", "onehot", "dct", "random"]
@@ -97,7 +98,7 @@ def check_preference(preference: float) -> None:
         ValueError: If it is outside [0, 1].
     """
     if not 0 <= preference <= 1:
-        raise ValueError(f"preference must be in [0, 1], got {preference:g}.")
+        raise InvalidInput(f"preference must be in [0, 1], got {preference:g}.")
 
 
 def check_code(
@@ -116,22 +117,22 @@ def check_code(
             are too short for the number of preferences, or the default has no code.
     """
     if not preferences or not all(b - a > 2 * TOLERANCE for a, b in pairwise(preferences)):
-        raise ValueError(
+        raise InvalidInput(
             f"preferences must be one or more numbers in ascending order, such as {PREFERENCES}, "
             f"got {tuple(preferences)}."
         )
     for preference in (*preferences, *([] if default is None else [default])):
         check_preference(preference)
     if encoding not in get_args(Encoding):
-        raise ValueError(f"encoding must be one of {get_args(Encoding)}, got {encoding!r}.")
+        raise InvalidInput(f"encoding must be one of {get_args(Encoding)}, got {encoding!r}.")
     if encoding == "none":
         return
     if size < len(preferences):
-        raise ValueError(
+        raise InvalidInput(
             f"size must be at least the number of preferences, {len(preferences)}, got {size}."
         )
     if default is not None and default not in preferences:
-        raise ValueError(
+        raise InvalidInput(
             f"default must be one of the preferences {tuple(preferences)}, got {default}; "
             "encoding 'none' takes any in [0, 1]."
         )

@@ -10,6 +10,7 @@ from equipoise.attacks import goals, losses
 from equipoise.attacks.goals import Goal
 from equipoise.distributed.shared_generator import rand
 from equipoise.objectives.base import Batch
+from equipoise.runtime.errors import InvalidInput
 from equipoise.types import Images, Labels, PerImage, Predict
 
 
@@ -41,7 +42,7 @@ class AVM:
         >>> AVM(stretch=0.0)
         Traceback (most recent call last):
         ...
-        ValueError: stretch must be above 0, got 0.0.
+        equipoise...InvalidInput: stretch must be above 0, got 0.0.
     """
 
     stretch: float = 2.0
@@ -55,9 +56,9 @@ class AVM:
     def __post_init__(self) -> None:
         for name in ("clean_share", "vertex_share"):
             if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}.")
+                raise InvalidInput(f"{name} must be in [0, 1], got {getattr(self, name)}.")
         if not self.stretch > 0:
-            raise ValueError(f"stretch must be above 0, got {self.stretch}.")
+            raise InvalidInput(f"stretch must be above 0, got {self.stretch}.")
 
     def goal(self, predict: Predict, clean: Images, labels: Labels) -> Goal:
         """Return the cross-entropy."""

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from equipoise.attacks.goals import Goal
+from equipoise.runtime.errors import InvalidInput
 from equipoise.types import Images, Labels, PerImage, Predict
 
 
@@ -135,10 +136,10 @@ def single_network_objective(objective: Objective | TwoNetworkObjective, method:
         >>> single_network_objective(LBGAT(), "AFA")  # doctest: +ELLIPSIS
         Traceback (most recent call last):
         ...
-        ValueError: AFA cannot train LBGAT, which trains a companion network: ...
+        equipoise...InvalidInput: AFA cannot train LBGAT, which trains a companion network: ...
     """
     if isinstance(objective, TwoNetworkObjective):
-        raise ValueError(
+        raise InvalidInput(
             f"{method} cannot train {type(objective).__name__}, which trains a companion network: "
             f"the networks that {method} trains share their weights, so it is undefined which of "
             "them the companion belongs to. Use SingleNetwork or AFS, which can train it."

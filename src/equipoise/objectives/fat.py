@@ -8,6 +8,7 @@ from equipoise.objectives.base import Batch
 from equipoise.objectives.mart import MART
 from equipoise.objectives.pgd_at import PGDAT
 from equipoise.objectives.trades import TRADES
+from equipoise.runtime.errors import InvalidInput
 from equipoise.types import Images, Labels, PerImage, Predict
 
 FATBase = PGDAT | TRADES | MART
@@ -50,7 +51,7 @@ class FAT:
 
     def __post_init__(self) -> None:
         if self.tau < 0:
-            raise ValueError(f"tau must be 0 or more steps, got {self.tau}.")
+            raise InvalidInput(f"tau must be 0 or more steps, got {self.tau}.")
 
     @property
     def start_noise(self) -> float | None:

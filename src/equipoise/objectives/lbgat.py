@@ -8,6 +8,7 @@ from torch import nn
 from equipoise.attacks import goals, losses
 from equipoise.attacks.goals import Goal
 from equipoise.objectives.base import Batch, Objective
+from equipoise.runtime.errors import InvalidInput
 from equipoise.types import Images, Labels, PerImage, Predict
 
 
@@ -42,7 +43,7 @@ class LBGAT:
 
     def __post_init__(self) -> None:
         if not self.beta >= 0:
-            raise ValueError(f"beta must be 0 or more, got {self.beta}.")
+            raise InvalidInput(f"beta must be 0 or more, got {self.beta}.")
 
     def make_companion(self, make_network: Callable[[], nn.Module]) -> nn.Module:
         """Make the teacher, a fresh network of the same architecture."""

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from equipoise.attacks import goals, losses
 from equipoise.attacks.goals import Goal
 from equipoise.objectives.base import Batch
+from equipoise.runtime.errors import InvalidInput
 from equipoise.types import Images, Labels, PerImage, Predict
 
 
@@ -54,7 +55,7 @@ class MART:
 
     def __post_init__(self) -> None:
         if not self.beta >= 0:
-            raise ValueError(f"beta must be 0 or more, got {self.beta}.")
+            raise InvalidInput(f"beta must be 0 or more, got {self.beta}.")
 
     def goal(self, predict: Predict, clean: Images, labels: Labels) -> Goal:
         """Return the cross-entropy."""

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from equipoise.attacks import goals, losses
 from equipoise.attacks.goals import Goal
 from equipoise.objectives.base import Batch
+from equipoise.runtime.errors import InvalidInput
 from equipoise.types import Images, Labels, PerImage, Predict
 
 
@@ -31,7 +32,7 @@ class TRADES:
         >>> TRADES(beta=-1.0)
         Traceback (most recent call last):
         ...
-        ValueError: beta must be 0 or more, got -1.0.
+        equipoise...InvalidInput: beta must be 0 or more, got -1.0.
     """
 
     beta: float = 6.0
@@ -42,7 +43,7 @@ class TRADES:
 
     def __post_init__(self) -> None:
         if not self.beta >= 0:
-            raise ValueError(f"beta must be 0 or more, got {self.beta}.")
+            raise InvalidInput(f"beta must be 0 or more, got {self.beta}.")
 
     def goal(self, predict: Predict, clean: Images, labels: Labels) -> Goal:
         """Return the KL divergence from the prediction at the clean images."""

@@ -14,6 +14,7 @@ from equipoise.data import DataSet
 from equipoise.models import PreActResNet, ResNet, WideResNet
 from equipoise.models.io.external import import_network, load_initial_weights
 from equipoise.models.io.trust import import_trusted_function
+from equipoise.runtime.errors import InvalidInput
 from equipoise.training.stage import MakeNetwork
 
 
@@ -84,9 +85,9 @@ def _parse_object(text: str) -> dict[str, Any]:
     try:
         value = json.loads(text)
     except ValueError as error:
-        raise ValueError(f"arguments must be a JSON object, got {text!r} ({error})") from None
+        raise InvalidInput(f"arguments must be a JSON object, got {text!r} ({error})") from None
     if not isinstance(value, dict):
-        raise ValueError(
+        raise InvalidInput(
             f"arguments must be a JSON object such as '{{\"depth\": 3}}', got {text!r}"
         )
     return value
@@ -134,7 +135,7 @@ class ImportedNetwork:
 
     def __post_init__(self) -> None:
         if Path(self.function).suffix in (".pt2", ".onnx") or ":" not in self.function:
-            raise ValueError(
+            raise InvalidInput(
                 "a network to train is written module:function, a function that makes it, got "
                 f"{self.function!r}. torch.export and ONNX files can only be evaluated; "
                 "weights in a .safetensors file are passed with --network.weights."

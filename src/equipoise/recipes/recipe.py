@@ -46,7 +46,7 @@ class Evaluation:
         >>> Evaluation(epsilons=())
         Traceback (most recent call last):
         ...
-        ValueError: epsilons must name at least one, got none.
+        equipoise...InvalidInput: epsilons must name at least one, got none.
     """
 
     epsilons: Epsilons
@@ -60,13 +60,13 @@ class Evaluation:
     def __post_init__(self) -> None:
         check_strengths(self.norm, *self.epsilons)
         if self.images is not None and self.images < 1:
-            raise ValueError(f"images must be 1 or more, got {self.images}.")
+            raise InvalidInput(f"images must be 1 or more, got {self.images}.")
         for field, values in (("epsilons", self.epsilons), ("suites", self.suites)):
             if not values:
-                raise ValueError(f"{field} must name at least one, got none.")
+                raise InvalidInput(f"{field} must name at least one, got none.")
         repeated = {name for name in self.suites if self.suites.count(name) > 1}
         if repeated:
-            raise ValueError(f"suites must differ, but {', '.join(repeated)} is named twice.")
+            raise InvalidInput(f"suites must differ, but {', '.join(repeated)} is named twice.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,7 +178,7 @@ def from_json(content: Any, kind: Any = Recipe) -> Any:
         return _converter().structure(content, kind)
     except Exception as error:  # cattrs raises exception groups
         reasons = "; ".join(cattrs.transform_error(error, format_exception=_reason))
-        raise ValueError(f"not a recipe of this version: {reasons}.") from error
+        raise InvalidInput(f"not a recipe of this version: {reasons}.") from error
 
 
 def _reason(error: BaseException, kind: Any) -> str:
@@ -210,7 +210,7 @@ def _ignoring_removed(kind: type, converter: cattrs.Converter) -> Callable[[Any,
             return structure(content, target)
         for name in removed.keys() & content.keys():
             if content[name] != removed[name]:
-                raise ValueError(
+                raise InvalidInput(
                     f"{kind.__name__} had a field {name} in an earlier version; only its default, "
                     f"{removed[name]}, can still be read, got {content[name]}; use that version"
                 )

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import tyro
 
+from equipoise.runtime.errors import InvalidInput
+
 
 def parse_epsilon(text: str) -> float:
     """Parse an attack strength in pixel units.
@@ -28,7 +30,7 @@ def parse_epsilon(text: str) -> float:
         >>> parse_epsilon("8/256/2")
         Traceback (most recent call last):
         ...
-        ValueError: epsilon must be a number or a fraction such as 8/255, got '8/256/2'.
+        equipoise...InvalidInput: epsilon must be a number or a fraction such as 8/255, got ...
     """
     try:
         numerator, _, denominator = text.partition("/")
@@ -37,11 +39,11 @@ def parse_epsilon(text: str) -> float:
         if not math.isfinite(value):
             raise ValueError
     except (ValueError, ZeroDivisionError, OverflowError):
-        raise ValueError(
+        raise InvalidInput(
             f"epsilon must be a number or a fraction such as 8/255, got {text!r}."
         ) from None
     if value < 0:
-        raise ValueError(f"epsilon must be 0 or more, got {text.strip()}.")
+        raise InvalidInput(f"epsilon must be 0 or more, got {text.strip()}.")
     return value
 
 
@@ -58,12 +60,12 @@ def check_epsilon(value: float) -> float:
         >>> check_epsilon(8)
         Traceback (most recent call last):
         ...
-        ValueError: epsilon must be in [0, 1] pixel units, got 8. For the papers' 8 write 8/255.
+        equipoise...InvalidInput: epsilon must be in [0, 1] pixel units, got 8. For the papers' ...
     """
     if math.isfinite(value) and 0.0 <= value <= 1.0:
         return float(value)
     remedy = f" For the papers' {value:g} write {value:g}/255." if 1 < value <= 255 else ""
-    raise ValueError(f"epsilon must be in [0, 1] pixel units, got {value:g}.{remedy}")
+    raise InvalidInput(f"epsilon must be in [0, 1] pixel units, got {value:g}.{remedy}")
 
 
 def format_epsilon(value: float) -> str:

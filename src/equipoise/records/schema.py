@@ -8,6 +8,8 @@ from typing import Any, NotRequired, TypedDict
 
 import cattrs
 
+from equipoise.runtime.errors import InvalidInput
+
 FORMAT = 1
 
 
@@ -147,12 +149,12 @@ def check_score_card(content: Any) -> None:
         >>> check_score_card({"name": "afa"})
         Traceback (most recent call last):
         ...
-        ValueError: a damaged score card: a field is missing @ score card.classes; ...
+        equipoise...InvalidInput: a damaged score card: a field is missing @ score card.classes; ...
     """
     _check_fields(content, ScoreCard, "score card")
     scores = content["scores"]
     if scores and scores["w1"] is not None and len(scores["w1"]) != len(scores["epsilons"]):
-        raise ValueError("a damaged score card: w1 and epsilons differ in length")
+        raise InvalidInput("a damaged score card: w1 and epsilons differ in length")
 
 
 def check(content: Any) -> None:
@@ -169,11 +171,11 @@ def check(content: Any) -> None:
         >>> check({"format": 2})
         Traceback (most recent call last):
         ...
-        ValueError: not a record of format 1 (got 2)
+        equipoise...InvalidInput: not a record of format 1 (got 2)
     """
     version = content.get("format") if isinstance(content, dict) else type(content).__name__
     if version != FORMAT or isinstance(version, bool):
-        raise ValueError(f"not a record of format {FORMAT} (got {version})")
+        raise InvalidInput(f"not a record of format {FORMAT} (got {version})")
     _check_fields(content, Record, "record")
     levels, images = len(content["epsilons"]), content["images"]
     headline, suites = content["headline"], content["suites"]
@@ -202,7 +204,7 @@ def check(content: Any) -> None:
             lengths[name] = (_length(attack, "broken_at", images), images)
     for name, (length, expected) in lengths.items():
         if length != expected:
-            raise ValueError(f"a damaged record: {name} has {length} entries, not {expected}")
+            raise InvalidInput(f"a damaged record: {name} has {length} entries, not {expected}")
 
 
 def _check_fields(content: Any, kind: type, name: str) -> None:
@@ -210,7 +212,7 @@ def _check_fields(content: Any, kind: type, name: str) -> None:
         _converter().structure(content, kind)
     except Exception as error:  # cattrs raises exception groups
         reasons = cattrs.transform_error(error, path=name, format_exception=_reason)
-        raise ValueError(f"a damaged {name}: {'; '.join(reasons[:3])}") from error
+        raise InvalidInput(f"a damaged {name}: {'; '.join(reasons[:3])}") from error
 
 
 def _length(content: Any, name: str, default: int) -> int:

@@ -2,6 +2,8 @@
 
 import math
 
+from equipoise.runtime.errors import InvalidInput
+
 
 def wilson_interval(hits: int, count: int, z: float = 1.96) -> tuple[float, float]:
     """Wilson score interval of a proportion.
@@ -26,7 +28,7 @@ def wilson_interval(hits: int, count: int, z: float = 1.96) -> tuple[float, floa
         (0.2553, 0.3662)
     """
     if count < 1 or not 0 <= hits <= count:
-        raise ValueError(
+        raise InvalidInput(
             f"hits must be in [0, count] and count must be 1 or more, got {hits} of {count}."
         )
     share, width = hits / count, z * z / count

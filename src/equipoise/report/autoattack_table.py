@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from equipoise.records.epsilon import format_epsilon
+from equipoise.runtime.errors import InvalidInput
 
 
 def autoattack_table(record: Mapping[str, Any]) -> str:
@@ -22,7 +23,7 @@ def autoattack_table(record: Mapping[str, Any]) -> str:
     """
     rows = record.get("models", [])
     if not rows:
-        raise ValueError("the record of against_autoattack.py holds no model; run the script.")
+        raise InvalidInput("the record of against_autoattack.py holds no model; run the script.")
     most_images: dict[tuple[str, int], int] = {}
     for row in rows:
         key = row["model"], row["seed"]

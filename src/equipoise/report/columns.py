@@ -19,6 +19,7 @@ from equipoise.report.table import (
     seeds_sentence,
     wrap_name,
 )
+from equipoise.runtime.errors import InvalidInput
 
 WORST = "worst case"
 HEADS = {
@@ -191,12 +192,12 @@ def _independent(records: Sequence[Record], suite: str) -> bool:
     }
     if not models:
         known = dict.fromkeys(tried["name"] for record in records for tried in record["suites"])
-        raise ValueError(
+        raise InvalidInput(
             f"suite must be one that a record has, got {suite}; these records have "
             f"{', '.join(known)}. Choose one of them, or evaluate with that suite."
         )
     if len(models) > 1:
-        raise ValueError(
+        raise InvalidInput(
             f"records of one table of attacks must agree in independent: suite {suite} is "
             f"independent for {models[True]} and not for {models[False]}; evaluate both in the "
             "same way."

@@ -7,6 +7,7 @@ from statistics import mean, stdev
 from typing import Literal
 
 from equipoise.report.table import Record, check_comparable
+from equipoise.runtime.errors import InvalidInput
 
 Verdict = Literal["better", "worse", "no significant difference"]
 TRADE_OFF = "trade-off"
@@ -108,14 +109,14 @@ def compare_models(records: Sequence[Record]) -> list[Comparison]:
         by_seed = by_model.setdefault(record["model"], {})
         seed = record.get("training_seed")
         if seed in by_seed:
-            raise ValueError(
+            raise InvalidInput(
                 f"a comparison takes one record for each model and training seed, got two of "
                 f"{record['model']} with seed {seed}; leave one out."
             )
         by_seed[seed] = record
     baseline, *others = by_model
     if not others:
-        raise ValueError(
+        raise InvalidInput(
             f"a comparison needs records of at least two models, got only {baseline}; "
             "also name a record of another model."
         )
@@ -141,14 +142,14 @@ def broken_at(record: Record) -> list[int]:
     levels: list[int] | None = record.get("broken_at")
     if levels is None:
         if not all("broken_at" in suite for suite in record["suites"]):
-            raise ValueError(
+            raise InvalidInput(
                 f"the record of {record['model']} does not say at which strength each image was "
                 "broken; evaluate the model again."
             )
         columns = zip(*(suite["broken_at"] for suite in record["suites"]), strict=True)
         levels = [min((level for level in column if level >= 0), default=-1) for column in columns]
     if len(levels) != record["images"]:
-        raise ValueError(
+        raise InvalidInput(
             f"broken_at must hold one number for each image, got {len(levels)} for "
             f"{record['images']} images of {record['model']}; evaluate the model again."
         )
@@ -184,7 +185,9 @@ def paired_interval(differences: Sequence[float], z: float = 1.96) -> tuple[floa
         0.0116 to 0.0680
     """
     if not differences or not all(-1 <= value <= 1 for value in differences):
-        raise ValueError("differences must be one or more numbers in [-1, 1], one for each image.")
+        raise InvalidInput(
+            "differences must be one or more numbers in [-1, 1], one for each image."
+        )
     count = len(differences) + 2
     total = math.fsum(differences)
     squares = math.fsum(value * value for value in differences) + 1
@@ -216,7 +219,7 @@ def mcnemar(wins: int, losses: int) -> float:
         0.03125
     """
     if min(wins, losses) < 0:
-        raise ValueError(f"wins and losses must be 0 or more, got {wins} and {losses}.")
+        raise InvalidInput(f"wins and losses must be 0 or more, got {wins} and {losses}.")
     count = wins + losses
     tail = ways = 1
     for hits in range(min(wins, losses)):
@@ -238,7 +241,7 @@ def _compare(baseline: dict[int | None, Record], model: dict[int | None, Record]
         seeds = [(next(iter(model)), next(iter(baseline)))]
     names = [next(iter(records.values()))["model"] for records in (baseline, model)]
     if not seeds:
-        raise ValueError(
+        raise InvalidInput(
             f"models with several seeds must share one: {names[0]} has {seed_list(baseline)}, "
             f"{names[1]} has {seed_list(model)}; train one of them with a seed of the other."
         )

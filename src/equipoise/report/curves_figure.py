@@ -7,6 +7,7 @@ from equipoise.report.extras import report_extra
 from equipoise.report.papers.entry import FORMATS
 from equipoise.report.papers.measurements import Drawing, Result
 from equipoise.report.table import Record, fullest
+from equipoise.runtime.errors import InvalidInput
 from equipoise.runtime.files import write_bytes
 
 ENDINGS = tuple(f".{kind}" for kind in FORMATS)
@@ -34,12 +35,12 @@ def write_curves(records: Sequence[Record], file: Path) -> None:
         True
     """
     if file.suffix not in ENDINGS:
-        raise ValueError(f"a figure file must end in {', '.join(ENDINGS)}, got {file}.")
+        raise InvalidInput(f"a figure file must end in {', '.join(ENDINGS)}, got {file}.")
     if not records:
-        raise ValueError("a figure needs at least one record, got none; name record files.")
+        raise InvalidInput("a figure needs at least one record, got none; name record files.")
     shown = fullest(records)
     if len({tuple(record["epsilons"]) for record in shown}) > 1:
-        raise ValueError(
+        raise InvalidInput(
             "curves share an axis, so records must agree in strengths; draw each set of strengths "
             "in its own figure."
         )

@@ -9,7 +9,7 @@ from equipoise.report.autoattack_table import autoattack_table
 from equipoise.report.columns import markdown_columns
 from equipoise.report.speed_table import speed_table
 from equipoise.report.table import Record, markdown_table, ranked
-from equipoise.runtime.errors import RunError
+from equipoise.runtime.errors import InvalidInput, RunError
 from equipoise.runtime.files import read_json, write_bytes
 
 
@@ -63,7 +63,7 @@ def fill_markers(path: Path) -> bool:
 def _headline(folder: Path, source: str) -> str:
     name, *options = source.split()
     if unknown := set(options) - {"ranked", "short"}:
-        raise ValueError(
+        raise InvalidInput(
             f"options of a records marker are ranked and short, got {' '.join(sorted(unknown))}; "
             "correct the marker."
         )

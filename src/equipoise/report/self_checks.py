@@ -9,6 +9,7 @@ from rich.padding import Padding
 from rich.text import Text
 
 from equipoise.report.table import Record
+from equipoise.runtime.errors import InvalidInput
 
 VERDICTS = ("pass", "warn", "fail")
 _STYLES = {"warn": "yellow", "fail": "red"}
@@ -118,7 +119,7 @@ def checks_of(record: Record) -> list[Record]:
     checks: list[Record] = record.get("self_checks") or []
     for check in checks:
         if check["verdict"] not in VERDICTS:
-            raise ValueError(
+            raise InvalidInput(
                 f"the verdict of a check must be one of {', '.join(VERDICTS)}, got "
                 f"{check['verdict']!r} for {check['name']} of {record['model']}; "
                 "evaluate the model again."

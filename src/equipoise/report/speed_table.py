@@ -3,6 +3,8 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from equipoise.runtime.errors import InvalidInput
+
 Record = dict[str, Any]
 
 
@@ -23,13 +25,15 @@ def speed_table(
         ValueError: If there is no record, or one holds no comparison.
     """
     if not records:
-        raise ValueError("a speed table needs at least one benchmark record, got none; name some.")
+        raise InvalidInput(
+            "a speed table needs at least one benchmark record, got none; name some."
+        )
     lines = ["| what | ours | against | seconds | ratio |", "|---|---|---|---:|---|"]
     ceilings = []
     for record, chosen in zip(records, rows or [None] * len(records), strict=True):
         parts = list(_parts(record))
         if not parts:
-            raise ValueError(
+            raise InvalidInput(
                 f"a benchmark record must hold a comparison, got none in "
                 f"{record.get('benchmark')}; run the benchmark again."
             )

@@ -10,6 +10,7 @@ from rich import box
 from rich.table import Table
 
 from equipoise.records.statistics import wilson_interval
+from equipoise.runtime.errors import InvalidInput
 
 Record = dict[str, Any]
 WIDTH = 80
@@ -72,7 +73,7 @@ def fullest(records: Sequence[Record]) -> list[Record]:
         key = (record["model"], number if seed is None else seed)
         digest = record.get("weights_sha256")
         if digest is not None and weights.setdefault(key, digest) != digest:
-            raise ValueError(
+            raise InvalidInput(
                 f"a model name and training seed must stand for one set of weights, got two for "
                 f"{record['model']}, seed {seed}; leave one out, or train it under another --name."
             )
@@ -114,7 +115,7 @@ def check_comparable(records: Sequence[Record], kind: str) -> None:
         ValueError: If there is no record, or two differ in one of ``MUST_AGREE``.
     """
     if not records:
-        raise ValueError(f"a {kind} needs at least one record, got none; name record files.")
+        raise InvalidInput(f"a {kind} needs at least one record, got none; name record files.")
     first = records[0]
     for record in records:
         for key in MUST_AGREE:
@@ -125,7 +126,7 @@ def check_comparable(records: Sequence[Record], kind: str) -> None:
                 remedy = f"evaluate both in the same way, or make one {kind} for each"
                 if first["model"] == record["model"]:
                     remedy = "it was evaluated in several ways: name one record file, not a folder"
-                raise ValueError(
+                raise InvalidInput(
                     f"records of one {kind} must agree in {key}: {first['model']} has {expected}, "
                     f"{record['model']} has {actual}; {remedy}."
                 )

@@ -15,7 +15,7 @@ from equipoise.objectives import PGDAT, TRADES, Standard
 from equipoise.recipes import RECIPES, Evaluation, Recipe, to_json
 from equipoise.records.files import read_record
 from equipoise.report.papers import Entry, Scale, recipes_of
-from equipoise.runtime.errors import RunError
+from equipoise.runtime.errors import InvalidInput, RunError
 from equipoise.runtime.files import PART, read_json, write_json
 from equipoise.runtime.run_folder import RunFolder
 from equipoise.training import is_done
@@ -148,7 +148,7 @@ def plan_models(
             surrogate_of.setdefault(extractor, None)
     missing = [name for name in surrogate_of if name not in RECIPES]
     if missing:
-        raise ValueError(
+        raise InvalidInput(
             f"scale {scale.name} has no recipe {', '.join(missing)} yet; leave out the entries "
             "that need it, or choose another --scale."
         )

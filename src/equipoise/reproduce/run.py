@@ -46,6 +46,7 @@ from equipoise.reproduce.plan import (
     plan_models,
     stage_sources,
 )
+from equipoise.runtime.errors import InvalidInput
 from equipoise.runtime.reporter import NullReporter, Reporter
 from equipoise.workflows.evaluate import evaluate
 from equipoise.workflows.train import train
@@ -112,7 +113,7 @@ def reproduce(
     """
     entries: Sequence[Entry] = find_entries(names)
     if not seeds:
-        raise ValueError("seeds must hold at least one seed, got none.")
+        raise InvalidInput("seeds must hold at least one seed, got none.")
     folder = out / scale.name
     models, surrogates = plan_models(entries, scale, seeds, folder, data)
     for model in models.values():

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from equipoise.data import Augmentation
+from equipoise.runtime.errors import InvalidInput
 
 Averaging = Literal["none", "ema", "swa"]
 _DEFAULT_STARTS: dict[str, float] = {"none": 0.0, "ema": 0.025, "swa": 0.75}
@@ -82,20 +83,20 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         for name in ("batch_size", "validation_steps", "validate_every"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be 1 or more, got {getattr(self, name)}.")
+                raise InvalidInput(f"{name} must be 1 or more, got {getattr(self, name)}.")
         if self.averaging not in get_args(Averaging):
-            raise ValueError(f"averaging must be none, ema or swa, got {self.averaging!r}.")
+            raise InvalidInput(f"averaging must be none, ema or swa, got {self.averaging!r}.")
         for name in ("averaging_decay", "averaging_start", "awp_start"):
             share = getattr(self, name)
             if share is not None and not 0 <= share < 1:
-                raise ValueError(f"{name} must be in [0, 1), got {share}.")
+                raise InvalidInput(f"{name} must be in [0, 1), got {share}.")
         if not 0 < self.extra_share < 1:
-            raise ValueError(
+            raise InvalidInput(
                 f"extra_share must be between 0 and 1, got {self.extra_share}. To train without "
                 "extra images, leave extra out."
             )
         if not (self.awp_gamma >= 0 and math.isfinite(self.awp_gamma)):
-            raise ValueError(f"awp_gamma must be 0 or more, got {self.awp_gamma}.")
+            raise InvalidInput(f"awp_gamma must be 0 or more, got {self.awp_gamma}.")
 
     @property
     def averages_from(self) -> float:

@@ -7,6 +7,8 @@ from typing import Literal
 import torch
 from torch import nn
 
+from equipoise.runtime.errors import InvalidInput
+
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
@@ -48,13 +50,13 @@ class Schedule:
 
     def __post_init__(self) -> None:
         if self.epochs < 1:
-            raise ValueError(f"epochs must be 1 or more, got {self.epochs}.")
+            raise InvalidInput(f"epochs must be 1 or more, got {self.epochs}.")
         if self.optimiser not in ("sgd", "adamw"):
-            raise ValueError(f"optimiser must be sgd or adamw, got {self.optimiser!r}.")
+            raise InvalidInput(f"optimiser must be sgd or adamw, got {self.optimiser!r}.")
         if self.shape not in ("piecewise", "cosine", "one_cycle"):
-            raise ValueError(f"shape must be piecewise, cosine or one_cycle, got {self.shape!r}.")
+            raise InvalidInput(f"shape must be piecewise, cosine or one_cycle, got {self.shape!r}.")
         if not self.learning_rate > 0:
-            raise ValueError(f"learning_rate must be above 0, got {self.learning_rate}.")
+            raise InvalidInput(f"learning_rate must be above 0, got {self.learning_rate}.")
 
     def rate(self, progress: float) -> float:
         """Compute the learning rate.

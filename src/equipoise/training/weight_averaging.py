@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import get_ema_multi_avg_fn, get_swa_multi_avg_fn
 
+from equipoise.runtime.errors import InvalidInput
 from equipoise.training.config import TrainingConfig
 
 _RUNNING_STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
@@ -123,7 +124,7 @@ class WeightAverage:
         """
         if ("averaged" in tensors) != (self.config.averaging != "none"):
             made = "with" if "averaged" in tensors else "without"
-            raise ValueError(
+            raise InvalidInput(
                 f"was made {made} averaging, but averaging is {self.config.averaging!r} now"
             )
         self.count = int(tensors.get("averaged", torch.tensor(0)))

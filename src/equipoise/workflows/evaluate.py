@@ -26,7 +26,7 @@ from equipoise.evaluation.robustness_profile import Order
 from equipoise.evaluation.self_checks import self_checks
 from equipoise.models.io.trust import Trusted
 from equipoise.recipes import Evaluation, from_json
-from equipoise.runtime.errors import RunError
+from equipoise.runtime.errors import InvalidInput, RunError
 from equipoise.runtime.files import read_json, write_json
 from equipoise.runtime.reporter import NullReporter, Reporter
 from equipoise.runtime.run_folder import RunFolder
@@ -95,7 +95,7 @@ def evaluate(
     reporter = reporter or NullReporter()
     for what, number in (("batch_size", batch_size), ("workers", workers)):
         if number < 1:
-            raise ValueError(f"{what} must be 1 or more, got {number}.")
+            raise InvalidInput(f"{what} must be 1 or more, got {number}.")
     loaded = resolve_model(str(model), logits, preference, trust)
     evaluation = resolve_evaluation(str(model), loaded.card, evaluation, changes or {})
     images = resolve_data(loaded.card, evaluation, dataset, data)

@@ -13,6 +13,7 @@ from equipoise.models.afa.weight_generator import WeightGenerator
 from equipoise.models.batch_norms import BatchNorm, replace_modules
 from equipoise.models.call_state import CallState
 from equipoise.models.model_config import config_of
+from equipoise.runtime.errors import InvalidInput
 from equipoise.types import Images, Logits, PerImage
 
 Placement = Literal["input", "stem", "per_norm"]
@@ -167,7 +168,7 @@ class AdaptiveNetwork(nn.Module):
             return logits, self.ceiling * torch.sigmoid(gate)
         given = torch.as_tensor(weight, dtype=torch.float32, device=images.device)
         if given.ndim and given.shape != (len(images),):
-            raise ValueError(
+            raise InvalidInput(
                 f"weight must be one number or one for each of the {len(images)} images, got "
                 f"shape {tuple(given.shape)}."
             )
@@ -292,7 +293,7 @@ def first_convolution(network: nn.Module) -> nn.Conv2d:
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             return module
-    raise ValueError(
+    raise InvalidInput(
         f"{type(network).__name__} has no nn.Conv2d, so a weight generator cannot be fitted to it."
     )
 
@@ -313,9 +314,9 @@ def _with_generator(
         ("each", each, WeightGranularity),
     ):
         if value not in get_args(known):
-            raise ValueError(f"{name} must be one of {get_args(known)}, got {value!r}.")
+            raise InvalidInput(f"{name} must be one of {get_args(known)}, got {value!r}.")
     if not 0 < ceiling <= 1:
-        raise ValueError(f"ceiling must be in (0, 1], got {ceiling}.")
+        raise InvalidInput(f"ceiling must be in (0, 1], got {ceiling}.")
     state, stem, total = _FusingState(ceiling), first_convolution(network), 0
 
     def fused_site(module: nn.Module) -> _FusedSite:

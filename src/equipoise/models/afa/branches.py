@@ -11,6 +11,7 @@ from equipoise.distributed.sync_batch_norm import reduces
 from equipoise.models.batch_norms import BatchNorm, check_norms, replace_modules
 from equipoise.models.call_state import CallState
 from equipoise.models.model_config import config_of
+from equipoise.runtime.errors import InvalidInput
 from equipoise.types import Images, Logits
 
 Branch = int | tuple[int, ...]
@@ -57,11 +58,11 @@ class MultiBatchNorm2d(nn.Module):
     def __init__(self, like: BatchNorm, branches: int, separate: Separate = "both") -> None:
         super().__init__()
         if branches < 1:
-            raise ValueError(f"branches must be 1 or more, got {branches}.")
+            raise InvalidInput(f"branches must be 1 or more, got {branches}.")
         if separate not in get_args(Separate):
-            raise ValueError(f"separate must be one of {get_args(Separate)}, got {separate!r}.")
+            raise InvalidInput(f"separate must be one of {get_args(Separate)}, got {separate!r}.")
         if separate != "both" and not like.affine:
-            raise ValueError(
+            raise InvalidInput(
                 f"separate={separate!r} needs norms with an affine map; use separate='both'."
             )
         self.branches, self.separate = branches, separate
@@ -78,7 +79,7 @@ class MultiBatchNorm2d(nn.Module):
     ) -> Float[Tensor, "batch channel height width"]:
         """Normalise through one branch, or each of several equal groups through its own."""
         if features.ndim != 4:  # nn.SyncBatchNorm takes other shapes
-            raise ValueError(
+            raise InvalidInput(
                 "a branched batch norm takes maps of shape (batch, channel, height, width), got "
                 f"shape {tuple(features.shape)}."
             )
@@ -87,7 +88,7 @@ class MultiBatchNorm2d(nn.Module):
         route = (branch,) if isinstance(branch, int) else branch
         batch = features.shape[0]  # len() would be a constant in an exported file
         if not route or batch % len(route):
-            raise ValueError(
+            raise InvalidInput(
                 f"a batch of {batch} does not split into {len(route)} equal groups, "
                 f"one for each branch in {branch}."
             )
@@ -283,7 +284,7 @@ def model_soup(branched: BranchedNetwork, weight: float) -> nn.Module:
         'WideResNet'
     """
     if not 0 <= weight <= 1:
-        raise ValueError(f"weight must be a share in [0, 1], got {weight}.")
+        raise InvalidInput(f"weight must be a share in [0, 1], got {weight}.")
     network = copy.deepcopy(branched.network)
 
     def interpolate(routed: RoutedNorm) -> nn.Module:

@@ -9,6 +9,7 @@ from torch.nn import functional
 
 from equipoise.models.afa.branches import MultiBatchNorm2d
 from equipoise.models.batch_norms import BatchNorm, scale_and_shift
+from equipoise.runtime.errors import InvalidInput
 
 
 class FusedBatchNorm2d(nn.Module):
@@ -54,7 +55,7 @@ class FusedBatchNorm2d(nn.Module):
         """
         pair: list[Any] = [norms.norm_copy(first), norms.norm_copy(last)]
         if type(pair[0]) not in get_args(BatchNorm) or pair[0].running_var is None:
-            raise ValueError(
+            raise InvalidInput(
                 f"{type(pair[0]).__name__} cannot be fused: only a plain nn.BatchNorm2d "
                 "with running statistics is one affine map."
             )

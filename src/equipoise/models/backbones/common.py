@@ -6,6 +6,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from equipoise.runtime.errors import InvalidInput
 from equipoise.types import Images
 
 Activation = Literal["relu", "silu"]
@@ -37,7 +38,7 @@ class Normalise(nn.Module):
     def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
         if len(mean) != len(std) or min(std, default=0.0) <= 0:
-            raise ValueError(
+            raise InvalidInput(
                 "mean and std must have one number for each channel, std above 0, "
                 f"got {list(mean)} and {list(std)}."
             )
@@ -74,11 +75,11 @@ def shared_settings(
         ValueError: If a number is out of range or the activation is unknown.
     """
     if classes < 2 or channels < 1:
-        raise ValueError(
+        raise InvalidInput(
             f"channels must be 1 or more and classes 2 or more, got {channels} and {classes}."
         )
     if activation not in ACTIVATIONS:
-        raise ValueError(f"activation must be one of {list(ACTIVATIONS)}, got {activation!r}.")
+        raise InvalidInput(f"activation must be one of {list(ACTIVATIONS)}, got {activation!r}.")
     settings: dict[str, Any] = {
         "classes": classes,
         "channels": channels,
@@ -87,7 +88,7 @@ def shared_settings(
         "activation": activation,
     }
     if len(settings["mean"]) != channels or len(settings["std"]) != channels:
-        raise ValueError(
+        raise InvalidInput(
             f"mean and std must have one number for each channel ({channels}), got "
             f"{settings['mean']} and {settings['std']}."
         )
@@ -101,7 +102,7 @@ def check_images(images: Images, channels: int) -> None:
         ValueError: If they have another number of channels or are smaller than 8x8.
     """
     if images.shape[1] != channels or min(images.shape[2:]) < 8:
-        raise ValueError(
+        raise InvalidInput(
             f"images must have {channels} channels and at least 8x8 pixels, got shape "
             f"{tuple(images.shape)}; convert the images or build the network with "
             f"channels={images.shape[1]}."

@@ -16,6 +16,7 @@ from equipoise.models.backbones.common import (
     make_stages,
     shared_settings,
 )
+from equipoise.runtime.errors import InvalidInput
 from equipoise.types import Images, Logits
 
 Shortcut = Literal["activated", "raw"]
@@ -117,11 +118,11 @@ class PreActResNet(nn.Module):
     ) -> None:
         super().__init__()
         if depth not in DEPTHS:
-            raise ValueError(f"depth must be 18 or 34, got {depth}.")
+            raise InvalidInput(f"depth must be 18 or 34, got {depth}.")
         if shortcut not in get_args(Shortcut):
-            raise ValueError(f"shortcut must be one of {get_args(Shortcut)}, got {shortcut!r}.")
+            raise InvalidInput(f"shortcut must be one of {get_args(Shortcut)}, got {shortcut!r}.")
         if width < 1:
-            raise ValueError(f"width must be 1 or more, got {width}.")
+            raise InvalidInput(f"width must be 1 or more, got {width}.")
         settings = shared_settings(classes, channels, mean, std, activation)
         self.config: dict[str, Any] = {
             "kind": "preact_resnet",

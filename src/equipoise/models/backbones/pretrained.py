@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from equipoise.models.model_config import config_of
-from equipoise.runtime.errors import RunError
+from equipoise.runtime.errors import InvalidInput, RunError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,7 +153,7 @@ def load_pretrained(network: nn.Module, weights: Path | str | Mapping[str, Tenso
     layout = _layout_of(config["kind"], given)
     for setting, required in layout.required.items():
         if config[setting] != required:
-            raise ValueError(
+            raise InvalidInput(
                 f"these weights belong to a network with {setting}={required!r}, got "
                 f"{setting}={config[setting]!r}; build it with the former."
             )
@@ -161,7 +161,7 @@ def load_pretrained(network: nn.Module, weights: Path | str | Mapping[str, Tenso
     state = network.state_dict()
     for name in ("normalise.mean", "normalise.std"):
         if name in translated and not torch.allclose(translated[name].to(state[name]), state[name]):
-            raise ValueError(
+            raise InvalidInput(
                 f"the weights were trained with {name} {translated[name].flatten().tolist()}, got "
                 f"{state[name].flatten().tolist()}; build the network with the former."
             )
@@ -172,14 +172,14 @@ def load_pretrained(network: nn.Module, weights: Path | str | Mapping[str, Tenso
 def _layout_of(kind: str, given: Mapping[str, Tensor]) -> _Layout:
     """The layout of a state dict."""
     if kind not in LAYOUTS:
-        raise ValueError(
+        raise InvalidInput(
             f"published weights can be loaded into {', '.join(LAYOUTS)}, got a network of kind "
             f"{kind}."
         )
     for layout in LAYOUTS[kind]:
         if layout.marker in given:
             return layout
-    raise ValueError(
+    raise InvalidInput(
         f"the weights are not in a known layout of a {kind}: they must hold one of "
         f"{', '.join(layout.marker for layout in LAYOUTS[kind])}, got {_first_names(list(given))}."
     )
@@ -207,7 +207,7 @@ def _translate(
     }
     if any(problems.values()):
         details = [f"{kind}: {_first_names(names)}" for kind, names in problems.items() if names]
-        raise ValueError(
+        raise InvalidInput(
             f"the weights do not fit this {type(network).__name__}: {'; '.join(details)}. Build "
             "the network with the depth, width, classes and settings of the project they come from."
         )

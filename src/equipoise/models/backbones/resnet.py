@@ -16,6 +16,7 @@ from equipoise.models.backbones.common import (
     make_stages,
     shared_settings,
 )
+from equipoise.runtime.errors import InvalidInput
 from equipoise.types import Images, Logits
 
 Stem = Literal["small", "imagenet"]
@@ -123,11 +124,11 @@ class ResNet(nn.Module):
     ) -> None:
         super().__init__()
         if depth not in DEPTHS:
-            raise ValueError(f"depth must be one of {list(DEPTHS)}, got {depth}.")
+            raise InvalidInput(f"depth must be one of {list(DEPTHS)}, got {depth}.")
         if stem not in get_args(Stem):
-            raise ValueError(f"stem must be one of {get_args(Stem)}, got {stem!r}.")
+            raise InvalidInput(f"stem must be one of {get_args(Stem)}, got {stem!r}.")
         if width < 1:
-            raise ValueError(f"width must be 1 or more, got {width}.")
+            raise InvalidInput(f"width must be 1 or more, got {width}.")
         settings = shared_settings(classes, channels, mean, std, activation)
         self.config: dict[str, Any] = {
             "kind": "resnet",

@@ -16,6 +16,7 @@ from equipoise.models.backbones.common import (
     make_stages,
     shared_settings,
 )
+from equipoise.runtime.errors import InvalidInput
 from equipoise.types import Images, Logits
 
 Padding = Literal["both_sides", "one_side"]
@@ -113,11 +114,11 @@ class WideResNet(nn.Module):
     ) -> None:
         super().__init__()
         if depth < 10 or (depth - 4) % 6:
-            raise ValueError(f"depth must be 6 n + 4 (10, 16, 22, 28, ...), got {depth}.")
+            raise InvalidInput(f"depth must be 6 n + 4 (10, 16, 22, 28, ...), got {depth}.")
         if width < 1:
-            raise ValueError(f"width must be 1 or more, got {width}.")
+            raise InvalidInput(f"width must be 1 or more, got {width}.")
         if padding not in get_args(Padding):
-            raise ValueError(f"padding must be one of {get_args(Padding)}, got {padding!r}.")
+            raise InvalidInput(f"padding must be one of {get_args(Padding)}, got {padding!r}.")
         settings = shared_settings(classes, channels, mean, std, activation)
         self.config: dict[str, Any] = {
             "kind": "wide_resnet",

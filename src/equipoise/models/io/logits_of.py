@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from equipoise.models.last_linear import check_last_linear
+from equipoise.runtime.errors import InvalidInput
 from equipoise.types import Images, Logits
 
 BINARY = "binary"
@@ -68,13 +69,13 @@ class LogitsOf(nn.Module):
         if self.select is not None and not isinstance(output, Tensor):
             output = self._part(output)
         if not isinstance(output, Tensor):
-            raise ValueError(
+            raise InvalidInput(
                 f"the model must return logits, got {_described(output)}; say which part of it "
                 "holds them with --logits."
             )
         if output.ndim == 1 or (output.ndim == 2 and output.shape[1] == 1):
             if self.select != BINARY:
-                raise ValueError(
+                raise InvalidInput(
                     f"the model must return logits of shape (batch, classes), got one number per "
                     f"image (shape {tuple(output.shape)}); if it is the logit of class 1, pass "
                     "--logits binary."
@@ -82,7 +83,7 @@ class LogitsOf(nn.Module):
             single = output.flatten()
             return torch.stack([torch.zeros_like(single), single], dim=1)
         if output.ndim != 2:
-            raise ValueError(
+            raise InvalidInput(
                 f"the model must return logits of shape (batch, classes), got shape "
                 f"{tuple(output.shape)}."
             )
@@ -98,7 +99,9 @@ class LogitsOf(nn.Module):
             getattr(output, select, None), Tensor
         ):
             return getattr(output, select)
-        raise ValueError(f"the model's output has no part {select!r}: it is {_described(output)}.")
+        raise InvalidInput(
+            f"the model's output has no part {select!r}: it is {_described(output)}."
+        )
 
 
 def _described(output: Any) -> str:

@@ -32,7 +32,7 @@ from equipoise.models.io.trust import Trusted, trusting
 from equipoise.models.io.validate_card import check_card
 from equipoise.models.model_config import config_of
 from equipoise.records.redaction import functions_named
-from equipoise.runtime.errors import RunError
+from equipoise.runtime.errors import InvalidInput, RunError
 from equipoise.runtime.files import read_json, write_bytes
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
@@ -170,11 +170,11 @@ def build(config: dict[str, Any]) -> nn.Module:
         TypeError: If a setting is unknown or missing.
     """
     if not isinstance(config, dict):
-        raise ValueError(f"a model configuration must be an object, got {type(config).__name__}")
+        raise InvalidInput(f"a model configuration must be an object, got {type(config).__name__}")
     settings = {name: value for name, value in config.items() if name != "kind"}
     kind = config.get("kind")
     if kind not in KINDS:
-        raise ValueError(f"kind must be one of {sorted(KINDS)}, got {kind!r}")
+        raise InvalidInput(f"kind must be one of {sorted(KINDS)}, got {kind!r}")
     return KINDS[kind](**settings)
 
 
@@ -266,9 +266,9 @@ def _check_sizes(config: Any, tensors: int) -> None:
     config = _without_arguments(config)
     for number in _whole_numbers(config):
         if abs(number) > MAX_NUMBER:
-            raise ValueError(f"its numbers must be at most {MAX_NUMBER}, got {str(number)[:20]}")
+            raise InvalidInput(f"its numbers must be at most {MAX_NUMBER}, got {str(number)[:20]}")
     if _layers(config) > tensors:
-        raise ValueError(
+        raise InvalidInput(
             f"its layers must be at most the tensors of the weights, {tensors}, got "
             f"{_layers(config)}"
         )

@@ -7,6 +7,7 @@ from types import MappingProxyType
 from equipoise.report.papers.afa import AFA_ENTRIES
 from equipoise.report.papers.afs import AFS_ENTRIES
 from equipoise.report.papers.entry import Entry
+from equipoise.runtime.errors import InvalidInput
 
 ENTRIES: Mapping[str, Entry] = MappingProxyType(
     {entry.name: entry for entry in (*AFA_ENTRIES, *AFS_ENTRIES)}
@@ -31,7 +32,7 @@ def find_entries(names: Sequence[str]) -> list[Entry]:
         ['AFA Table 1', 'AFS Fig. 4(b)']
     """
     if not names:
-        raise ValueError(
+        raise InvalidInput(
             "reproduce needs at least one table or figure, got none; `equipoise reproduce list` "
             "lists them."
         )
@@ -44,6 +45,6 @@ def find_entries(names: Sequence[str]) -> list[Entry]:
                 if near
                 else "`equipoise reproduce list` lists them."
             )
-            raise ValueError(f"there is no table or figure {name!r}. {hint}")
+            raise InvalidInput(f"there is no table or figure {name!r}. {hint}")
         entries |= ENTRIES if name == "all" else {name: ENTRIES[name]}
     return list(entries.values())

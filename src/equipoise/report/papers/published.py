@@ -5,6 +5,8 @@ import json
 from importlib import resources
 from typing import Any
 
+from equipoise.runtime.errors import InvalidInput
+
 
 @functools.cache
 def published_tables() -> list[dict[str, Any]]:
@@ -34,7 +36,7 @@ def published_table(source: str, data: str) -> dict[str, Any]:
     for table in published_tables():
         if (table["source"], table["data"]) == (source, data):
             return table
-    raise ValueError(f"there are no published values of {source!r} on {data}.")
+    raise InvalidInput(f"there are no published values of {source!r} on {data}.")
 
 
 def published_row(source: str, data: str, model: str) -> dict[str, float]:
