@@ -479,4 +479,4 @@ def test_an_independent_suite_prints_a_table_of_its_attacks(suite, trained, caps
         suites, "Square", lambda queries: replace(Square(queries=queries), queries=2)
     )
     run("evaluate", trained, "--suite", suite, "--images", 4)
-    assert f'diagnostics, suite "{suite}"' in output(capsys)
+    assert f'diagnostics of suite "{suite}": each attack alone' in output(capsys)

@@ -138,7 +138,7 @@ def test_no_entry_is_written_without_a_record(folder, tmp_path):
 
 @pytest.mark.parametrize(
     ("model", "message"),
-    [("nowhere", "is not a model folder"), ("hf://owner/name", "is on the hub")],
+    [("nowhere", "is not a model folder"), ("hf://owner/name", "for a local folder, got hf:")],
 )
 def test_a_card_is_written_only_for_local_model_folders(model, message):
     with pytest.raises(ModelFolderError, match=message):

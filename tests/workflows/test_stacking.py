@@ -132,7 +132,7 @@ def test_members_with_other_validation_images_or_data_are_reported(saved, tmp_pa
         ("three", r"three must return 10 logits per image, got shape \(2, 3\)"),
         ("colour", r"colour fails on images of shape \(1, 8, 8\): images must have 3 channels"),
         ("branched", r"branched cannot be stacked: it is the branched network"),
-        ("user_nets:five", r"user_nets:five must return 10 logits per image, got shape \\(2, 5\\)"),
+        ("user_nets:five", r"user_nets:five must return 10 logits per image, got shape \(2, 5\)"),
         ("user_nets:head_first", r"HeadFirst does not end in its last linear .* body, head"),
         ("a.onnx", r"a.onnx cannot be stacked: the layers of an exported network"),
         ("nowhere", "nowhere is not a model folder"),

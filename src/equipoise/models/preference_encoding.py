@@ -46,7 +46,8 @@ class PreferenceCode(nn.Module):
         tensor([[0., 1., 0., 0.]])
         >>> code(0.7)
         Traceback (most recent call last):
-        ValueError: preference 0.7 has no code: with encoding 'onehot' the network knows 0, 0.5, ...
+        ...
+        equipoise...InvalidInput: preference 0.7 has no code: with encoding 'onehot' ...
     """
 
     def __init__(
@@ -83,8 +84,8 @@ class PreferenceCode(nn.Module):
                 return self.table[row : row + 1]
         raise self._unknown(preference)
 
-    def _unknown(self, preference: float) -> ValueError:
-        return ValueError(
+    def _unknown(self, preference: float) -> InvalidInput:
+        return InvalidInput(
             f"preference {preference:g} has no code: with encoding {self.encoding!r} the network "
             f"knows {', '.join(f'{known:g}' for known in self.preferences)}. Choose one of them, "
             "or train with encoding 'none', which takes any in [0, 1]."

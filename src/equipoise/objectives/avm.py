@@ -96,6 +96,7 @@ def smoothed_targets(labels: Labels, classes: int, share: float) -> Float[Tensor
         the other classes only.
 
     Example:
+        >>> import torch
         >>> smoothed_targets(torch.tensor([1]), classes=3, share=0.5)
         tensor([[0.2500, 0.5000, 0.2500]])
     """

@@ -59,7 +59,7 @@ class TrainingConfig:
         0.025
         >>> TrainingConfig(batch_size=0)
         Traceback (most recent call last):
-        ValueError: batch_size must be 1 or more, got 0.
+        equipoise...InvalidInput: batch_size must be 1 or more, got 0.
     """
 
     batch_size: int = 128

@@ -145,7 +145,8 @@ def load_pretrained(network: nn.Module, weights: Path | str | Mapping[str, Tenso
         >>> network = WideResNet(depth=10, width=1, classes=10, mean=[0.0] * 3, std=[1.0] * 3)
         >>> load_pretrained(network, {"block1.layer.0.conv1.weight": torch.zeros(16, 16, 3, 3)})
         Traceback (most recent call last):
-        ValueError: the weights do not fit this WideResNet: missing: conv.weight, ...
+        ...
+        equipoise...InvalidInput: the weights do not fit this WideResNet: missing: conv.weight, ...
     """
     config = config_of(network)
     given = weights if isinstance(weights, Mapping) else _read(Path(weights))
