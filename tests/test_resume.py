@@ -215,6 +215,7 @@ def test_a_signal_ends_with_its_exit_status_and_the_resume_command(
     assert weights(cut) == weights(whole)
 
 
+@pytest.mark.slow
 def test_jumps_of_the_clock_change_no_result(tmp_path, monkeypatch):
     def trained(folder: Path):
         train(small(), folder, dataset=tiny.digits())

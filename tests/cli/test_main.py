@@ -74,6 +74,7 @@ def test_version_prints_the_version_of_the_package(capsys):
     assert output(capsys) == f"equipoise {version('equipoise')}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", [["list"], ["evaluate", "--help"]])
 def test_a_closed_pipe_ends_the_command_quietly(arguments):
     read, write = os.pipe()

@@ -134,6 +134,7 @@ def test_epsilon_is_refused_for_several_strengths_and_the_right_flag_named(
     assert trained == []
 
 
+@pytest.mark.slow
 def test_a_dry_run_prints_the_cost_and_trains_nothing(capsys, monkeypatch, tmp_path):
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.chdir(tmp_path)

@@ -114,6 +114,7 @@ MISLEADING = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("make", "failing"), MISLEADING.values(), ids=MISLEADING)
 def test_a_misleading_model_fails_exactly_the_checks_made_for_it(make, failing):
     torch.manual_seed(0)  # the random models draw from the global generator

@@ -120,6 +120,7 @@ def test_results_of_other_attack_code_are_not_reused(tmp_path, monkeypatch):
     assert len(calls) == 2
 
 
+@pytest.mark.slow
 def test_a_run_stopped_at_any_unit_continues_to_the_same_profile(tmp_path):
     model = adaptive()
     data = labelled_by(model)

@@ -56,6 +56,7 @@ def until(path: Path) -> None:
     pytest.fail(f"{path} never appeared")
 
 
+@pytest.mark.slow
 def test_results_and_reports_of_each_process_come_back_by_name():
     heard = {}
 
@@ -74,17 +75,20 @@ def test_results_and_reports_of_each_process_come_back_by_name():
     assert heard["a"].lines == ["it was 1"]
 
 
+@pytest.mark.slow
 def test_one_failure_stops_the_others_and_is_raised(tmp_path):
     work = {"waits": (wait_for_a_signal, (tmp_path,)), "refuses": (refuse, ())}
     with pytest.raises(ValueError, match="images must have one channel"):
         run(work)
 
 
+@pytest.mark.slow
 def test_the_error_for_a_killed_worker_names_it_and_the_remedy():
     with pytest.raises(RunError, match=r"ran doomed ended with status -9 .* run the same command"):
         run({"doomed": (be_killed, ())})
 
 
+@pytest.mark.slow
 def test_a_signal_reaches_every_worker_and_lets_it_save(tmp_path):
     folders = [tmp_path / "one", tmp_path / "two"]
     for folder in folders:
@@ -103,6 +107,7 @@ def test_a_signal_reaches_every_worker_and_lets_it_save(tmp_path):
     assert all((folder / "saved").exists() for folder in folders)
 
 
+@pytest.mark.slow
 def test_workers_stop_when_their_parent_is_killed(tmp_path):
     root = Path(__file__).parents[2]
     paths = [str(root), str(root / "tests" / "helpers")]

@@ -271,6 +271,7 @@ def test_the_preference_codes_are_not_trained(tmp_path):
     assert not any(".norms." in name for name in still)
 
 
+@pytest.mark.slow
 def test_it_learns_to_distinguish_dark_from_bright_images(tmp_path):
     schedule = replace(SCHEDULE, epochs=8)
     (stage,) = method(schedule=schedule, start="identity").stages(partial(wide_resnet, 2))

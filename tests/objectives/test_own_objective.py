@@ -1,3 +1,5 @@
+import pytest
+
 """The example and its page run and show the same class."""
 
 import re
@@ -15,6 +17,7 @@ def blocks() -> list[str]:
     return re.findall(r"^```python\n(.*?)^```", PAGE.read_text(), re.DOTALL | re.MULTILINE)
 
 
+@pytest.mark.slow
 def test_the_example_trains_a_robust_network(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     names = runpy.run_path(str(EXAMPLE), run_name="__main__")

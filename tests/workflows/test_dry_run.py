@@ -214,6 +214,7 @@ print(peak.bytes - before.bytes)
 """
 
 
+@pytest.mark.slow
 def test_peak_memory_includes_memory_freed_again():
     """In a new process, which holds no freed memory yet."""
     done = subprocess.run([sys.executable, "-c", PEAK], capture_output=True, text=True, check=True)

@@ -361,6 +361,7 @@ def test_a_data_folder_replaces_that_of_the_data_set(tmp_path, monkeypatch):
         with_folder(Digits(), tmp_path)
 
 
+@pytest.mark.slow
 def test_the_demo_trains_and_evaluates_its_recipes_once(tmp_path, monkeypatch):
     small = {name: (lambda name=name: tiny.recipe(name)) for name in DEMO[:2]}
     monkeypatch.setattr("equipoise.workflows.demo.RECIPES", small)

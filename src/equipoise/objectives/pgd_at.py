@@ -39,5 +39,6 @@ class PGDAT:
 
     def losses(self, batch: Batch) -> dict[str, PerImage]:
         """Compute the cross-entropy of the adversarial images."""
+        # PGD-AT: the loss at the images that the attack found
         logits = batch.predict_adversarial(batch.adversarial)
         return {"loss": losses.cross_entropy(logits, batch.labels, self.label_smoothing)}

@@ -110,6 +110,7 @@ def test_the_fuller_of_two_evaluations_of_one_trained_model_is_shown():
     assert "1 less complete omitted" in html_report([usual, full])
 
 
+@pytest.mark.slow
 def test_text_in_a_record_cannot_become_markup_or_script():
     ((path, record),) = digits("afa_digits__seed3")
     record["model"] = record["training_commit"] = record["data"] = HOSTILE
@@ -124,6 +125,7 @@ def test_text_in_a_record_cannot_become_markup_or_script():
     assert "<script" not in json.dumps(page.data("figures"))
 
 
+@pytest.mark.slow
 def test_only_the_pages_own_scripts_can_run_and_nothing_is_fetched():
     text = html_report(digits("standard_digits__seed3"))
     page = Page(text)
@@ -136,6 +138,7 @@ def test_only_the_pages_own_scripts_can_run_and_nothing_is_fetched():
     assert page.links == []
 
 
+@pytest.mark.slow
 def test_the_same_records_give_the_same_bytes():
     assert html_report(digits("afs_digits")) == html_report(digits("afs_digits"))
 
@@ -148,6 +151,7 @@ def test_a_record_of_an_early_version_still_makes_a_page():
     assert "do not say which attack" in text
 
 
+@pytest.mark.slow
 def test_a_record_of_clean_images_alone_makes_a_page():
     ((path, record),) = digits("standard_digits__seed3")
     record |= {"epsilons": [0.0], "epsilons_written": ["0"]}
@@ -169,6 +173,7 @@ def test_a_name_cannot_become_a_formula_in_a_spreadsheet():
     assert rows[1][0] == "'=1+1"
 
 
+@pytest.mark.slow
 def test_every_image_counts_for_exactly_one_attack():
     for model in models_of(digits("afa_digits__", "standard_digits")):
         assert sum(model.broken_by().values()) == pytest.approx(450)

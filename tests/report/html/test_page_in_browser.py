@@ -97,6 +97,7 @@ def test_every_figure_is_drawn_and_nothing_is_wider_than_the_screen(opened, size
     assert ink == {"light": "rgb(90, 100, 110)", "dark": "rgb(156, 167, 177)"}[scheme]
 
 
+@pytest.mark.slow
 def test_hovering_over_a_point_shows_its_numbers(opened):
     page = opened(DESKTOP)
     figure = page.locator("#figure-curves")
@@ -150,6 +151,7 @@ def test_columns_sort_in_both_directions(opened):
         assert button.evaluate("e => e.parentElement.ariaSort") == "ascending"
 
 
+@pytest.mark.slow
 def test_a_tap_on_a_check_shows_its_meaning(opened):
     page = opened(PHONE)
     ((_, record),) = digits("afa_digits__seed3")
@@ -179,6 +181,7 @@ def test_an_injected_script_does_not_run(report, tmp_path, browser):
     page.close()
 
 
+@pytest.mark.slow
 def test_table_and_records_can_be_downloaded(opened, tmp_path):
     page = opened(DESKTOP)
     files = {}

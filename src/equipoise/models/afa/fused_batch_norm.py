@@ -71,6 +71,7 @@ class FusedBatchNorm2d(nn.Module):
         weight: Float[Tensor, "batch *channel"],
     ) -> Float[Tensor, "batch channel height width"]:
         """Blend the norms, with weight W0 on the first and 1 - W0 on the second."""
+        # AFA Eq. (2): W0 BN_0(x) + (1 - W0) BN_{K-1}(x), as one affine map per image
         share = weight.to(self.scale.dtype).view(weight.shape[0], -1)
         scale = self.scale[1] + share * (self.scale[0] - self.scale[1])
         shift = self.shift[1] + share * (self.shift[0] - self.shift[1])
