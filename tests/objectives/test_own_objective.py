@@ -1,10 +1,10 @@
-import pytest
-
 """The example and its page run and show the same class."""
 
 import re
 import runpy
 from pathlib import Path
+
+import pytest
 
 from equipoise.objectives import Objective
 
