@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SOURCES = ROOT / "src" / "equipoise"
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 LINES_BEFORE, CODE_BEFORE = 25_844, 16_278
-"""Lines of Python under src, and of them code, at commit a7dff13, before the packages were laid out."""
+"""Lines of Python under src, and of code among them, at commit a7dff13, before the moves."""
 TRANSLATED = re.compile(
     r"(?<!there\s)\b(?:is|are) no [a-z]|\bnone to\b|told apart|\banew\b|\baloud\b|\bpolitely\b"
     r"|\bon a processor\b|to the same bits|: Of (?:the|everything|a|all)\b|\bthereof\b"
