@@ -20,7 +20,8 @@ from equipoise.methods import training_attack
 from equipoise.models.attack_mode.context import attack_mode
 
 NETWORKS = {
-    "afa_cifar10_paper, afs_cifar10_paper": (28, 10, 4, 10, 32, "bf16-mixed"),
+    "afa_cifar10_paper, afs_cifar10_paper": (28, 10, 4, 10, 32, "32-true"),
+    "the same in bf16": (28, 10, 4, 10, 32, "bf16-mixed"),
     "pgd_at_cifar10_compact with ten steps": (10, 2, 128, 10, 32, "bf16-mixed"),
     "pgd_at_cifar10_compact": (10, 2, 128, 1, 32, "bf16-mixed"),
     "pgd_at_digits": (10, 1, 128, 5, 8, "32-true"),
