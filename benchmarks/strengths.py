@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from equipoise.attacks.threat import Linf
 from equipoise.data import Split
-from equipoise.evaluation import measure_profile, suites_for
+from equipoise.evaluation import SearchOptions, measure_profile, suites_for
 from equipoise.execution.local import execute
 from equipoise.recipes import RECIPES
 
@@ -67,7 +67,7 @@ def ours(model: nn.Module, split: Split, order: Any) -> Tensor:
         epsilons=EPSILONS,
         suites=suites_for(model, ["autoattack"], classes=split.classes),
         seed=0,
-        order=order,
+        options=SearchOptions(order=order),
     )
     return found.correct()[1:]
 

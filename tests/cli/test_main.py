@@ -226,7 +226,7 @@ def test_strengths_may_be_separated_by_commas(monkeypatch, trained):
     )
     with pytest.raises(SystemExit):
         run("evaluate", trained, "--epsilons", "0,1/255", "8/255")
-    assert given["changes"]["epsilons"] == (0.0, 1 / 255, 8 / 255)
+    assert given["epsilons"] == (0.0, 1 / 255, 8 / 255)
 
 
 def test_an_image_size_of_zero_is_refused(capsys, trained, tmp_path):

@@ -8,7 +8,7 @@ from torch import nn
 
 from equipoise.attacks.threat import L2, Linf
 from equipoise.data import Split
-from equipoise.evaluation import measure_profile, suites_for
+from equipoise.evaluation import SearchOptions, measure_profile, suites_for
 from equipoise.evaluation.autoattack import PARTS, AutoAttackPart
 
 
@@ -60,7 +60,13 @@ def test_each_image_has_the_outcome_of_the_package_itself(
         expected = model(adversarial).argmax(dim=1) == labels
     suites = suites_for(model, ("autoattack",), classes=10, seed=7)
     ours = measure_profile(
-        model, data, threat=threat, epsilons=(epsilon,), suites=suites, seed=7, batch_size=16
+        model,
+        data,
+        threat=threat,
+        epsilons=(epsilon,),
+        suites=suites,
+        seed=7,
+        options=SearchOptions(batch_size=16),
     )
     assert 0.05 < float(expected.float().mean()) < 0.95
     assert torch.equal(ours.correct()[1], expected)

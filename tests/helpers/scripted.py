@@ -8,7 +8,7 @@ from torch import nn
 
 from equipoise.attacks.threat import Linf
 from equipoise.data import Split
-from equipoise.evaluation import AttackResult, Profile, Suite, measure_profile
+from equipoise.evaluation import AttackResult, Profile, SearchOptions, Suite, measure_profile
 from equipoise.models import fuse_branches, with_branches
 
 EPSILONS = (0.0, 0.02, 0.05, 0.1, 0.2)
@@ -39,8 +39,10 @@ def labelled_by(model: nn.Module, count: int = 24) -> Split:
 
 
 def run(model, data, suites, **changes) -> Profile:
+    fields = {field.name for field in dataclasses.fields(SearchOptions)}
+    options = SearchOptions(**{name: changes.pop(name) for name in fields & changes.keys()})
     settings = {"threat": Linf, "epsilons": EPSILONS, "seed": 0}
-    return measure_profile(model, data, suites=suites, **(settings | changes))
+    return measure_profile(model, data, suites=suites, options=options, **(settings | changes))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -1,13 +1,13 @@
 """Records written by earlier versions keep their file names."""
 
-import inspect
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from equipoise.recipes import RECIPES, from_json, to_json
 from equipoise.recipes.recipe import Evaluation
+from equipoise.runtime.errors import InvalidInput
 from equipoise.runtime.files import read_json
 from equipoise.workflows.evaluate import evaluate
 from equipoise.workflows.evaluation_settings import EvaluationSettings
@@ -73,9 +73,6 @@ def test_committed_digits_records_have_the_names_that_their_settings_give():
     assert checked > 0
 
 
-def test_defaults_of_evaluate_are_those_of_the_settings():
-    parameters = inspect.signature(evaluate).parameters
-    shared = [field for field in fields(EvaluationSettings) if field.name in parameters]
-    wrong = [f.name for f in shared[1:] if parameters[f.name].default != f.default]
-    assert wrong == []
-    assert len(shared) == 7
+def test_an_unknown_argument_of_evaluate_is_refused_with_the_nearest_name(tmp_path):
+    with pytest.raises(InvalidInput, match="no argument epsilon; did you mean epsilons"):
+        evaluate(tmp_path, epsilon=0.1)

@@ -22,7 +22,7 @@ def trained(tmp_path_factory):
     """A run folder of a tiny model, on the first test digits, with one record."""
     folder = tmp_path_factory.mktemp("gallery") / "run"
     train(tiny.recipe(), folder, dataset=tiny.digits())
-    evaluate(folder, changes={"images": 16}, checks=False)
+    evaluate(folder, images=16, checks=False)
     return folder
 
 

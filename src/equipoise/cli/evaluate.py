@@ -1,6 +1,7 @@
 """The command ``equipoise evaluate``."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -14,36 +15,11 @@ from equipoise.runtime.errors import InvalidInput
 Count = Annotated[int | None, optional("N")]
 
 
-def evaluate(
-    models: Annotated[tuple[str, ...], tyro.conf.Positional, optional("MODEL...")],
-    *,
-    epsilons: Annotated[Epsilons, optional("EPSILON...")] = (),
-    suite: Annotated[tuple[Suites, ...] | None, optional("SUITE...")] = None,
-    steps: Count = None,
-    restarts: Count = None,
-    images: Count = None,
-    part: Annotated[Literal["test", "validation"] | None, optional("PART")] = None,
-    norm: Annotated[Literal["Linf", "L2"] | None, optional("NORM")] = None,
-    dataset: Annotated[Sources | None, optional("NAME")] = None,
-    data: Annotated[Path | None, optional("PATH")] = None,
-    size: Annotated[int | None, optional("PIXELS")] = None,
-    surrogates: Annotated[tuple[str, ...], optional("MODEL...")] = (),
-    logits: Annotated[str | None, optional("KEY")] = None,
-    trust: Annotated[tuple[str, ...], optional("MODULE...")] = (),
-    preferences: Annotated[tuple[float, ...], optional("LAMBDA...")] = (),
-    search_precision: Literal["32-true", "bf16-mixed"] = "32-true",
-    order: Literal["ascending", "descending"] = "ascending",
-    self_checks: bool = True,
-    workers: Annotated[int, tyro.conf.arg(metavar="N")] = 1,
-    seed: Annotated[int, tyro.conf.arg(metavar="N")] = 0,
-    batch_size: Annotated[int, tyro.conf.arg(metavar="N")] = 256,
-) -> None:
-    """Attack models at many strengths, print one table, and write a record next to each model.
-    To continue an interrupted evaluation, run the same command again.
+@dataclass(frozen=True, kw_only=True)
+class EvaluateFlags:
+    """Flags of ``equipoise evaluate``.
 
     Args:
-        models: Run folders, model folders, hf://owner/name, module:function, ONNX files or
-            torch.export files.
         epsilons: Attack strengths, such as 0 1/255 2/255 4/255 8/255; by default the recipe's.
         suite: Attack suites, in order: quick, tables, paper, standard, autoattack, adaptive,
             transfer. By default the recipe's.
@@ -70,32 +46,68 @@ def evaluate(
         seed: Random seed for the attacks.
         batch_size: Images attacked at once.
     """
+
+    epsilons: Annotated[Epsilons, optional("EPSILON...")] = ()
+    suite: Annotated[tuple[Suites, ...] | None, optional("SUITE...")] = None
+    steps: Count = None
+    restarts: Count = None
+    images: Count = None
+    part: Annotated[Literal["test", "validation"] | None, optional("PART")] = None
+    norm: Annotated[Literal["Linf", "L2"] | None, optional("NORM")] = None
+    dataset: Annotated[Sources | None, optional("NAME")] = None
+    data: Annotated[Path | None, optional("PATH")] = None
+    size: Annotated[int | None, optional("PIXELS")] = None
+    surrogates: Annotated[tuple[str, ...], optional("MODEL...")] = ()
+    logits: Annotated[str | None, optional("KEY")] = None
+    trust: Annotated[tuple[str, ...], optional("MODULE...")] = ()
+    preferences: Annotated[tuple[float, ...], optional("LAMBDA...")] = ()
+    search_precision: Literal["32-true", "bf16-mixed"] = "32-true"
+    order: Literal["ascending", "descending"] = "ascending"
+    self_checks: bool = True
+    workers: Annotated[int, tyro.conf.arg(metavar="N")] = 1
+    seed: Annotated[int, tyro.conf.arg(metavar="N")] = 0
+    batch_size: Annotated[int, tyro.conf.arg(metavar="N")] = 256
+
+    def choices(self) -> dict[str, Any]:
+        """Return the flags that were given, as keyword arguments of ``evaluate``."""
+        elsewhere = ("dataset", "data", "size", "preferences", "self_checks", "suite")
+        given = {
+            field.name: getattr(self, field.name)
+            for field in fields(self)
+            if field.name not in elsewhere
+        }
+        given |= {"epsilons": self.epsilons or None, "suites": self.suite}
+        return {name: value for name, value in given.items() if value is not None}
+
+
+def evaluate(
+    models: Annotated[tuple[str, ...], tyro.conf.Positional, optional("MODEL...")],
+    options: Annotated[EvaluateFlags, tyro.conf.OmitArgPrefixes],
+) -> None:
+    """Attack models at many strengths, print one table, and write a record next to each model.
+    To continue an interrupted evaluation, run the same command again.
+
+    Args:
+        models: Run folders, model folders, hf://owner/name, module:function, ONNX files or
+            torch.export files.
+        options: What to attack, and how.
+    """
     from equipoise.workflows.datasets import named_source
 
     if not models:
         raise InvalidInput("evaluate needs at least one model, got none.")
-    if size is not None and dataset is None:
+    if options.size is not None and options.dataset is None:
         raise InvalidInput("--size needs --dataset imagefolder; add it, or leave --size out.")
-    changes = {
-        "epsilons": epsilons or None, "suites": suite, "steps": steps, "restarts": restarts,
-        "images": images, "part": part, "norm": norm,
-    }  # fmt: skip
-    source = named_source(dataset, data, size) if dataset is not None else None
+    source = None
+    if options.dataset is not None:
+        source = named_source(options.dataset, options.data, options.size)
     evaluate_and_print(
         models,
-        preferences or (None,),
-        changes={name: value for name, value in changes.items() if value is not None},
+        options.preferences or (None,),
         dataset=source.load() if source is not None else None,
-        data=data,
-        seed=seed,
-        batch_size=batch_size,
-        surrogates=surrogates,
-        logits=logits,
-        trust=trust,
-        search_precision=search_precision,
-        order=order,
-        checks=self_checks,
-        workers=workers,
+        data=options.data,
+        checks=options.self_checks,
+        **options.choices(),
     )
 
 

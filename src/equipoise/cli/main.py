@@ -11,7 +11,7 @@ import tyro
 from equipoise.cli.catalogue import list_recipes
 from equipoise.cli.demo import demo
 from equipoise.cli.deploy import card, export, predict
-from equipoise.cli.evaluate import evaluate
+from equipoise.cli.evaluate import EvaluateFlags, evaluate
 from equipoise.cli.options import errors
 from equipoise.cli.report import compare, report
 from equipoise.cli.reproduce import reproduce
@@ -44,7 +44,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "card": card,
     "reproduce": reproduce,
 }
-for _command in COMMANDS.values():
+for _command in (*COMMANDS.values(), EvaluateFlags):
     # tyro wraps help text to the terminal, but keeps line breaks inside a function's "Args:".
     _command.__doc__ = re.sub(r"(?<=\S)\n {12}(?=\S)", " ", _command.__doc__ or "")
 

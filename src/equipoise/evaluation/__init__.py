@@ -9,7 +9,12 @@ from equipoise.evaluation.cache import (
 )
 from equipoise.evaluation.quick_accuracy import robust_accuracy
 from equipoise.evaluation.record import EvaluationFacts, model_internals, record_of
-from equipoise.evaluation.robustness_profile import AttackOutcome, Profile, measure_profile
+from equipoise.evaluation.robustness_profile import (
+    AttackOutcome,
+    Profile,
+    SearchOptions,
+    measure_profile,
+)
 from equipoise.evaluation.suites import Suite, SuiteName, suites_for
 from equipoise.evaluation.verification import EvaluationError
 
@@ -22,6 +27,7 @@ __all__ = [
     "EvaluationFacts",
     "Profile",
     "SearchAttack",
+    "SearchOptions",
     "Suite",
     "SuiteName",
     "evaluation_cache_folder",

@@ -154,6 +154,28 @@ class Profile:
         return [outcome for outcome in self.outcomes if outcome.suite in counted]
 
 
+@dataclass(frozen=True, kw_only=True)
+class SearchOptions:
+    """How ``measure_profile`` searches; the attacks themselves are its suites.
+
+    Args:
+        batch_size: Number of images attacked at once.
+        cache: Results that are known already; new results are added. ``None`` starts an empty one.
+        precision: Precision of the searches; what they find is confirmed in float32.
+        workers: Number of processes that share the batches. It does not change the result.
+        order: ``"ascending"`` attacks the survivors of a strength at the next one. ``"descending"``
+            starts at the strongest and attacks, at each weaker one, only the images that were
+            broken above it. That saves most of the time on a robust model, and misses an image that
+            only a weaker attack would break.
+    """
+
+    batch_size: int = 256
+    cache: EvaluationCache | None = None
+    precision: Precision = "32-true"
+    workers: int = 1
+    order: Order = "ascending"
+
+
 def measure_profile(
     model: nn.Module,
     split: Split,
@@ -162,11 +184,7 @@ def measure_profile(
     epsilons: Sequence[float],
     suites: Sequence[Suite],
     seed: int,
-    batch_size: int = 256,
-    cache: EvaluationCache | None = None,
-    precision: Precision = "32-true",
-    workers: int = 1,
-    order: Order = "ascending",
+    options: SearchOptions = SearchOptions(),
     report: Callable[[str, float], None] = lambda text, share: None,
 ) -> Profile:
     """Attack a model at several strengths and keep each image's worst case.
@@ -182,14 +200,7 @@ def measure_profile(
         epsilons: Strengths in pixel units; they are sorted, and 0 is added.
         suites: Attack suites, in order.
         seed: Random seed of all attacks.
-        batch_size: Number of images attacked at once.
-        cache: Results that are known already; new results are added.
-        precision: Precision of the searches; what they find is confirmed in float32.
-        workers: Number of processes that share the batches. It does not change the result.
-        order: ``"ascending"`` attacks the survivors of a strength at the next one. ``"descending"``
-            starts at the strongest and attacks, at each weaker one, only the images that were
-            broken above it. That saves most of the time on a robust model, and misses an image that
-            only a weaker attack would break.
+        options: Batch size, cache, precision, processes and order.
         report: Called with the current task and the share done.
 
     Returns:
@@ -235,21 +246,27 @@ def measure_profile(
     keep_freed_memory()
     strengths = tuple(sorted({0.0, *map(float, epsilons)}))
     threat(strengths[-1])  # refuses an epsilon out of range before any work is done
-    cache = cache if cache is not None else EvaluationCache(len(split))
     with attack_mode(model), torch.autocast(split.device.type, enabled=False):
-        clean = ~_misclassified_images(model, split, batch_size)
+        clean = ~_misclassified_images(model, split, options.batch_size)
     context = EvaluationContext(
-        model=model, split=split, threat=threat, suites=suites, seed=seed, precision=precision
+        model=model,
+        split=split,
+        threat=threat,
+        suites=suites,
+        seed=seed,
+        precision=options.precision,
     )
     with contextlib.ExitStack() as stack:
-        pool = stack.enter_context(Workers(context, workers)) if workers > 1 else None
-        run = _Run(context, strengths, batch_size, cache, clean, pool, order)
+        parallel = options.workers > 1
+        pool = stack.enter_context(Workers(context, options.workers)) if parallel else None
+        run = _Run(context, strengths, options, clean, pool)
         run.attack_all(report)
     with attack_mode(model), torch.autocast(split.device.type, enabled=False):
-        rescored = rescore(model, split, threat, run.adversarial_images(), other_than=batch_size)
+        found = run.adversarial_images()
+        rescored = rescore(model, split, threat, found, other_than=options.batch_size)
     return Profile(
         epsilons=strengths,
-        order=order,
+        order=options.order,
         suites=tuple(suites),
         outcomes=run.outcomes(),
         clean=clean.cpu(),
@@ -273,17 +290,16 @@ class _Run:
         self,
         context: EvaluationContext,
         strengths: tuple[float, ...],
-        batch_size: int,
-        cache: EvaluationCache,
+        options: SearchOptions,
         clean: Tensor,
         pool: Workers | None,
-        order: Order,
     ) -> None:
         levels = range(1, len(strengths))
-        self.descending = order == "descending"
+        self.descending = options.order == "descending"
         self.levels = levels[::-1] if self.descending else levels
-        self.context, self.strengths, self.batch_size = context, strengths, batch_size
-        self.cache, self.pool = cache, pool
+        self.context, self.strengths, self.pool = context, strengths, pool
+        self.batch_size = options.batch_size
+        self.cache = EvaluationCache(len(clean)) if options.cache is None else options.cache
         broken_at = torch.where(clean.cpu(), NEVER, 0)
         self.worst = broken_at.clone()
         self.states = {

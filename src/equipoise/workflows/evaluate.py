@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import nn
@@ -15,6 +15,7 @@ from equipoise.evaluation import (
     EvaluationCache,
     EvaluationFacts,
     Profile,
+    SearchOptions,
     evaluation_cache_folder,
     images_hash,
     measure_profile,
@@ -22,17 +23,20 @@ from equipoise.evaluation import (
     record_of,
     suites_for,
 )
-from equipoise.evaluation.robustness_profile import Order
 from equipoise.evaluation.self_checks import self_checks
 from equipoise.models.io.trust import Trusted
 from equipoise.recipes import Evaluation, from_json
-from equipoise.runtime.errors import InvalidInput, RunError
+from equipoise.runtime.errors import RunError
 from equipoise.runtime.files import read_json, write_json
 from equipoise.runtime.reporter import NullReporter, Reporter
 from equipoise.runtime.run_folder import RunFolder
 from equipoise.workflows import model_card
 from equipoise.workflows.datasets import part_of, source_of
-from equipoise.workflows.evaluation_settings import EvaluationSettings, SearchPrecision
+from equipoise.workflows.evaluation_settings import (
+    EvaluationChoices,
+    EvaluationSettings,
+    split_choices,
+)
 from equipoise.workflows.model_source import LoadedModel, at_preference, find_model
 
 ATTACK_SHARE = 900
@@ -42,21 +46,12 @@ ATTACK_SHARE = 900
 def evaluate(
     model: Path | str,
     *,
-    evaluation: Evaluation | None = None,
-    changes: Mapping[str, Any] | None = None,
     dataset: DataSet | None = None,
     data: Path | None = None,
-    seed: int = 0,
-    batch_size: int = 256,
-    surrogates: Sequence[Path | str] = (),
-    logits: str | None = None,
-    trust: Sequence[Trusted] = (),
-    preference: float | None = None,
-    search_precision: SearchPrecision = "32-true",
-    order: Order = "ascending",
+    evaluation: Evaluation | None = None,
     checks: bool = True,
-    workers: int = 1,
     reporter: Reporter | None = None,
+    **choices: Unpack[EvaluationChoices],
 ) -> tuple[dict[str, Any], Path]:
     """Attack a model at many strengths and write the record beside it.
 
@@ -66,22 +61,12 @@ def evaluate(
     Args:
         model: A run folder, a model folder, ``hf://owner/name``, or an external network:
             ``module:function``, an ONNX file or a ``torch.export`` file.
-        evaluation: Strengths, attacks and images; by default those of the model's recipe.
-        changes: Fields of the evaluation to change.
         dataset: Data set; by default the one that the model was trained on.
         data: Folder of that data set, if it is elsewhere on this machine.
-        seed: Random seed for the attacks.
-        batch_size: Images attacked at once.
-        surrogates: Models that the suite ``transfer`` attacks in place of this one.
-        logits: Which part of the model's output holds the logits: a key, an index or ``binary``.
-        trust: Code that a model folder names and that may run, as in ``load``.
-        preference: Lambda of a conditional network (OAT); its default if not given.
-        search_precision: Precision of the searches; scores are always float32.
-        order: ``"descending"`` starts at the strongest epsilon and skips weaker attacks on images
-            that resist it.
+        evaluation: Strengths, attacks and images; by default those of the model's recipe.
         checks: Run the self-checks for signs of gradient masking.
-        workers: Processes that share the batches.
         reporter: Receives progress and log messages.
+        choices: See ``EvaluationChoices``: ``epsilons``, ``suites``, ``images``, ``seed``, ...
 
     Returns:
         The record and the path of its file.
@@ -92,22 +77,13 @@ def evaluate(
         ValueError: If model, data and suites do not fit together.
         EvaluationError: If a result does not hold when it is computed again.
     """
-    reporter = reporter or NullReporter()
-    for what, number in (("batch_size", batch_size), ("workers", workers)):
-        if number < 1:
-            raise InvalidInput(f"{what} must be 1 or more, got {number}.")
-    loaded = resolve_model(str(model), logits, preference, trust)
-    evaluation = resolve_evaluation(str(model), loaded.card, evaluation, changes or {})
+    changes, choices_of_settings = split_choices(choices)
+    surrogates, trust = choices.get("surrogates", ()), choices.get("trust", ())
+    loaded = resolve_model(str(model), choices.get("logits"), choices.get("preference"), trust)
+    evaluation = resolve_evaluation(str(model), loaded.card, evaluation, changes)
     images = resolve_data(loaded.card, evaluation, dataset, data)
     settings = EvaluationSettings(
-        evaluation=evaluation,
-        seed=seed,
-        batch_size=batch_size,
-        search_precision=search_precision,
-        logits=logits,
-        surrogates=tuple(surrogates),
-        order=order,
-        other_data=images.other_data(loaded.card),
+        evaluation=evaluation, other_data=images.other_data(loaded.card), **choices_of_settings
     )
     record = run_evaluation(
         loaded,
@@ -115,8 +91,8 @@ def evaluate(
         settings,
         surrogates=load_surrogates(surrogates, trust),
         checks=checks,
-        workers=workers,
-        reporter=reporter,
+        workers=choices.get("workers", 1),
+        reporter=reporter or NullReporter(),
     )
     path = write_record(record, loaded, settings)
     if loaded.folder is not None and model_card.home_of(loaded.folder) == loaded.home:
@@ -263,11 +239,13 @@ def run_evaluation(
         epsilons=evaluation.epsilons,
         suites=suites,
         seed=settings.seed,
-        batch_size=settings.batch_size,
-        cache=EvaluationCache(len(split), cache),
-        precision=settings.search_precision,
-        order=settings.order,
-        workers=workers,
+        options=SearchOptions(
+            batch_size=settings.batch_size,
+            cache=EvaluationCache(len(split), cache),
+            precision=settings.search_precision,
+            order=settings.order,
+            workers=workers,
+        ),
         report=lambda text, share: reporter.step(int(ATTACK_SHARE * share), text),
     )
     extra = _extra_facts(model, images, settings) | model_internals(

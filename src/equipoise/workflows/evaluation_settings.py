@@ -1,15 +1,63 @@
 """What identifies one evaluation of a model, and the file name of its record."""
 
 import json
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 from equipoise.evaluation.robustness_profile import Order
+from equipoise.evaluation.suites import SuiteName
+from equipoise.models.io.trust import Trusted
 from equipoise.recipes import Evaluation, to_json
+from equipoise.runtime.errors import InvalidInput
 from equipoise.runtime.seeds import derive_seed
 
 SearchPrecision = Literal["32-true", "bf16-mixed"]
+
+
+class EvaluationChoices(TypedDict, total=False):
+    """Keyword arguments of ``evaluate``: how to load a model, and how to attack it.
+
+    The first seven replace fields of the model's ``Evaluation``.
+
+    Attributes:
+        epsilons: Strengths in pixel units.
+        suites: Attack suites, in order.
+        steps: Steps of each search in ``quick``, ``adaptive`` and ``transfer``.
+        restarts: Random restarts in ``quick``.
+        images: Number of images; ``None`` for all.
+        part: ``"test"``, or ``"validation"`` for the images held out of training.
+        norm: Norm of the threat.
+        seed: Random seed for the attacks.
+        batch_size: Images attacked at once.
+        search_precision: Precision of the searches; scores are always float32.
+        order: ``"descending"`` starts at the strongest epsilon and skips weaker attacks on images
+            that resist it.
+        workers: Processes that share the batches.
+        surrogates: Models that the suite ``transfer`` attacks in place of this one.
+        logits: Which part of the model's output holds the logits: a key, an index or ``binary``.
+        trust: Code that a model folder names and that may run, as in ``load``.
+        preference: Lambda of a conditional network (OAT); its default if not given.
+    """
+
+    epsilons: Sequence[float]
+    suites: Sequence[SuiteName]
+    steps: int
+    restarts: int
+    images: int | None
+    part: Literal["test", "validation"]
+    norm: Literal["Linf", "L2"]
+    seed: int
+    batch_size: int
+    search_precision: SearchPrecision
+    order: Order
+    workers: int
+    surrogates: Sequence[Path | str]
+    logits: str | None
+    trust: Sequence[Trusted]
+    preference: float | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +88,7 @@ class EvaluationSettings:
     batch_size: int = 256
     search_precision: SearchPrecision = "32-true"
     logits: str | None = None
-    surrogates: tuple[Path | str, ...] = ()
+    surrogates: Sequence[Path | str] = ()
     order: Order = "ascending"
     other_data: tuple[str, str] | None = None
 
@@ -79,3 +127,33 @@ class EvaluationSettings:
         differs = settings != [usual, *defaults]
         suffix = f"__{derive_seed(0, json.dumps(settings)) % 16**6:06x}" if differs else ""
         return f"{model}__seed{training_seed or 0}{suffix}.json"
+
+
+def split_choices(choices: EvaluationChoices) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the choices that are fields of ``Evaluation``, and those of ``EvaluationSettings``.
+
+    Raises:
+        ValueError: If a choice has an unknown name, or ``batch_size`` or ``workers`` is not
+            positive.
+
+    Example:
+        >>> from equipoise.workflows.evaluation_settings import split_choices
+        >>> split_choices({"epsilons": (0.0, 0.1), "seed": 3, "workers": 2})
+        ({'epsilons': (0.0, 0.1)}, {'seed': 3})
+    """
+    known = EvaluationChoices.__annotations__
+    for name in choices:
+        if name not in known:
+            near = get_close_matches(name, known, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"it takes {', '.join(known)}."
+            raise InvalidInput(f"evaluate takes no argument {name}; {hint}")
+    counts = {"batch_size": choices.get("batch_size", 1), "workers": choices.get("workers", 1)}
+    for name, number in counts.items():
+        if number < 1:
+            raise InvalidInput(f"{name} must be 1 or more, got {number}.")
+
+    def fields_of(kind: type[Any]) -> dict[str, Any]:
+        names = {field.name for field in fields(kind)}
+        return {name: value for name, value in choices.items() if name in names}
+
+    return fields_of(Evaluation), fields_of(EvaluationSettings)
