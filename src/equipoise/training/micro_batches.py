@@ -16,7 +16,13 @@ _MESSAGES = (
 
 
 def micro_batches(images: Images, labels: Labels, parts: int) -> Iterator[tuple[Images, Labels]]:
-    """Split a batch into parts of nearly equal size."""
+    """Split a batch into parts of nearly equal size.
+
+    Args:
+        images: The batch.
+        labels: Its classes.
+        parts: Number of parts.
+    """
     return zip(images.tensor_split(parts), labels.tensor_split(parts), strict=True)
 
 
