@@ -18,7 +18,7 @@ from equipoise.distributed.ranks import launched
 from equipoise.methods import AFA, AFS, OAT, Gate, SingleNetwork
 from equipoise.models import BranchedNetwork, WideResNet, with_branches
 from equipoise.objectives import AVM, MART, PGDAT, TRADES
-from equipoise.training import TrainingConfig, checkpoint, fit
+from equipoise.training import Trainer, TrainingConfig, checkpoint, fit
 from equipoise.training.schedule import Schedule
 from equipoise.training.stage import Stage
 
@@ -123,7 +123,7 @@ def train(name: str, folder: Path, fabric: Any) -> dict[str, Tensor]:
     torch.manual_seed(0)
     chosen = replace(stage(), keep="last")
     task: Any = chosen.build(needed)
-    fit(chosen, task, loop=loop, folder=folder / name, fabric=fabric, seed=0, **IMAGES)
+    fit(Trainer(chosen, task, loop, fabric, seed=0), **IMAGES, folder=folder / name)
     return tiny.weights(task)
 
 

@@ -1,5 +1,6 @@
 """Tiny splits, networks and recipes for tests, all made from a seed."""
 
+import contextlib
 import functools
 import threading
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from equipoise.methods import TrainingAttack
 from equipoise.models import WideResNet
 from equipoise.recipes import RECIPES, Evaluation, Recipe
 from equipoise.runtime.reporter import NullReporter
-from equipoise.training import TrainingConfig, fit
+from equipoise.training import Trainer, TrainingConfig, fit
 from equipoise.training.schedule import Schedule
 from equipoise.training.stage import Stage
 
@@ -115,15 +116,38 @@ def fabric() -> Fabric:
 
 def fit_stage(stage: Stage, task: Any, folder: Path, **changes: Any) -> dict[str, Any]:
     """Run one stage on tiny data."""
-    settings: dict[str, Any] = {
-        "train": learnable(),
-        "validation": learnable(16),
-        "loop": LOOP,
-        "folder": folder,
-        "fabric": fabric(),
-        "seed": 0,
-    }
-    return fit(stage, task, **(settings | changes))
+    images = {"train": learnable(), "validation": learnable(16)}
+    images |= {name: changes.pop(name) for name in images.keys() & changes.keys()}
+    settings: dict[str, Any] = {"loop": LOOP, "fabric": fabric(), "seed": 0} | changes
+    trainer = Trainer(stage, task, settings.pop("loop"), **settings)
+    return fit(trainer, **images, folder=folder)
+
+
+def replace_attacks(monkeypatch: Any, attack: Callable[..., Tensor]) -> None:
+    """Let a function make the images of every training attack.
+
+    It is called with a function that runs the real search, and with the attack's ``module``,
+    ``goal``, ``clean``, ``epsilon`` and ``start_noise`` by name.
+    """
+    against = TrainingAttack.against
+
+    @contextlib.contextmanager
+    def replaced(settings: TrainingAttack, module: nn.Module, start_noise: float | None = None):
+        with against(settings, module, start_noise) as search:
+
+            def run(goal: Any, clean: Tensor, threat: Any, generator: torch.Generator) -> Tensor:
+                return attack(
+                    lambda: search(goal, clean, threat, generator),
+                    module=module,
+                    goal=goal,
+                    clean=clean,
+                    epsilon=threat.epsilon,
+                    start_noise=start_noise,
+                )
+
+            yield run
+
+    monkeypatch.setattr(TrainingAttack, "against", replaced)
 
 
 def weights(module: nn.Module) -> dict[str, Tensor]:

@@ -3,7 +3,16 @@ from functools import partial
 
 import pytest
 import torch
-from tiny import ATTACK, SCHEDULE, fit_stage, images_and_labels, same, weights, wide_resnet
+from tiny import (
+    ATTACK,
+    SCHEDULE,
+    fit_stage,
+    images_and_labels,
+    replace_attacks,
+    same,
+    weights,
+    wide_resnet,
+)
 from torch import nn
 
 from equipoise.attacks import losses
@@ -55,15 +64,13 @@ def step(task: nn.Module, seed: int = 0, progress: float = 0.0) -> dict[str, tor
 @pytest.fixture
 def attacks(monkeypatch):
     """Record every attack of a step: its goal, images and strengths."""
-    seen, real = [], afa.perturb
+    seen = []
 
-    def spy(module, goal, clean, epsilon, attack, norm, generator, start_noise=None):
-        adversarial = real(module, goal, clean, epsilon, attack, norm, generator, start_noise)
-        call = {"goal": goal, "clean": clean, "epsilon": epsilon, "start_noise": start_noise}
-        seen.append(call | {"adversarial": adversarial})
-        return adversarial
+    def spy(search, **call):
+        seen.append(call | {"adversarial": search()})
+        return seen[-1]["adversarial"]
 
-    monkeypatch.setattr(afa, "perturb", spy)
+    replace_attacks(monkeypatch, spy)
     return seen
 
 
@@ -123,10 +130,10 @@ def test_clean_images_go_through_branch_zero_and_strength_k_through_branch_k(att
 
 
 def test_a_step_updates_each_branchs_statistics_with_its_own_images(monkeypatch):
-    def brighter(module, goal, clean, epsilon, *rest, **settings):
+    def brighter(search, clean, epsilon, **call):
         return (clean * 0.2 + epsilon[:, None, None, None] * 3).clamp(0, 1)
 
-    monkeypatch.setattr(afa, "perturb", brighter)
+    replace_attacks(monkeypatch, brighter)
     task = BranchTask(branched(), method()).train()
     step(task)
     first = next(m for m in task.modules() if isinstance(m, afa.BranchedNetwork)).network
@@ -195,11 +202,11 @@ def test_a_batch_that_is_too_small_to_split_is_refused():
 def test_each_branch_sees_only_images_of_its_own_strength_in_training(objective, monkeypatch):
     """Every attack sets all pixels of an image to its strength."""
 
-    def paint(module, goal, clean, epsilon, *rest, **settings):
+    def paint(search, clean, epsilon, **call):
         assert epsilon.shape == (len(clean),)
         return epsilon[:, None, None, None].expand_as(clean)
 
-    monkeypatch.setattr(afa, "perturb", paint)
+    replace_attacks(monkeypatch, paint)
     task, seen = BranchTask(branched(), method(objective=objective)).train(), []
     task.network.register_forward_pre_hook(
         lambda _, inputs, settings: seen.append((inputs[0], settings["branch"])), with_kwargs=True
@@ -339,11 +346,11 @@ def test_pairs_put_each_image_into_the_batch_clean_and_attacked(attacks):
 def test_detection_adds_the_cross_entropy_of_the_weight_with_targets_by_strength(monkeypatch):
     task, drawn = gate_task(pairs=True, detection=0.5).eval(), []
 
-    def keep(module, goal, clean, epsilon, *rest, **settings):
+    def keep(search, clean, epsilon, **call):
         drawn.append(epsilon)
         return clean
 
-    monkeypatch.setattr(afa, "perturb", keep)
+    replace_attacks(monkeypatch, keep)
     terms = step(task)
     images, labels = images_and_labels()
     logits, weight = task.network.logits_and_weight(images)

@@ -3,10 +3,19 @@ from functools import partial
 
 import pytest
 import torch
-from tiny import ATTACK, SCHEDULE, fit_stage, images_and_labels, linear, weights, wide_resnet
+from tiny import (
+    ATTACK,
+    SCHEDULE,
+    fit_stage,
+    images_and_labels,
+    linear,
+    replace_attacks,
+    weights,
+    wide_resnet,
+)
 
 from equipoise.attacks import losses
-from equipoise.methods import AFS, afs
+from equipoise.methods import AFS
 from equipoise.methods.afs import MergerTask
 from equipoise.models import FeatureExtractor, FeatureStack, WideResNet, save
 from equipoise.objectives import AVM, FAT, IAT, LBGAT, MART, PGDAT, TLA, TRADES
@@ -38,17 +47,13 @@ def step(task: MergerTask, count: int = 8) -> dict[str, torch.Tensor]:
 @pytest.fixture
 def attacks(monkeypatch):
     """Record every attack of a step: module, goal, images and strength."""
-    seen, real = [], afs.perturb
+    seen = []
 
-    def spy(module, goal, clean, epsilon, attack, norm, generator):
-        adversarial = real(module, goal, clean, epsilon, attack, norm, generator)
-        seen.append(
-            {"module": module, "goal": goal, "clean": clean, "epsilon": epsilon}
-            | {"adversarial": adversarial}
-        )
-        return adversarial
+    def spy(search, **call):
+        seen.append(call | {"adversarial": search()})
+        return seen[-1]["adversarial"]
 
-    monkeypatch.setattr(afs, "perturb", spy)
+    replace_attacks(monkeypatch, spy)
     return seen
 
 

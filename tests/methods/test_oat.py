@@ -12,6 +12,7 @@ from tiny import (
     fit_stage,
     images_and_labels,
     learnable,
+    replace_attacks,
     same,
     weights,
     wide_resnet,
@@ -19,7 +20,7 @@ from tiny import (
 from torch import nn
 
 from equipoise.attacks import losses
-from equipoise.methods import OAT, oat
+from equipoise.methods import OAT
 from equipoise.methods.oat import ConditionalTask
 from equipoise.models import ConditionalNetwork
 from equipoise.models.film import FiLM
@@ -63,15 +64,13 @@ def fixed(monkeypatch, preference: list[float]) -> torch.Tensor:
 @pytest.fixture
 def attacks(monkeypatch):
     """Every attack that a step runs: its module, goal, images, strength and what it adversarial."""
-    seen, real = [], oat.perturb
+    seen = []
 
-    def spy(module, goal, clean, epsilon, attack, norm, generator, start_noise):
-        adversarial = real(module, goal, clean, epsilon, attack, norm, generator, start_noise)
-        call = {"goal": goal, "clean": clean, "epsilon": epsilon, "start_noise": start_noise}
-        seen.append(call | {"adversarial": adversarial})
-        return adversarial
+    def spy(search, **call):
+        seen.append(call | {"adversarial": search()})
+        return seen[-1]["adversarial"]
 
-    monkeypatch.setattr(oat, "perturb", spy)
+    replace_attacks(monkeypatch, spy)
     return seen
 
 
@@ -178,10 +177,10 @@ def test_the_attack_runs_in_eval_mode_and_through_the_adversarial_norms_only():
 
 
 def test_each_norms_statistics_are_updated_by_its_own_images(monkeypatch):
-    def black(module, goal, clean, *rest, **settings):
+    def black(search, clean, **call):
         return torch.zeros_like(clean)
 
-    monkeypatch.setattr(oat, "perturb", black)
+    replace_attacks(monkeypatch, black)
     task = make_task().train()
     preference = fixed(monkeypatch, [0.1, 0.0, 1.0, 0.0, 0.4, 0.1, 0.2, 0.3])
     step(task)

@@ -2,10 +2,10 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tiny import ATTACK, SCHEDULE, images_and_labels, linear, wide_resnet
+from tiny import ATTACK, SCHEDULE, images_and_labels, linear, replace_attacks, wide_resnet
 
 from equipoise.attacks import losses
-from equipoise.methods import SingleNetwork, single_network
+from equipoise.methods import SingleNetwork
 from equipoise.methods.single_network import NetworkTask
 from equipoise.objectives import PGDAT, TRADES, Standard
 
@@ -15,11 +15,11 @@ def attacks(monkeypatch):
     """Record every attack of a step as (epsilon, images); each turns the images black."""
     seen = []
 
-    def spy(module, goal, clean, epsilon, attack, norm, generator, start_noise):
+    def spy(search, clean, epsilon, **call):
         seen.append((epsilon, clean))
         return torch.zeros_like(clean)
 
-    monkeypatch.setattr(single_network, "perturb", spy)
+    replace_attacks(monkeypatch, spy)
     return seen
 
 
@@ -74,11 +74,11 @@ def test_the_attack_raises_the_loss():
 def test_the_attack_uses_the_objectives_start_and_the_warm_up(monkeypatch):
     seen = []
 
-    def spy(module, goal, clean, epsilon, attack, norm, generator, start_noise):
+    def spy(search, clean, epsilon, start_noise, **call):
         seen.append((epsilon, start_noise))
         return clean
 
-    monkeypatch.setattr(single_network, "perturb", spy)
+    replace_attacks(monkeypatch, spy)
     images, labels = images_and_labels()
     for objective in (PGDAT(), TRADES()):
         task = NetworkTask(linear(), objective, 0.1, replace(ATTACK, warm_up=0.5), "Linf")

@@ -3,9 +3,8 @@ import torch
 from tiny import images_and_labels, same, weights, wide_resnet
 
 from equipoise.attacks import PGD, goals
-from equipoise.attacks.threat import L2, Linf
+from equipoise.attacks.threat import L2, THREATS, Linf
 from equipoise.methods import TrainingAttack
-from equipoise.methods.training_attack import perturb
 
 EPSILON = torch.tensor([0.0, 0.02, 0.05, 0.1] * 2)
 
@@ -16,10 +15,11 @@ def attack(
     """Attack noise through a module; the clean and the adversarial images."""
     images, labels = images_and_labels()
     goal = goals.cross_entropy(module, labels)
-    search = TrainingAttack(**({"steps": 3, "relative_step": 0.5} | settings))
+    settings = TrainingAttack(**({"steps": 3, "relative_step": 0.5} | settings))
     generator = torch.Generator().manual_seed(seed)
-    strength = search.strength(epsilon, progress)
-    return images, perturb(module, goal, images, strength, search, norm, generator, start_noise)
+    strength = settings.strength(epsilon, progress)
+    with settings.against(module, start_noise) as search:
+        return images, search(goal, images, THREATS[norm](strength), generator)
 
 
 def test_each_image_stays_within_its_own_epsilon_and_reaches_it():
@@ -94,14 +94,6 @@ def test_epsilon_rises_linearly_from_zero_during_the_warm_up(warm_up, progress, 
     distance = (adversarial - clean).abs().amax(dim=(1, 2, 3))
     expected = torch.as_tensor(epsilon).expand(8) * share
     torch.testing.assert_close(distance, expected, rtol=0, atol=1e-6)
-
-
-def test_perturb_does_not_apply_the_warm_up_itself():
-    images, labels = images_and_labels()
-    network, search = wide_resnet(), TrainingAttack(steps=2, warm_up=1.0)
-    goal = goals.cross_entropy(network, labels)
-    adversarial = perturb(network, goal, images, 0.1, search, "Linf", torch.Generator())
-    assert float((adversarial - images).abs().max()) == pytest.approx(0.1)
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.1, float("nan")])

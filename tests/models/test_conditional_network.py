@@ -18,6 +18,7 @@ from equipoise.models import (
 )
 from equipoise.models.conditional_network import norms_without_film
 from equipoise.models.film import FiLM
+from equipoise.models.preference_encoding import PreferenceCode
 
 ENCODINGS = ["none", "onehot", "dct", "random"]
 every_encoding = pytest.mark.parametrize("encoding", ENCODINGS)
@@ -274,8 +275,9 @@ def test_resnet_34_has_as_many_parameters_as_in_oats_code():
 def test_a_loaded_model_keeps_its_codes_and_default(encoding, images, tmp_path, generator):
     torch.manual_seed(0)
     model = with_conditioning(
-        wide_resnet(), encoding=encoding, size=8, seed=3, default=0.2, without_film=("norm",)
+        wide_resnet(), encoding=encoding, size=8, default=0.2, without_film=("norm",)
     )
+    model.code = PreferenceCode(model.preferences, encoding, size=8, seed=3)
     save(trained(model, generator), tmp_path)
     torch.manual_seed(1)
     loaded = load(tmp_path)

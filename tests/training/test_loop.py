@@ -16,6 +16,7 @@ from tiny import (
     fit_stage,
     learnable,
     linear,
+    replace_attacks,
     same,
     weights,
     wide_resnet,
@@ -24,7 +25,6 @@ from torch import nn
 
 from equipoise import training
 from equipoise.distributed.ranks import launched
-from equipoise.methods import single_network
 from equipoise.methods.single_network import NetworkTask, network_stage
 from equipoise.objectives import PGDAT, Standard
 from equipoise.runtime.errors import TrainingError
@@ -395,14 +395,13 @@ def test_mixed_precision_keeps_weights_and_scores_in_float32(tmp_path):
 
 def test_mixed_precision_attacks_pixels_that_are_not_rounded(tmp_path, monkeypatch):
     mixed = launched("bf16-mixed", 16, accelerator="cpu")
-    seen, real = [], single_network.perturb
+    seen = []
 
-    def spy(module, goal, clean, *rest, **settings):
-        adversarial = real(module, goal, clean, *rest, **settings)
-        seen.append((clean, adversarial))
-        return adversarial
+    def spy(search, clean, **call):
+        seen.append((clean, search()))
+        return seen[-1][1]
 
-    monkeypatch.setattr(single_network, "perturb", spy)
+    replace_attacks(monkeypatch, spy)
     attacked = stage(PGDAT(), 0.1, make=lambda: wide_resnet(2), epochs=1)
     run(tmp_path, attacked, fabric=mixed)
     assert seen

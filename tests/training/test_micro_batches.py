@@ -5,15 +5,15 @@ from dataclasses import replace
 import pytest
 import tiny
 import torch
-from tiny import ATTACK, LOOP, fit_stage, learnable, linear, weights
+from tiny import ATTACK, LOOP, fabric, fit_stage, learnable, linear, weights
 from torch import nn
 
 from equipoise.methods import AFS
-from equipoise.methods.single_network import network_stage
+from equipoise.methods.single_network import NetworkTask, network_stage
 from equipoise.objectives import PGDAT, Standard
 from equipoise.runtime.errors import TrainingError
-from equipoise.training import TrainingConfig, checkpoint
-from equipoise.training.micro_batches import accumulate_gradients, is_out_of_memory
+from equipoise.training import Trainer, TrainingConfig, checkpoint
+from equipoise.training.micro_batches import is_out_of_memory
 from equipoise.training.schedule import Schedule
 from equipoise.training.stage import Stage
 
@@ -120,19 +120,23 @@ def test_other_runtime_errors_are_not_taken_for_out_of_memory(tmp_path):
 
 
 def test_every_attempt_starts_with_the_same_random_draws():
-    images, labels = torch.zeros(8, 1, 2, 2), torch.zeros(8, dtype=torch.long)
-    generator, drawn = torch.Generator().manual_seed(0), []
+    drawn = []
 
-    def backward(part_images, part_labels, share, first):
-        drawn.append(torch.rand(1, generator=generator).item())
-        if len(part_images) > 2:
-            torch.empty(MORE_THAN_THERE_IS)
-        return {"loss": torch.tensor(float(len(drawn)))}
+    class Drawing(NetworkTask):
+        """A task that draws a number and runs out of memory for more than two images."""
 
-    terms, parts = accumulate_gradients(images, labels, 1, backward, generator, lambda text: None)
-    assert parts == 4
+        def forward(self, images, labels, generator, progress):
+            drawn.append(torch.rand(1, generator=generator).item())
+            if len(images) > 2:
+                torch.empty(MORE_THAN_THERE_IS)
+            return {"loss": self.network[1].weight.sum() * 0 + len(drawn)}
+
+    task = Drawing(linear(2), Standard(), 0.0, ATTACK, "Linf")
+    trainer = Trainer(stage(16), task, LOOP, fabric(), seed=0)
+    result = trainer.step(torch.zeros(8, 1, 2, 2), torch.zeros(8, dtype=torch.long), 0.0)
+    assert trainer.parts == 4
     assert drawn[0] == drawn[1] == drawn[2] != drawn[3]
-    assert terms["loss"].item() == pytest.approx((3 + 4 + 5 + 6) / 4)
+    assert result.loss == pytest.approx((3 + 4 + 5 + 6) / 4)
 
 
 @pytest.mark.parametrize(

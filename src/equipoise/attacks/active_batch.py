@@ -1,4 +1,4 @@
-"""What every search needs: the images still under attack, gradients, and the best point so far."""
+"""What every search keeps: the images still under attack, and the best point so far."""
 
 from collections.abc import Sequence
 
@@ -81,21 +81,6 @@ class ActiveBatch:
         whole = self._whole_clean.clone()
         whole[self.rows] = images
         return self._whole_goal.replace_finished(whole)
-
-
-def value_and_gradient(goal: Goal, images: Images) -> tuple[PerImage, Images]:
-    """Return the goal at ``images`` and its gradient with respect to them, both detached."""
-    points = images.detach().requires_grad_(True)
-    with torch.enable_grad():
-        value = goal(points)
-        (gradient,) = torch.autograd.grad(value.sum(), points)
-    return value.detach(), gradient
-
-
-@torch.no_grad()
-def value_only(goal: Goal, images: Images) -> PerImage:
-    """Return the goal at ``images``, computed without a gradient."""
-    return goal(images)
 
 
 def keep_better(

@@ -51,6 +51,21 @@ class Finishable(Goal, Protocol):
         ...
 
 
+def value_and_gradient(goal: Goal, images: Images) -> tuple[PerImage, Images]:
+    """Return the goal at ``images`` and its gradient with respect to them, both detached."""
+    points = images.detach().requires_grad_(True)
+    with torch.enable_grad():
+        value = goal(points)
+        (gradient,) = torch.autograd.grad(value.sum(), points)
+    return value.detach(), gradient
+
+
+@torch.no_grad()
+def value_only(goal: Goal, images: Images) -> PerImage:
+    """Return the goal at ``images``, computed without a gradient."""
+    return goal(images)
+
+
 def cross_entropy(predict: Predict, labels: Labels) -> Goal:
     """Build the goal that maximises the cross-entropy of the labels.
 

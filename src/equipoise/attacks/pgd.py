@@ -7,8 +7,8 @@ from typing import Literal, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from equipoise.attacks.active_batch import ActiveBatch, keep_better, value_and_gradient, value_only
-from equipoise.attacks.goals import Goal
+from equipoise.attacks.active_batch import ActiveBatch, keep_better
+from equipoise.attacks.goals import Goal, value_and_gradient, value_only
 from equipoise.attacks.threat import Threat, broadcast_epsilon
 from equipoise.distributed.shared_generator import randn_like
 from equipoise.runtime.errors import InvalidInput

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from equipoise.attacks.active_batch import ActiveBatch, keep_better, value_only
-from equipoise.attacks.goals import Goal
+from equipoise.attacks.active_batch import ActiveBatch, keep_better
+from equipoise.attacks.goals import Goal, value_only
 from equipoise.attacks.threat import L2, Linf, Threat, broadcast_epsilon
 from equipoise.runtime.errors import InvalidInput
 from equipoise.types import Images

@@ -12,8 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from equipoise.attacks import PGD, Search, losses
-from equipoise.attacks.active_batch import value_and_gradient
-from equipoise.attacks.goals import SuccessTracker, cross_entropy
+from equipoise.attacks.goals import SuccessTracker, cross_entropy, value_and_gradient
 from equipoise.attacks.threat import L2, Linf, Threat, select_rows
 from equipoise.data import Split
 from equipoise.evaluation.attack import Kind

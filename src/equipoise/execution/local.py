@@ -15,10 +15,10 @@ from equipoise.data import Split
 from equipoise.distributed.ranks import Ranks
 from equipoise.runtime.errors import TrainingError
 from equipoise.runtime.files import read_json
-from equipoise.runtime.reporter import NullReporter, Reporter
+from equipoise.runtime.reporter import Reporter
 from equipoise.runtime.run_folder import RunFolder
 from equipoise.runtime.seeds import derive_seed
-from equipoise.training import DONE, TrainingConfig, fit, is_done, load_weights
+from equipoise.training import DONE, Trainer, TrainingConfig, fit, is_done, load_weights
 from equipoise.training.stage import Stage
 from equipoise.types import Predict
 
@@ -54,7 +54,6 @@ def execute(
         TrainingError: If a stage cannot be trained.
         Interrupted: If the run was asked to stop; call again to continue.
     """
-    reporter = reporter or NullReporter()
     training, validation = train.hold_out(loop.validation_images, derive_seed(seed, "validation"))
     outcomes: dict[str, nn.Module] = {}
     trained: list[str] = []
@@ -69,17 +68,8 @@ def execute(
             load_weights(task, stage_folder, keep)
             task.to(fabric.device)
         else:
-            fit(
-                stage,
-                task,
-                train=training,
-                validation=validation,
-                loop=loop,
-                folder=stage_folder,
-                fabric=fabric,
-                seed=derive_seed(seed, stage.name),
-                reporter=reporter,
-            )
+            trainer = Trainer(stage, task, loop, fabric, derive_seed(seed, stage.name), reporter)
+            fit(trainer, training, validation, stage_folder)
             trained.append(stage.name)
         outcomes[stage.name] = task.outcome()
     return outcomes[stages[-1].name].eval(), trained

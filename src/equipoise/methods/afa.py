@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from equipoise.attacks import goals, losses
 from equipoise.attacks.goals import Goal
-from equipoise.attacks.threat import Norm, check_strengths
+from equipoise.attacks.threat import THREATS, Norm, check_strengths
 from equipoise.distributed.shared_generator import processes, randint
-from equipoise.methods.training_attack import TrainingAttack, perturb
+from equipoise.methods.training_attack import TrainingAttack
 from equipoise.models import AdaptiveNetwork, BranchedNetwork, fuse_branches, with_branches
 from equipoise.models.afa.adaptive_network import Placement, WeightGranularity
 from equipoise.models.afa.branches import Separate, model_soup
@@ -259,16 +259,10 @@ class BranchTask(nn.Module):
         strengths = [self.method.strengths[path] for path in group]
         epsilon = torch.tensor(strengths, device=clean.device)
         epsilon = epsilon.repeat_interleave(len(clean) // len(group))
-        adversarial = perturb(
-            self.network,
-            objective.goal(predict, clean, labels),
-            clean,
-            self.method.attack.strength(epsilon, progress),
-            self.method.attack,
-            self.method.norm,
-            generator,
-            objective.start_noise,
-        )
+        threat = THREATS[self.method.norm](self.method.attack.strength(epsilon, progress))
+        goal = objective.goal(predict, clean, labels)
+        with self.method.attack.against(self.network, objective.start_noise) as search:
+            adversarial = search(goal, clean, threat, generator)
         return Batch(
             clean=clean,
             adversarial=adversarial,
@@ -329,15 +323,9 @@ class GateTask(nn.Module):
             self.method.strengths[1 if gate.pairs else 0 :], device=images.device
         )
         epsilon = strengths[randint(len(strengths), len(images), generator).to(images.device)]
-        adversarial = perturb(
-            self.network,
-            self._goal(labels, progress),
-            images,
-            epsilon,
-            self.method.attack,
-            self.method.norm,
-            generator,
-        )
+        goal, threat = self._goal(labels, progress), THREATS[self.method.norm](epsilon)
+        with self.method.attack.against(self.network) as search:
+            adversarial = search(goal, images, threat, generator)
         if gate.pairs:
             images = torch.cat([images, adversarial])
             labels = labels.repeat(2)

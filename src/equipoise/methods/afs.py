@@ -13,10 +13,10 @@ import tyro
 from torch import Tensor, nn
 
 from equipoise.attacks import goals, losses
-from equipoise.attacks.threat import Norm, check_strengths
+from equipoise.attacks.threat import THREATS, Norm, check_strengths
 from equipoise.distributed.shared_generator import global_size, local_mean, subset
 from equipoise.methods.single_network import network_stage
-from equipoise.methods.training_attack import TrainingAttack, perturb
+from equipoise.methods.training_attack import TrainingAttack
 from equipoise.models import BranchedNetwork, FeatureStack, load
 from equipoise.models.io.external import import_network, is_external
 from equipoise.models.last_linear import find_last_linear
@@ -219,15 +219,10 @@ class MergerTask(nn.Module):
         with subset(rows, generator) as count:  # attacked images come last
             first = len(labels) - count
             images, labels = images[first:], labels[first:]
-            adversarial = perturb(
-                self.stack,
-                goals.cross_entropy(self.stack, labels),
-                images,
-                self.method.merger_epsilon,
-                self.method.attack,
-                self.method.norm,
-                generator,
-            )
+            goal = goals.cross_entropy(self.stack, labels)
+            threat = THREATS[self.method.norm](self.method.merger_epsilon)
+            with self.method.attack.against(self.stack) as search:
+                adversarial = search(goal, images, threat, generator)
             return local_mean(self._cross_entropy(adversarial, labels), generator)
 
     def _cross_entropy(self, images: Images, labels: Labels) -> PerImage:

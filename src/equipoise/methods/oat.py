@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from equipoise.attacks import losses
-from equipoise.attacks.threat import Norm, check_strengths
+from equipoise.attacks.threat import THREATS, Norm, check_strengths
 from equipoise.distributed.shared_generator import global_size, local_rows, subset
-from equipoise.methods.training_attack import TrainingAttack, perturb
+from equipoise.methods.training_attack import TrainingAttack
 from equipoise.models import ConditionalNetwork, with_conditioning
 from equipoise.models.film import Start
 from equipoise.models.preference_encoding import PREFERENCES, Encoding, check_code
@@ -201,16 +201,10 @@ class ConditionalTask(nn.Module):
         """Attack images at their preferences and return the objective's losses."""
         objective = single_network_objective(self.method.objective, "OAT")
         predict: Predict = partial(self.network, preference=preference)
-        adversarial = perturb(
-            self.network,
-            objective.goal(predict, images, labels),
-            images,
-            self.method.attack.strength(self.method.epsilon, progress),
-            self.method.attack,
-            self.method.norm,
-            generator,
-            objective.start_noise,
-        )
+        epsilon = self.method.attack.strength(self.method.epsilon, progress)
+        goal = objective.goal(predict, images, labels)
+        with self.method.attack.against(self.network, objective.start_noise) as search:
+            adversarial = search(goal, images, THREATS[self.method.norm](epsilon), generator)
         batch = Batch(
             clean=images,
             adversarial=adversarial,

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from equipoise.attacks.threat import Norm, check_strengths
+from equipoise.attacks.threat import THREATS, Norm, check_strengths
 from equipoise.distributed.shared_generator import randint
-from equipoise.methods.training_attack import TrainingAttack, perturb
+from equipoise.methods.training_attack import TrainingAttack
 from equipoise.objectives import AnyObjective, Batch, Objective, TwoNetworkObjective
 from equipoise.records.epsilon import Epsilon, Epsilons
 from equipoise.runtime.errors import InvalidInput
@@ -188,17 +188,10 @@ class NetworkTask(nn.Module):
         """Compute one step: the mean of each of the objective's terms."""
         adversarial = images
         if self.objective.attacks and (self.random_budgets or self.epsilon > 0):
-            epsilon = self._strength(images, generator)
-            adversarial = perturb(
-                self.network,
-                self.objective.goal(self.network, images, labels),
-                images,
-                self.attack.strength(epsilon, progress),
-                self.attack,
-                self.norm,
-                generator,
-                self.objective.start_noise,
-            )
+            epsilon = self.attack.strength(self._epsilon(images, generator), progress)
+            goal = self.objective.goal(self.network, images, labels)
+            with self.attack.against(self.network, self.objective.start_noise) as search:
+                adversarial = search(goal, images, THREATS[self.norm](epsilon), generator)
         batch = Batch(
             clean=images,
             adversarial=adversarial,
@@ -218,7 +211,7 @@ class NetworkTask(nn.Module):
         """Return the network, whatever the strength."""
         return self.network
 
-    def _strength(self, images: Images, generator: torch.Generator) -> float | Tensor:
+    def _epsilon(self, images: Images, generator: torch.Generator) -> float | Tensor:
         if not self.random_budgets:
             return self.epsilon
         budgets = torch.tensor(self.random_budgets, device=images.device)

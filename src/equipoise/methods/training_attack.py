@@ -1,18 +1,16 @@
-"""The attack inside a training step: its settings, and a function that runs it."""
+"""The attack inside a training step."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
-from jaxtyping import Float
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 
 from equipoise.attacks import PGD
-from equipoise.attacks.goals import Goal
-from equipoise.attacks.threat import THREATS, Norm
 from equipoise.models.attack_mode.context import attack_mode
 from equipoise.records.epsilon import Epsilon
 from equipoise.runtime.errors import InvalidInput
-from equipoise.types import Images
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +73,34 @@ class TrainingAttack:
             start_noise=start_noise,
         )
 
+    @contextmanager
+    def against(self, module: nn.Module, start_noise: float | None = None) -> Iterator[PGD]:
+        """Put a module into the attack's mode, and restore it afterwards.
+
+        Args:
+            module: The module that the goal calls.
+            start_noise: The objective's ``start_noise``, or ``None``.
+
+        Returns:
+            A context manager that gives the search.
+
+        Example:
+            >>> import torch
+            >>> from equipoise.attacks import goals
+            >>> from equipoise.attacks.threat import Linf
+            >>> torch.manual_seed(0)  # doctest: +ELLIPSIS
+            <torch...>
+            >>> network = nn.Sequential(nn.Flatten(), nn.Linear(16, 10))
+            >>> clean, labels = torch.rand(4, 1, 4, 4), torch.tensor([3, 1, 4, 1])
+            >>> goal = goals.cross_entropy(network, labels)
+            >>> with TrainingAttack().against(network) as search:
+            ...     adversarial = search(goal, clean, Linf(0.1), torch.Generator())
+            >>> bool((goal(adversarial) > goal(clean)).all())
+            True
+        """
+        with attack_mode(module, self.mode, fold=True):
+            yield self.search(start_noise)
+
     def strength(self, epsilon: float | Tensor, progress: float) -> float | Tensor:
         """Scale epsilon during the warm-up.
 
@@ -83,46 +109,3 @@ class TrainingAttack:
             progress: Share of the stage's steps already done, [0, 1].
         """
         return epsilon * (progress / self.warm_up) if progress < self.warm_up else epsilon
-
-
-def perturb(
-    module: nn.Module,
-    goal: Goal,
-    clean: Images,
-    epsilon: float | Float[Tensor, " batch"],
-    attack: TrainingAttack,
-    norm: Norm,
-    generator: Generator,
-    start_noise: float | None = None,
-) -> Images:
-    """Attack a batch for one training step.
-
-    Args:
-        module: The module that the goal calls; put into the attack's mode and restored.
-        goal: What the attack maximises.
-        clean: Images in [0, 1].
-        epsilon: Strength in pixel units: one number, or one for each image.
-        attack: Settings of the search.
-        norm: Norm of the threat.
-        generator: The only source of randomness.
-        start_noise: The objective's ``start_noise``, or ``None``.
-
-    Returns:
-        Adversarial images, detached.
-
-    Example:
-        >>> import torch
-        >>> from equipoise.attacks import goals
-        >>> torch.manual_seed(0)  # doctest: +ELLIPSIS
-        <torch...>
-        >>> network = nn.Sequential(nn.Flatten(), nn.Linear(16, 10))
-        >>> clean, labels = torch.rand(4, 1, 4, 4), torch.tensor([3, 1, 4, 1])
-        >>> goal = goals.cross_entropy(network, labels)
-        >>> generator = torch.Generator().manual_seed(0)
-        >>> adversarial = perturb(network, goal, clean, 0.1, TrainingAttack(), "Linf", generator)
-        >>> bool((goal(adversarial) > goal(clean)).all())
-        True
-    """
-    search = attack.search(start_noise)
-    with attack_mode(module, attack.mode, fold=True):
-        return search(goal, clean, THREATS[norm](epsilon), generator)

@@ -220,7 +220,6 @@ def with_conditioning(
     default: float | None = None,
     without_film: Sequence[str] | None = None,
     start: Start = "fresh",
-    seed: int = 0,
 ) -> ConditionalNetwork:
     """Convert a network with batch norms into one that takes a preference.
 
@@ -235,7 +234,6 @@ def with_conditioning(
         without_film: Dotted names of norms without FiLM (they still become dual); by default
             those that ``norms_without_film`` returns.
         start: Initialisation of every FiLM, see there.
-        seed: Random seed for the orthogonal matrix of the random encoding.
 
     Returns:
         The conditional network. FiLM draws its weights from torch's global seed.
@@ -270,7 +268,7 @@ def with_conditioning(
     if without_film is None:
         without_film = norms_without_film(network)
     unconditioned = _norms_named(network, without_film)
-    code = PreferenceCode(preferences, encoding, size, seed)
+    code = PreferenceCode(preferences, encoding, size, seed=0)
 
     def conditional_norm(norm: BatchNorm) -> _ConditionalNorm:
         film = None

@@ -11,14 +11,9 @@ from equipoise.recipes.networks import WideResNetShape
 from equipoise.recipes.recipe import MakeRecipe, row, variant
 
 
-def _variant(name: str, summary: str, base: MakeRecipe, **changes: Any) -> MakeRecipe:
-    """Another recipe with some fields of its method changed."""
-    return row(variant(base(), name, **changes), summary)
-
-
 def _gate(name: str, summary: str, **changes: Any) -> MakeRecipe:
     """AFA on digits with some fields of its gate changed."""
-    return _variant(name, summary, digits.afa_digits, gate=replace(digits.GUIDED_GATE, **changes))
+    return variant(name, summary, digits.afa_digits, gate=replace(digits.GUIDED_GATE, **changes))
 
 
 def _wider(name: str, summary: str, base: MakeRecipe, width: int) -> MakeRecipe:
@@ -38,77 +33,77 @@ def _budgets(
     for k in (1, 2, 3, 4, 5, 6, 7, 9):
         summary = f"PGD-AT at {k}/8 of the strongest strength: AFS's network #{k}."
         stage = {"stage": f"budget_{k}"} if stacked else {}
-        yield _variant(f"pgd_at_{data}_budget_{k}", summary, base, epsilon=top * k / 8, **stage)
+        yield variant(f"pgd_at_{data}_budget_{k}", summary, base, epsilon=top * k / 8, **stage)
 
 
 def _alphas(data: str, base: MakeRecipe, alphas: Iterable[float]) -> Iterable[MakeRecipe]:
     """AFS Table II."""
     for alpha in alphas:
         name = f"afs_{data}_alpha_{alpha:g}".replace(".", "_")
-        yield _variant(name, f"AFS, alpha {alpha:g}.", base, alpha=alpha)
+        yield variant(name, f"AFS, alpha {alpha:g}.", base, alpha=alpha)
 
 
 def _afa_k(strengths: tuple[float, ...]) -> MakeRecipe:
     """AFA Table 4."""
     k = len(strengths)
     name = f"afa_cifar10_compact_k{k}"
-    return _variant(name, f"AFA, K = {k}.", cifar10.afa_cifar10_compact, strengths=strengths)
+    return variant(name, f"AFA, K = {k}.", cifar10.afa_cifar10_compact, strengths=strengths)
 
 
 DIGITS: tuple[MakeRecipe, ...] = (
-    _variant(
+    variant(
         "afs_digits_average",
         "AFS's three extractors, the mean of their logits in place of a merger.",
         digits.afs_digits,
         merger="average",
     ),
-    _variant(
+    variant(
         "afs_digits_alpha_0",
         "AFS, alpha 0: the merger sees attacked images alone.",
         digits.afs_digits,
         alpha=0.0,
     ),
-    _variant(
+    variant(
         "afs_digits_alpha_0_5", "AFS, alpha 0.5, the paper's default.", digits.afs_digits, alpha=0.5
     ),
-    _variant("afs_digits_alpha_0_8", "AFS, alpha 0.8.", digits.afs_digits, alpha=0.8),
-    _variant(
+    variant("afs_digits_alpha_0_8", "AFS, alpha 0.8.", digits.afs_digits, alpha=0.8),
+    variant(
         "afs_digits_alpha_1",
         "AFS, alpha 1: the merger sees clean images alone.",
         digits.afs_digits,
         alpha=1.0,
     ),
-    _variant(
+    variant(
         "afs_digits_mask_101",
         "AFS of the first and the last extractor.",
         digits.afs_digits,
         mask="101",
     ),
-    _variant(
+    variant(
         "afs_digits_mask_011",
         "AFS of the extractors of the two highest budgets.",
         digits.afs_digits,
         mask="011",
     ),
-    _variant(
+    variant(
         "afs_digits_mask_001",
         "A merger over the extractor of the highest budget alone.",
         digits.afs_digits,
         mask="001",
     ),
-    _variant(
+    variant(
         "afa_digits_k2",
         "AFA, K = 2: no branch between clean and strongest.",
         digits.afa_digits,
         strengths=(0.0, digits.TOP),
     ),
-    _variant(
+    variant(
         "afa_digits_k5",
         "AFA, K = 5.",
         digits.afa_digits,
         strengths=tuple(digits.TOP * k / 4 for k in range(5)),
     ),
-    _variant(
+    variant(
         "afa_digits_k9",
         "AFA, K = 9.",
         digits.afa_digits,
@@ -129,19 +124,19 @@ DIGITS: tuple[MakeRecipe, ...] = (
         "AFA with a fusing weight for each channel of each norm.",
         each="channel",
     ),
-    _variant(
+    variant(
         "afa_digits_statistics",
         "AFA whose branches have separate statistics and share the affine maps.",
         digits.afa_digits,
         separate="statistics",
     ),
-    _variant(
+    variant(
         "afa_digits_affine",
         "AFA whose branches have separate affine maps and share the statistics.",
         digits.afa_digits,
         separate="affine",
     ),
-    _variant(
+    variant(
         "afa_digits_soup",
         "The weight soup of AFA's outermost branches: 5 % clean, no generator.",
         digits.afa_digits,
@@ -160,7 +155,7 @@ SERIES: tuple[MakeRecipe, ...] = (
         digits.standard_digits,
         2,
     ),
-    _variant(
+    variant(
         "pgd_at_cifar10_compact_budget_0",
         "Standard training: AFS's network #0.",
         cifar10.standard_cifar10_compact,
@@ -169,7 +164,7 @@ SERIES: tuple[MakeRecipe, ...] = (
     *_budgets("cifar10_compact", cifar10.pgd_at_cifar10_compact, cifar10.TOP, stacked=True),
     *_alphas("cifar10_compact", cifar10.afs_cifar10_compact, (0, 0.2, 0.4, 0.5, 0.6, 0.8, 1)),
     *(
-        _variant(
+        variant(
             f"afs_cifar10_compact_mask_{mask}",
             f"AFS of the extractors {mask} among budgets 0, 4 and 8.",
             cifar10.afs_cifar10_compact,
@@ -181,7 +176,7 @@ SERIES: tuple[MakeRecipe, ...] = (
     _afa_k((0.0, 8 / 255)),
     _afa_k(cifar10.STRENGTHS),
     _afa_k(tuple(k / 255 for k in range(9))),
-    _variant(
+    variant(
         "fat_trades_cifar10_compact",
         "Friendly adversarial training over TRADES, three steps.",
         cifar10.pgd_at_cifar10_compact,

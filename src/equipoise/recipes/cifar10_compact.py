@@ -10,7 +10,7 @@ from equipoise.data import Augmentation, Cifar10
 from equipoise.methods import AFA, AFS, OAT, Gate, SingleNetwork, TrainingAttack
 from equipoise.objectives import AVM, FAT, IAT, LBGAT, MART, PGDAT, TLA, TRADES, Standard
 from equipoise.recipes.networks import WideResNetShape
-from equipoise.recipes.recipe import Evaluation, Recipe, variant
+from equipoise.recipes.recipe import Evaluation, MakeRecipe, Recipe, objective_rows, variant
 from equipoise.training import TrainingConfig
 from equipoise.training.schedule import Schedule
 
@@ -54,11 +54,6 @@ def afa_cifar10_compact_plain() -> Recipe:
     return _recipe("afa_cifar10_compact_plain", _afa(Gate(), schedule))
 
 
-def afa_split_cifar10_compact() -> Recipe:
-    """AFA over PGD-AT, K = 3, each image attacked for one branch a step."""
-    return variant(afa_cifar10_compact(), "afa_split_cifar10_compact", split_batch=True)
-
-
 def afs_cifar10_compact() -> Recipe:
     """AFS over budgets 0, 2, 4 and 8."""
     method = AFS(
@@ -73,52 +68,6 @@ def afs_cifar10_compact() -> Recipe:
     return _recipe("afs_cifar10_compact", method)
 
 
-def trades_cifar10_compact() -> Recipe:
-    """TRADES, beta 6."""
-    return variant(pgd_at_cifar10_compact(), "trades_cifar10_compact", objective=TRADES())
-
-
-def mart_cifar10_compact() -> Recipe:
-    """MART, beta 5."""
-    return variant(pgd_at_cifar10_compact(), "mart_cifar10_compact", objective=MART())
-
-
-def iat_cifar10_compact() -> Recipe:
-    """Interpolated adversarial training."""
-    return variant(pgd_at_cifar10_compact(), "iat_cifar10_compact", objective=IAT())
-
-
-def fat_cifar10_compact() -> Recipe:
-    """Friendly adversarial training over PGD-AT, three steps."""
-    objective = FAT(over=PGDAT(), tau=1)
-    return variant(
-        pgd_at_cifar10_compact(), "fat_cifar10_compact", objective=objective, attack=THREE_STEPS
-    )
-
-
-def tla_cifar10_compact() -> Recipe:
-    """Triplet loss adversarial training."""
-    return variant(pgd_at_cifar10_compact(), "tla_cifar10_compact", objective=TLA())
-
-
-def random_budget_cifar10_compact() -> Recipe:
-    """PGD-AT with a strength from 3/255 to 8/255 drawn for each image."""
-    budgets = tuple(k / 255 for k in range(3, 9))
-    return variant(
-        pgd_at_cifar10_compact(), "random_budget_cifar10_compact", random_budgets=budgets
-    )
-
-
-def lbgat_cifar10_compact() -> Recipe:
-    """Learnable boundary guided training, with a teacher of the student's architecture."""
-    return variant(pgd_at_cifar10_compact(), "lbgat_cifar10_compact", objective=LBGAT())
-
-
-def avm_cifar10_compact() -> Recipe:
-    """Adversarial vertex mixup."""
-    return variant(pgd_at_cifar10_compact(), "avm_cifar10_compact", objective=AVM())
-
-
 def oat_cifar10_compact() -> Recipe:
     """Once-for-all adversarial training, its FiLM layers starting as the identity."""
     method = OAT(
@@ -130,21 +79,6 @@ def oat_cifar10_compact() -> Recipe:
         start="identity",
     )
     return _recipe("oat_cifar10_compact", method)
-
-
-def afa_trades_cifar10_compact() -> Recipe:
-    """AFA over TRADES."""
-    return variant(afa_cifar10_compact(), "afa_trades_cifar10_compact", objective=TRADES())
-
-
-def afa_mart_cifar10_compact() -> Recipe:
-    """AFA over MART."""
-    return variant(afa_cifar10_compact(), "afa_mart_cifar10_compact", objective=MART())
-
-
-def afa_iat_cifar10_compact() -> Recipe:
-    """AFA over IAT."""
-    return variant(afa_cifar10_compact(), "afa_iat_cifar10_compact", objective=IAT())
 
 
 def _afa(gate: Gate, schedule: Schedule) -> AFA:
@@ -172,3 +106,55 @@ def _recipe(name: str, method: SingleNetwork | AFA | AFS | OAT) -> Recipe:
         ),
         evaluation=Evaluation(epsilons=STRENGTHS, images=500, steps=10),
     )
+
+
+CIFAR10_COMPACT: tuple[MakeRecipe, ...] = (
+    standard_cifar10_compact,
+    pgd_at_cifar10_compact,
+    afa_cifar10_compact,
+    afa_cifar10_compact_plain,
+    variant(
+        "afa_split_cifar10_compact",
+        "AFA over PGD-AT, K = 3, each image attacked for one branch a step.",
+        afa_cifar10_compact,
+        split_batch=True,
+    ),
+    afs_cifar10_compact,
+    *objective_rows(
+        pgd_at_cifar10_compact,
+        {
+            "trades_cifar10_compact": ("TRADES, beta 6.", TRADES()),
+            "mart_cifar10_compact": ("MART, beta 5.", MART()),
+            "iat_cifar10_compact": ("Interpolated adversarial training.", IAT()),
+            "tla_cifar10_compact": ("Triplet loss adversarial training.", TLA()),
+            "lbgat_cifar10_compact": (
+                "Learnable boundary guided training, with a teacher of the student's architecture.",
+                LBGAT(),
+            ),
+            "avm_cifar10_compact": ("Adversarial vertex mixup.", AVM()),
+        },
+    ),
+    variant(
+        "fat_cifar10_compact",
+        "Friendly adversarial training over PGD-AT, three steps.",
+        pgd_at_cifar10_compact,
+        objective=FAT(over=PGDAT(), tau=1),
+        attack=THREE_STEPS,
+    ),
+    variant(
+        "random_budget_cifar10_compact",
+        "PGD-AT with a strength from 3/255 to 8/255 drawn for each image.",
+        pgd_at_cifar10_compact,
+        random_budgets=tuple(k / 255 for k in range(3, 9)),
+    ),
+    oat_cifar10_compact,
+    *objective_rows(
+        afa_cifar10_compact,
+        {
+            "afa_trades_cifar10_compact": ("AFA over TRADES.", TRADES()),
+            "afa_mart_cifar10_compact": ("AFA over MART.", MART()),
+            "afa_iat_cifar10_compact": ("AFA over IAT.", IAT()),
+        },
+    ),
+)
+"""The main methods."""

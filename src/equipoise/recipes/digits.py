@@ -9,7 +9,7 @@ from equipoise.data import Augmentation, Digits
 from equipoise.methods import AFA, AFS, OAT, Gate, SingleNetwork, TrainingAttack
 from equipoise.objectives import AVM, FAT, IAT, LBGAT, MART, PGDAT, TLA, TRADES, Standard
 from equipoise.recipes.networks import WideResNetShape
-from equipoise.recipes.recipe import Evaluation, Recipe, variant
+from equipoise.recipes.recipe import Evaluation, MakeRecipe, Recipe, objective_rows, variant
 from equipoise.training import TrainingConfig
 from equipoise.training.schedule import Schedule
 
@@ -62,56 +62,6 @@ def afs_digits() -> Recipe:
     return _recipe("afs_digits", method)
 
 
-def trades_digits() -> Recipe:
-    """TRADES, beta 6."""
-    return variant(pgd_at_digits(), "trades_digits", objective=TRADES())
-
-
-def mart_digits() -> Recipe:
-    """MART, beta 5."""
-    return variant(pgd_at_digits(), "mart_digits", objective=MART())
-
-
-def iat_digits() -> Recipe:
-    """Interpolated adversarial training."""
-    return variant(pgd_at_digits(), "iat_digits", objective=IAT())
-
-
-def fat_digits() -> Recipe:
-    """Friendly adversarial training over PGD-AT, stopped one step after the flip."""
-    return variant(pgd_at_digits(), "fat_digits", objective=FAT(over=PGDAT(), tau=1))
-
-
-def fat_trades_digits() -> Recipe:
-    """Friendly adversarial training over TRADES."""
-    return variant(pgd_at_digits(), "fat_trades_digits", objective=FAT(over=TRADES(), tau=1))
-
-
-def fat_mart_digits() -> Recipe:
-    """Friendly adversarial training over MART."""
-    return variant(pgd_at_digits(), "fat_mart_digits", objective=FAT(over=MART(), tau=1))
-
-
-def tla_digits() -> Recipe:
-    """Triplet loss adversarial training."""
-    return variant(pgd_at_digits(), "tla_digits", objective=TLA(noise=TOP))
-
-
-def lbgat_digits() -> Recipe:
-    """Learnable boundary guided training, with a teacher of the student's architecture."""
-    return variant(pgd_at_digits(), "lbgat_digits", objective=LBGAT())
-
-
-def avm_digits() -> Recipe:
-    """Adversarial vertex mixup, which hides gradients; the self-checks report it."""
-    return variant(pgd_at_digits(), "avm_digits", objective=AVM())
-
-
-def random_budget_digits() -> Recipe:
-    """PGD-AT with a strength drawn for each image."""
-    return variant(pgd_at_digits(), "random_budget_digits", random_budgets=STRENGTHS)
-
-
 def oat_digits() -> Recipe:
     """Once-for-all adversarial training, its FiLM layers starting as the identity."""
     method = OAT(
@@ -123,31 +73,6 @@ def oat_digits() -> Recipe:
         start="identity",
     )
     return _recipe("oat_digits", method)
-
-
-def afa_trades_digits() -> Recipe:
-    """AFA over TRADES."""
-    return variant(afa_digits(), "afa_trades_digits", objective=TRADES())
-
-
-def afa_mart_digits() -> Recipe:
-    """AFA over MART."""
-    return variant(afa_digits(), "afa_mart_digits", objective=MART())
-
-
-def afa_iat_digits() -> Recipe:
-    """AFA over IAT."""
-    return variant(afa_digits(), "afa_iat_digits", objective=IAT())
-
-
-def afs_trades_digits() -> Recipe:
-    """AFS whose extractors are trained with TRADES."""
-    return variant(afs_digits(), "afs_trades_digits", objective=TRADES())
-
-
-def afs_one_budget_digits() -> Recipe:
-    """AFS of three extractors of one budget, to separate stacking budgets from ensembling."""
-    return variant(afs_digits(), "afs_one_budget_digits", budgets=(TOP, TOP, TOP))
 
 
 def _afa(gate: Gate) -> AFA:
@@ -176,3 +101,69 @@ def _recipe(name: str, method: SingleNetwork | AFA | AFS | OAT) -> Recipe:
         ),
         evaluation=Evaluation(epsilons=STRENGTHS),
     )
+
+
+DIGITS: tuple[MakeRecipe, ...] = (
+    standard_digits,
+    pgd_at_digits,
+    afa_digits,
+    afa_digits_plain,
+    afs_digits,
+    *objective_rows(
+        pgd_at_digits,
+        {
+            "trades_digits": ("TRADES, beta 6.", TRADES()),
+            "mart_digits": ("MART, beta 5.", MART()),
+            "iat_digits": ("Interpolated adversarial training.", IAT()),
+            "fat_digits": (
+                "Friendly adversarial training over PGD-AT, stopped one step after the flip.",
+                FAT(over=PGDAT(), tau=1),
+            ),
+            "fat_trades_digits": (
+                "Friendly adversarial training over TRADES.",
+                FAT(over=TRADES(), tau=1),
+            ),
+            "fat_mart_digits": (
+                "Friendly adversarial training over MART.",
+                FAT(over=MART(), tau=1),
+            ),
+            "tla_digits": ("Triplet loss adversarial training.", TLA(noise=TOP)),
+            "lbgat_digits": (
+                "Learnable boundary guided training, with a teacher of the student's architecture.",
+                LBGAT(),
+            ),
+            "avm_digits": (
+                "Adversarial vertex mixup, which hides gradients; the self-checks report it.",
+                AVM(),
+            ),
+        },
+    ),
+    variant(
+        "random_budget_digits",
+        "PGD-AT with a strength drawn for each image.",
+        pgd_at_digits,
+        random_budgets=STRENGTHS,
+    ),
+    oat_digits,
+    *objective_rows(
+        afa_digits,
+        {
+            "afa_trades_digits": ("AFA over TRADES.", TRADES()),
+            "afa_mart_digits": ("AFA over MART.", MART()),
+            "afa_iat_digits": ("AFA over IAT.", IAT()),
+        },
+    ),
+    variant(
+        "afs_trades_digits",
+        "AFS whose extractors are trained with TRADES.",
+        afs_digits,
+        objective=TRADES(),
+    ),
+    variant(
+        "afs_one_budget_digits",
+        "AFS of three extractors of one budget, to separate stacking budgets from ensembling.",
+        afs_digits,
+        budgets=(TOP, TOP, TOP),
+    ),
+)
+"""Every method."""

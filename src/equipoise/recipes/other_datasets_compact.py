@@ -10,40 +10,29 @@ from equipoise.data import SVHN, Cifar100, DataSource, TinyImageNet
 from equipoise.recipes import cifar10_compact as cifar10
 from equipoise.recipes.recipe import MakeRecipe, row
 
-AFA_ROWS = (
-    cifar10.standard_cifar10_compact,
-    cifar10.pgd_at_cifar10_compact,
-    cifar10.afa_cifar10_compact,
-    cifar10.trades_cifar10_compact,
-    cifar10.afa_trades_cifar10_compact,
-    cifar10.mart_cifar10_compact,
-    cifar10.afa_mart_cifar10_compact,
-)
-IAT_ROWS = (cifar10.iat_cifar10_compact, cifar10.afa_iat_cifar10_compact)
-AFS_ROWS = (
-    cifar10.pgd_at_cifar10_compact,
-    cifar10.afs_cifar10_compact,
-    cifar10.lbgat_cifar10_compact,
-    cifar10.avm_cifar10_compact,
-)
+AFA_ROWS = ("standard", "pgd_at", "afa", "trades", "afa_trades", "mart", "afa_mart")
+IAT_ROWS = ("iat", "afa_iat")
+AFS_ROWS = ("pgd_at", "afs", "lbgat", "avm")
 
 
 def on_dataset(
-    data: str, dataset: DataSource, makers: Sequence[MakeRecipe], *, flip: bool = True
+    data: str, dataset: DataSource, methods: Sequence[str], *, flip: bool = True
 ) -> tuple[MakeRecipe, ...]:
     """Make CIFAR-10's compact recipes with another data set.
 
     Args:
         data: The data set in recipes' names, in place of ``cifar10``.
         dataset: The data set.
-        makers: CIFAR-10's recipes.
+        methods: What precedes the data set in the recipes' names.
         flip: Whether images may be mirrored without changing their class.
 
     Returns:
         Entries of the catalogue.
     """
+    compact = {make.__name__: make for make in cifar10.CIFAR10_COMPACT}
     rows = []
-    for make in makers:
+    for method in methods:
+        make = compact[f"{method}_cifar10_compact"]
         base = make()
         loop = replace(base.loop, augmentation=replace(base.loop.augmentation, flip=flip))
         name = base.name.replace("cifar10", data)

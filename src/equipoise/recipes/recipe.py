@@ -1,7 +1,7 @@
 """Recipe: everything that a run depends on, as one frozen dataclass that JSON can store."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -102,25 +102,6 @@ MakeRecipe = Callable[[], Recipe]
 """An entry of the catalogue; its name is the recipe's, its docstring says what is trained."""
 
 
-def variant(base: Recipe, name: str, **changes: Any) -> Recipe:
-    """Make another recipe with some fields of its method changed.
-
-    Args:
-        base: The recipe to start from.
-        name: Name of the new one.
-        changes: Fields of the method and their values.
-
-    Example:
-        >>> from equipoise.objectives import TRADES
-        >>> from equipoise.recipes import RECIPES
-        >>> recipe = variant(RECIPES["pgd_at_digits"](), "my_trades", objective=TRADES(beta=3.0))
-        >>> recipe.method.objective
-        TRADES(beta=3.0)
-    """
-    method: Any = replace(base.method, **changes)
-    return replace(base, name=name, method=method)
-
-
 def row(recipe: Recipe, summary: str) -> MakeRecipe:
     """Make an entry of the catalogue for a recipe that was built from a table.
 
@@ -138,6 +119,42 @@ def row(recipe: Recipe, summary: str) -> MakeRecipe:
     make.__name__ = make.__qualname__ = recipe.name
     make.__doc__ = summary
     return make
+
+
+def variant(name: str, summary: str, base: MakeRecipe, **changes: Any) -> MakeRecipe:
+    """Make an entry of the catalogue for another entry with some fields of its method changed.
+
+    Args:
+        name: Name of the recipe.
+        summary: One line that says what it trains and ends in a full stop.
+        base: The recipe to start from.
+        changes: Fields of the method and their values.
+
+    Example:
+        >>> from equipoise.objectives import TRADES
+        >>> from equipoise.recipes.digits import pgd_at_digits
+        >>> make = variant("my_trades", "TRADES, beta 6.", pgd_at_digits, objective=TRADES())
+        >>> make.__name__, make().method.objective
+        ('my_trades', TRADES(beta=6.0))
+    """
+    recipe = base()
+    method: Any = replace(recipe.method, **changes)
+    return row(replace(recipe, name=name, method=method), summary)
+
+
+def objective_rows(
+    base: MakeRecipe, rows: Mapping[str, tuple[str, AnyObjective]]
+) -> tuple[MakeRecipe, ...]:
+    """Make entries of the catalogue for another entry with other objectives.
+
+    Args:
+        base: The recipe to start from.
+        rows: Summary and objective by the name of the recipe.
+    """
+    return tuple(
+        variant(name, summary, base, objective=objective)
+        for name, (summary, objective) in rows.items()
+    )
 
 
 def to_json(recipe: Any) -> Any:

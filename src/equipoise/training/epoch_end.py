@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from equipoise.training import checkpoint
+from equipoise.training.micro_batches import micro_batches
 from equipoise.training.monitors import TrainingMonitor
 from equipoise.training.stage_files import BEST, write_weights
 from equipoise.training.stage_run import StageRun
@@ -88,10 +89,9 @@ def _forward_training_batches(run: StageRun) -> None:
     progress = (run.steps_done - 1) / run.total_steps  # of the last step
     for number in range(min(run.batches.per_epoch, STATISTICS_BATCHES)):
         images, labels = run.batches.batch(order, number, generator)
-        parts = images.tensor_split(trainer.parts), labels.tensor_split(trainer.parts)
         # Not under no_grad: an objective may take gradients of its own. Not the wrapped task: a
         # data-parallel one waits for a backward pass after each forward pass.
         with trainer.fabric.autocast():
-            for part_images, part_labels in zip(*parts, strict=True):
+            for part_images, part_labels in micro_batches(images, labels, trainer.parts):
                 trainer.task(part_images, part_labels, generator, progress)
     checkpoint.set_random_state(random_state)

@@ -10,57 +10,35 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from lightning_fabric import Fabric
-
 from equipoise.data import Split
 from equipoise.distributed.ranks import check_shares
 from equipoise.runtime.errors import TrainingError
 from equipoise.runtime.files import write_json
 from equipoise.runtime.malloc import keep_freed_memory
-from equipoise.runtime.reporter import Reporter
 from equipoise.runtime.signals import Interrupted, stop_on_signals
 from equipoise.training.batches import TrainingBatches
-from equipoise.training.config import TrainingConfig
 from equipoise.training.epoch_end import end_epoch
 from equipoise.training.metrics import metrics_log
-from equipoise.training.stage import Stage, Task
 from equipoise.training.stage_files import DONE, LAST, load_weights, write_weights
 from equipoise.training.stage_run import StageRun
 from equipoise.training.trainer import NonFiniteLossError, Trainer
 from equipoise.training.validation import Validation
 
 
-def fit(
-    stage: Stage,
-    task: Task,
-    *,
-    train: Split,
-    validation: Split,
-    loop: TrainingConfig,
-    folder: Path,
-    fabric: Fabric,
-    seed: int,
-    reporter: Reporter | None = None,
-) -> dict[str, Any]:
+def fit(trainer: Trainer, train: Split, validation: Split, folder: Path) -> dict[str, Any]:
     """Train one stage, or resume it from a checkpoint in ``folder``.
 
     Args:
-        stage: Schedule, validation strengths, and which epoch's weights are kept.
-        task: The trained module, as built by ``stage.build``.
+        trainer: The stage, its module and optimiser, untrained. All processes of its Fabric call
+            this function and share each batch; only rank 0 writes files. Its seed also seeds
+            torch's, NumPy's and Python's global generators, which third-party layers may use.
         train: Training images, without the validation images.
         validation: Held-out images that choose the best epoch.
-        loop: Settings of the training loop.
         folder: Folder of the stage, for metrics, checkpoints, and best and last weights.
-        fabric: Device, precision and processes, as made by
-            ``equipoise.distributed.ranks.launched``. All processes call this function and share
-            each batch; only rank 0 writes files.
-        seed: Random seed of the stage. It also seeds torch's, NumPy's and Python's global
-            generators, which third-party layers may use.
-        reporter: Receives progress and log messages.
 
     Returns:
-        The summary that is also written to ``done.json``. ``task`` holds the weights that
-        ``stage.keep`` names, averaged if the loop averages.
+        The summary that is also written to ``done.json``. The trainer's task holds the
+        weights that its stage keeps, averaged if the loop averages.
 
     Raises:
         DataError: If the loop's extra images cannot be used.
@@ -72,6 +50,7 @@ def fit(
     Example:
         >>> import tempfile, torch
         >>> from equipoise.distributed.ranks import launched
+        >>> from equipoise.training import Trainer, TrainingConfig
         >>> from equipoise.training.schedule import Schedule
         >>> from equipoise.methods import SingleNetwork
         >>> from equipoise.objectives import Standard
@@ -84,27 +63,25 @@ def fit(
         >>> (stage,) = method.stages(lambda: network)
         >>> loop = TrainingConfig(batch_size=8)
         >>> fabric = launched(loop.precision, loop.batch_size, accelerator="cpu")
+        >>> trainer = Trainer(stage, stage.build({}), loop, fabric, seed=0)
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     summary = fit(
-        ...         stage, stage.build({}), train=images, validation=images, loop=loop,
-        ...         folder=Path(folder), fabric=fabric, seed=0,
-        ...     )
+        ...     summary = fit(trainer, train=images, validation=images, folder=Path(folder))
         ...     weights = sorted(path.name for path in Path(folder).glob("*.safetensors"))
         >>> summary["epochs"], weights
         (1, ['best.safetensors', 'checkpoint.safetensors', 'last.safetensors'])
     """
     keep_freed_memory()
-    trainer = Trainer(stage, task, loop, fabric, seed, reporter)
-    batches = TrainingBatches(train.to(fabric.device), loop)
+    stage, config, device = trainer.stage, trainer.config, trainer.fabric.device
+    batches = TrainingBatches(train.to(device), config)
     check_shares(batches.size, trainer.ranks.world)
     run = StageRun(trainer, batches, folder)
-    validate = Validation(stage, validation.to(fabric.device), loop, trainer.ranks, seed)
+    validate = Validation(stage, validation.to(device), config, trainer.ranks, trainer.seed)
     run.resume()
     trainer.reporter.begin(stage.name, run.total_steps, run.steps_done)
     stop = threading.Event()
     with contextlib.ExitStack() as stack:
         stack.enter_context(stop_on_signals(stop))
-        stack.enter_context(run.ranks.synchronised(trainer.task, loop.sync_batch_norm))
+        stack.enter_context(run.ranks.synchronised(trainer.task, config.sync_batch_norm))
         metrics = metrics_log(folder, run.position.epoch)
         log = run.ranks.on_rank_zero(lambda: stack.enter_context(metrics))
         _train_epochs(run, validate, log, stop)

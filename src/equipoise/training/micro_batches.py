@@ -1,15 +1,12 @@
 """Gradient accumulation for a batch that does not fit into memory."""
 
-from collections.abc import Callable
+from collections.abc import Iterator
 
 import torch
-from torch import Tensor
 
 from equipoise.runtime.errors import TrainingError
 from equipoise.types import Images, Labels
 
-LossTerms = dict[str, Tensor]
-Backward = Callable[[Images, Labels, float, bool], LossTerms]
 _LEAST_IMAGES = 2
 """Batch norms need two images for a variance."""
 _MESSAGES = (
@@ -18,76 +15,46 @@ _MESSAGES = (
 )  # fmt: skip
 
 
-def accumulate_gradients(
-    images: Images,
-    labels: Labels,
-    parts: int,
-    backward: Backward,
-    generator: torch.Generator,
-    log: Callable[[str], None],
-    least: int = 0,
-) -> tuple[LossTerms, int]:
-    """Compute the gradients of a batch, in twice as many parts whenever memory runs out.
-
-    A failed attempt is repeated with the same random draws. Running statistics of norms have then
-    seen some of its images twice.
+def micro_batches(images: Images, labels: Labels, parts: int) -> Iterator[tuple[Images, Labels]]:
+    """Split a batch into parts of nearly equal size.
 
     Args:
         images: The batch.
         labels: Its classes.
-        parts: Number of parts of the first attempt.
-        backward: Called with the images and labels of a part, its share of the batch, and whether
-            it is the first part. It clears the gradients if so, adds those of the part times its
-            share, and returns the loss terms of the part.
-        generator: Generator of the step's random draws.
-        log: Receives a message whenever the number of parts doubles.
-        least: Fewest images that a part may have; never fewer than two.
+        parts: Number of parts.
+    """
+    return zip(images.tensor_split(parts), labels.tensor_split(parts), strict=True)
 
-    Returns:
-        The loss terms, averaged over the batch, and the number of parts.
+
+def double_parts(parts: int, images: int, least: int, error: str) -> int:
+    """Return twice as many parts, after memory ran out.
+
+    Args:
+        parts: Number of parts that did not fit.
+        images: Images in the batch.
+        least: Fewest images that a part may have; never fewer than two.
+        error: The allocator's message.
 
     Raises:
-        TrainingError: If memory does not suffice for parts of ``least`` images.
+        TrainingError: If parts of ``least`` images are too large already.
     """
-    while True:
-        state = generator.get_state()
-        outcome = _attempt(images, labels, parts, backward)
-        if not isinstance(outcome, str):
-            return outcome, parts
-        # Outside of the except clause: the frames of the error hold tensors that must be freed.
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-        generator.set_state(state)
-        parts *= 2
-        if len(images) < max(least, _LEAST_IMAGES) * parts:
-            why = f", and this method needs at least {least}" if least > _LEAST_IMAGES else ""
-            raise TrainingError(
-                f"memory does not suffice for a step of {2 * len(images) // parts} images "
-                f"({outcome}){why}. Earlier checkpoints are kept. Use a smaller network or image, "
-                "bf16-mixed precision, or a device with more memory."
-            )
-        log(
-            f"out of memory: from now on, each batch of {len(images)} is trained in {parts} parts "
-            f"with accumulated gradients. Batch norms see {len(images) // parts} images at a time, "
-            "and steps take longer."
+    if images < max(least, _LEAST_IMAGES) * 2 * parts:
+        why = f", and this method needs at least {least}" if least > _LEAST_IMAGES else ""
+        raise TrainingError(
+            f"memory does not suffice for a step of {images // parts} images ({error}){why}. "
+            "Earlier checkpoints are kept. Use a smaller network or image, bf16-mixed precision, "
+            "or a device with more memory."
         )
+    return 2 * parts
 
 
-def _attempt(images: Images, labels: Labels, parts: int, backward: Backward) -> LossTerms | str:
-    """Return the averaged loss terms, or the allocator's message if memory ran out."""
-    total: LossTerms = {}
-    pairs = zip(images.tensor_split(parts), labels.tensor_split(parts), strict=True)
-    try:
-        for number, (part_images, part_labels) in enumerate(pairs):
-            share = len(part_images) / len(images)
-            for name, term in backward(part_images, part_labels, share, number == 0).items():
-                value = term.detach() * share
-                total[name] = total[name] + value if name in total else value
-    except (MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
-            raise
-        return first_line(error)
-    return total
+def release_cached_memory() -> None:
+    """Return the accelerator's cached memory, for a further attempt with smaller batches.
+
+    Call it outside of an except clause: the frames of the error hold tensors that must be freed.
+    """
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def first_line(error: BaseException) -> str:

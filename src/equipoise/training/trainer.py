@@ -13,11 +13,19 @@ from equipoise.distributed.ranks import Ranks, check_input_precision
 from equipoise.runtime.errors import TrainingError
 from equipoise.runtime.reporter import NullReporter, Reporter
 from equipoise.training.config import TrainingConfig
-from equipoise.training.micro_batches import LossTerms, accumulate_gradients
+from equipoise.training.micro_batches import (
+    double_parts,
+    first_line,
+    is_out_of_memory,
+    micro_batches,
+    release_cached_memory,
+)
 from equipoise.training.stage import Stage, Task
 from equipoise.training.weight_averaging import WeightAverage
 from equipoise.training.weight_perturbation import perturbed_weights
 from equipoise.types import Images, Labels
+
+LossTerms = dict[str, Tensor]
 
 
 class NonFiniteLossError(TrainingError):
@@ -136,7 +144,7 @@ class Trainer:
                 max_norm=self.stage.schedule.clip_norm,
                 error_if_nonfinite=False,
             )
-        values = torch.stack([term.detach().double() for term in terms.values()])
+        values = torch.stack([term.double() for term in terms.values()])
         values = self.ranks.sum(values) / self.ranks.world
         names = list(terms)
         loss = float(values[names.index("loss")])
@@ -147,26 +155,42 @@ class Trainer:
         return StepResult(loss=loss, names=names, values=values)
 
     def _gradients(self, images: Images, labels: Labels, progress: float) -> LossTerms:
-        def backward(images: Images, labels: Labels, share: float, first: bool) -> LossTerms:
-            with self._weight_perturbation(images, labels, progress):
-                terms = self.wrapped(images, labels, self.generator, progress)
-                if first:
-                    self.optimiser.zero_grad()
-                self.fabric.backward(terms["loss"] * share)
-            return cast(LossTerms, terms)
+        """Compute the gradients of a batch, in twice as many parts whenever memory runs out.
 
-        if self.ranks.world > 1:  # one rank cannot split its step while the others wait
-            return backward(images, labels, 1.0, True)
-        terms, self.parts = accumulate_gradients(
-            images,
-            labels,
-            self.parts,
-            backward,
-            self.generator,
-            self.reporter.log,
-            getattr(self.task, "least_images", 0),
-        )
-        return terms
+        A failed attempt is repeated with the same random draws. Running statistics of norms have
+        then seen some of its images twice.
+        """
+        while True:
+            state = self.generator.get_state()
+            try:
+                return self._accumulate_gradients(images, labels, progress)
+            except (MemoryError, RuntimeError) as error:
+                # One rank cannot split its step while the others wait.
+                if self.ranks.world > 1 or not is_out_of_memory(error):
+                    raise
+                message = first_line(error)
+            release_cached_memory()
+            self.generator.set_state(state)
+            least = getattr(self.task, "least_images", 0)
+            self.parts = double_parts(self.parts, len(images), least, message)
+            self.reporter.log(
+                f"out of memory: from now on, each batch of {len(images)} is trained in "
+                f"{self.parts} parts with accumulated gradients. Batch norms see "
+                f"{len(images) // self.parts} images at a time, and steps take longer."
+            )
+
+    def _accumulate_gradients(self, images: Images, labels: Labels, progress: float) -> LossTerms:
+        total: LossTerms = {}
+        self.optimiser.zero_grad()
+        parts = self.parts if self.ranks.world == 1 else 1
+        for part, part_labels in micro_batches(images, labels, parts):
+            share = len(part) / len(images)
+            with self._weight_perturbation(part, part_labels, progress):
+                terms = self.wrapped(part, part_labels, self.generator, progress)
+                self.fabric.backward(terms["loss"] * share)
+            for name, term in terms.items():
+                total[name] = total.get(name, 0) + term.detach() * share
+        return total
 
     def _weight_perturbation(
         self, images: Images, labels: Labels, progress: float

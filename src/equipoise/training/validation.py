@@ -1,10 +1,8 @@
 """Accuracy on validation images at each strength, and diagnostics for alarms."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar
-
-import torch
 
 from equipoise.attacks import PGD
 from equipoise.attacks.threat import THREATS
@@ -14,7 +12,7 @@ from equipoise.evaluation import robust_accuracy
 from equipoise.models.attack_mode.context import attack_mode
 from equipoise.runtime.errors import TrainingError
 from equipoise.training.config import TrainingConfig
-from equipoise.training.micro_batches import first_line, is_out_of_memory
+from equipoise.training.micro_batches import first_line, is_out_of_memory, release_cached_memory
 from equipoise.training.monitors import Diagnostics, diagnose
 from equipoise.training.stage import Stage
 
@@ -52,56 +50,45 @@ class Validation:
             TrainingError: If memory does not suffice for one image.
         """
 
-        def measure() -> dict[float, float]:
-            return {
-                epsilon: robust_accuracy(
-                    task.predictor(epsilon),
-                    self.split,
-                    threat=THREATS[self.stage.norm](epsilon),
-                    search=self.search,
-                    generator=self.ranks.generator(self.seed),
-                    batch_size=self.batch_size,
-                    autocast=self.ranks.fabric.autocast,
-                    total=self.ranks.sum,
-                )
-                for epsilon in self.stage.validation
-            }
+        def measure(epsilon: float) -> float:
+            return robust_accuracy(
+                task.predictor(epsilon), self.split, search=self.search, **self._settings(epsilon)
+            )
 
         with _under_attack(task):
-            return self._within_memory(measure)
+            return self._within_memory(measure, self.stage.validation)
 
     def diagnose(self, task: Any, scores: Mapping[float, float]) -> dict[float, Diagnostics]:
         """Measure diagnostics at each strength, given the accuracies measured before."""
 
-        def measure() -> dict[float, Diagnostics]:
-            return {
-                epsilon: diagnose(
-                    task.predictor(epsilon),
-                    self.split,
-                    threat=THREATS[self.stage.norm](epsilon),
-                    pgd=score,
-                    generator=self.ranks.generator(self.seed),
-                    batch_size=self.batch_size,
-                    autocast=self.ranks.fabric.autocast,
-                    total=self.ranks.sum,
-                )
-                for epsilon, score in scores.items()
-            }
+        def measure(epsilon: float) -> Diagnostics:
+            return diagnose(
+                task.predictor(epsilon), self.split, pgd=scores[epsilon], **self._settings(epsilon)
+            )
 
         with _under_attack(task):
-            return self._within_memory(measure)
+            return self._within_memory(measure, scores)
 
-    def _within_memory(self, measure: Callable[[], _Result]) -> _Result:
+    def _settings(self, epsilon: float) -> dict[str, Any]:
+        return {
+            "threat": THREATS[self.stage.norm](epsilon),
+            "generator": self.ranks.generator(self.seed),
+            "batch_size": self.batch_size,
+            "autocast": self.ranks.fabric.autocast,
+            "total": self.ranks.sum,
+        }
+
+    def _within_memory(
+        self, measure: Callable[[float], _Result], strengths: Iterable[float]
+    ) -> dict[float, _Result]:
         while True:
             try:
-                return measure()
+                return {epsilon: measure(epsilon) for epsilon in strengths}
             except (MemoryError, RuntimeError) as error:
                 if not is_out_of_memory(error) or self.ranks.world > 1:
                     raise
                 message = first_line(error)
-            # Outside of the except clause: the frames of the error hold tensors that must be freed.
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
+            release_cached_memory()
             if self.batch_size == 1:
                 raise TrainingError(
                     f"memory does not suffice to validate one image ({message}). Earlier "

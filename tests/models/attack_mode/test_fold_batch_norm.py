@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from equipoise.attacks.goals import cross_entropy
+from equipoise.attacks.threat import Linf
 from equipoise.distributed.sync_batch_norm import synchronised
 from equipoise.methods import TrainingAttack, training_attack
 from equipoise.models import (
@@ -190,11 +191,12 @@ def test_synchronised_norms_are_folded():
 def test_a_training_attack_finds_the_same_images(monkeypatch):
     network, labels = randomised(BACKBONES["wrn_10"]()), torch.arange(4)
     goal = cross_entropy(network, labels)
-    attack = partial(
-        training_attack.perturb,
-        *(network, goal, images(), 8 / 255, TrainingAttack(steps=3), "Linf"),
-    )
-    result = attack(torch.Generator().manual_seed(0))
+
+    def attack():
+        with TrainingAttack(steps=3).against(network) as search:
+            return search(goal, images(), Linf(8 / 255), torch.Generator().manual_seed(0))
+
+    result = attack()
     seen = []
 
     def unfolded(module, mode, fold):
@@ -202,7 +204,7 @@ def test_a_training_attack_finds_the_same_images(monkeypatch):
         return attack_mode(module, mode)
 
     monkeypatch.setattr(training_attack, "attack_mode", unfolded)
-    torch.testing.assert_close(result, attack(torch.Generator().manual_seed(0)))
+    torch.testing.assert_close(result, attack())
     assert seen == [True]
 
 

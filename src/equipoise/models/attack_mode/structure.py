@@ -101,12 +101,16 @@ def structure_of(network: nn.Module) -> Structure | None:
     # The folded pass calls these two as they are, so they may be anything, hooks included.
     called = {*backbone.normalise.modules(), *backbone.linear.modules(), network}
     replaced = [module for module in network.modules() if module not in called]
-    home = type(network).__module__  # the module that defines the network's blocks
+    home = _package(network)  # defines the network's blocks
     for module in replaced:
-        is_container = type(module) in _CONTAINERS or type(module).__module__ == home
+        is_container = type(module) in _CONTAINERS or _package(module) == home
         if not _is_plain(module) or not (module in folded or is_container):
             return None
     return structure
+
+
+def _package(module: nn.Module) -> str:
+    return type(module).__module__.rpartition(".")[0]
 
 
 def _is_plain(module: Any) -> bool:

@@ -1,11 +1,13 @@
 """Parts that all backbones share: checked settings, input normalisation, activations, stages."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, Required, TypedDict
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
+from equipoise.models.attack_mode.structure import BlockStructure
 from equipoise.runtime.errors import InvalidInput
 from equipoise.types import Images
 
@@ -52,12 +54,23 @@ class Normalise(nn.Module):
         return (images - self.mean) / self.std
 
 
+class SharedSettings(TypedDict, total=False):
+    """Keyword arguments of every backbone; ``shared_settings`` checks them."""
+
+    classes: Required[int]
+    channels: int
+    mean: Sequence[float] | None
+    std: Sequence[float] | None
+    activation: Activation
+
+
 def shared_settings(
+    *,
     classes: int,
-    channels: int,
-    mean: Sequence[float] | None,
-    std: Sequence[float] | None,
-    activation: str,
+    channels: int = 3,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    activation: str = "relu",
 ) -> dict[str, Any]:
     """Check the settings that all backbones have and fill in their defaults.
 
@@ -136,6 +149,73 @@ def make_stages(
             inputs = width * 2**stage * expansion
         stages.append(nn.Sequential(*blocks))
     return nn.Sequential(*stages)
+
+
+class PreActivationBlock(nn.Module):
+    """A pre-activation block: twice norm, activation, 3x3 convolution, plus the shortcut.
+
+    Args:
+        inputs: Input channels.
+        outputs: Output channels.
+        stride: Stride of the first convolution.
+        unit: Activation.
+        raw_shortcut: Whether a convolution on the shortcut reads the block's input itself, and not
+            its first activation.
+        one_sided: Whether a convolution that strides pads the image on the right and below alone,
+            as TensorFlow's "SAME" does for an even size.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        stride: int,
+        unit: type[nn.Module],
+        *,
+        raw_shortcut: bool = False,
+        one_sided: bool = False,
+    ) -> None:
+        super().__init__()
+        self.norm1 = nn.BatchNorm2d(inputs)
+        self.activation1 = unit()
+        self.pad = stride > 1 and one_sided
+        self.conv1 = nn.Conv2d(
+            inputs, outputs, 3, stride=stride, padding=0 if self.pad else 1, bias=False
+        )
+        self.norm2 = nn.BatchNorm2d(outputs)
+        self.activation2 = unit()
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
+        self.raw_shortcut = raw_shortcut
+        self.shortcut = (
+            nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False)
+            if inputs != outputs or stride != 1
+            else None
+        )
+
+    def extra_repr(self) -> str:
+        """Show what the shortcut reads: blocks that differ in it compute different things."""
+        return f"raw_shortcut={self.raw_shortcut}"
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return the block's output."""
+        active = self.activation1(self.norm1(features))
+        shortcut = features
+        if self.shortcut is not None:
+            shortcut = self.shortcut(features if self.raw_shortcut else active)
+        padded = functional.pad(active, [0, 1, 0, 1]) if self.pad else active
+        hidden = self.activation2(self.norm2(self.conv1(padded)))
+        return shortcut + self.conv2(hidden)
+
+    def structure(self) -> BlockStructure:
+        """Declare the layers."""
+        return BlockStructure(
+            entry_norm=self.norm1,
+            convs=((self.conv1, self.norm2), (self.conv2, None)),
+            shortcut=None if self.shortcut is None else (self.shortcut, None),
+            activated_shortcut=not self.raw_shortcut,
+            final_relu=False,
+            activations=(self.activation1, self.activation2),
+        )
 
 
 def initialise_convolutions(network: nn.Module) -> None:

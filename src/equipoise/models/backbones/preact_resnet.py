@@ -1,16 +1,17 @@
 """Residual networks with pre-activation blocks: PreActResNet-18 and -34."""
 
-from collections.abc import Sequence
-from typing import Any, Literal, get_args
+from functools import partial
+from typing import Any, Literal, Unpack, get_args
 
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional
 
-from equipoise.models.attack_mode.structure import BlockStructure, Structure, block_structures
+from equipoise.models.attack_mode.structure import Structure, block_structures
 from equipoise.models.backbones.common import (
     ACTIVATIONS,
-    Activation,
     Normalise,
+    PreActivationBlock,
+    SharedSettings,
     check_images,
     initialise_convolutions,
     make_stages,
@@ -24,64 +25,19 @@ DEPTHS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}
 """Number of blocks in each stage, by depth."""
 
 
-class _PreActBlock(nn.Module):
-    """A pre-activation block: twice norm, activation, 3x3 convolution, plus the shortcut."""
-
-    def __init__(
-        self, inputs: int, outputs: int, stride: int, unit: type[nn.Module], reads: Shortcut
-    ) -> None:
-        super().__init__()
-        self.norm1 = nn.BatchNorm2d(inputs)
-        self.activation1 = unit()
-        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False)
-        self.norm2 = nn.BatchNorm2d(outputs)
-        self.activation2 = unit()
-        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
-        self.reads = reads
-        self.shortcut = (
-            nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False)
-            if inputs != outputs or stride != 1
-            else None
-        )
-
-    def extra_repr(self) -> str:
-        """Show what the shortcut reads: blocks that differ in it compute different things."""
-        return f"reads={self.reads!r}"
-
-    def forward(self, features: Tensor) -> Tensor:
-        active = self.activation1(self.norm1(features))
-        hidden = self.conv2(self.activation2(self.norm2(self.conv1(active))))
-        if self.shortcut is None:
-            return hidden + features
-        return hidden + self.shortcut(active if self.reads == "activated" else features)
-
-    def structure(self) -> BlockStructure:
-        """Declare the layers."""
-        return BlockStructure(
-            entry_norm=self.norm1,
-            convs=((self.conv1, self.norm2), (self.conv2, None)),
-            shortcut=None if self.shortcut is None else (self.shortcut, None),
-            activated_shortcut=self.reads == "activated",
-            final_relu=False,
-            activations=(self.activation1, self.activation2),
-        )
-
-
 class PreActResNet(nn.Module):
     """PreActResNet-18 or -34: four stages of pre-activation blocks, a norm, then a linear layer.
 
     Args:
         depth: 18 or 34.
-        classes: Number of classes, 2 or more.
-        channels: Number of image channels.
-        mean: Mean of the data for each channel, in [0, 1] pixel units; 0.5 by default.
-        std: Standard deviation for each channel; 0.25 by default.
-        activation: ``"relu"`` or ``"silu"``.
         shortcut: What a convolution on a shortcut reads: the block's ``"activated"`` input, or the
             ``"raw"`` one. Published weights exist for both.
         final_norm: Whether a norm and an activation precede the pooling. Some published weights
             lack them.
         width: Channels of the stem and the first stage; each stage has twice those before it.
+        shared: Settings of every backbone: ``classes``; ``channels``, 3 by default; ``mean`` and
+            ``std`` of the data, a number for each channel in [0, 1] pixel units, 0.5 and 0.25 by
+            default; ``activation``, ``"relu"`` or ``"silu"``.
 
     Shape:
         Images ``(batch, channels, height, width)`` in [0, 1], 8x8 or larger, to logits
@@ -107,14 +63,10 @@ class PreActResNet(nn.Module):
         self,
         *,
         depth: int = 18,
-        classes: int,
-        channels: int = 3,
-        mean: Sequence[float] | None = None,
-        std: Sequence[float] | None = None,
-        activation: Activation = "relu",
         shortcut: Shortcut = "activated",
         final_norm: bool = True,
         width: int = 64,
+        **shared: Unpack[SharedSettings],
     ) -> None:
         super().__init__()
         if depth not in DEPTHS:
@@ -123,7 +75,7 @@ class PreActResNet(nn.Module):
             raise InvalidInput(f"shortcut must be one of {get_args(Shortcut)}, got {shortcut!r}.")
         if width < 1:
             raise InvalidInput(f"width must be 1 or more, got {width}.")
-        settings = shared_settings(classes, channels, mean, std, activation)
+        settings = shared_settings(**shared)
         self.config: dict[str, Any] = {
             "kind": "preact_resnet",
             "depth": depth,
@@ -132,19 +84,19 @@ class PreActResNet(nn.Module):
             "final_norm": final_norm,
             "width": width,
         }
-        unit = ACTIVATIONS[activation]
+        unit = ACTIVATIONS[settings["activation"]]
         self.normalise = Normalise(settings["mean"], settings["std"])
-        self.conv = nn.Conv2d(channels, width, 3, padding=1, bias=False)
+        self.conv = nn.Conv2d(settings["channels"], width, 3, padding=1, bias=False)
         self.stages = make_stages(
             DEPTHS[depth],
             width,
-            lambda inputs, outputs, stride: _PreActBlock(inputs, outputs, stride, unit, shortcut),
+            partial(PreActivationBlock, unit=unit, raw_shortcut=shortcut == "raw"),
             inputs=width,
         )
         self.norm = nn.BatchNorm2d(8 * width) if final_norm else nn.Identity()
         self.activation = unit() if final_norm else nn.Identity()
-        self.linear = nn.Linear(8 * width, classes)
-        self.channels = channels
+        self.linear = nn.Linear(8 * width, settings["classes"])
+        self.channels: int = settings["channels"]
         initialise_convolutions(self)
 
     def forward(self, images: Images) -> Logits:
@@ -156,7 +108,7 @@ class PreActResNet(nn.Module):
 
     def structure(self) -> Structure | None:
         """Declare the layers for batch-norm folding; ``None`` if they cannot be folded."""
-        blocks = block_structures(self.stages, _PreActBlock)
+        blocks = block_structures(self.stages, PreActivationBlock)
         if blocks is None or self.config["activation"] != "relu":
             return None
         final = bool(self.config["final_norm"])

@@ -1,7 +1,7 @@
 """Residual networks with post-activation blocks: ResNet-18, -34 and -50."""
 
-from collections.abc import Sequence
-from typing import Any, Literal, get_args
+from functools import partial
+from typing import Any, Literal, Unpack, get_args
 
 from torch import Tensor, nn
 from torch.nn import functional
@@ -9,8 +9,8 @@ from torch.nn import functional
 from equipoise.models.attack_mode.structure import BlockStructure, Structure, block_structures
 from equipoise.models.backbones.common import (
     ACTIVATIONS,
-    Activation,
     Normalise,
+    SharedSettings,
     check_images,
     initialise_convolutions,
     make_stages,
@@ -82,14 +82,12 @@ class ResNet(nn.Module):
 
     Args:
         depth: 18, 34 or 50.
-        classes: Number of classes, 2 or more.
-        channels: Number of image channels.
-        mean: Mean of the data for each channel, in [0, 1] pixel units; 0.5 by default.
-        std: Standard deviation for each channel; 0.25 by default.
-        activation: ``"relu"`` or ``"silu"``.
         stem: ``"small"`` is one 3x3 convolution, for images of 32 or 64 pixels; ``"imagenet"`` is a
             7x7 convolution of stride 2 and a 3x3 max pooling of stride 2.
         width: Channels of the stem and the first stage; each stage has twice those before it.
+        shared: Settings of every backbone: ``classes``; ``channels``, 3 by default; ``mean`` and
+            ``std`` of the data, a number for each channel in [0, 1] pixel units, 0.5 and 0.25 by
+            default; ``activation``, ``"relu"`` or ``"silu"``.
 
     Shape:
         Images ``(batch, channels, height, width)`` in [0, 1], 8x8 or larger, to logits
@@ -114,13 +112,9 @@ class ResNet(nn.Module):
         self,
         *,
         depth: int,
-        classes: int,
-        channels: int = 3,
-        mean: Sequence[float] | None = None,
-        std: Sequence[float] | None = None,
-        activation: Activation = "relu",
         stem: Stem = "small",
         width: int = 64,
+        **shared: Unpack[SharedSettings],
     ) -> None:
         super().__init__()
         if depth not in DEPTHS:
@@ -129,7 +123,7 @@ class ResNet(nn.Module):
             raise InvalidInput(f"stem must be one of {get_args(Stem)}, got {stem!r}.")
         if width < 1:
             raise InvalidInput(f"width must be 1 or more, got {width}.")
-        settings = shared_settings(classes, channels, mean, std, activation)
+        settings = shared_settings(**shared)
         self.config: dict[str, Any] = {
             "kind": "resnet",
             "depth": depth,
@@ -137,23 +131,29 @@ class ResNet(nn.Module):
             "stem": stem,
             "width": width,
         }
-        unit, bottleneck, large = ACTIVATIONS[activation], depth == 50, stem == "imagenet"
+        unit, bottleneck, large = (
+            ACTIVATIONS[settings["activation"]],
+            depth == 50,
+            stem == "imagenet",
+        )
         size, stride = (7, 2) if large else (3, 1)
         expansion = 4 if bottleneck else 1
         self.normalise = Normalise(settings["mean"], settings["std"])
-        self.conv = nn.Conv2d(channels, width, size, stride=stride, padding=size // 2, bias=False)
+        self.conv = nn.Conv2d(
+            settings["channels"], width, size, stride=stride, padding=size // 2, bias=False
+        )
         self.norm = nn.BatchNorm2d(width)
         self.activation = unit()
         self.pool = nn.MaxPool2d(3, stride=2, padding=1) if large else nn.Identity()
         self.stages = make_stages(
             DEPTHS[depth],
             width,
-            lambda inputs, width, stride: _Block(inputs, width, stride, unit, bottleneck),
+            partial(_Block, unit=unit, bottleneck=bottleneck),
             inputs=width,
             expansion=expansion,
         )
-        self.linear = nn.Linear(8 * width * expansion, classes)
-        self.channels = channels
+        self.linear = nn.Linear(8 * width * expansion, settings["classes"])
+        self.channels: int = settings["channels"]
         initialise_convolutions(self)
 
     def forward(self, images: Images) -> Logits:
