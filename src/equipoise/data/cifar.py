@@ -202,7 +202,7 @@ def _pickle(files: Files, name: str) -> tuple[str, dict[str, Any]]:
     try:
         return where, read_pickle(files.read(path))
     except DataError as error:
-        raise DataError(f"{where} is refused: {error}.") from error
+        raise DataError(f"{where} is rejected: {error}.") from error
 
 
 def _from_binary(

@@ -55,7 +55,7 @@ def afa_cifar10_compact_plain() -> Recipe:
 
 
 def afa_split_cifar10_compact() -> Recipe:
-    """AFA over PGD-AT, K = 3, each image attacked for one branch a step."""
+    """AFA over PGD-AT, K = 3, each image attacked for one branch per step."""
     return variant(afa_cifar10_compact(), "afa_split_cifar10_compact", split_batch=True)
 
 
@@ -120,7 +120,7 @@ def avm_cifar10_compact() -> Recipe:
 
 
 def oat_cifar10_compact() -> Recipe:
-    """Once-for-all adversarial training, its FiLM layers starting as the identity."""
+    """Once-for-all adversarial training, with FiLM layers initialised to the identity."""
     method = OAT(
         epsilon=TOP,
         attack=ATTACK,

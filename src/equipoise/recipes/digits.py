@@ -78,7 +78,7 @@ def iat_digits() -> Recipe:
 
 
 def fat_digits() -> Recipe:
-    """Friendly adversarial training over PGD-AT, stopped one step after the flip."""
+    """Friendly adversarial training over PGD-AT, stopped one step after success."""
     return variant(pgd_at_digits(), "fat_digits", objective=FAT(over=PGDAT(), tau=1))
 
 
@@ -103,7 +103,7 @@ def lbgat_digits() -> Recipe:
 
 
 def avm_digits() -> Recipe:
-    """Adversarial vertex mixup, which hides gradients; the self-checks report it."""
+    """Adversarial vertex mixup, which masks gradients; the self-checks report it."""
     return variant(pgd_at_digits(), "avm_digits", objective=AVM())
 
 
@@ -113,7 +113,7 @@ def random_budget_digits() -> Recipe:
 
 
 def oat_digits() -> Recipe:
-    """Once-for-all adversarial training, its FiLM layers starting as the identity."""
+    """Once-for-all adversarial training, with FiLM layers initialised to the identity."""
     method = OAT(
         epsilon=TOP,
         attack=ATTACK,

@@ -83,7 +83,7 @@ def load(folder: Path | str, *, trust: Sequence[Trusted] = ()) -> nn.Module:
         folder: A folder written by ``save``, a run folder with one under ``model/``, or
             ``hf://owner/name`` on the Hugging Face Hub.
         trust: Code that may be run to build an imported network: names of modules, or the
-            functions themselves. Without it, such a folder is refused.
+            functions themselves. Without it, such a folder is rejected.
 
     Returns:
         The model in eval mode: images ``(batch, channel, height, width)`` in [0, 1] to logits
@@ -262,7 +262,7 @@ def _damaged(path: Path, error: Exception) -> ModelFolderError:
 
 
 def _check_sizes(config: Any, tensors: int) -> None:
-    """Refuse a network that would take too long or too much memory to build."""
+    """Reject a network that would take too long or too much memory to build."""
     config = _without_arguments(config)
     for number in _whole_numbers(config):
         if abs(number) > MAX_NUMBER:
