@@ -350,7 +350,7 @@ class TestUntrusted:
 
     def test_a_recipe_whose_code_is_not_trusted_is_refused(self, tmp_path):
         asked = recipe(network("small"))
-        with pytest.raises(RunError, match=r"user_nets:small is code of .* --trust user_nets"):
+        with pytest.raises(RunError, match=r"user_nets:small is code in .* --trust user_nets"):
             train(asked, tmp_path / "run", dataset=tiny.digits())
         assert not (tmp_path / "run").exists()
 
@@ -358,7 +358,7 @@ class TestUntrusted:
         with trusting(*TRUST):
             save(import_network("user_nets:ten", {}), tmp_path)
         settings = tiny.recipe().evaluation
-        with pytest.raises(RunError, match="user_nets:ten is code of"):
+        with pytest.raises(RunError, match="user_nets:ten is code in"):
             evaluate(tmp_path, evaluation=settings, dataset=tiny.digits())
 
 

@@ -90,7 +90,7 @@ class _Cifar:
         raise DataError(
             f"{self.folder} holds no data/train-*.parquet, and no {layout.table.title} in another "
             f"layout: {layout.archive}-python.tar.gz, {layout.archive}-binary.tar.gz, or what they "
-            "unpack to."
+            "unpack to; check --data."
         )
 
 

@@ -150,7 +150,8 @@ def read_config(folder: Path) -> dict[str, Any]:
         config = read_json(folder / CONFIG, MAX_CONFIG_BYTES)
     except RunError as error:
         raise ModelFolderError(
-            f"{folder} is not a model folder: {error} A model folder holds {CONFIG} and {WEIGHTS}."
+            f"{folder} is not a model folder: {error} Name a folder with {CONFIG} and "
+            f"{WEIGHTS}, such as one that `equipoise train` or `equipoise demo` wrote."
         ) from error
     if not isinstance(config, dict) or config.get("format") != 1 or "model" not in config:
         raise ModelFolderError(f"{folder / CONFIG} is not a model configuration of format 1.")
