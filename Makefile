@@ -38,17 +38,17 @@ check: $(VENV)/installed  ## formatter, linter, types, import layers, documentat
 docs: $(VENV)/installed  ## the documentation site, into build/site
 	$(BIN)/mkdocs build --quiet
 
-house: $(VENV)/installed  ## how easily a stranger finds the way around the code
+house: $(VENV)/installed  ## measure how easy the code is to navigate
 	$(BIN)/python tools/house.py
 
-audit: $(VENV)/installed  ## known faults of the pinned dependencies, where the index can be reached
+audit: $(VENV)/installed  ## known vulnerabilities of the pinned dependencies, if the package index can be reached
 	@if $(BIN)/python -c "import socket; socket.create_connection(('pypi.org', 443), 3)" 2>/dev/null; \
 	then mkdir -p build; $(BIN)/pip-audit --requirement constraints.txt --no-deps --disable-pip \
 	--progress-spinner off > build/audit.txt 2> build/audit.log || { cat build/audit.txt build/audit.log; exit 1; }; \
 	tail -n 1 build/audit.log; \
 	else echo "pip-audit left out: pypi.org cannot be reached"; fi
 
-bench: $(VENV)/installed  ## speed, one benchmark after the other; the machine should do nothing else
+bench: $(VENV)/installed  ## speed benchmarks, one after another; use an otherwise idle machine
 	for name in pgd_step afa_stage1 strengths inference growth precision attack_mode; do \
 		$(BIN)/python benchmarks/$$name.py || exit 1; \
 	done

@@ -100,7 +100,7 @@ def our_step(
         fabric.backward(terms["loss"])
         values = torch.stack([term.detach().double() for term in terms.values()])
         if not bool(values.isfinite().all()):
-            raise FloatingPointError("the loss is no finite number")
+            raise FloatingPointError("the loss is not finite")
         optimiser.step()
         return terms["loss"].detach()
 

@@ -154,7 +154,7 @@ def test_afa_refuses_a_network_without_batch_norms_and_names_its_norms(name, ins
     ],
 )
 def test_custom_batch_norm_is_refused_by_name(make, where, convert):
-    message = rf"Small computes batch norm in code of its own \({where}\).*use an nn.BatchNorm2d"
+    message = rf"Small computes batch norm in its own code \({where}\).*use an nn.BatchNorm2d"
     with pytest.raises(ValueError, match=message):
         convert(make(4, 3))
 
@@ -247,7 +247,7 @@ def test_weights_that_cannot_be_used_are_refused(photographs, tmp_path):
         "other.safetensors": r"does not fit Small: .*norm.weight",
         "damaged.safetensors": "is damaged",
         "missing.safetensors": "does not exist",
-        "pickle.pt": r"must be a .safetensors file, got .*pickle.pt: others can hold code",
+        "pickle.pt": r"must be a .safetensors file, got .*pickle.pt: other files can contain code",
     }.items():
         make = network("small", weights=tmp_path / name).maker(photographs)
         with pytest.raises(RunError, match=message):
@@ -350,7 +350,7 @@ class TestUntrusted:
 
     def test_a_recipe_whose_code_is_not_trusted_is_refused(self, tmp_path):
         asked = recipe(network("small"))
-        with pytest.raises(RunError, match=r"user_nets:small is code of .* --trust user_nets"):
+        with pytest.raises(RunError, match=r"user_nets:small is code in .* --trust user_nets"):
             train(asked, tmp_path / "run", dataset=tiny.digits())
         assert not (tmp_path / "run").exists()
 
@@ -358,7 +358,7 @@ class TestUntrusted:
         with trusting(*TRUST):
             save(import_network("user_nets:ten", {}), tmp_path)
         settings = tiny.recipe().evaluation
-        with pytest.raises(RunError, match="user_nets:ten is code of"):
+        with pytest.raises(RunError, match="user_nets:ten is code in"):
             evaluate(tmp_path, evaluation=settings, dataset=tiny.digits())
 
 

@@ -26,7 +26,7 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").r
 LINES_BEFORE, CODE_BEFORE = 25_844, 16_278
 """Lines of Python under src, and of code among them, at commit a7dff13, before the moves."""
 TRANSLATED = re.compile(
-    r"(?<!there\s)\b(?:is|are) no [a-z]|\bnone to\b|told apart|\banew\b|\baloud\b|\bpolitely\b"
+    r"(?<![Tt]here\s)\b(?:is|are) no [a-z]|\bnone to\b|told apart|\banew\b|\baloud\b|\bpolitely\b"
     r"|\bon a processor\b|to the same bits|: Of (?:the|everything|a|all)\b|\bthereof\b"
 )
 """Turns of phrase that read as translated. "There is no file" is plain English."""

@@ -1,5 +1,4 @@
-"""Train, attack and evaluate image classifiers that are accurate on clean images and robust under
-attacks of unknown strength.
+"""Train, attack and evaluate image classifiers that balance clean accuracy against robustness.
 
 Importing this package does not import torch; the names below do, when they are first used.
 

@@ -1,4 +1,4 @@
-"""``python -m equipoise`` is the command line."""
+"""Run the command line with ``python -m equipoise``."""
 
 from equipoise.cli.main import main
 

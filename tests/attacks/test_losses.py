@@ -91,9 +91,9 @@ def test_dlr_of_equal_logits_is_zero_with_a_finite_gradient():
 
 def test_too_few_classes_are_refused_with_the_remedy():
     two, three, label = torch.zeros(1, 2), torch.zeros(1, 3), torch.tensor([0])
-    with pytest.raises(ValueError, match="DLR loss needs 3 classes or more, got 2"):
+    with pytest.raises(ValueError, match="DLR loss needs at least 3 classes, got 2"):
         losses.dlr(two, label)
-    with pytest.raises(ValueError, match=r"4 classes or more, got 3\. Use the margin"):
+    with pytest.raises(ValueError, match=r"at least 4 classes, got 3\. Use the margin"):
         losses.targeted_dlr(three, label, label)
 
 

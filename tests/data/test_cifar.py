@@ -150,7 +150,7 @@ def test_batch_that_would_run_a_command_is_refused_by_name(tmp_path):
     folder = write_cifar10(tmp_path / "cifar", IMAGES, LABELS)
     trap = Runs(tmp_path / "ran")
     (folder / "data_batch_3").write_bytes(python3_pickle(2)({"labels": [1], "data": trap}))
-    with pytest.raises(DataError, match=r"cifar: data_batch_3 is refused: it names \w+\.system"):
+    with pytest.raises(DataError, match=r"cifar: data_batch_3 is rejected: it names \w+\.system"):
         Cifar10(folder=folder).load()
     assert not (tmp_path / "ran").exists()
 

@@ -171,7 +171,7 @@ def test_class_may_be_called_train(tmp_path):
 )
 def test_split_folders_are_not_taken_for_classes(tmp_path, images):
     write_images(tmp_path, dict(zip(images, IMAGES, strict=False)))
-    with pytest.raises(DataError, match=r"but no training images: .* rename .* if it is a class"):
+    with pytest.raises(DataError, match=r"but no training images\. .* rename .* if it is a class"):
         ImageFolder(folder=tmp_path).load()
 
 
@@ -196,12 +196,12 @@ def test_class_folders_that_do_not_match_are_refused(tmp_path, make, reason):
 
 
 def test_single_class_or_class_of_one_image_is_refused(tmp_path):
-    with pytest.raises(DataError, match=r"two classes or more, got \['a'\]"):
+    with pytest.raises(DataError, match=r"at least two classes, got \['a'\]"):
         of_classes(tmp_path / "one", {"a": 3}).load()
     with pytest.raises(DataError, match=r"the class 'b' must have two images or more, .* got 1"):
         of_classes(tmp_path / "two", {"a": 3, "b": 1}).load()
     (tmp_path / "three").mkdir()
-    with pytest.raises(DataError, match=r"two classes or more, got \[\]"):
+    with pytest.raises(DataError, match=r"at least two classes, got \[\]"):
         ImageFolder(folder=tmp_path / "three").load()
 
 

@@ -292,7 +292,7 @@ def test_a_folder_without_an_image_size_requires_one(tmp_path):
     [
         ({"file": "file.onnx"}, r"torch-export must end in .pt2, got .*file.onnx"),
         ({"images": 1}, "images must be 2 or more, got 1"),
-        ({"model": "module:function"}, "gives no network"),
+        ({"model": "module:function"}, "cannot be imported"),
         ({"model": "nowhere"}, "nowhere is not a model folder"),
     ],
 )

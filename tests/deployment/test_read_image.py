@@ -144,7 +144,7 @@ def test_a_decompression_bomb_is_refused(side, tmp_path):
 
 def test_sixteen_bits_per_channel_are_refused(tmp_path):
     path = put(tmp_path / "a.png", numpy.zeros((8, 8), dtype=numpy.uint16))
-    with pytest.raises(RunError, match="has more than 8 bits a channel; save it with 8"):
+    with pytest.raises(RunError, match="has more than 8 bits per channel; save it with 8"):
         load_image(path, (1, 8, 8))
 
 

@@ -338,7 +338,7 @@ def test_the_defaults_are_the_originals():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"preferences": (0.0,)}, "preferences must have one above 0"),
+        ({"preferences": (0.0,)}, "preferences must include one above 0"),
         ({"preferences": (1.0, 0.0)}, "preferences must be one or more numbers in asc"),
         ({"preferences": (0.0, 1.5)}, r"preference must be in \[0, 1\], got 1.5"),
         ({"preferences": (0.5, 1.0)}, "zero_share must be in .* 0 if it is not"),

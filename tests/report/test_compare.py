@@ -214,7 +214,7 @@ def test_single_records_of_different_seeds_are_compared_and_their_seeds_printed(
 def test_models_without_a_seed_in_common_are_refused():
     records = [record("one", training_seed=seed) for seed in (0, 1)]
     with pytest.raises(
-        ValueError, match=r"must share one: one has 0, 1, two has 2; train one of them"
+        ValueError, match=r"must have one in common: one has 0, 1, two has 2; train one"
     ):
         compare_models([*records, record("two", training_seed=2)])
 

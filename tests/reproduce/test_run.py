@@ -214,7 +214,9 @@ def only_the_stack():
 def test_a_run_folder_of_another_recipe_is_refused(tmp_path, workers):
     reproduce(["afs-fig-3"], CUT, out=tmp_path)
     longer = replace(CUT, epochs=2)
-    message = r"budget_1__seed0 was trained by another recipe.*\(differs in method.schedule.epochs"
+    message = (
+        r"budget_1__seed0 was trained with a recipe other than.*\(differs in method.schedule.epochs"
+    )
     with pytest.raises(RunError, match=message):
         reproduce(["afs-fig-3"], longer, out=tmp_path)
     # The settings of the evaluation and the folder of the data may differ.

@@ -225,7 +225,7 @@ def test_help_for_afs_needs_no_model(capsys):
         (("train", "afa_digits", "--network", "net.pt2"), "can only be evaluated"),
         (("train", "afa_digits", "--network", "a:b", "--network.arguments", "[1]"), "JSON object"),
         (("train", "afa_digits", "--network", "a:b", "--network.arguments", "{"), "JSON object"),
-        (("train", "afa_digits", "--network", "no_such:thing"), "no_such:thing gives no network"),
+        (("train", "afa_digits", "--network", "no_such:thing"), "no_such:thing cannot be imported"),
         (("train", "pgd_at_digits", "--network", "user_nets:vit"), "fails on images of shape"),
         (
             ("train", "afa_digits", "--network", "user_nets:norm_free"),

@@ -312,7 +312,7 @@ def test_a_run_continues_only_on_the_data_it_started_with(tmp_path, data):
     train(recipe, tmp_path, dataset=data)
     train(recipe, tmp_path, dataset=data, resume=True)
     other = replace(data, train=data.train.take(slice(1, None)))
-    with pytest.raises(RunError, match="started on other data"):
+    with pytest.raises(RunError, match="started on different data"):
         train(recipe, tmp_path, dataset=other, resume=True)
 
 

@@ -151,7 +151,7 @@ def kl_divergence(predict: Predict, clean: Images) -> Goal:
 
 
 def misclassified(logits: Logits, labels: Labels) -> Bool[Tensor, " batch"]:
-    """Return whether the largest logit of each row is another one than the label's.
+    """Return whether the largest logit of each row is not the label's.
 
     A row that contains a NaN counts as misclassified whatever its label.
 

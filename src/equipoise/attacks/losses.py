@@ -266,6 +266,6 @@ def _check_classes(logits: Logits, least: int, name: str) -> None:
     classes = logits.shape[1]
     if classes < least:
         raise InvalidInput(
-            f"the {name} loss needs {least} classes or more, got {classes}. "
+            f"the {name} loss needs at least {least} classes, got {classes}. "
             "Use the margin, which needs two."
         )

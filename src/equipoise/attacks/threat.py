@@ -221,7 +221,7 @@ THREATS: dict[str, Callable[[float | Tensor], Threat]] = {"Linf": Linf, "L2": L2
 
 
 def check_strengths(norm: Norm, *epsilons: float | None) -> None:
-    """Refuse strengths and step sizes that a norm cannot have, before anything is trained.
+    """Reject strengths and step sizes that a norm cannot have, before anything is trained.
 
     Args:
         norm: Norm of the threat.

@@ -163,7 +163,7 @@ def _zip(origin: Path, archive: zipfile.ZipFile) -> Files:
         _check_member(origin, entry.filename)
         if stat.S_ISLNK(entry.external_attr >> 16):
             raise DataError(
-                f"{origin} holds a link ({entry.filename}), which is refused; unpack it and give "
+                f"{origin} holds a link ({entry.filename}), which is rejected; unpack it and give "
                 "the folder."
             )
         if not entry.is_dir():
@@ -190,8 +190,8 @@ def _tar(origin: Path) -> Files:
                 _check_member(origin, entry.name)
                 if not (entry.isdir() or entry.isreg()):
                     raise DataError(
-                        f"{origin} holds a link or device ({entry.name}), which is refused; unpack "
-                        "it and give the folder."
+                        f"{origin} holds a link or device ({entry.name}), which is rejected; "
+                        "unpack it and give the folder."
                     )
                 _check_size(origin, entry.name, entry.size)
                 file = archive.extractfile(entry)
@@ -251,7 +251,7 @@ def _check_size(origin: Path, name: str, size: int) -> None:
 
 
 def check_published(path: Path, digest: str, remedy: str) -> None:
-    """Refuse a file whose MD5 sum is not the published one.
+    """Reject a file whose MD5 sum is not the published one.
 
     Args:
         path: The file; its name is looked up in ``PUBLISHED``, and any other name passes.

@@ -90,7 +90,7 @@ class _Cifar:
         raise DataError(
             f"{self.folder} holds no data/train-*.parquet, and no {layout.table.title} in another "
             f"layout: {layout.archive}-python.tar.gz, {layout.archive}-binary.tar.gz, or what they "
-            "unpack to."
+            "unpack to; check --data."
         )
 
 
@@ -202,7 +202,7 @@ def _pickle(files: Files, name: str) -> tuple[str, dict[str, Any]]:
     try:
         return where, read_pickle(files.read(path))
     except DataError as error:
-        raise DataError(f"{where} is refused: {error}.") from error
+        raise DataError(f"{where} is rejected: {error}.") from error
 
 
 def _from_binary(

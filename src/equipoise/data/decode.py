@@ -83,7 +83,7 @@ def prepare(image: Any, *, size: tuple[int, int] | None, grey: bool) -> tuple[An
     if image.mode.startswith(("I", "F")) or any(
         _SIXTEEN_BITS.search(str(tile)) for tile in image.tile
     ):
-        raise DataError("it has more than 8 bits a channel; save it with 8")
+        raise DataError("it has more than 8 bits per channel; save it with 8")
     image.load()
     image, notices = _upright(image)
     if image.has_transparency_data:

@@ -241,13 +241,13 @@ def _first_of(folders: set[str], names: Sequence[str]) -> str | None:
 
 
 def _check_class_names(origin: Path, testing: str | None, classes: list[str]) -> None:
-    """Refuse splits that would be taken for classes because the training split is missing."""
+    """Reject splits that would be taken for classes because the training split is missing."""
     reserved = TRAIN_FOLDERS + TEST_FOLDERS
     if testing is not None or (classes and all(name.lower() in reserved for name in classes)):
         raise DataError(
-            f"{origin} holds {', '.join(classes)}, but no training images: a folder train or "
-            "training with a folder for each class, and no image beside them. Create it, or rename "
-            f"{testing or classes[0]} if it is a class."
+            f"{origin} holds {', '.join(classes)}, but no training images. They belong in a folder "
+            "named train or training, with one folder per class and no images beside these. Create "
+            f"it, or rename {testing or classes[0]} if it is a class."
         )
 
 
@@ -265,7 +265,7 @@ def _by_class(files: Files, prefix: str) -> dict[str, list[str]]:
             by_class[top].append(path)
     if len(by_class) < 2:
         raise DataError(
-            f"{root} must have a folder for each of two classes or more, got {list(by_class)}; "
+            f"{root} must have folders for at least two classes, got {list(by_class)}; "
             "make a folder for each class."
         )
     empty = [name for name, paths in by_class.items() if not paths]

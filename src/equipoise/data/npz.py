@@ -112,7 +112,7 @@ def read_arrays(path: Path, names: Sequence[str], optional: Sequence[str] = ()) 
     except Exception as error:  # not a zip, truncated, a pickle, an array of objects
         raise DataError(
             f"{path} cannot be read as an .npz of plain arrays ({error}); pickled content is "
-            "refused, because loading it can run code. Write plain arrays with numpy.savez."
+            "rejected, because loading it can run code. Write plain arrays with numpy.savez."
         ) from error
 
 

@@ -41,7 +41,7 @@ class _CifarUnpickler(pickle._Unpickler):
 
 def _only(allowed: str, value: Any, result: Any) -> Any:
     if value not in (allowed, allowed.encode()):
-        raise DataError(f"it holds {str(value)[:50]!r} where CIFAR files have {allowed!r}; refused")
+        raise DataError(f"it holds {str(value)[:50]!r} where CIFAR files have {allowed!r}")
     return result
 
 

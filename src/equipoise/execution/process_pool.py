@@ -1,4 +1,4 @@
-"""Run functions side by side in worker processes, and report their progress in this process.
+"""Run functions in parallel worker processes, and report their progress in this process.
 
 Small networks gain nothing from a second thread, so on two cores, two runs at a time with one
 thread each take half the time of two runs in sequence.

@@ -238,7 +238,7 @@ def _task_error(ray: Any, name: str, error: Exception) -> Exception:
     if isinstance(error, ray.exceptions.RayTaskError) and isinstance(cause, Exception):
         return cause
     return RunError(
-        f"the worker of {name} was lost more often than it is restarted "
+        f"the worker of {name} was lost more often than it may be restarted "
         f"({str(error).splitlines()[0]}). Its finished work is kept: run the same command again "
         "with --resume."
     )

@@ -1,4 +1,4 @@
-"""Training methods, each a plan of stages. The training loop knows stages and no method by name."""
+"""Training methods, each a plan of stages. The training loop contains no code for any of them."""
 
 from equipoise.methods.afa import AFA, Gate
 from equipoise.methods.afs import AFS

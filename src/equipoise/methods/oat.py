@@ -82,7 +82,7 @@ class OAT:
         check_strengths(self.norm, self.epsilon, self.attack.step_size)
         check_code(self.preferences, self.encoding, self.size)
         if self.preferences[-1] == 0:
-            raise InvalidInput(f"preferences must have one above 0, got {self.preferences}.")
+            raise InvalidInput(f"preferences must include one above 0, got {self.preferences}.")
         if not 0 <= self.zero_share < 1 or (self.zero_share > 0) != (self.preferences[0] == 0):
             raise InvalidInput(
                 "zero_share must be in (0, 1) if 0 is a preference, and 0 if it is not, "

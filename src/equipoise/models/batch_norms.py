@@ -24,7 +24,7 @@ def scale_and_shift(norm: Any) -> tuple[Tensor, Tensor]:
 
 
 def check_norms(network: nn.Module, purpose: str) -> None:
-    """Refuse a network whose batch norms cannot all be replaced; the message says what it has.
+    """Reject a network whose batch norms cannot all be replaced; the message says what it has.
 
     Args:
         network: Searched with all its descendants.
@@ -39,7 +39,7 @@ def check_norms(network: nn.Module, purpose: str) -> None:
     custom = [f"{type(m).__name__} at {name}" for name, m in modules if _normalises_itself(m)]
     if custom:
         raise InvalidInput(
-            f"{kind} computes batch norm in code of its own ({_first_names(custom)}), which cannot "
+            f"{kind} computes batch norm in its own code ({_first_names(custom)}), which cannot "
             f"be replaced from outside, so all images would share it. For {method}, use an "
             "nn.BatchNorm2d module there. AFS can stack the network as it is."
         )

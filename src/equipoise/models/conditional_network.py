@@ -66,8 +66,8 @@ class _ConditionalNorm(nn.Module):
         assert call is not None, "a conditional norm was called outside its network"
         if len(call.code) not in (1, features.shape[0]):
             raise InvalidInput(
-                f"a norm got {len(features)} rows in a call of {len(call.code)} images; give a "
-                "network that mixes rows one preference for the whole batch."
+                f"a norm got {len(features)} rows in a call of {len(call.code)} images; for a "
+                "network that mixes rows, use one preference for the whole batch."
             )
         if call.split is None:
             features = self.norm(features, call.branch)
@@ -202,7 +202,7 @@ class FixedPreference(nn.Module):
         self.training = model.training
 
     def extra_repr(self) -> str:
-        """Show the preference: at two preferences a network is two models."""
+        """Show the preference, which is part of the model's identity."""
         return f"preference={self.preference:g}"
 
     def forward(self, images: Images) -> Logits:
@@ -290,7 +290,7 @@ def with_conditioning(
 
 
 def norms_without_film(network: nn.Module) -> tuple[str, ...]:
-    """Find the norms after which OAT puts no FiLM.
+    """Find the norms that no FiLM layer follows in OAT.
 
     Returns:
         Dotted names of norms on a shortcut, recognised by ``shortcut`` or ``downsample`` in their

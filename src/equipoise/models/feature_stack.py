@@ -144,7 +144,7 @@ class FeatureStack(nn.Module):
             if head.out_features != self.merger.out_features:
                 raise InvalidInput(
                     f"member {number} has {head.out_features} classes, not "
-                    f"{self.merger.out_features}: their logits have no mean."
+                    f"{self.merger.out_features}: the mean of their logits is undefined."
                 )
         with torch.no_grad():
             weights: list[Tensor] = [head.weight for head in heads]

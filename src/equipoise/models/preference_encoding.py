@@ -93,7 +93,7 @@ class PreferenceCode(nn.Module):
 
 
 def check_preference(preference: float) -> None:
-    """Refuse a number that cannot be a preference.
+    """Reject a number that cannot be a preference.
 
     Raises:
         ValueError: If it is outside [0, 1].
@@ -105,7 +105,7 @@ def check_preference(preference: float) -> None:
 def check_code(
     preferences: Sequence[float], encoding: str, size: int, default: float | None = None
 ) -> None:
-    """Refuse settings from which no ``PreferenceCode`` can be built.
+    """Reject settings from which no ``PreferenceCode`` can be built.
 
     Args:
         preferences: The preferences to encode.

@@ -117,7 +117,7 @@ class TwoNetworkObjective(Protocol):
 
 
 def single_network_objective(objective: Objective | TwoNetworkObjective, method: str) -> Objective:
-    """Refuse an objective that trains a companion, for a method that cannot.
+    """Reject an objective that trains a companion, for a method that cannot.
 
     Args:
         objective: The method's objective.

@@ -1,4 +1,4 @@
-"""AFA's tables at the paper's scale: one recipe a row, with the networks and schedules of Sec. 5.1.
+"""AFA's tables at the paper's scale: one recipe per row, as described in Sec. 5.1.
 
 Settings that the paper does not give are ours and equal in all rows: batches of 128, weight decay
 5e-4, ten attack steps of epsilon / 4 in training (epsilon / 8 on SVHN), crops, and flips except on

@@ -1,4 +1,4 @@
-"""AFS's tables at the paper's scale: one recipe a row, with the network and schedules of Sec. III.
+"""AFS's tables at the paper's scale: one recipe per row, as described in Sec. III.
 
 Table IV quotes FAT, TLA, TRADES and LBGAT from their papers, which use other networks and
 schedules. Here all rows share one network and schedule, so that they are comparable.
@@ -78,7 +78,7 @@ def compared(data: str, dataset: DataSource) -> tuple[MakeRecipe, ...]:
     """Make the rows that Tables IV and V share, which are all of Table V."""
     rows: dict[str, tuple[str, AnyObjective]] = {
         f"lbgat_trades_{data}_paper": ("LBGAT + TRADES, beta 6.", LBGAT(beta=6.0)),
-        f"avm_{data}_paper": ("Adversarial vertex mixup, which hides gradients.", AVM()),
+        f"avm_{data}_paper": ("Adversarial vertex mixup, which masks gradients.", AVM()),
         f"pgd_at_{data}_paper_afs": ("PGD-AT at 8/255 on AFS's schedule.", PGD_AT),
     }
     return (

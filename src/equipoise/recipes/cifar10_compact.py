@@ -69,7 +69,7 @@ def afs_cifar10_compact() -> Recipe:
 
 
 def oat_cifar10_compact() -> Recipe:
-    """Once-for-all adversarial training, its FiLM layers starting as the identity."""
+    """Once-for-all adversarial training, with FiLM layers initialised to the identity."""
     method = OAT(
         epsilon=TOP,
         attack=ATTACK,
@@ -115,7 +115,7 @@ CIFAR10_COMPACT: tuple[MakeRecipe, ...] = (
     afa_cifar10_compact_plain,
     variant(
         "afa_split_cifar10_compact",
-        "AFA over PGD-AT, K = 3, each image attacked for one branch a step.",
+        "AFA over PGD-AT, K = 3, each image attacked for one branch per step.",
         afa_cifar10_compact,
         split_batch=True,
     ),

@@ -63,7 +63,7 @@ def afs_digits() -> Recipe:
 
 
 def oat_digits() -> Recipe:
-    """Once-for-all adversarial training, its FiLM layers starting as the identity."""
+    """Once-for-all adversarial training, with FiLM layers initialised to the identity."""
     method = OAT(
         epsilon=TOP,
         attack=ATTACK,

@@ -242,8 +242,9 @@ def _compare(baseline: dict[int | None, Record], model: dict[int | None, Record]
     names = [next(iter(records.values()))["model"] for records in (baseline, model)]
     if not seeds:
         raise InvalidInput(
-            f"models with several seeds must share one: {names[0]} has {seed_list(baseline)}, "
-            f"{names[1]} has {seed_list(model)}; train one of them with a seed of the other."
+            f"models with several seeds must have one in common: {names[0]} has "
+            f"{seed_list(baseline)}, {names[1]} has {seed_list(model)}; train one with a "
+            "seed of the other."
         )
     pairs = [(broken_at(model[mine]), broken_at(baseline[its])) for mine, its in seeds]
     written = next(iter(baseline.values()))["epsilons_written"]

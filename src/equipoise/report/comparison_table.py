@@ -98,8 +98,8 @@ def _caption(records: Sequence[Record], comparisons: list[Comparison]) -> str:
     if False in several_seeds:
         text += " p: exact McNemar test, which is more conservative than the interval."
     text += (
-        " No significant difference: the interval contains 0. There is no correction for multiple "
-        "comparisons."
+        " No significant difference: the interval contains 0. Intervals are not corrected for "
+        "multiple comparisons."
     )
     if first.get("images_sha256") is None:
         text += " These records do not identify their images, which are assumed to be the same."

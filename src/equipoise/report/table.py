@@ -55,7 +55,7 @@ def headline_rows(records: Sequence[Record]) -> tuple[list[str], list[list[str]]
 
 
 def fullest(records: Sequence[Record]) -> list[Record]:
-    """Keep, of several evaluations of one trained model, the one with the most attacks.
+    """Keep the evaluation with the most attacks of each trained model.
 
     Args:
         records: Evaluations of any models.
@@ -105,7 +105,7 @@ def attack_count(record: Record) -> int:
 
 
 def check_comparable(records: Sequence[Record], kind: str) -> None:
-    """Refuse records that cannot be shown in one table.
+    """Reject records that cannot be shown in one table.
 
     Args:
         records: Evaluations.

@@ -65,7 +65,7 @@ class PlannedModel:
         return self.record() is not None if self.shown else self.is_trained()
 
     def check_recipe(self) -> None:
-        """Refuse a run folder that holds a finished run of another recipe.
+        """Reject a run folder that holds a finished run of another recipe.
 
         Raises:
             RunError: If it does; the message names the fields that differ.
@@ -76,7 +76,7 @@ class PlannedModel:
         changed = [name for name in names if not name.startswith(NOT_TRAINING_FIELDS)]
         if changed:
             raise RunError(
-                f"{self.folder} was trained by another recipe than the current "
+                f"{self.folder} was trained with a recipe other than the current "
                 f"{self.recipe.name} (differs in {', '.join(changed)}). Choose another --out, or "
                 "move the folder away."
             )

@@ -1,4 +1,4 @@
-"""Errors that the user caused and can fix, told from bugs by their base class."""
+"""Errors that the user caused and can fix; their base class distinguishes them from bugs."""
 
 
 class UserError(Exception):

@@ -111,7 +111,7 @@ def locked(folder: Path, patience: float = 0.0) -> Iterator[None]:
 
 
 def _acquire(path: Path, deadline: float) -> BaseFileLock:
-    """Lock a file, creating its folder as often as a process that ends removes it."""
+    """Lock a file; create its folder again whenever a process that ends removes it."""
     while True:
         lock = FileLock(path, fallback_to_soft=False)
         try:

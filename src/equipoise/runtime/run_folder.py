@@ -87,5 +87,5 @@ class RunFolder:
 
     @property
     def lock(self) -> Path:
-        """The lock file, which exists while a process trains here."""
+        """The lock file, which exists while a process trains in the folder."""
         return self.path / LOCK

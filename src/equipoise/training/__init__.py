@@ -1,4 +1,4 @@
-"""The training loop, which knows no method: ``fit`` trains a stage, ``Trainer`` takes one step."""
+"""The training loop of every method: ``fit`` trains a stage, ``Trainer`` takes one step."""
 
 from equipoise.training.batches import ExtraImages
 from equipoise.training.config import TrainingConfig

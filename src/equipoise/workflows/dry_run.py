@@ -210,7 +210,7 @@ def stage_costs(
 
 
 class _Measurement:
-    """Runs steps and validations of one stage on as many images as we choose."""
+    """Runs steps and validations of one stage on any number of images."""
 
     def __init__(
         self,

@@ -13,7 +13,7 @@ from equipoise.runtime.run_folder import RunFolder
 
 @contextlib.contextmanager
 def claimed(folder: Path, content: Any, resume: bool) -> Iterator[None]:
-    """Lock a run folder for this process; refuse a folder that holds another run.
+    """Lock a run folder for this process; reject a folder that holds another run.
 
     Args:
         folder: The run folder.
@@ -50,14 +50,14 @@ def _check(folder: Path, content: Any, resume: bool) -> None:
     changed = ", ".join(differences(folder, content))
     if changed:
         raise RunError(
-            f"{folder} holds a run of another recipe (differs in {changed}). Choose another folder "
-            f"with --out, or continue the stored run: equipoise train {stored} --out {folder} "
-            "--resume."
+            f"{folder} holds a run of a different recipe (differs in {changed}). Choose another "
+            f"folder with --out, or continue the stored run: equipoise train {stored} "
+            f"--out {folder} --resume."
         )
 
 
 def check_same_data(folder: Path, digest: str) -> None:
-    """Refuse to continue a run on other data: image order and validation images would change.
+    """Refuse to continue a run on different data: image order and validation images would change.
 
     Args:
         folder: The run folder.
@@ -70,7 +70,7 @@ def check_same_data(folder: Path, digest: str) -> None:
     stored = read_json(path).get("data_digest", digest) if path.exists() else digest
     if stored != digest:
         raise RunError(
-            f"the run in {folder} started on other data (other images, labels or classes). Restore "
+            f"the run in {folder} started on different data (images, labels or classes). Restore "
             "those data to continue, or choose another folder with --out."
         )
 

@@ -173,7 +173,7 @@ def _save(
 def _check_networks(
     recipe: Recipe, stages: Sequence[Stage], dataset: DataSet, reporter: Reporter
 ) -> None:
-    """Refuse networks that do not fit the data before anything is written."""
+    """Reject networks that do not fit the data before anything is written."""
     for name in recipe.method.selected_extractors() if isinstance(recipe.method, AFS) else ():
         check_answer(FeatureExtractor(load_extractor(name)).logits, dataset.train, name)
         card = card_of(name) if Path(name).is_dir() else {}

@@ -52,9 +52,9 @@ def test_an_importable_function_gives_a_network_in_eval_mode(importable, images)
     ("name", "message"),
     [
         ("{}:make_nothing", "must return an nn.Module, got int"),
-        ("{}:needs_more", r"gives no network \(.*depth"),
-        ("{}:missing", r"gives no network \(.*missing"),
-        ("no_such_module:make", r"gives no network \(No module named"),
+        ("{}:needs_more", r"cannot build a network \(.*depth"),
+        ("{}:missing", r"cannot be imported \(.*missing"),
+        ("no_such_module:make", r"cannot be imported \(No module named"),
         ("missing.onnx", "missing.onnx does not exist"),
     ],
 )

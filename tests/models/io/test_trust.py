@@ -45,7 +45,7 @@ def marked(tmp_path, monkeypatch):
 
 
 def test_untrusted_code_is_not_imported(marked):
-    with pytest.raises(RunError, match=r"marked:make is code of the module marked, which is not"):
+    with pytest.raises(RunError, match=r"marked:make is code in the module marked, which is not"):
         import_trusted_function("marked:make")
     assert not (marked / "imported").exists()
     with trusting("marked"):
@@ -88,7 +88,7 @@ def test_a_given_function_replaces_one_that_cannot_be_imported(folder, images):
 def test_functions_imported_by_a_trusted_module_are_not_trusted():
     with (
         trusting("user_nets"),
-        pytest.raises(RunError, match="code of the module subprocess"),
+        pytest.raises(RunError, match="code in the module subprocess"),
     ):
         import_trusted_function("user_nets:shell")
     with trusting("user_nets:shell"):  # the function itself is trusted
@@ -115,7 +115,7 @@ def test_a_name_must_be_written_module_colon_function(name):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("user_nets:missing", r"gives no network \(.*no attribute 'missing'"),
+        ("user_nets:missing", r"cannot be imported \(.*no attribute 'missing'"),
         ("user_nets:__doc__", "must be a function, got str"),
     ],
 )

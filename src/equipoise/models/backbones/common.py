@@ -109,7 +109,7 @@ def shared_settings(
 
 
 def check_images(images: Images, channels: int) -> None:
-    """Refuse images that do not fit a backbone.
+    """Reject images that do not fit a backbone.
 
     Raises:
         ValueError: If they have another number of channels or are smaller than 8x8.

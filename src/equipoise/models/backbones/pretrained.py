@@ -189,7 +189,7 @@ def _layout_of(kind: str, given: Mapping[str, Tensor]) -> _Layout:
 def _translate(
     network: nn.Module, layout: _Layout, given: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
-    """Rename tensors to the network's names, and refuse them if they do not fit it."""
+    """Rename tensors to the network's names, and reject them if they do not fit it."""
     state = network.state_dict()
     translated, left_over = {}, []
     for name, value in given.items():
@@ -226,7 +226,7 @@ def _read(path: Path) -> dict[str, Tensor]:
     except (safetensors.SafetensorError, pickle.UnpicklingError, OSError, RuntimeError) as error:
         raise RunError(
             f"{path} cannot be read as tensors and plain values ({_line(error)}); anything else is "
-            "refused, because loading it could run code. Save a state_dict() alone."
+            "rejected, because loading it could run code. Save a state_dict() alone."
         ) from error
     for key in ("state_dict", "model_state_dict", "model", "net"):
         if isinstance(document, dict) and isinstance(document.get(key), dict):

@@ -16,7 +16,7 @@ from equipoise.runtime.errors import RunError
 
 
 def is_external(name: str) -> bool:
-    """Whether a name means an external network rather than a model folder.
+    """Whether a name refers to an external network rather than a model folder.
 
     Example:
         >>> is_external("my_models:make_network"), is_external("model.onnx"), is_external("runs/a")
@@ -110,8 +110,8 @@ def load_initial_weights(network: LogitsOf, path: Path) -> None:
     """
     if path.suffix != ".safetensors":
         raise RunError(
-            f"weights must be a .safetensors file, got {path}: others can hold code. Write one by "
-            "safetensors.torch.save_file(network.state_dict(), path)."
+            f"weights must be a .safetensors file, got {path}: other files can contain code. "
+            "Write one with safetensors.torch.save_file(network.state_dict(), path)."
         )
     try:
         tensors = safetensors.torch.load_file(path)
@@ -124,8 +124,8 @@ def load_initial_weights(network: LogitsOf, path: Path) -> None:
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:300]
         raise RunError(
-            f"{path} does not fit {type(network.network).__name__}: {reason}. It must hold every "
-            "weight of the network under its own name."
+            f"{path} does not fit {type(network.network).__name__}: {reason}. It must contain "
+            "every weight of the network under its own name."
         ) from error
 
 
@@ -137,7 +137,7 @@ def _call(function: str, arguments: Mapping[str, Any]) -> nn.Module:
     except (TypeError, ValueError) as error:
         given = ", ".join(f"{name}={value!r}" for name, value in arguments.items()) or "none"
         raise RunError(
-            f"{function} gives no network ({error}); it was called with these arguments: {given}."
+            f"{function} cannot build a network ({error}); its arguments were: {given}."
         ) from error
     if not isinstance(network, nn.Module):
         raise RunError(f"{function} must return an nn.Module, got {type(network).__name__}.")

@@ -83,7 +83,7 @@ def load(folder: Path | str, *, trust: Sequence[Trusted] = ()) -> nn.Module:
         folder: A folder written by ``save``, a run folder with one under ``model/``, or
             ``hf://owner/name`` on the Hugging Face Hub.
         trust: Code that may be run to build an imported network: names of modules, or the
-            functions themselves. Without it, such a folder is refused.
+            functions themselves. Without it, such a folder is rejected.
 
     Returns:
         The model in eval mode: images ``(batch, channel, height, width)`` in [0, 1] to logits
@@ -150,7 +150,8 @@ def read_config(folder: Path) -> dict[str, Any]:
         config = read_json(folder / CONFIG, MAX_CONFIG_BYTES)
     except RunError as error:
         raise ModelFolderError(
-            f"{folder} is not a model folder: {error} A model folder holds {CONFIG} and {WEIGHTS}."
+            f"{folder} is not a model folder: {error} Name a folder with {CONFIG} and "
+            f"{WEIGHTS}, such as one that `equipoise train` or `equipoise demo` wrote."
         ) from error
     if not isinstance(config, dict) or config.get("format") != 1 or "model" not in config:
         raise ModelFolderError(f"{folder / CONFIG} is not a model configuration of format 1.")
@@ -262,7 +263,7 @@ def _damaged(path: Path, error: Exception) -> ModelFolderError:
 
 
 def _check_sizes(config: Any, tensors: int) -> None:
-    """Refuse a network that would take too long or too much memory to build."""
+    """Reject a network that would take too long or too much memory to build."""
     config = _without_arguments(config)
     for number in _whole_numbers(config):
         if abs(number) > MAX_NUMBER:

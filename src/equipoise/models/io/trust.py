@@ -38,7 +38,7 @@ def trusting(*code: Trusted) -> Iterator[None]:
         '[1]'
         >>> import_trusted_function("json:dumps")
         Traceback (most recent call last):
-        equipoise.runtime.errors.RunError: json:dumps is code of the module json, which is not ...
+        equipoise.runtime.errors.RunError: json:dumps is code in the module json, which is not ...
     """
     before = _trusted.set((*_trusted.get(), *code))
     try:
@@ -56,7 +56,7 @@ def trusted_names() -> tuple[str, ...]:
 
 
 def check_file(path: Path) -> None:
-    """Refuse a file that can hold code, unless its own path is trusted.
+    """Reject a file that can hold code, unless its own path is trusted.
 
     Raises:
         RunError: If it is not trusted.
@@ -97,12 +97,12 @@ def import_trusted_function(name: str) -> Callable[..., Any]:
 
 
 def _check(module: str, name: str) -> None:
-    """Refuse code of a module that is not trusted."""
+    """Reject code of a module that is not trusted."""
     modules = (code for code in _trusted.get() if isinstance(code, str))
     if not any(module == trusted or module.startswith(f"{trusted}.") for trusted in modules):
         top = module.partition(".")[0]
         raise RunError(
-            f"{name} is code of the module {module or 'None'}, which is not trusted here, so it "
+            f"{name} is code in the module {module or 'None'}, which is not trusted, so it "
             f"was not run. If you trust it, pass --trust {top} on the command line, "
             f'trust=("{top}",) in Python, or the function itself.'
         )
@@ -115,7 +115,7 @@ def _import(module: str, function: str, name: str) -> Callable[..., Any]:
         imported: Any = getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError) as error:
         raise RunError(
-            f"{name} gives no network ({error}); name an importable module and a function in it, "
+            f"{name} cannot be imported ({error}); name an importable module and a function in it, "
             "such as my_models:make_network."
         ) from error
     finally:

@@ -10,7 +10,7 @@ _NAME = re.compile(r"[\w@+(),=][\w@+(),=. -]{0,99}")  # the name is part of file
 
 
 def check_card(card: Any) -> None:
-    """Refuse a card whose text could escape a folder or send control codes to a terminal.
+    """Reject a card whose text could escape a folder or send control codes to a terminal.
 
     Raises:
         ValueError: If the name or seed cannot be part of a file name, the classes are not printable
