@@ -3,10 +3,11 @@ from dataclasses import replace
 import pytest
 import tiny
 
-from equipoise.models import PreActResNet, ResNet, WideResNet
+from equipoise.models import PreActResNet, ResNet, ResNet9, WideResNet
 from equipoise.recipes import (
     RECIPES,
     PreActResNetShape,
+    ResNet9Shape,
     ResNetShape,
     WideResNetShape,
     from_json,
@@ -17,6 +18,7 @@ SHAPES = {
     WideResNet: WideResNetShape(depth=10, width=2, activation="silu"),
     ResNet: ResNetShape(depth=34, width=2, stem="imagenet"),
     PreActResNet: PreActResNetShape(depth=34, width=2),
+    ResNet9: ResNet9Shape(widths=(4, 4, 8, 8), residual=(1, 0, 2), pooling="average"),
 }
 
 

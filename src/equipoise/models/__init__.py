@@ -8,6 +8,7 @@ from equipoise.models.backbones.common import Normalise
 from equipoise.models.backbones.preact_resnet import PreActResNet
 from equipoise.models.backbones.pretrained import load_pretrained
 from equipoise.models.backbones.resnet import ResNet
+from equipoise.models.backbones.resnet9 import ResNet9
 from equipoise.models.backbones.wide_resnet import WideResNet
 from equipoise.models.conditional_network import ConditionalNetwork, with_conditioning
 from equipoise.models.cost import count_multiply_adds, count_parameters
@@ -25,6 +26,7 @@ __all__ = [
     "Normalise",
     "PreActResNet",
     "ResNet",
+    "ResNet9",
     "WeightGenerator",
     "WideResNet",
     "count_multiply_adds",

@@ -18,6 +18,7 @@ from equipoise.recipes import (
 from equipoise.recipes.networks import (
     ImportedNetwork,
     PreActResNetShape,
+    ResNet9Shape,
     ResNetShape,
     WideResNetShape,
 )
@@ -59,6 +60,7 @@ __all__ = [
     "MakeRecipe",
     "PreActResNetShape",
     "Recipe",
+    "ResNet9Shape",
     "ResNetShape",
     "WideResNetShape",
     "from_json",

@@ -11,7 +11,7 @@ import tyro
 from torch import nn
 
 from equipoise.data import DataSet
-from equipoise.models import PreActResNet, ResNet, WideResNet
+from equipoise.models import PreActResNet, ResNet, ResNet9, WideResNet
 from equipoise.models.io.external import import_network, load_initial_weights
 from equipoise.models.io.trust import import_trusted_function
 from equipoise.runtime.errors import InvalidInput
@@ -79,6 +79,27 @@ class PreActResNetShape:
         return partial(
             PreActResNet, **asdict(self), classes=dataset.classes, channels=dataset.channels
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResNet9Shape:
+    """ResNet-9; its channels and classes come from the data.
+
+    Args:
+        widths: Channels of the stem and of the three groups.
+        residual: Convolutions inside the shortcut of each group.
+        activation: Activation function, ``"relu"`` or ``"silu"``.
+        pooling: 2x2 pooling in the groups: ``"max"`` or ``"average"``.
+    """
+
+    widths: tuple[int, int, int, int] = (64, 128, 256, 512)
+    residual: tuple[int, int, int] = (2, 0, 2)
+    activation: Literal["relu", "silu"] = "relu"
+    pooling: Literal["max", "average"] = "max"
+
+    def maker(self, dataset: DataSet) -> MakeNetwork:
+        """Return a function that makes a fresh network for a data set."""
+        return partial(ResNet9, **asdict(self), classes=dataset.classes, channels=dataset.channels)
 
 
 def _parse_object(text: str) -> dict[str, Any]:
@@ -161,5 +182,5 @@ class ImportedNetwork:
         return make
 
 
-AnyNetwork = WideResNetShape | ResNetShape | PreActResNetShape | ImportedNetwork
+AnyNetwork = WideResNetShape | ResNetShape | PreActResNetShape | ResNet9Shape | ImportedNetwork
 """Every network that a recipe may name. One without a kind, as in old recipes, is a wide ResNet."""

@@ -60,6 +60,8 @@ def architecture(config: Record) -> str:
     resnets = {"resnet": "ResNet", "preact_resnet": "PreActResNet"}
     if kind in resnets:
         return f"{resnets[kind]}-{config['depth']}"
+    if kind == "resnet9":
+        return f"ResNet-9 with widths {', '.join(map(str, config['widths']))}"
     if kind == "wide_resnet":
         return f"WideResNet-{config['depth']}-{config['width']}"
     if kind == "stack":

@@ -23,6 +23,7 @@ from equipoise.models.afa.adaptive_network import new_adaptive_network
 from equipoise.models.afa.branches import with_branches
 from equipoise.models.backbones.preact_resnet import PreActResNet
 from equipoise.models.backbones.resnet import ResNet
+from equipoise.models.backbones.resnet9 import ResNet9
 from equipoise.models.backbones.wide_resnet import WideResNet
 from equipoise.models.conditional_network import with_conditioning
 from equipoise.models.feature_stack import FeatureStack
@@ -205,6 +206,7 @@ KINDS: dict[str, Callable[..., nn.Module]] = {
     "wide_resnet": WideResNet,
     "resnet": ResNet,
     "preact_resnet": PreActResNet,
+    "resnet9": ResNet9,
     "branched": _branched,
     "adaptive": _adaptive,
     "stack": _stack,
