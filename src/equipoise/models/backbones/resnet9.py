@@ -1,15 +1,15 @@
 """ResNet-9: a shallow residual network that pools early, for training in minutes."""
 
 from collections.abc import Sequence
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Unpack, get_args
 
 from torch import Tensor, nn
 from torch.nn import functional
 
 from equipoise.models.backbones.common import (
     ACTIVATIONS,
-    Activation,
     Normalise,
+    SharedSettings,
     check_images,
     initialise_convolutions,
     shared_settings,
@@ -56,14 +56,12 @@ class ResNet9(nn.Module):
     of that of a wide ResNet of the same accuracy.
 
     Args:
-        classes: Number of classes, 2 or more.
-        channels: Number of image channels.
-        mean: Mean of the data for each channel, in [0, 1] pixel units; 0.5 by default.
-        std: Standard deviation for each channel; 0.25 by default.
-        activation: ``"relu"`` or ``"silu"``.
         widths: Channels of the stem and of the three groups.
         residual: Convolutions inside the shortcut of each group, 0 for none.
         pooling: 2x2 pooling in the groups: ``"max"`` or ``"average"``.
+        shared: Settings of every backbone: ``classes``; ``channels``, 3 by default; ``mean`` and
+            ``std`` of the data, a number for each channel in [0, 1] pixel units, 0.5 and 0.25 by
+            default; ``activation``, ``"relu"`` or ``"silu"``.
 
     Shape:
         Images ``(batch, channels, height, width)`` in [0, 1], 8x8 or larger, to logits
@@ -88,14 +86,10 @@ class ResNet9(nn.Module):
     def __init__(
         self,
         *,
-        classes: int,
-        channels: int = 3,
-        mean: Sequence[float] | None = None,
-        std: Sequence[float] | None = None,
-        activation: Activation = "relu",
         widths: Sequence[int] = (64, 128, 256, 512),
         residual: Sequence[int] = (2, 0, 2),
         pooling: Pooling = "max",
+        **shared: Unpack[SharedSettings],
     ) -> None:
         super().__init__()
         if len(widths) != 4 or min(widths) < 1:
@@ -110,7 +104,7 @@ class ResNet9(nn.Module):
             )
         if pooling not in get_args(Pooling):
             raise InvalidInput(f"pooling must be one of {get_args(Pooling)}, got {pooling!r}.")
-        settings = shared_settings(classes, channels, mean, std, activation)
+        settings = shared_settings(**shared)
         self.config: dict[str, Any] = {
             "kind": "resnet9",
             **settings,
@@ -118,17 +112,17 @@ class ResNet9(nn.Module):
             "residual": tuple(residual),
             "pooling": pooling,
         }
-        unit = ACTIVATIONS[activation]
+        unit = ACTIVATIONS[settings["activation"]]
         self.normalise = Normalise(settings["mean"], settings["std"])
-        self.stem = _ConvBlock(channels, widths[0], unit)
+        self.stem = _ConvBlock(settings["channels"], widths[0], unit)
         self.groups = nn.Sequential(
             *(
                 _Group(widths[number], widths[number + 1], residual[number], unit, pooling)
                 for number in range(3)
             )
         )
-        self.linear = nn.Linear(widths[-1], classes)
-        self.channels = channels
+        self.linear = nn.Linear(widths[-1], settings["classes"])
+        self.channels = settings["channels"]
         initialise_convolutions(self)
         nn.init.zeros_(self.linear.bias)
 
