@@ -60,7 +60,7 @@ def estimate(name: str, data: Path | None) -> dict[str, Any]:
     """What the dry run says, by the clock of the processor."""
     from lightning_fabric import Fabric
 
-    from equipoise.workflows.dry_run import stage_costs
+    from equipoise.workflows.dry_run import Timing, stage_costs
 
     recipe = shortened(name, data)
     dataset = recipe.dataset.load()
@@ -74,7 +74,7 @@ def estimate(name: str, data: Path | None) -> dict[str, Any]:
         loop=recipe.loop,
         seed=recipe.seed,
         fabric=fabric,
-        clock=time.process_time,
+        timing=Timing(clock=time.process_time),
     )
     return {
         "seconds": sum(stage["seconds"] for stage in stages),

@@ -19,6 +19,7 @@ from equipoise.reproduce import reproduce
 from equipoise.reproduce.plan import plan_models
 from equipoise.runtime.errors import RunError
 from equipoise.runtime.files import read_json, write_json
+from equipoise.runtime.reporter import NullReporter
 from equipoise.training.schedule import Schedule
 
 CUT = replace(
@@ -56,6 +57,13 @@ def workers(monkeypatch):
     return pool
 
 
+def listening(messages):
+    """Reporters of which the first appends its lines to a list."""
+    reporter = NullReporter()
+    reporter.log = messages.append
+    return lambda name: NullReporter() if name else reporter
+
+
 def weights(folder, stage):
     return safetensors.torch.load_file(folder / "stages" / stage / "best.safetensors")
 
@@ -63,7 +71,7 @@ def weights(folder, stage):
 @pytest.mark.slow
 def test_models_are_trained_once_and_shared_by_entries(tmp_path, workers):
     messages = []
-    first = reproduce(["afs-table-3"], CUT, out=tmp_path, log=messages.append)
+    first = reproduce(["afs-table-3"], CUT, out=tmp_path, reporter=listening(messages))
     assert {path.name for path in first.files} == {
         *(f"afs-table-3.{kind}" for kind in ("md", "csv", "tex")),
         "README.md",
@@ -87,7 +95,7 @@ def test_models_are_trained_once_and_shared_by_entries(tmp_path, workers):
     # Again: nothing to do, and another entry needs only what is new.
     workers.names.clear()
     messages.clear()
-    again = reproduce(["afs-table-3", "afs-fig-3"], CUT, out=tmp_path, log=messages.append)
+    again = reproduce(["afs-table-3", "afs-fig-3"], CUT, out=tmp_path, reporter=listening(messages))
     assert workers.names == ["pgd_at_digits_budget_1 0", "pgd_at_digits 0"]
     assert (tmp_path / "tiny" / "afs-fig-3.svg").exists()
     assert again.results["afs_digits"] == first.results["afs_digits"]
@@ -149,7 +157,7 @@ def stack_of_singles(monkeypatch):
 @pytest.mark.slow
 def test_a_stack_uses_networks_that_equal_its_extractors(tmp_path, workers, stack_of_singles):
     messages = []
-    reproduce(["afs-fig-5"], stack_of_singles, out=tmp_path, log=messages.append)
+    reproduce(["afs-fig-5"], stack_of_singles, out=tmp_path, reporter=listening(messages))
     assert workers.names == [
         "pgd_at_digits_budget_1 0",
         "pgd_at_digits 0",
@@ -169,7 +177,7 @@ def test_a_stack_uses_networks_that_equal_its_extractors(tmp_path, workers, stac
     workers.names.clear()
     names = ["afs-table-4", "afs-fig-1", "afs-fig-3", "afa-fig-3", "afa-table-4", "afs-table-5"]
     reproduction = reproduce(
-        names, stack_of_singles, out=tmp_path, only_finished=True, log=messages.append
+        names, stack_of_singles, out=tmp_path, only_finished=True, reporter=listening(messages)
     )
     assert workers.names == []
     assert [entry.name for entry in reproduction.entries] == [
@@ -274,7 +282,7 @@ def test_a_figure_of_models_is_left_out_until_one_seed_has_all_models(tmp_path, 
     for name in ("pgd_at_digits_budget_1__seed0", "pgd_at_digits__seed1"):
         shutil.rmtree(tmp_path / "tiny" / "runs" / name)
     ask = partial(reproduce, ["afs-fig-3"], CUT, seeds=(0, 1), out=tmp_path, only_finished=True)
-    assert ask(log=messages.append).entries == ()
+    assert ask(reporter=listening(messages)).entries == ()
     assert messages == [
         "afs-fig-3 is left out; not finished: pgd_at_digits, pgd_at_digits_budget_1"
     ]

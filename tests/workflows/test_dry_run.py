@@ -16,7 +16,7 @@ from equipoise.methods import AFA, AFS, OAT, Gate, SingleNetwork, TrainingAttack
 from equipoise.objectives import LBGAT, PGDAT, TRADES, Standard
 from equipoise.training.stage import Stage
 from equipoise.training.validation import VALIDATION_BATCH
-from equipoise.workflows.dry_run import Passes, dry_run, stage_costs
+from equipoise.workflows.dry_run import Passes, Timing, dry_run, stage_costs
 
 STEPS = 3
 ATTACK = TrainingAttack(steps=STEPS, relative_step=0.5)
@@ -25,7 +25,8 @@ LOOP = replace(tiny.LOOP, batch_size=8)
 
 def costs(stages, **settings):
     defaults = {"dataset": tiny.digits(), "loop": LOOP, "seed": 0, "fabric": tiny.fabric()}
-    return stage_costs(stages, tiny.wide_resnet, **(defaults | {"seconds": 0.05} | settings))
+    defaults["timing"] = Timing(seconds=0.05)
+    return stage_costs(stages, tiny.wide_resnet, **(defaults | settings))
 
 
 def single(objective, epsilon=0.1):
@@ -153,7 +154,7 @@ def timed(seconds, *, validation_seconds=0.0, epochs=4, loop=LOOP, budget=10.0):
         schedule=replace(tiny.SCHEDULE, epochs=epochs),
         validation=(0.0,),
     )
-    (measured,) = costs(lambda make: [stage], loop=loop, clock=clock, seconds=budget)
+    (measured,) = costs(lambda make: [stage], loop=loop, timing=Timing(clock=clock, seconds=budget))
     return measured, task
 
 

@@ -63,7 +63,7 @@ class Terminal:
 
     def named(self, name: str) -> "_Bar":
         """A reporter whose bars start with a name, for work that runs in parallel."""
-        return _Bar(self, f"{name} ")
+        return _Bar(self, f"{name} " if name else "")
 
     def begin(self, stage: str, steps: int, done: int) -> None:
         """Start a new bar, or print a line if output is redirected."""

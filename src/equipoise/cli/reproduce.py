@@ -48,7 +48,7 @@ def reproduce(
         with Terminal(console) as terminal:
             reproduction = run_entries(
                 entries, SCALES[scale], seeds=range(seeds), out=out, data=data,
-                only_finished=only_finished, reporter=terminal.named, log=terminal.log,
+                only_finished=only_finished, reporter=terminal.named,
             )  # fmt: skip
     except Interrupted:
         errors.print("stopped; finished work is saved. Run the same command to continue.")

@@ -77,7 +77,6 @@ def reproduce(
     workers: int | None = None,
     only_finished: bool = False,
     reporter: Callable[[str], Reporter] | None = None,
-    log: Callable[[str], None] = lambda text: None,
 ) -> Reproduction:
     """Reproduce tables and figures.
 
@@ -91,8 +90,8 @@ def reproduce(
             on a GPU.
         only_finished: Train and evaluate nothing. Rows without a result show their published values
             alone; entries without any result are left out.
-        reporter: Function that returns the reporter of a job, given the job's name.
-        log: Receives the remaining work and its estimated duration before it starts.
+        reporter: Function that returns the reporter of a job, given the job's name. That of the
+            job ``""`` receives the remaining work and its estimated duration before it starts.
 
     Returns:
         Entries, results and files.
@@ -118,14 +117,15 @@ def reproduce(
     models, surrogates = plan_models(entries, scale, seeds, folder, data)
     for model in models.values():
         model.check_recipe()
-    load = _Loader()
+    load, reporter = _Loader(), reporter or (lambda name: NullReporter())
+    log = reporter("").log
     if only_finished:
         models, surrogates = finished_models(models, surrogates)
         entries = _drawable(entries, scale, models, log)
     else:
         workers = workers or (1 if torch.cuda.is_available() else os.cpu_count() or 1)
         _announce(models, surrogates, load, workers, log)
-        _run(models, surrogates, workers, reporter or (lambda name: NullReporter()))
+        _run(models, surrogates, workers, reporter)
     results: dict[str, Sequence[Result]] = {**_results(models, surrogates)}
     files: list[Path] = []
     for entry in entries:

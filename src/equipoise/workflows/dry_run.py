@@ -4,7 +4,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any
 
@@ -135,6 +135,19 @@ def free_memory(device: torch.device) -> int:
     return int(torch.accelerator.get_memory_info()[0])
 
 
+@dataclass(frozen=True, kw_only=True)
+class Timing:
+    """How long a measurement may take.
+
+    Args:
+        seconds: Approximate time for the steps of one stage; at least two steps are taken.
+        clock: Returns the time in seconds.
+    """
+
+    seconds: float = 10.0
+    clock: Callable[[], float] = time.perf_counter
+
+
 def stage_costs(
     stages: Callable[[MakeNetwork], Sequence[Stage]],
     make_network: MakeNetwork,
@@ -143,8 +156,7 @@ def stage_costs(
     loop: TrainingConfig,
     seed: int,
     fabric: Fabric,
-    seconds: float = 10.0,
-    clock: Callable[[], float] = time.perf_counter,
+    timing: Timing = Timing(),
     reporter: Reporter | None = None,
 ) -> list[dict[str, Any]]:
     """Measure a few optimiser steps of every stage of a plan, on untrained networks.
@@ -160,8 +172,7 @@ def stage_costs(
             is measured and scaled.
         seed: Random seed for weights and batches.
         fabric: Launched Fabric, for device and precision.
-        seconds: Approximate time for the steps of one stage; at least two steps are taken.
-        clock: Returns the time in seconds.
+        timing: How long the steps of one stage may take, and by which clock.
         reporter: Receives progress messages.
 
     Returns:
@@ -189,7 +200,7 @@ def stage_costs(
         for member in filter(lambda module: isinstance(module, FeatureExtractor), task.modules()):
             passes.count(member.network)  # loaded, not made by the maker
         trainer = Trainer(stage, task, loop, fabric, seed)
-        measurement = _Measurement(trainer, train, validation, passes, clock)
+        measurement = _Measurement(trainer, train, validation, passes, timing.clock)
         probe = measurement.steps(min(PROBE, measurement.wanted), 0.0, least=1)
         trained = sum(p.numel() for p in task.parameters() if p.requires_grad)
         attacked = tuple(epsilon > 0 for epsilon in stage.validation)
@@ -202,7 +213,7 @@ def stage_costs(
             cost["multiply_adds"] = count_multiply_adds(
                 task, shape, task.predictor(stage.validation[-1])
             )
-            cost |= _cost(measurement, probe, seconds)
+            cost |= _cost(measurement, probe, timing.seconds)
             costs[kind] = cost
         outcomes[stage.name] = task.outcome().eval()
         results.append(cost)
@@ -357,7 +368,7 @@ def dry_run(
         loop=recipe.loop,
         seed=recipe.seed,
         fabric=fabric,
-        seconds=seconds,
+        timing=Timing(seconds=seconds),
         reporter=reporter,
     )
     return {
