@@ -1,5 +1,6 @@
 """What the speed benchmarks rest on. The scripts themselves are run by ``make bench``."""
 
+import json
 import sys
 import time
 from functools import partial
@@ -139,3 +140,38 @@ def test_alternatives_that_differ_are_refused(steps):
 
 def test_no_benchmark_hides_a_module_of_pythons_own():
     assert not {path.stem for path in FOLDER.glob("*.py")} & sys.stdlib_module_names
+
+
+def test_every_seeded_fault_still_has_its_place_and_its_tests(monkeypatch):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    import seeded_faults
+
+    faults = seeded_faults.read_faults()
+    assert len({fault["name"] for fault in faults}) == len(faults) >= 40
+    for fault in faults:
+        seeded_faults.with_fault(fault)  # refuses a text that is not there exactly once
+        assert fault["original"] != fault["replacement"]
+        for test in fault["tests"]:
+            path, _, name = test.partition("::")
+            assert f"def {name}(" in (FOLDER.parent / path).read_text() or not name, test
+
+
+def test_a_seeded_fault_whose_place_has_changed_is_refused_by_name(monkeypatch):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    import seeded_faults
+
+    fault = {"name": "no step", "file": "attacks/pgd.py", "original": "no such line"}
+    with pytest.raises(ValueError, match=r"no step: .* in attacks/pgd\.py once, got 0 times"):
+        seeded_faults.with_fault(fault)
+
+
+def test_the_record_of_seeded_faults_says_that_all_in_the_list_were_caught(monkeypatch):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    import seeded_faults
+
+    names = [fault["name"] for fault in seeded_faults.read_faults()]
+    record = json.loads((FOLDER / "seeded_faults.json").read_text())
+    assert dict.fromkeys(names, "caught") == {
+        name: result["outcome"] for name, result in record["faults"].items()
+    }
+    assert record["caught"] == record["listed"] == len(names)

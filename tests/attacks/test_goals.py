@@ -88,6 +88,8 @@ def test_an_early_stopped_goal_keeps_the_point_where_it_finished():
         lambda predict, clean, labels: goals.margin(predict, labels),
         tau=0,
     )
-    goal(dark_then(0.7))
+    goal(dark_then(0.7).requires_grad_(True))
     goal(dark_then(0.9))
-    assert torch.equal(goal.replace_finished(clean), dark_then(0.7))
+    kept = goal.replace_finished(clean)
+    assert torch.equal(kept, dark_then(0.7))
+    assert not kept.requires_grad

@@ -50,6 +50,12 @@ def test_dlr_is_the_margin_over_the_first_minus_the_third():
     np.testing.assert_allclose(call(losses.dlr), expected, rtol=1e-6)
 
 
+@pytest.mark.parametrize("kappa", [0.0, 2.0, 50.0])
+def test_carlini_wagner_is_the_margin_minus_kappa_and_flat_beyond_it(kappa):
+    expected = np.minimum(np.array([-1.5, 0.0, 0.5, 90.0]) - kappa, 0)
+    np.testing.assert_allclose(call(losses.carlini_wagner, kappa=kappa), expected, rtol=1e-6)
+
+
 FIVE = torch.tensor([[4.0, 1.0, 3.0, 0.0, -2.0], [4.0, 1.0, 3.0, 0.0, -2.0]])
 
 

@@ -57,6 +57,14 @@ def test_standard_training_runs_no_attack_and_trains_on_clean_images(attacks):
     assert torch.equal(terms["loss"], mean_loss(network))
 
 
+@pytest.mark.parametrize("objective", [PGDAT, Standard])
+def test_the_loss_has_the_objectives_label_smoothing(attacks, objective):
+    network, (images, labels) = linear(), images_and_labels()
+    terms = step(NetworkTask(network, objective(label_smoothing=0.3), 0.1, ATTACK, "Linf"))
+    seen = torch.zeros_like(images) if objective is PGDAT else images
+    assert torch.equal(terms["loss"], losses.cross_entropy(network(seen), labels, 0.3).mean())
+
+
 def test_at_strength_zero_no_attack_is_run(attacks):
     network = linear()
     terms = step(NetworkTask(network, PGDAT(), 0.0, ATTACK, "Linf"))

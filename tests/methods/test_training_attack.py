@@ -5,6 +5,7 @@ from tiny import images_and_labels, same, weights, wide_resnet
 from equipoise.attacks import PGD, goals
 from equipoise.attacks.threat import L2, THREATS, Linf
 from equipoise.methods import TrainingAttack
+from equipoise.objectives import MART, TRADES
 
 EPSILON = torch.tensor([0.0, 0.02, 0.05, 0.1] * 2)
 
@@ -165,3 +166,8 @@ def test_start_noise_that_is_not_positive_is_refused(noise):
 def test_settings_that_cannot_run_are_refused_before_training(settings, words):
     with pytest.raises(ValueError, match=words):
         TrainingAttack(**settings)
+
+
+def test_attacks_on_a_divergence_start_at_noise_as_in_the_authors_code():
+    """At the clean image itself the divergence is flat, so that such an attack would not move."""
+    assert TRADES().start_noise == MART().start_noise == 0.001

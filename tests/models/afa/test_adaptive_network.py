@@ -59,9 +59,12 @@ def test_each_image_has_its_own_weight(placement, adaptive, images):
     torch.testing.assert_close(logits, torch.cat(alone), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("ceiling", [1.0, 0.6])
 @every_placement
-def test_the_returned_weight_is_the_one_that_produced_the_logits(placement, adaptive, images):
-    model = adaptive(placement)
+def test_the_returned_weight_is_the_one_that_produced_the_logits(
+    placement, ceiling, adaptive, images
+):
+    model = adaptive(placement, ceiling=ceiling)
     logits, weight = model.logits_and_weight(images)
     assert weight.shape == (6,)
     assert ((weight > 0) & (weight < 1)).all()
