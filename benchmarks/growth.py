@@ -40,8 +40,8 @@ POINTS: dict[str, tuple[int, ...]] = {
 SAYS = {
     "branches": "K, branches of AFA's stage I",
     "members": "N, members under AFS's merger",
-    "batch": "images a batch",
-    "size": "pixels of a side",
+    "batch": "images per batch",
+    "size": "image side in pixels",
     "width": "width of the network",
     "depth": "depth of the network",
 }
@@ -128,10 +128,10 @@ def draw(curves: list[dict[str, Any]], file: Path) -> None:
             ticks = [2.0**power for power in range(-2, 9) if low <= 2.0**power <= high]
             place.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
             place.set_xticks(sizes, [str(size) for size in sizes])
-            place.set_title(curve["says"])
+            place.set_title(SAYS[curve["grows"]])
             place.minorticks_off()
             place.legend(loc="upper center", bbox_to_anchor=(0.5, -0.1))
-        figure.supylabel("times the first point", fontsize=7)
+        figure.supylabel("relative to the first point", fontsize=7)
         figure.savefig(file, metadata={"Date": None})
 
 

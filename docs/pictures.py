@@ -19,7 +19,11 @@ from equipoise.report.html.page import write_page
 
 HERE = Path(__file__).resolve().parent
 DESKTOP, PHONE = {"width": 1200, "height": 1640}, {"width": 390, "height": 844}
-PANELS = (("Headline", "light"), ("Fusing weight over strength", "dark"), ("Pictures", "light"))
+PANELS = (
+    ("Headline", "light"),
+    ("Fusing weight against attack strength", "dark"),
+    ("Example images", "light"),
+)
 GAP = 24
 
 

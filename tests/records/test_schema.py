@@ -41,7 +41,8 @@ def test_missing_field_is_named(path):
         ("model", 3, "must be of type str, got '3'"),
         ("images", True, "must be of type int, got 'True'"),
         ("images", 2.0, "must be of type int, got '2.0'"),
-        ("headline.average", float("nan"), "must be of type float, got 'nan'"),
+        ("seconds", float("nan"), "must be of type float, got 'nan'"),
+        ("headline.average", float("nan"), r"must be in \[0, 1\], got nan"),
         ("headline.accuracy.1", "0.5", "must be of type float, got '0.5'"),
         ("epsilons", 0.1, "epsilons"),
         ("suites.0", [], "suites"),
@@ -51,9 +52,14 @@ def test_missing_field_is_named(path):
         ("environment", {}, "field is missing.*environment"),
         ("fusing_weight", {"through_generator": [{"mean": 1}]}, "field is missing.*std"),
         ("rescored", {"images": "4"}, "must be of type int"),
+        ("headline.accuracy.1", 1.5, r"must be in \[0, 1\], got 1.5 @ record.headline.accuracy"),
+        ("headline.interval.1.0", -0.1, r"must be in \[0, 1\], got -0.1"),
+        ("suites.0.accuracy.0", 1e308, r"must be in \[0, 1\], got 1e\+308"),
+        ("seconds", 1e308, r"must be at most 1e\+30 in size, got 1e\+308"),
+        ("parameters", 10**400, r"must be at most 1e\+30 in size, got 1000"),
     ],
 )
-def test_field_of_the_wrong_type_is_named(path, value, message):
+def test_field_of_the_wrong_type_or_range_is_named(path, value, message):
     with pytest.raises(ValueError, match=rf"damaged record: .*{message}"):
         schema.check(without(path, value, delete=False))
 

@@ -4,22 +4,27 @@ import functools
 import math
 import operator
 from functools import partial
-from typing import Any, NotRequired, TypedDict
+from typing import Any, NewType, NotRequired, TypedDict
 
 import cattrs
 
 from equipoise.runtime.errors import InvalidInput
 
 FORMAT = 1
+LARGEST = 1e30
+"""Numbers beyond this are refused, so that sums and products of a table stay finite."""
+
+Share = NewType("Share", float)
+"""A number in [0, 1]."""
 
 
 class Headline(TypedDict):
     """Worst case over all attacks."""
 
-    accuracy: list[float]
-    interval: list[list[float]]
-    average: float
-    clean_and_strongest: float
+    accuracy: list[Share]
+    interval: list[list[Share]]
+    average: Share
+    clean_and_strongest: Share
 
 
 class AttackOutcome(TypedDict):
@@ -36,7 +41,7 @@ class SuiteOutcome(TypedDict):
     """Result of one attack suite."""
 
     name: str
-    accuracy: list[float]
+    accuracy: list[Share]
     attacks: list[AttackOutcome]
     broken_at: list[int]
     broken_by: list[str | None]
@@ -142,8 +147,8 @@ def check_score_card(content: Any) -> None:
         content: JSON values.
 
     Raises:
-        ValueError: If a field is missing, of the wrong type, not finite, or its length does not fit
-            the others; the message names the field.
+        ValueError: If a field is missing, of the wrong type or out of range, or its length does not
+            fit the others; the message names the field.
 
     Example:
         >>> check_score_card({"name": "afa"})
@@ -164,8 +169,8 @@ def check(content: Any) -> None:
         content: JSON values.
 
     Raises:
-        ValueError: If a field is missing, of the wrong type, not finite, or its length does not fit
-            the others; the message names the field, and continues a sentence "PATH is ...".
+        ValueError: If a field is missing, of the wrong type or out of range, or its length does not
+            fit the others; the message names the field, and continues a sentence "PATH is ...".
 
     Example:
         >>> check({"format": 2})
@@ -224,6 +229,7 @@ def _converter() -> cattrs.Converter:
     converter = cattrs.Converter()
     for kind in (int, float, str, bool):
         converter.register_structure_hook(kind, _check_type)
+    converter.register_structure_hook(Share, _check_share)
     for kind in (int, str):
         converter.register_structure_hook_factory(
             partial(operator.eq, kind | None),
@@ -237,7 +243,15 @@ def _check_type(value: Any, kind: type) -> Any:
     fits = type(value) is kind or (kind is float and type(value) is int)
     if not fits or (isinstance(value, float) and not math.isfinite(value)):
         raise TypeError(f"must be of type {kind.__name__}, got {str(value)[:40]!r}")
+    if isinstance(value, int | float) and abs(value) > LARGEST:
+        raise ValueError(f"must be at most {LARGEST:g} in size, got {str(value)[:40]}")
     return value
+
+
+def _check_share(value: Any, _: Any) -> Any:
+    if type(value) in (int, float) and not 0 <= value <= 1:
+        raise ValueError(f"must be in [0, 1], got {str(value)[:40]}")
+    return _check_type(value, float)
 
 
 def _reason(error: BaseException, kind: Any) -> str:

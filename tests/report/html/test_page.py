@@ -250,7 +250,8 @@ def test_importance_names_budgets_if_the_run_folder_has_the_recipe(tmp_path):
 def test_training_curves_come_from_the_run_folder_or_are_reported_missing(tmp_path):
     ((_, record),) = digits("standard_digits__seed3")
     path = tmp_path / "records" / "x.json"
-    assert "There are no training curves for" in html_report([(path, record)])
+    sentence = "There are no training curves beside these records."
+    assert sentence in html_report([(path, record)])
     lines = [
         {"epoch": 0, "train": {"loss": 2.0}, "validation": {"0": 0.5, "0.0313725": 0.25}},
         {"epoch": 1, "train": {"loss": 1.0}},
@@ -265,6 +266,9 @@ def test_training_curves_come_from_the_run_folder_or_are_reported_missing(tmp_pa
     names = {trace["name"]: trace["y"] for trace in figures["accuracy-0"]["data"]}
     assert names == {"network, ε = 0": [50.0], "network, ε = 8/255": [25.0]}
     assert "no training curves" not in text
+    other = record | {"model": "other", "training_seed": 3}
+    both = html_report([(path, record), (tmp_path / "other" / "records" / "y.json", other)])
+    assert "There are no training curves for other, seed 3." in both
 
 
 def test_a_gallery_is_shown_with_the_recorded_result_of_each_image(tmp_path):
