@@ -9,13 +9,12 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
-from equipoise.attacks.goals import misclassified
 from equipoise.attacks.threat import Threat
 from equipoise.data import Split
 from equipoise.evaluation.attack import AttackResult, Kind
 from equipoise.evaluation.cache import BROKEN, UNKNOWN, EvaluationCache
 from equipoise.evaluation.suites import Suite
-from equipoise.evaluation.verification import Rescoring, rescore
+from equipoise.evaluation.verification import Rescoring, misclassified_images, rescore
 from equipoise.evaluation.work_unit import EvaluationContext, Precision, WorkUnit
 from equipoise.evaluation.workers import Workers
 from equipoise.models.attack_mode.context import attack_mode
@@ -23,7 +22,6 @@ from equipoise.records.epsilon import format_epsilon
 from equipoise.records.statistics import wilson_interval
 from equipoise.runtime.errors import InvalidInput
 from equipoise.runtime.malloc import keep_freed_memory
-from equipoise.types import Predict
 
 NEVER = -1
 """Level at which an image was broken that was never broken."""
@@ -247,7 +245,7 @@ def measure_profile(
     strengths = tuple(sorted({0.0, *map(float, epsilons)}))
     threat(strengths[-1])  # refuses an epsilon out of range before any work is done
     with attack_mode(model), torch.autocast(split.device.type, enabled=False):
-        clean = ~_misclassified_images(model, split, options.batch_size)
+        clean = ~misclassified_images(model, split, options.batch_size)
     context = EvaluationContext(
         model=model,
         split=split,
@@ -383,27 +381,3 @@ class _Run:
             for key, epsilon in sorted(keys)
             for row, image in self.cache.adversarial_images(key)
         ]
-
-
-@torch.no_grad()
-def _misclassified_images(model: Predict, split: Split, batch_size: int) -> Tensor:
-    """Return which clean images are misclassified; refuse a model without usable logits."""
-    batches, not_finite = [], 0
-    for rows in torch.arange(len(split), device=split.device).split(batch_size):
-        images, labels = split.batch(rows)
-        logits = model(images.contiguous(memory_format=torch.channels_last))
-        if not isinstance(logits, Tensor) or logits.shape != (len(images), split.classes):
-            got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-            raise InvalidInput(
-                f"the model must return logits of shape ({len(images)}, {split.classes}), got "
-                f"{got}; the data has {split.classes} classes."
-            )
-        not_finite += int((~logits.isfinite()).any(dim=1).sum())
-        batches.append(misclassified(logits, labels))
-    if not_finite:
-        raise InvalidInput(
-            f"the model must return finite logits, got NaN or infinity for {not_finite} of "
-            f"{len(split)} clean images; find where it arises (a logarithm or a division by 0, "
-            "weights that diverged, a range that float16 does not have)."
-        )
-    return torch.cat(batches)

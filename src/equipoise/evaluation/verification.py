@@ -1,4 +1,4 @@
-"""Verification: every adversarial image is evaluated again, in batches of another size."""
+"""Verification: usable clean logits, and every adversarial image evaluated again in other batches."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from equipoise.attacks.losses import margin
 from equipoise.attacks.threat import Threat
 from equipoise.data import Split
 from equipoise.records.epsilon import format_epsilon
-from equipoise.runtime.errors import RunError
+from equipoise.runtime.errors import InvalidInput, RunError
 from equipoise.types import Predict
 
 LOGIT_ROUNDING = 1e-4
@@ -97,3 +97,31 @@ def rescore(
             "Put every layer into eval mode and switch randomness off."
         )
     return Rescoring(images=len(adversarial), batch_size=size, boundary=boundary)
+
+
+@torch.no_grad()
+def misclassified_images(model: Predict, split: Split, batch_size: int) -> Tensor:
+    """Return which clean images are misclassified.
+
+    Raises:
+        ValueError: If the model returns anything but one row of finite logits per image.
+    """
+    batches, not_finite = [], 0
+    for rows in torch.arange(len(split), device=split.device).split(batch_size):
+        images, labels = split.batch(rows)
+        logits = model(images.contiguous(memory_format=torch.channels_last))
+        if not isinstance(logits, Tensor) or logits.shape != (len(images), split.classes):
+            got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+            raise InvalidInput(
+                f"the model must return logits of shape ({len(images)}, {split.classes}), got "
+                f"{got}; the data has {split.classes} classes."
+            )
+        not_finite += int((~logits.isfinite()).any(dim=1).sum())
+        batches.append(misclassified(logits, labels))
+    if not_finite:
+        raise InvalidInput(
+            f"the model must return finite logits, got NaN or infinity for {not_finite} of "
+            f"{len(split)} clean images; find where it arises (a logarithm or a division by 0, "
+            "weights that diverged, a range that float16 does not have)."
+        )
+    return torch.cat(batches)
