@@ -1,4 +1,4 @@
-"""Verification: usable clean logits, and every adversarial image evaluated again in other batches."""
+"""Verification: usable clean logits, and adversarial images evaluated again in other batches."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
