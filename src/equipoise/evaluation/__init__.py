@@ -15,6 +15,7 @@ from equipoise.evaluation.robustness_profile import (
     SearchOptions,
     measure_profile,
 )
+from equipoise.evaluation.self_checks import self_checks
 from equipoise.evaluation.suites import Suite, SuiteName, suites_for
 from equipoise.evaluation.verification import EvaluationError
 
@@ -37,5 +38,6 @@ __all__ = [
     "model_internals",
     "record_of",
     "robust_accuracy",
+    "self_checks",
     "suites_for",
 ]

@@ -65,7 +65,8 @@ def suites_for(
         names: Names of suites, in order.
 
             - ``"quick"``: PGD on the margin, APGD on the cross-entropy with twice as many steps,
-              and APGD on the margin to each of the 4 wrong classes with the largest logits.
+              APGD on the margin to each of the 4 wrong classes with the largest logits, APGD on the
+              margin with five times as many steps, and Square with 300 queries.
             - ``"tables"``: FGSM, PGD-10, PGD-20 and C&W, the columns of the papers' tables.
             - ``"paper"``: the same and Square.
             - ``"standard"``: PGD on the margin with restarts, APGD on cross-entropy, DLR and the
@@ -100,7 +101,7 @@ def suites_for(
         >>> from equipoise.evaluation import suites_for
         >>> quick, paper = suites_for(torch.nn.Flatten(), ["quick", "paper"], classes=10)
         >>> [attack.name for attack in quick.attacks]
-        ['pgd-margin', 'apgd-cross-entropy', 'apgd-targeted-margin-4']
+        ['pgd-margin', 'apgd-cross-entropy', 'apgd-targeted-margin-4', 'apgd-margin', 'square-300']
         >>> [attack.name for attack in paper.attacks]
         ['fgsm', 'pgd-10', 'pgd-20', 'cw-30-kappa-50', 'square-5000']
     """
@@ -167,6 +168,10 @@ def _quick(classes: int, steps: int, restarts: int) -> tuple[Attack, ...]:
             loss="targeted_margin",
             targets=targets,
         ),
+        SearchAttack(
+            name="apgd-margin", search=APGD(steps=5 * steps, restarts=restarts), loss="margin"
+        ),
+        _square(queries=300),
     )
 
 
