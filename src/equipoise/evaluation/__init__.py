@@ -15,7 +15,6 @@ from equipoise.evaluation.robustness_profile import (
     SearchOptions,
     measure_profile,
 )
-from equipoise.evaluation.self_checks import self_checks
 from equipoise.evaluation.suites import Suite, SuiteName, suites_for
 from equipoise.evaluation.verification import EvaluationError
 
@@ -38,6 +37,5 @@ __all__ = [
     "model_internals",
     "record_of",
     "robust_accuracy",
-    "self_checks",
     "suites_for",
 ]

@@ -39,9 +39,8 @@ def zero_gradients(context: SelfCheckContext) -> Finding | None:
         zero = int((flat & context.attacked).sum())
         not_finite = int((bad & context.attacked).sum())
         found = (
-            f"the gradient is exactly zero at {zero} and NaN or infinite at {not_finite} of "
-            f"{count} images that the evaluation counts as right, at the image or at a random point "
-            "near it."
+            f"at {count} images that the evaluation counts as right, or at a random point near "
+            f"them, the gradient is exactly zero for {zero} and NaN or infinite for {not_finite}."
         )
     else:
         zero = count

@@ -74,7 +74,8 @@ def self_checks(
         >>> import torch
         >>> from equipoise.attacks.threat import Linf
         >>> from equipoise.data import Split
-        >>> from equipoise.evaluation import measure_profile, self_checks, suites_for
+        >>> from equipoise.evaluation import measure_profile, suites_for
+        >>> from equipoise.evaluation.self_checks import self_checks
         >>> pixels = torch.tensor([[255, 0], [0, 200]], dtype=torch.uint8).reshape(2, 1, 1, 2)
         >>> split = Split(images=pixels, labels=torch.tensor([0, 1]), classes=2)
         >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Softmax(dim=1)).eval()
