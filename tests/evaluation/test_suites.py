@@ -40,21 +40,25 @@ def labels_of(model, images):
         return model(images).argmax(dim=1)
 
 
-def test_the_quick_suite_attacks_margin_cross_entropy_and_four_targets():
+def test_the_quick_suite_attacks_margin_cross_entropy_targets_near_misses_and_by_queries():
     (suite,) = suites_for(linear(), ("quick",), classes=10, steps=7, restarts=3)
-    assert [(a.name, a.loss, a.targets) for a in suite.attacks] == [
+    described = [attack.describe() for attack in suite.attacks]
+    assert [(a["name"], a["loss"], a.get("targets", 0)) for a in described] == [
         ("pgd-margin", "margin", 0),
         ("apgd-cross-entropy", "cross_entropy", 0),
         ("apgd-targeted-margin-4", "targeted_margin", 4),
+        ("near-misses-9", "targeted_margin", 9),
+        ("square-300", "margin", 0),
     ]
-    assert [a.describe()["steps"] for a in suite.attacks] == [7, 14, 7]
-    assert all(a.describe()["restarts"] == 3 for a in suite.attacks)
-    assert all(a.describe()["kind"] == "white box" for a in suite.attacks)
+    assert [a["steps"] for a in described[:4]] == [7, 14, 7, 35]
+    assert all(a["restarts"] == 3 for a in described[:4])
+    assert described[3]["probe"]["steps"] == 14
+    assert [a["kind"] for a in described] == ["white box"] * 4 + ["black box"]
 
 
 def test_the_quick_suite_has_as_many_targets_as_there_are_wrong_classes():
     (suite,) = suites_for(linear(), ("quick",), classes=3)
-    assert suite.attacks[-1].targets == 2
+    assert [a.describe().get("targets") for a in suite.attacks] == [None, None, 2, 2, None]
 
 
 def test_the_adaptive_suite_needs_a_model_with_a_generator():
@@ -282,8 +286,8 @@ def test_a_model_without_gradients_gets_the_attacks_that_need_none():
     assert [(s.name, [a.name for a in s.attacks]) for s in suites] == [
         ("standard", ["square-1000"])
     ]
-    with pytest.raises(ValueError, match="gives no gradients, and the suites quick need them"):
-        suites_for(NoGradients(), ("quick",), classes=10)
+    with pytest.raises(ValueError, match="gives no gradients, and the suites tables need them"):
+        suites_for(NoGradients(), ("tables",), classes=10)
 
 
 def test_points_broken_in_lower_precision_are_confirmed_by_the_model():

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from equipoise.evaluation.self_check_context import NOISE_DRAWS, SelfCheckContext
-from equipoise.evaluation.self_check_finding import Finding
+from equipoise.evaluation.self_check_finding import Finding, grade
 from equipoise.evaluation.suites import suites_for
 from equipoise.models import AdaptiveNetwork
 
@@ -75,29 +75,32 @@ def goals_disagree(context: SelfCheckContext) -> Finding:
 
 def black_box(context: SelfCheckContext) -> Finding:
     """Check whether attacks without the model's gradient break images that others cannot."""
-    earlier = _black_box_first(context)
     queried = context.broken_by_queries | context.broken_by_noise
-    known = context.broken_by_long_only | context.broken_short if context.differentiable else None
-    only = queried if known is None else queried & ~known
+    if context.differentiable:
+        known = context.broken_by_long_only | context.broken_short
+        only, resisting = queried & ~known, _resisting_earlier(context)
+    else:
+        only, resisting = queried, 0.0
     hits, count = int(only.sum()), context.looked_at
-    again = earlier / context.all_images
-    share = context.could_flatter(hits, count)
+    earlier = round(resisting * context.all_images)
     verdicts = (
         context.grade(hits, count, warn=0.01, fail=0.03),
-        context.grade(earlier, context.all_images, warn=0.01, fail=0.03),
+        grade(earlier, context.all_images, warn=0.002, fail=0.02),
     )
     return Finding.of(
         "black box",
         min(verdicts, key=("fail", "warn", "pass").index),
         f"{NOISE_DRAWS} draws of noise and a search by queries break {int(queried.sum())} of "
         f"{count} images that the evaluation counts as right, and gradients cannot break {hits} "
-        f"({hits / count:.1%}) of these; in the evaluation, gradients failed on {earlier} of "
+        f"({hits / count:.1%}) of these; in the evaluation, gradients failed on about {earlier} of "
         f"{context.all_images} images that black-box or transfer attacks broke.",
         {
             "share": hits / count,
             "noise": float(context.broken_by_noise.double().sum()) / count,
-            "only_black_box": again,
-            "could_flatter": min(context.exposed, max(share, again)),
+            "resisting": resisting,
+            "could_flatter": min(
+                context.exposed, max(context.could_flatter(hits, count), resisting)
+            ),
         },
         good="knowing the model helps an attack, as it must.",
         bad="an attack that knows less finds more, so the gradients are misleading and the score "
@@ -105,15 +108,13 @@ def black_box(context: SelfCheckContext) -> Finding:
     )
 
 
-def _black_box_first(context: SelfCheckContext) -> int:
-    """Count the images that black-box attacks broke first and gradients cannot, of all images.
+def _resisting_earlier(context: SelfCheckContext) -> float:
+    """Return the share of all images that black-box attacks broke first and gradients cannot.
 
     The evaluation ran no gradient attack on an image after a black-box attack broke it.
     """
     levels = context.broken_first(("black box", "transfer"), ("white box",))
-    if not context.differentiable or not bool((levels > 0).any()):
-        return 0
-    return int(((levels > 0) & ~context.broken_again(levels)).sum())
+    return context.resisting(levels) if bool((levels > 0).any()) else 0.0
 
 
 def gate(context: SelfCheckContext) -> Finding | None:

@@ -17,6 +17,7 @@ from equipoise.data import Split
 from equipoise.evaluation.attack import Attack, Kind
 from equipoise.evaluation.robustness_profile import NEVER, Profile
 from equipoise.evaluation.self_check_finding import Verdict, grade
+from equipoise.evaluation.self_check_measures import scale_free_cross_entropy
 from equipoise.runtime.errors import InvalidInput
 from equipoise.runtime.seeds import derive_seed
 from equipoise.types import Images, Labels, Logits, PerImage
@@ -30,6 +31,7 @@ MODE_DEPENDENT_MODULES = (
     nn.RNNBase,
 )
 NOISE_DRAWS = 25
+MOST_AGAIN = 128
 QUERIES = 1000
 QUERIES_WITHOUT_GRADIENTS = 3000
 ONE_STEP = PGD(steps=1, relative_step=1.0, random_start=False, keep="best")
@@ -38,36 +40,6 @@ TWO_RESTARTS = PGD(steps=20, relative_step=0.25, restarts=2, keep="best")
 LONG = PGD(steps=100, relative_step=0.1, restarts=2, keep="best")
 UNLIMITED = PGD(steps=50, relative_step=0.25, keep="best")
 UNLIMITED_FROM_CLEAN = PGD(steps=50, relative_step=0.25, random_start=False, keep="best")
-
-
-def scale_free_cross_entropy(logits: Logits, labels: Labels) -> PerImage:
-    """Return the cross-entropy of logits divided by their standard deviation over the classes.
-
-    The deviation is held constant in the gradient, so that only the scale of the logits is removed:
-    with large logits, softmax saturates in float32 and the gradient of cross-entropy vanishes.
-
-    Returns:
-        ``(batch,)``.
-
-    Source:
-        Ours, after the scale invariance of the DLR loss (Croce and Hein 2020, Sec. 4).
-
-    Example:
-        >>> import torch
-        >>> from equipoise.evaluation.self_check_context import scale_free_cross_entropy
-        >>> logits, labels = torch.tensor([[2.0, 0.5, -1.0]]), torch.tensor([0])
-        >>> scale_free_cross_entropy(logits, labels), scale_free_cross_entropy(1e4 * logits, labels)
-        (tensor([0.4076]), tensor([0.4076]))
-    """
-    logits = logits.float()
-    scale = logits.detach().std(dim=1, keepdim=True)
-    return losses.cross_entropy(logits / torch.where(scale > 0, scale, 1.0), labels)
-
-
-def relative_difference(logits: Logits, other: Logits) -> float:
-    """Return the largest difference as a share of the logits' spread over the classes."""
-    spread = logits.std(dim=1).mean().nan_to_num(1.0).clamp_min(1e-30)
-    return float((logits - other).nan_to_num(0.0).abs().max() / spread)
 
 
 class SelfCheckContext:
@@ -112,7 +84,7 @@ class SelfCheckContext:
         batch_size: int,
     ) -> None:
         _check_arguments(len(split), profile, images, batch_size)
-        self.model, self.profile = model, profile
+        self.model, self.split, self.profile = model, split, profile
         self.modules_in_train_mode = tuple(
             name
             for name, module in model.named_modules()
@@ -298,7 +270,9 @@ class SelfCheckContext:
 
     @cached_property
     def broken_by_queries(self) -> Mask:
-        """Images broken by Square, which asks for logits alone."""
+        """Images broken by Square, which asks for logits alone; none under an unknown threat."""
+        if not isinstance(self.threat, Linf | L2):
+            return torch.zeros_like(self.attacked)
         queries = QUERIES if self.differentiable else QUERIES_WITHOUT_GRADIENTS
         with torch.no_grad():
             return self.broken_by("queries", Square(queries=queries), losses.margin)
@@ -333,15 +307,22 @@ class SelfCheckContext:
         """Images broken by 20 steps on any loss."""
         return self.broken_by_margin | self.broken_by_cross_entropy | self.broken_by_scale_free
 
-    def broken_again(self, levels: Int[Tensor, " n"]) -> Mask:
+    def resisting(self, levels: Int[Tensor, " n"]) -> float:
         """Attack images at given strengths, by 20 steps on the margin, twice.
 
         Args:
-            levels: Index into the strengths for each image looked at; 0 is not attacked.
+            levels: Index into the strengths for all images of the evaluation; 0 is not attacked.
+
+        Returns:
+            Share of all images that resist; estimated from the first 128 with a level.
         """
-        threat = self.threat.with_epsilon(self.epsilons[levels])
-        among = (levels > 0) & self.correct
-        return self.broken_by("again", TWO_RESTARTS, losses.margin, threat=threat, among=among)
+        marked = (levels > 0).nonzero().squeeze(1)
+        rows = marked[:MOST_AGAIN].to(self.labels.device)
+        images, labels = self.split.batch(rows)
+        threat = self.threat.with_epsilon(self.epsilons[levels.to(rows.device)[rows]])
+        tracker = SuccessTracker(self.model, labels, losses.margin)
+        TWO_RESTARTS(tracker, images, threat, self.generator("again"))
+        return float((~tracker.broken).double().mean()) * len(marked) / len(levels)
 
     @cached_property
     def broken_without_limit(self) -> Mask | None:
@@ -393,6 +374,11 @@ def _check_arguments(count: int, profile: Profile, images: int, batch_size: int)
             "pass the split that was evaluated."
         )
     for outcome in profile.outcomes:
+        if len(outcome.broken_at) != count:
+            raise InvalidInput(
+                f"{outcome.suite}/{outcome.name} was run on {len(outcome.broken_at)} images but "
+                f"the split has {count}; pass the split that was evaluated."
+            )
         low, high = int(outcome.broken_at.min()), int(outcome.broken_at.max())
         if low < NEVER or high >= len(epsilons):
             raise InvalidInput(

@@ -8,8 +8,9 @@ from torch import Tensor
 from equipoise.attacks import losses
 from equipoise.attacks.active_batch import value_and_gradient
 from equipoise.attacks.threat import broadcast_epsilon
-from equipoise.evaluation.self_check_context import SelfCheckContext, scale_free_cross_entropy
+from equipoise.evaluation.self_check_context import SelfCheckContext
 from equipoise.evaluation.self_check_finding import Finding
+from equipoise.evaluation.self_check_measures import scale_free_cross_entropy
 from equipoise.types import Images, Labels, PerImage
 
 STEPS = (0.02, 0.1, 0.3)

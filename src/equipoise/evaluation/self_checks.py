@@ -14,8 +14,9 @@ from equipoise.attacks.threat import Threat
 from equipoise.data import Split
 from equipoise.evaluation import self_check_attacks, self_check_gradients
 from equipoise.evaluation.robustness_profile import Profile
-from equipoise.evaluation.self_check_context import SelfCheckContext, relative_difference
+from equipoise.evaluation.self_check_context import SelfCheckContext
 from equipoise.evaluation.self_check_finding import Finding
+from equipoise.evaluation.self_check_measures import relative_difference
 from equipoise.models.attack_mode.context import attack_mode
 
 REPEAT_TOLERANCE = 1e-5
@@ -314,7 +315,7 @@ def _error(name: str, error: Exception) -> Finding:
     return Finding(
         name=name,
         verdict="fail",
-        found=f"the model raised {type(error).__name__}: {error}",
+        found=f"the model raised {type(error).__name__}: {str(error).rstrip('.')}.",
         meaning="this check could not run, so it gives no evidence for the score; fix the model.",
         numbers={},
     )
@@ -324,6 +325,7 @@ Check = Callable[[SelfCheckContext], Finding | None]
 
 PASSIVE_CHECKS: dict[str, Check] = {
     "mode": _mode,
+    "gate": self_check_attacks.gate,
     "range": lambda context: check_range(context.images),
     "randomised": _randomised,
     "batch-dependent": _batch_dependent,
@@ -331,7 +333,7 @@ PASSIVE_CHECKS: dict[str, Check] = {
     "grid": _grid,
     "collapsed": _collapsed,
 }
-"""Checks that run no attack."""
+"""Checks that apply whether or not an image is left to attack."""
 
 QUERY_CHECKS: dict[str, Check] = {
     "gradients": self_check_gradients.zero_gradients,
@@ -344,7 +346,6 @@ ATTACK_CHECKS: dict[str, Check] = {
     "one step": self_check_attacks.one_step,
     "logit scale": self_check_attacks.logit_scale,
     "goals disagree": self_check_attacks.goals_disagree,
-    "gate": self_check_attacks.gate,
     "huge epsilon": self_check_attacks.huge_epsilon,
     "flat curve": self_check_attacks.flat_curve,
     "more steps": self_check_attacks.more_steps,
