@@ -10,6 +10,7 @@ from equipoise.attacks.goals import SuccessTracker
 from equipoise.attacks.losses import cross_entropy, gate_cross_entropy
 from equipoise.attacks.threat import Linf
 from equipoise.evaluation import SearchAttack, suites_for
+from equipoise.evaluation.attack import NearMisses
 from equipoise.evaluation.suites import GATE_RATIOS
 from equipoise.models import FeatureStack, fuse_branches, with_branches, with_conditioning
 
@@ -59,6 +60,23 @@ def test_the_quick_suite_attacks_margin_cross_entropy_targets_near_misses_and_by
 def test_the_quick_suite_has_as_many_targets_as_there_are_wrong_classes():
     (suite,) = suites_for(linear(), ("quick",), classes=3)
     assert [a.describe().get("targets") for a in suite.attacks] == [None, None, 2, 2, None]
+
+
+def test_near_misses_get_the_longer_attack_and_other_images_do_not():
+    model, passes = wide_resnet().eval(), []
+    images, _ = images_and_labels(16)
+    labels = labels_of(model, images)
+    for nearest in (0.0, 0.9):
+        longer = SearchAttack(name="longer", search=SEARCH, loss="targeted_margin", targets=9)
+        attack = NearMisses(name="near", probe=SEARCH, attack=longer, nearest=nearest)
+        result = attack.run(model, images, labels, Linf(0.02), generator())
+        rows = result.broken
+        assert bool((labels_of(model, result.images[rows]) != labels[rows]).all())
+        assert float((result.images[rows] - images[rows]).abs().max()) <= 0.02 + 1e-6
+        passes.append(result.backward_passes)
+    assert passes[0] < passes[1]
+    assert attack.describe()["probe"]["steps"] == 4
+    assert attack.describe()["nearest"] == 0.9
 
 
 def test_the_adaptive_suite_needs_a_model_with_a_generator():
@@ -284,7 +302,8 @@ class NoGradients(nn.Module):
 def test_a_model_without_gradients_gets_the_attacks_that_need_none():
     suites = suites_for(NoGradients(), ("quick", "standard"), classes=10)
     assert [(s.name, [a.name for a in s.attacks]) for s in suites] == [
-        ("standard", ["square-1000"])
+        ("quick", ["square-300"]),
+        ("standard", ["square-1000"]),
     ]
     with pytest.raises(ValueError, match="gives no gradients, and the suites tables need them"):
         suites_for(NoGradients(), ("tables",), classes=10)

@@ -20,7 +20,7 @@ from equipoise.evaluation.self_check_finding import Verdict, grade
 from equipoise.evaluation.self_check_measures import scale_free_cross_entropy
 from equipoise.runtime.errors import InvalidInput
 from equipoise.runtime.seeds import derive_seed
-from equipoise.types import Images, Labels, Logits, PerImage
+from equipoise.types import Images, Logits, PerImage
 
 Mask = Bool[Tensor, " batch"]
 MODE_DEPENDENT_MODULES = (

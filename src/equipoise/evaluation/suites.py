@@ -148,7 +148,7 @@ def _without_gradients(suites: list[Suite]) -> list[Suite]:
         raise InvalidInput(
             "the model gives no gradients, and the suites "
             f"{', '.join(suite.name for suite in suites)} need them; use transfer with a surrogate "
-            "that has gradients, or standard or paper, which include Square."
+            "that has gradients, or quick, standard or paper, which include Square."
         )
     return remaining
 
