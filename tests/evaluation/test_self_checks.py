@@ -6,61 +6,17 @@ from dataclasses import asdict, replace
 import bad_models as bad
 import pytest
 import torch
-from tiny import digits, same, split, weights, wide_resnet
+from checking import ALL_CHECKS, IMAGES, NEED_ATTACK, TABLES, data, not_passed, outcome, run
+from tiny import same, split, weights, wide_resnet
 from torch import nn
 
 from equipoise.attacks.losses import cross_entropy
 from equipoise.attacks.threat import L2, Linf
-from equipoise.data import Split
 from equipoise.evaluation import self_checks as module
-from equipoise.evaluation.robustness_profile import AttackOutcome
-from equipoise.evaluation.self_check_context import Finding, grade, scale_free_cross_entropy
-from equipoise.evaluation.self_checks import check_range, self_checks
+from equipoise.evaluation.self_check_finding import grade
+from equipoise.evaluation.self_check_measures import scale_free_cross_entropy
+from equipoise.evaluation.self_checks import check_range
 from equipoise.models import fuse_branches, with_branches
-
-IMAGES = 128
-
-
-def data(count: int = IMAGES) -> Split:
-    return digits(test=count).test
-
-
-def outcome(kind, broken_at, name="attack") -> AttackOutcome:
-    """The outcome of an attack that broke each image at the given level."""
-    return AttackOutcome(
-        suite="suite",
-        name=name,
-        kind=kind,
-        broken_at=torch.as_tensor(broken_at),
-        images_attacked=(),
-        forward_passes=0,
-        backward_passes=0,
-        seconds=0.0,
-        settings={},
-    )
-
-
-def run(model, on=None, **changes) -> dict[str, Finding]:
-    settings = {"threat": Linf, "epsilons": (0.0, bad.EPSILON), "outcomes": (), "seed": 0}
-    found = self_checks(model, on or data(), **(settings | changes))
-    return {finding.name: finding for finding in found}
-
-
-def not_passed(found: dict[str, Finding]) -> dict[str, str]:
-    return {name: finding.verdict for name, finding in found.items() if finding.verdict != "pass"}
-
-
-@pytest.fixture
-def only(monkeypatch):
-    """Run one check alone."""
-
-    def choose(name: str) -> None:
-        for table in ("PASSIVE_CHECKS", "ATTACK_CHECKS"):
-            chosen = {key: check for key, check in getattr(module, table).items() if key == name}
-            monkeypatch.setattr(module, table, chosen)
-
-    return choose
-
 
 SOUND = {
     "standard": (lambda: bad.standard(), Linf, 0.1),
@@ -77,7 +33,7 @@ SOUND = {
 def test_a_sound_model_passes_every_check(make, threat, epsilon):
     found = run(make(), threat=threat, epsilons=(0.0, epsilon))
     assert not_passed(found) == {}
-    assert set(found) == {*module.PASSIVE_CHECKS, *module.ATTACK_CHECKS} - {"gate", "missed"}
+    assert set(found) == ALL_CHECKS - {"gate", "missed"}
 
 
 def test_a_sound_model_passes_with_another_seed_too():
@@ -126,12 +82,8 @@ def test_a_misleading_model_fails_exactly_the_checks_made_for_it(make, failing):
 
 def test_every_check_fails_for_some_model_of_these_tests():
     caught = set().union(*(failing for _, failing in MISLEADING.values()))
-    assert {*module.PASSIVE_CHECKS, *module.ATTACK_CHECKS} - caught == {
-        "mode",
-        "range",
-        "gate",
-        "missed",
-    }
+    elsewhere = {"mode", "range", "gate", "missed", "grid", "collapsed", "flat curve"}
+    assert ALL_CHECKS - caught == elsewhere  # test_self_checks_everywhere.py
 
 
 @pytest.mark.parametrize("factor", [1e-2, 10.0])
@@ -204,7 +156,7 @@ def test_an_unknown_module_in_train_mode_counts(only):
     only("mode")
     model = nn.Sequential(bad.Wrapper(bad.network())).eval()
     model[0].training = True
-    assert run(model)["mode"].numbers == {"modules_in_train_mode": 1}
+    assert run(model)["mode"].numbers == {"modules_in_train_mode": 1, "could_flatter": 1.0}
 
 
 @pytest.mark.parametrize(
@@ -252,11 +204,9 @@ def test_images_that_only_black_box_attacks_break_fail(only):
         outcome("white box", NEVER_BROKEN),
         outcome("black box", broken(unbroken_by_gradients())),
     ]
-    alone = run(bad.Quantised(bad.robust()))["black box"]
     found = run(bad.Quantised(bad.robust()), outcomes=outcomes)["black box"]
     assert found.verdict == "fail"
-    assert found.numbers["share"] > alone.numbers["share"] + 0.1
-    assert found.numbers["noise"] == alone.numbers["noise"]
+    assert 0.2 < found.numbers["resisting"] <= 30 / IMAGES
 
 
 def test_images_that_gradients_break_too_do_not_count_for_the_black_box(only):
@@ -266,7 +216,8 @@ def test_images_that_gradients_break_too_do_not_count_for_the_black_box(only):
     found = (bad.robust()(bad.attacked(bad.robust(), images, labels)).argmax(1) != labels).nonzero()
     assert len(found) > 30
     square = outcome("black box", broken(found.flatten().tolist()))
-    assert run(bad.robust(), outcomes=[square])["black box"].verdict == "pass"
+    found = run(bad.robust(), outcomes=[square])["black box"]
+    assert (found.verdict, found.numbers["resisting"]) == ("pass", 0.0)
 
 
 @pytest.mark.parametrize(
@@ -279,28 +230,21 @@ def test_a_black_box_attack_counts_if_white_box_ones_need_more_strength(only, ki
     outcomes = [outcome("transfer", broken(rows, 1)), outcome(kind, broken(rows, level))]
     model = bad.Quantised(bad.robust())
     found = run(model, outcomes=outcomes, epsilons=(0.0, 0.05, bad.EPSILON))["black box"]
-    assert (found.numbers["share"] > 0.2) == counts
-
-
-def test_only_the_first_images_count_for_the_black_box(only):
-    only("black box")
-    always_right = replace(data(), labels=torch.zeros(IMAGES).long())
-    square = outcome("black box", [-1] * 8 + [1] * (IMAGES - 8))
-    for images, share in ((8, 0.0), (16, 0.5)):
-        found = run(bad.Constant(), always_right, outcomes=[square], images=images)["black box"]
-        assert found.numbers["share"] == share
+    assert (found.numbers["resisting"] > 0.2) == counts
 
 
 def test_images_that_the_evaluation_missed_are_reported():
     found = run(bad.robust(), outcomes=[outcome("white box", NEVER_BROKEN)])
-    assert not_passed(found) == {"missed": "warn"}
-    assert found["missed"].numbers["share"] > 0.2
-    assert "at 0.2 the score is too high" in found["missed"].meaning
+    assert not_passed(found) == {"missed": "fail"}
+    assert found["missed"].numbers["could_flatter"] > 0.2
+    assert f"up to {100 * found['missed'].numbers['could_flatter']:.1f} points" in (
+        found["missed"].found
+    )
 
 
-def test_an_evaluation_that_broke_everything_missed_nothing():
+def test_an_evaluation_that_broke_everything_leaves_nothing_to_attack():
     thorough = [outcome("white box", NEVER_BROKEN), outcome("white box", [1] * IMAGES)]
-    assert run(bad.robust(), outcomes=thorough)["missed"].verdict == "pass"
+    assert not set(run(bad.robust(), outcomes=thorough)) & NEED_ATTACK
 
 
 @pytest.fixture(scope="module")
@@ -322,15 +266,17 @@ def test_images_that_only_gate_attacks_break_are_counted(only, adaptive, kind, c
     ]
     found = run(adaptive, outcomes=outcomes, images=4)["gate"]
     assert found.verdict == verdict
-    assert found.numbers == {"share": pytest.approx(count / IMAGES), "attacks": 1}
+    assert found.numbers["share"] == pytest.approx(count / IMAGES)
+    assert found.numbers["attacks"] == 1
     if verdict != "pass":
         assert "the score depends on the gate" in found.meaning
 
 
-def test_a_gate_that_was_not_attacked_is_a_warning(only, adaptive):
+def test_a_gate_that_the_evaluation_did_not_attack_is_attacked_by_the_check(only, adaptive):
     only("gate")
     found = run(adaptive, outcomes=[outcome("white box", NEVER_BROKEN)])["gate"]
-    assert (found.verdict, found.found) == ("warn", "no attack on the weight generator was run.")
+    assert found.verdict == "fail"  # the network is untrained, so the gate attacks break it
+    assert "did not attack the weight generator; these checks did" in found.found
 
 
 def test_a_model_without_a_gate_has_no_finding_about_one(only):
@@ -344,8 +290,8 @@ def test_a_model_without_a_gate_has_no_finding_about_one(only):
 def test_a_model_that_raises_fails_with_the_text_of_the_error():
     found = run(bad.Raising(bad.robust()))
     assert found["more steps"].verdict == "fail"
-    assert found["more steps"].found == "the model raised RuntimeError: not a digit"
-    assert found["gradients"].verdict == "pass"
+    assert found["more steps"].found.startswith("the model raised RuntimeError: not a digit. ")
+    assert found["mode"].verdict == "pass"
 
 
 def test_a_model_that_does_not_return_a_tensor_is_a_finding():
@@ -357,19 +303,28 @@ def test_a_model_that_does_not_return_a_tensor_is_a_finding():
     assert set(not_passed(found)) >= {"randomised", "probabilities", "gradients", "more steps"}
 
 
-def test_a_model_without_gradients_fails_one_check_and_is_not_attacked():
+def test_a_model_without_gradients_is_attacked_by_queries_alone():
     found = run(bad.Detached(bad.robust()))
-    assert not_passed(found) == {"gradients": "fail"}
+    assert not_passed(found) == {"gradients": "fail", "black box": "fail"}
     assert not set(found) & set(module.ATTACK_CHECKS)
+
+
+def test_a_model_that_says_it_has_no_gradients_gets_the_checks_that_need_none():
+    model = bad.Detached(bad.robust())
+    model.gives_gradients = False
+    found = run(model, data(16))
+    assert set(found) == {*module.PASSIVE_CHECKS, *module.QUERY_CHECKS} - {"gate", "collapsed"}
+    assert found["gradients"].verdict == "warn"
+    assert "only black-box attacks" in found["gradients"].found
 
 
 def test_a_model_that_is_always_wrong_is_not_attacked():
     wrong = replace(data(), labels=torch.ones_like(data().labels))
-    assert not set(run(bad.Constant(), wrong)) & {"gradients", *module.ATTACK_CHECKS}
+    assert not set(run(bad.Constant(), wrong)) & NEED_ATTACK
 
 
 def test_an_evaluation_of_clean_images_runs_no_attack_check():
-    assert not set(run(bad.robust(), epsilons=(0.0,))) & set(module.ATTACK_CHECKS)
+    assert not set(run(bad.robust(), epsilons=(0.0,))) & NEED_ATTACK
 
 
 def test_one_image_is_enough():
@@ -427,19 +382,18 @@ def test_the_model_is_left_as_it_was_found():
     assert all(p.grad is None for p in model.parameters())
 
 
-def test_the_worst_case_costs_about_450_passes_over_the_images():
+def test_the_worst_case_costs_about_1900_passes_over_the_images():
     model = bad.Constant()
     always_right = replace(data(8), labels=torch.zeros(8).long())
-    square = outcome("black box", [1] * 8)
-    found = run(model, always_right, outcomes=[square])
+    found = run(model, always_right)
     assert found["more steps"].verdict == "pass"  # nothing breaks, so every step is taken
-    assert 400 * 8 < model.seen <= 500 * 8
+    assert 1500 * 8 < model.seen <= 1900 * 8
 
 
-def test_only_the_first_images_are_attacked():
+def test_only_so_many_images_are_attacked():
     model = bad.Constant()
     run(model, replace(data(), labels=torch.zeros(IMAGES).long()), images=2)
-    assert model.seen <= 500 * 2
+    assert model.seen <= 1900 * 2 + IMAGES
 
 
 def test_findings_are_json():
@@ -459,7 +413,7 @@ def test_progress_is_reported_as_a_share_from_0_to_1():
     seen = []
     run(bad.standard(), data(4), report=lambda text, share: seen.append((text, share)))
     assert [text for text, _ in seen] == [
-        f"self-check: {name}" for name in (*module.PASSIVE_CHECKS, *module.ATTACK_CHECKS)
+        f"self-check: {name}" for table in TABLES for name in getattr(module, table)
     ]
     shares = [share for _, share in seen]
     assert shares[0] == 0

@@ -10,6 +10,7 @@ from equipoise.attacks.goals import SuccessTracker
 from equipoise.attacks.losses import cross_entropy, gate_cross_entropy
 from equipoise.attacks.threat import Linf
 from equipoise.evaluation import SearchAttack, suites_for
+from equipoise.evaluation.attack import NearMisses
 from equipoise.evaluation.suites import GATE_RATIOS
 from equipoise.models import FeatureStack, fuse_branches, with_branches, with_conditioning
 
@@ -40,21 +41,42 @@ def labels_of(model, images):
         return model(images).argmax(dim=1)
 
 
-def test_the_quick_suite_attacks_margin_cross_entropy_and_four_targets():
+def test_the_quick_suite_attacks_margin_cross_entropy_targets_near_misses_and_by_queries():
     (suite,) = suites_for(linear(), ("quick",), classes=10, steps=7, restarts=3)
-    assert [(a.name, a.loss, a.targets) for a in suite.attacks] == [
+    described = [attack.describe() for attack in suite.attacks]
+    assert [(a["name"], a["loss"], a.get("targets", 0)) for a in described] == [
         ("pgd-margin", "margin", 0),
         ("apgd-cross-entropy", "cross_entropy", 0),
         ("apgd-targeted-margin-4", "targeted_margin", 4),
+        ("near-misses-9", "targeted_margin", 9),
+        ("square-300", "margin", 0),
     ]
-    assert [a.describe()["steps"] for a in suite.attacks] == [7, 14, 7]
-    assert all(a.describe()["restarts"] == 3 for a in suite.attacks)
-    assert all(a.describe()["kind"] == "white box" for a in suite.attacks)
+    assert [a["steps"] for a in described[:4]] == [7, 14, 7, 35]
+    assert all(a["restarts"] == 3 for a in described[:4])
+    assert described[3]["probe"]["steps"] == 14
+    assert [a["kind"] for a in described] == ["white box"] * 4 + ["black box"]
 
 
 def test_the_quick_suite_has_as_many_targets_as_there_are_wrong_classes():
     (suite,) = suites_for(linear(), ("quick",), classes=3)
-    assert suite.attacks[-1].targets == 2
+    assert [a.describe().get("targets") for a in suite.attacks] == [None, None, 2, 2, None]
+
+
+def test_near_misses_get_the_longer_attack_and_other_images_do_not():
+    model, passes = wide_resnet().eval(), []
+    images, _ = images_and_labels(16)
+    labels = labels_of(model, images)
+    for nearest in (0.0, 0.9):
+        longer = SearchAttack(name="longer", search=SEARCH, loss="targeted_margin", targets=9)
+        attack = NearMisses(name="near", probe=SEARCH, attack=longer, nearest=nearest)
+        result = attack.run(model, images, labels, Linf(0.02), generator())
+        rows = result.broken
+        assert bool((labels_of(model, result.images[rows]) != labels[rows]).all())
+        assert float((result.images[rows] - images[rows]).abs().max()) <= 0.02 + 1e-6
+        passes.append(result.backward_passes)
+    assert passes[0] < passes[1]
+    assert attack.describe()["probe"]["steps"] == 4
+    assert attack.describe()["nearest"] == 0.9
 
 
 def test_the_adaptive_suite_needs_a_model_with_a_generator():
@@ -280,10 +302,11 @@ class NoGradients(nn.Module):
 def test_a_model_without_gradients_gets_the_attacks_that_need_none():
     suites = suites_for(NoGradients(), ("quick", "standard"), classes=10)
     assert [(s.name, [a.name for a in s.attacks]) for s in suites] == [
-        ("standard", ["square-1000"])
+        ("quick", ["square-300"]),
+        ("standard", ["square-1000"]),
     ]
-    with pytest.raises(ValueError, match="gives no gradients, and the suites quick need them"):
-        suites_for(NoGradients(), ("quick",), classes=10)
+    with pytest.raises(ValueError, match="gives no gradients, and the suites tables need them"):
+        suites_for(NoGradients(), ("tables",), classes=10)
 
 
 def test_points_broken_in_lower_precision_are_confirmed_by_the_model():

@@ -191,6 +191,46 @@ class Slow(Wrapper):
         return self.net(images.detach() + (images - images.detach()) * mask)
 
 
+class Decoy(Wrapper):
+    """Answers as the network, with the gradient of an untrained one."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__(net)
+        self.decoy = [network(11).eval()]  # in a list, so that it is no part of the weights
+
+    def forward(self, images):
+        with torch.no_grad():
+            logits = self.net(images)
+        return _WrongBackward.apply(images, logits, self.decoy[0])
+
+
+class StraightThrough(Wrapper):
+    """Turns images to some levels by a function, with the gradient of the identity."""
+
+    def __init__(self, net: nn.Module, front: Callable[[Tensor], Tensor]) -> None:
+        super().__init__(net)
+        self.front = front
+
+    def forward(self, images):
+        return self.net(images + (self.front(images) - images).detach())
+
+
+class FlatOffGrid(Wrapper):
+    """Answers with the class alone where pixels are not whole 255ths."""
+
+    def forward(self, images):
+        logits = self.net(images)
+        flat = 20.0 * functional.one_hot(logits.argmax(dim=1), 10) + 0 * logits
+        return torch.where(off_levels(images).flatten(1) > 0, flat, logits)
+
+
+class Pooled(Wrapper):
+    """Takes maxima of neighbouring pixels first, whose gradient reaches few pixels."""
+
+    def forward(self, images):
+        return self.net(functional.max_pool2d(images, 3, stride=1, padding=1))
+
+
 class Detached(Wrapper):
     """Computes under ``no_grad``."""
 
@@ -234,6 +274,21 @@ def off_levels(images: Tensor) -> Tensor:
     """Return 1 for images whose pixels are not whole 255ths, else 0, ``(batch, 1, 1, 1)``."""
     levels = images * 255
     return ((levels - levels.round()).abs().amax(dim=(1, 2, 3), keepdim=True) > 1e-3).float()
+
+
+class _WrongBackward(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, images, logits, decoy):
+        ctx.save_for_backward(images)
+        ctx.decoy = decoy
+        return logits.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        with torch.enable_grad():
+            points = ctx.saved_tensors[0].detach().requires_grad_(True)
+            (found,) = torch.autograd.grad(ctx.decoy(points), points, gradient)
+        return found, None, None
 
 
 class _Reverse(torch.autograd.Function):

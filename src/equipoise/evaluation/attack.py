@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import asdict, dataclass, is_dataclass, replace
 from functools import partial
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from equipoise.attacks import Search, losses
 from equipoise.attacks.goals import JointForward, SuccessTracker
-from equipoise.attacks.threat import Threat
+from equipoise.attacks.threat import Threat, select_rows
 from equipoise.types import Images, Labels, Logits, PerImage, Predict
 
 Kind = Literal["white box", "black box", "transfer", "gate"]
@@ -227,6 +227,88 @@ class SearchAttack:
         with torch.no_grad():
             tracker.record(found, model(found))
         tracker.passes.forward += len(images)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NearMisses:
+    """A search on all images, then a longer attack on those that it brought near the boundary.
+
+    An image is near if its margin has shrunk to a share of that of the clean image. An attack with
+    many steps finds little elsewhere, and this spares its cost there.
+
+    Args:
+        name: Name, unique within its suite.
+        probe: The search on all images; it maximises the margin.
+        attack: The attack on those that are near.
+        nearest: Share of its clean margin that an image's margin has to fall below, in [0, 1].
+        kind: What the attacker knows.
+
+    Example:
+        >>> import torch
+        >>> from equipoise.attacks import APGD, PGD
+        >>> from equipoise.attacks.threat import Linf
+        >>> from equipoise.evaluation.attack import NearMisses, SearchAttack
+        >>> longer = SearchAttack(name="longer", search=APGD(steps=100), loss="dlr")
+        >>> probe = PGD(steps=2, relative_step=0.25, random_start=False)
+        >>> attack = NearMisses(name="near", probe=probe, attack=longer, nearest=0.5)
+        >>> model = lambda x: torch.cat([0.5 - x, x - 0.5, 0 * x - 1], dim=1)[:, :, 0, 0]
+        >>> images, labels = torch.tensor([0.43, 0.1]).reshape(2, 1, 1, 1), torch.tensor([0, 0])
+        >>> result = attack.run(model, images, labels, Linf(0.1), torch.Generator().manual_seed(0))
+        >>> result.broken, result.backward_passes < 50
+        (tensor([ True, False]), True)
+    """
+
+    name: str
+    probe: Search
+    attack: SearchAttack
+    nearest: float
+    kind: Kind = "white box"
+
+    def run(
+        self,
+        model: Predict,
+        images: Images,
+        labels: Labels,
+        threat: Threat,
+        generator: torch.Generator,
+        autocast: Autocast = contextlib.nullcontext,
+    ) -> AttackResult:
+        """Attack a batch; arguments and result as for ``SearchAttack.run``."""
+        confirm = None if autocast is contextlib.nullcontext else model
+        tracker = SuccessTracker(_under(autocast, model), labels, losses.margin, confirm=confirm)
+        points = self.probe(tracker, images, threat, generator)
+        _record_last_point(tracker, points, model)
+        with torch.no_grad():
+            clean, reached = (losses.margin(model(x), labels) for x in (images, points))
+        tracker.passes.forward += 2 * len(images)
+        result = AttackResult.of(tracker, images)
+        near = (~tracker.broken & (reached > self.nearest * clean)).nonzero().squeeze(1)
+        if not len(near):
+            return result
+        found = self.attack.run(
+            model, images[near], labels[near], select_rows(threat, near), generator, autocast
+        )
+        result.broken[near] |= found.broken
+        return replace(
+            result,
+            images=result.images.index_copy(0, near, found.images.to(result.images.dtype)),
+            forward_passes=result.forward_passes + found.forward_passes,
+            backward_passes=result.backward_passes + found.backward_passes,
+        )
+
+    def describe(self) -> dict[str, Any]:
+        """Return the settings for the record and the cache key."""
+        probe = {
+            "search": type(self.probe).__name__,
+            **(asdict(self.probe) if is_dataclass(self.probe) else {}),
+        }
+        return {
+            **self.attack.describe(),
+            "name": self.name,
+            "kind": self.kind,
+            "probe": probe,
+            "nearest": self.nearest,
+        }
 
 
 @torch.no_grad()

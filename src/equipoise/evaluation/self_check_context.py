@@ -1,30 +1,27 @@
-"""What self-checks are made of: findings, and attacks that run at most once and are shared."""
+"""What self-checks look at: survivors of an evaluation, and attacks that run at most once."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from functools import cached_property
 from itertools import pairwise
-from math import isfinite, sqrt
-from typing import Literal
+from math import sqrt
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
-from equipoise.attacks import PGD, Search, losses
-from equipoise.attacks.goals import SuccessTracker, cross_entropy, value_and_gradient
-from equipoise.attacks.threat import L2, Linf, Threat, select_rows
+from equipoise.attacks import PGD, Search, Square, losses
+from equipoise.attacks.goals import SuccessTracker, misclassified, value_and_gradient
+from equipoise.attacks.threat import L2, Linf, Threat, broadcast_epsilon, select_rows
 from equipoise.data import Split
-from equipoise.evaluation.attack import Kind
-from equipoise.evaluation.robustness_profile import NEVER, AttackOutcome
-from equipoise.records.statistics import wilson_interval
+from equipoise.evaluation.attack import Attack, Kind
+from equipoise.evaluation.robustness_profile import NEVER, Profile
+from equipoise.evaluation.self_check_finding import Verdict, grade
+from equipoise.evaluation.self_check_measures import scale_free_cross_entropy
 from equipoise.runtime.errors import InvalidInput
 from equipoise.runtime.seeds import derive_seed
-from equipoise.types import Images, Labels, Logits, PerImage
+from equipoise.types import Images, Logits, PerImage
 
 Mask = Bool[Tensor, " batch"]
-Verdict = Literal["pass", "warn", "fail"]
-
 MODE_DEPENDENT_MODULES = (
     nn.modules.batchnorm._NormBase,  # batch norms and instance norms
     nn.modules.dropout._DropoutNd,
@@ -33,6 +30,9 @@ MODE_DEPENDENT_MODULES = (
     nn.RNNBase,
 )
 NOISE_DRAWS = 25
+MOST_AGAIN = 128
+QUERIES = 1000
+QUERIES_WITHOUT_GRADIENTS = 3000
 ONE_STEP = PGD(steps=1, relative_step=1.0, random_start=False, keep="best")
 MANY_STEPS = PGD(steps=20, relative_step=0.25, keep="best")
 TWO_RESTARTS = PGD(steps=20, relative_step=0.25, restarts=2, keep="best")
@@ -41,151 +41,91 @@ UNLIMITED = PGD(steps=50, relative_step=0.25, keep="best")
 UNLIMITED_FROM_CLEAN = PGD(steps=50, relative_step=0.25, random_start=False, keep="best")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Finding:
-    """What one check measured.
-
-    Args:
-        name: Name of the check, such as ``"randomised"``.
-        verdict: ``"fail"``: the score is meaningless or too high; ``"warn"``: investigate before
-            you trust it.
-        found: One sentence with the numbers.
-        meaning: One sentence: what it means for the score, and what to do.
-        numbers: The same numbers for a record; shares are in [0, 1].
-    """
-
-    name: str
-    verdict: Verdict
-    found: str
-    meaning: str
-    numbers: dict[str, float]
-
-    @classmethod
-    def of(
-        cls,
-        name: str,
-        verdict: Verdict,
-        found: str,
-        numbers: dict[str, float],
-        *,
-        good: str,
-        bad: str,
-    ) -> "Finding":
-        """Make a finding whose meaning is ``good`` if it passed, else ``bad``.
-
-        Numbers that are not finite are left out, because JSON has no NaN.
-        """
-        numbers = {key: value for key, value in numbers.items() if isfinite(value)}
-        meaning = good if verdict == "pass" else bad
-        return cls(name=name, verdict=verdict, found=found, meaning=meaning, numbers=numbers)
-
-
-def grade(hits: int, count: int, *, warn: float, fail: float) -> Verdict:
-    """Grade a share of images. A single image never counts, because it may be chance.
-
-    Args:
-        hits: Number of images that indicate a problem.
-        count: Number of images looked at.
-        warn: Share, in [0, 1], to exceed by more than sampling noise: the lower end of the Wilson
-            interval of one standard error is compared with it.
-        fail: The same for a failure.
-
-    Returns:
-        The verdict.
-
-    Example:
-        >>> from equipoise.evaluation.self_check_context import grade
-        >>> [grade(hits, 128, warn=0.02, fail=0.08) for hits in (1, 3, 6, 20)]
-        ['pass', 'pass', 'warn', 'fail']
-    """
-    least = wilson_interval(hits, count, z=1.0)[0] if hits > 1 else 0.0
-    return "fail" if least > fail else "warn" if least > warn else "pass"
-
-
-def scale_free_cross_entropy(logits: Logits, labels: Labels) -> PerImage:
-    """Return the cross-entropy of logits divided by their standard deviation over the classes.
-
-    The deviation is held constant in the gradient, so that only the scale of the logits is removed:
-    with large logits, softmax saturates in float32 and the gradient of cross-entropy vanishes.
-
-    Returns:
-        ``(batch,)``.
-
-    Source:
-        Ours, after the scale invariance of the DLR loss (Croce and Hein 2020, Sec. 4).
-
-    Example:
-        >>> import torch
-        >>> from equipoise.evaluation.self_check_context import scale_free_cross_entropy
-        >>> logits, labels = torch.tensor([[2.0, 0.5, -1.0]]), torch.tensor([0])
-        >>> scale_free_cross_entropy(logits, labels), scale_free_cross_entropy(1e4 * logits, labels)
-        (tensor([0.4076]), tensor([0.4076]))
-    """
-    logits = logits.float()
-    scale = logits.detach().std(dim=1, keepdim=True)
-    return losses.cross_entropy(logits / torch.where(scale > 0, scale, 1.0), labels)
-
-
-def relative_difference(logits: Logits, other: Logits) -> float:
-    """Return the largest difference as a share of the logits' spread over the classes."""
-    spread = logits.std(dim=1).mean().nan_to_num(1.0).clamp_min(1e-30)
-    return float((logits - other).nan_to_num(0.0).abs().max() / spread)
-
-
 class SelfCheckContext:
     """The images that the checks look at, and which of them each attack breaks.
 
-    Every attack starts from the images that are classified correctly, runs when its result is first
-    needed, and has its own random numbers.
+    An image is attacked at the strongest strength that it survived in the evaluation, so that a
+    broken image is one that the evaluation counts as right at that strength, and adding a strength
+    hides none. Images that survived none are not attacked. Every attack starts from images that
+    are classified correctly, runs when its result is first needed, and has its own random numbers.
 
     Args:
         model: Images in [0, 1] to logits. Attacks expect it inside ``attack_mode``.
         split: The images of the evaluation, on the model's device.
+        profile: The result of the evaluation.
         threat: Builds the threat of a strength.
-        epsilons: Strengths, ascending from 0; attacks use the last one.
-        outcomes: What the evaluation's attacks did to all images of ``split``.
         seed: Random seed of all checks.
-        images: Number of images to look at, the first ones.
+        images: Number of images to look at: survivors, evenly spaced, then others.
         batch_size: Number of images at once.
 
     Attributes:
         modules_in_train_mode: Names of the modules that were in train mode when this context was
             made and that depend on it, or may; the model itself is ``""``.
-        broken: Images that any attack so far has broken within the strongest epsilon.
+        levels: Index of the strongest strength that each image survived; 0 for none.
+        broken: Images that any attack so far has broken at that strength.
+        exposed: Share of all images that count as right at the weakest strength above 0: as far
+            as any misleading attack can have raised the score.
 
     Raises:
-        ValueError: If the strengths do not ascend from 0, if ``images`` or ``batch_size`` is not
-            positive, or if ``outcomes`` are about other images or strengths.
+        ValueError: If ``images`` or ``batch_size`` is not positive, or if ``profile`` is about
+            other images or its parts do not fit together.
     """
 
     def __init__(
         self,
         model: nn.Module,
         split: Split,
+        profile: Profile,
         *,
         threat: Callable[[float], Threat],
-        epsilons: Sequence[float],
-        outcomes: Sequence[AttackOutcome],
         seed: int,
         images: int,
         batch_size: int,
     ) -> None:
-        _check_arguments(len(split), epsilons, outcomes, images, batch_size)
-        self.model = model
+        _check_arguments(len(split), profile, images, batch_size)
+        self.model, self.split, self.profile = model, split, profile
         self.modules_in_train_mode = tuple(
             name
             for name, module in model.named_modules()
             if module.training and (name == "" or _may_depend_on_mode(module))
         )
-        self.outcomes, self.all_images = tuple(outcomes), len(split)
-        clean, self.labels = split.first(images).batch(slice(None))
+        first, self.all_images = profile.broken_at(), len(split)
+        strongest = len(profile.epsilons) - 1
+        levels = torch.where(first == NEVER, strongest, first - 1).clamp_min(0)
+        rows = _rows_to_look_at(levels > 0, images)
+        clean, self.labels = split.batch(rows.to(split.device))
         self.images = clean.contiguous(memory_format=torch.channels_last)
-        self.threat, self.epsilons = threat(epsilons[-1]), tuple(epsilons)
+        self.levels = levels[rows].to(split.device)
+        self.classes = split.classes
+        self.epsilons = torch.tensor(profile.epsilons, device=split.device)
+        # Images that are not attacked still get noise, of the strongest strength.
+        usual = torch.where(self.levels > 0, self.levels, strongest)
+        self.threat = threat(profile.epsilons[-1]).with_epsilon(self.epsilons[usual])
+        self.exposed = profile.accuracy()[min(1, strongest)]
         self.seed, self.batch_size = seed, batch_size
         self.broken = torch.zeros_like(self.labels, dtype=torch.bool)
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def looked_at(self) -> int:
+        """Number of images that attacks run on."""
+        return int(self.attacked.sum())
+
+    def could_flatter(self, hits: int, count: int) -> float:
+        """Return by how much the score could be too high, as a share of all images.
+
+        Args:
+            hits: Number of looked-at images that indicate a problem.
+            count: Number of images looked at, all of which count as right.
+        """
+        return hits / max(1, count) * self.exposed
+
+    def grade(self, hits: int, count: int, *, warn: float, fail: float) -> Verdict:
+        """Grade by how much the score could be too high; as the function ``grade``."""
+        share = max(self.exposed, 1e-9)
+        return grade(hits, max(1, count), warn=warn / share, fail=fail / share)
 
     def generator(self, name: str) -> torch.Generator:
         """Return the random numbers of one named use."""
@@ -194,21 +134,22 @@ class SelfCheckContext:
 
     @property
     def attackable(self) -> bool:
-        """Whether there is a strength, a correctly classified image, and a gradient."""
-        return len(self.epsilons) > 1 and bool(self.correct.any()) and self.differentiable
+        """Whether an image that counts as right at some strength is classified correctly."""
+        return bool(self.attacked.any())
+
+    @cached_property
+    def attacked(self) -> Mask:
+        """Images that survived some strength, and are classified correctly now."""
+        return (self.levels > 0) & self.correct
 
     @cached_property
     def differentiable(self) -> bool:
         """Whether the logits have a gradient with respect to the images."""
+        if not getattr(self.model, "gives_gradients", True):
+            return False
         with torch.enable_grad():
             logits: Tensor = self.model(self.images[:1].clone().requires_grad_(True))
             return logits.requires_grad
-
-    @property
-    def survived(self) -> Mask:
-        """Images that no attack of the evaluation broke."""
-        never = [outcome.broken_at[: len(self)] == NEVER for outcome in self.outcomes]
-        return torch.stack(never).all(dim=0).to(self.labels.device)
 
     def broken_first(self, kinds: tuple[Kind, ...], others: tuple[Kind, ...]) -> Int[Tensor, " n"]:
         """Find the images that attacks of some kinds broke at a lower strength than others did.
@@ -225,12 +166,16 @@ class SelfCheckContext:
         never = torch.iinfo(torch.int64).max
 
         def lowest(kinds: tuple[Kind, ...]) -> Tensor:
-            levels = [outcome.broken_at.cpu() for outcome in self.outcomes if outcome.kind in kinds]
+            levels = [
+                outcome.broken_at.cpu()
+                for outcome in self.profile.outcomes
+                if outcome.kind in kinds
+            ]
             levels = [torch.where(level > 0, level.long(), never) for level in levels]
             return torch.stack([torch.full((self.all_images,), never), *levels]).amin(dim=0)
 
         level, others_level = lowest(kinds), lowest(others)
-        return torch.where(level < others_level, level, 0).to(self.labels.device)
+        return torch.where(level < others_level, level, 0)
 
     @torch.no_grad()
     def logits_of(self, images: Images) -> Logits:
@@ -252,11 +197,11 @@ class SelfCheckContext:
             name: Name of its random numbers.
             search: The search.
             loss: Per-image loss to maximise.
-            threat: Where to search; the strongest epsilon by default.
-            among: Images to attack; all correctly classified ones by default.
+            threat: Where to search; by default, each image's strongest survived epsilon.
+            among: Images to attack; all survivors by default.
         """
         threat = self.threat if threat is None else threat
-        attacked = (self.correct if among is None else among).nonzero().squeeze(1)
+        attacked = (self.attacked if among is None else among).nonzero().squeeze(1)
         generator, broken = self.generator(name), torch.zeros_like(self.correct)
         for rows in attacked.split(self.batch_size) if len(attacked) else ():
             tracker = SuccessTracker(self.model, self.labels[rows], loss)
@@ -264,6 +209,17 @@ class SelfCheckContext:
             broken[rows] = tracker.broken
         if threat is self.threat:
             self.broken |= broken
+        return broken
+
+    def broken_by_attack(self, attack: Attack, among: Mask) -> Mask:
+        """Run an attack of a suite and return the images that it breaks."""
+        generator, broken = self.generator(attack.name), torch.zeros_like(among)
+        attacked = among.nonzero().squeeze(1)
+        for rows in attacked.split(self.batch_size) if len(attacked) else ():
+            threat = select_rows(self.threat, rows)
+            result = attack.run(self.model, self.images[rows], self.labels[rows], threat, generator)
+            broken[rows] = result.broken
+        self.broken |= broken
         return broken
 
     @cached_property
@@ -277,14 +233,26 @@ class SelfCheckContext:
         return self.logits.argmax(dim=1) == self.labels
 
     @cached_property
-    def gradient(self) -> Float[Tensor, "batch channel height width"]:
-        """Gradient of the cross-entropy at the clean images."""
+    def noisy(self) -> Images:
+        """One random point of the threat of each image."""
+        return self.threat.random_start(self.images, self.generator("noisy")).detach()
+
+    @cached_property
+    def stepped(self) -> Images:
+        """One step of the full epsilon from each image, as the gradient of the margin says."""
+        gradient = self.gradient_at(self.images, losses.margin).nan_to_num()
+        radius = broadcast_epsilon(self.threat.epsilon, self.images)
+        step = radius * self.threat.ascent(gradient)
+        return self.threat.project(self.images + step, self.images).detach()
+
+    def gradient_at(self, points: Images, loss: Callable[..., PerImage]) -> Images:
+        """Return the gradient of a per-image loss at some points."""
         batches = zip(
-            self.images.split(self.batch_size), self.labels.split(self.batch_size), strict=True
+            points.split(self.batch_size), self.labels.split(self.batch_size), strict=True
         )
         return torch.cat(
             [
-                value_and_gradient(cross_entropy(self.model, labels), images)[1]
+                value_and_gradient(lambda x, y=labels: loss(self.model(x), y), images)[1]
                 for images, labels in batches
             ]
         )
@@ -295,9 +263,18 @@ class SelfCheckContext:
         generator, broken = self.generator("noise"), torch.zeros_like(self.correct)
         for _ in range(NOISE_DRAWS):
             points = self.threat.random_start(self.images, generator)
-            broken |= self.logits_of(points).argmax(dim=1) != self.labels
-        self.broken |= broken & self.correct
-        return broken & self.correct
+            broken |= misclassified(self.logits_of(points), self.labels)
+        self.broken |= broken & self.attacked
+        return broken & self.attacked
+
+    @cached_property
+    def broken_by_queries(self) -> Mask:
+        """Images broken by Square, which asks for logits alone; none under an unknown threat."""
+        if not isinstance(self.threat, Linf | L2):
+            return torch.zeros_like(self.attacked)
+        queries = QUERIES if self.differentiable else QUERIES_WITHOUT_GRADIENTS
+        with torch.no_grad():
+            return self.broken_by("queries", Square(queries=queries), losses.margin)
 
     @cached_property
     def broken_by_one_step(self) -> Mask:
@@ -322,17 +299,29 @@ class SelfCheckContext:
     @cached_property
     def broken_by_long_only(self) -> Mask:
         """Images broken by 100 steps on the margin, twice, but not by 20 steps on any loss."""
-        short = self.broken_by_margin | self.broken_by_cross_entropy | self.broken_by_scale_free
-        return self.broken_by("long", LONG, losses.margin, among=self.correct & ~short)
+        return self.broken_by("long", LONG, losses.margin, among=self.attacked & ~self.broken_short)
 
-    def broken_again(self, levels: Int[Tensor, " batch"]) -> Mask:
-        """Attack each image at its own strength, by 20 steps on the margin, twice.
+    @cached_property
+    def broken_short(self) -> Mask:
+        """Images broken by 20 steps on any loss."""
+        return self.broken_by_margin | self.broken_by_cross_entropy | self.broken_by_scale_free
+
+    def resisting(self, levels: Int[Tensor, " n"]) -> float:
+        """Attack images at given strengths, by 20 steps on the margin, twice.
 
         Args:
-            levels: Index into the strengths for each image; images at 0 are not attacked.
+            levels: Index into the strengths for all images of the evaluation; 0 is not attacked.
+
+        Returns:
+            Share of all images that resist; estimated from the first 128 with a level.
         """
-        threat = self.threat.with_epsilon(torch.tensor(self.epsilons, device=levels.device)[levels])
-        return self.broken_by("again", TWO_RESTARTS, losses.margin, threat=threat, among=levels > 0)
+        marked = (levels > 0).nonzero().squeeze(1)
+        rows = marked[:MOST_AGAIN].to(self.labels.device)
+        images, labels = self.split.batch(rows)
+        threat = self.threat.with_epsilon(self.epsilons[levels.to(rows.device)[rows]])
+        tracker = SuccessTracker(self.model, labels, losses.margin)
+        TWO_RESTARTS(tracker, images, threat, self.generator("again"))
+        return float((~tracker.broken).double().mean()) * len(marked) / len(levels)
 
     @cached_property
     def broken_without_limit(self) -> Mask | None:
@@ -350,7 +339,7 @@ class SelfCheckContext:
             UNLIMITED_FROM_CLEAN,
             losses.cross_entropy,
             threat=threat,
-            among=self.correct & ~broken,
+            among=self.attacked & ~broken,
         )
 
 
@@ -360,30 +349,38 @@ def _may_depend_on_mode(module: nn.Module) -> bool:
     return not known or isinstance(module, MODE_DEPENDENT_MODULES)
 
 
-def _check_arguments(
-    count: int,
-    epsilons: Sequence[float],
-    outcomes: Sequence[AttackOutcome],
-    images: int,
-    batch_size: int,
-) -> None:
+def _rows_to_look_at(survived: Mask, images: int) -> Int[Tensor, " looked"]:
+    """Choose survivors, evenly spaced, and fill up with the first other images."""
+    chosen = survived.nonzero().squeeze(1)
+    if len(chosen) > images:
+        chosen = chosen[torch.arange(images) * len(chosen) // images]
+    others = (~survived).nonzero().squeeze(1)[: images - len(chosen)]
+    return torch.cat([chosen, others]).sort().values
+
+
+def _check_arguments(count: int, profile: Profile, images: int, batch_size: int) -> None:
+    epsilons = profile.epsilons
     ascends = all(low < high for low, high in pairwise(epsilons))
     if not epsilons or epsilons[0] != 0 or not ascends:
-        raise InvalidInput(f"epsilons must ascend from 0, got {tuple(epsilons)}.")
+        raise InvalidInput(f"the profile's epsilons must ascend from 0, got {tuple(epsilons)}.")
     if images < 1 or batch_size < 1:
         raise InvalidInput(
             f"images and batch_size must be 1 or more, got {images} and {batch_size}."
         )
-    for outcome in outcomes:
-        name = f"{outcome.suite}/{outcome.name}"
+    if len(profile.clean) != count:
+        raise InvalidInput(
+            f"the profile is of {len(profile.clean)} images but the split has {count}; "
+            "pass the split that was evaluated."
+        )
+    for outcome in profile.outcomes:
         if len(outcome.broken_at) != count:
             raise InvalidInput(
-                f"{name} was run on {len(outcome.broken_at)} images but the split has {count}; "
-                "pass the split that was evaluated."
+                f"{outcome.suite}/{outcome.name} was run on {len(outcome.broken_at)} images but "
+                f"the split has {count}; pass the split that was evaluated."
             )
         low, high = int(outcome.broken_at.min()), int(outcome.broken_at.max())
         if low < NEVER or high >= len(epsilons):
             raise InvalidInput(
-                f"{name}: broken_at must be -1 or an index into the {len(epsilons)} epsilons, "
-                f"got {low}..{high}."
+                f"{outcome.suite}/{outcome.name}: broken_at must be -1 or an index into the "
+                f"{len(epsilons)} epsilons, got {low}..{high}."
             )

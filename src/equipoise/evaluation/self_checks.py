@@ -4,22 +4,19 @@ A gradient attack that fails may have met a robust model, or a model whose gradi
 Each check looks for one known cause of the second case and reports what it measured as a finding.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from math import sqrt
 
 import torch
 from torch import Tensor, nn
 
 from equipoise.attacks.threat import Threat
 from equipoise.data import Split
-from equipoise.evaluation import self_check_attacks
-from equipoise.evaluation.robustness_profile import AttackOutcome
-from equipoise.evaluation.self_check_context import (
-    Finding,
-    SelfCheckContext,
-    grade,
-    relative_difference,
-)
-from equipoise.models import AdaptiveNetwork
+from equipoise.evaluation import self_check_attacks, self_check_gradients
+from equipoise.evaluation.robustness_profile import Profile
+from equipoise.evaluation.self_check_context import SelfCheckContext
+from equipoise.evaluation.self_check_finding import Finding
+from equipoise.evaluation.self_check_measures import relative_difference
 from equipoise.models.attack_mode.context import attack_mode
 
 REPEAT_TOLERANCE = 1e-5
@@ -29,38 +26,41 @@ row's spread over the classes."""
 NEIGHBOUR_TOLERANCE = 1e-2
 """The same for another batch, which TF32 and other kernels may affect."""
 
+LEAST_FOR_COLLAPSE = 20
+"""Number of images below which the predictions say little about a network."""
+
 
 def self_checks(
     model: nn.Module,
     split: Split,
+    profile: Profile,
     *,
     threat: Callable[[float], Threat],
-    epsilons: Sequence[float],
-    outcomes: Sequence[AttackOutcome],
-    seed: int,
+    seed: int = 0,
     images: int = 128,
     batch_size: int = 256,
     report: Callable[[str, float], None] = lambda text, share: None,
 ) -> list[Finding]:
     """Look for signs that a model's score is not robustness.
 
-    This costs up to about 450 forward and backward passes over the images, most of them on images
-    that nothing breaks.
+    Attacks start from images that the evaluation counts as right, each at the strongest strength
+    that it survived. This costs up to about 650 forward and backward passes and 1,200 further
+    forward passes for each of them. A model without gradients is checked by queries alone.
 
     Args:
         model: Images in [0, 1] to logits. It is left unchanged.
         split: The images of the evaluation, on the model's device.
-        threat: Builds the threat of a strength: ``Linf`` or ``L2``.
-        epsilons: Strengths of the evaluation, ascending from 0; the checks attack at the last one.
-        outcomes: ``Profile.outcomes`` of the evaluation on the images of ``split``; may be empty.
+        profile: The result of ``measure_profile`` on the images of ``split``.
+        threat: Builds the threat of a strength: ``Linf`` or ``L2``, as in the evaluation.
         seed: Random seed of all checks.
-        images: Number of images to look at, the first ones.
+        images: Number of images to look at: survivors, evenly spaced, before others.
         batch_size: Number of images at once.
         report: Called with the current check and the share done.
 
     Returns:
-        One finding for each check that applies, the cheapest first. If the model raises an error in
-        a check, that is a finding with the verdict ``"fail"``.
+        One finding for each check that applies, the cheapest first. Its number ``could_flatter`` is
+        by how much the score could be too high, in [0, 1]; where that is nothing, no check fails.
+        If the model raises an error in a check, that is a finding too.
 
     Raises:
         ValueError: As ``SelfCheckContext``.
@@ -75,39 +75,41 @@ def self_checks(
         >>> import torch
         >>> from equipoise.attacks.threat import Linf
         >>> from equipoise.data import Split
+        >>> from equipoise.evaluation import measure_profile, suites_for
         >>> from equipoise.evaluation.self_checks import self_checks
         >>> pixels = torch.tensor([[255, 0], [0, 200]], dtype=torch.uint8).reshape(2, 1, 1, 2)
         >>> split = Split(images=pixels, labels=torch.tensor([0, 1]), classes=2)
         >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Softmax(dim=1)).eval()
-        >>> findings = self_checks(  # epsilon 0 alone, so only the checks that attack nothing
-        ...     model, split, threat=Linf, epsilons=(0.0,), outcomes=(), seed=0
+        >>> suites = suites_for(model, ["quick"], classes=2)
+        >>> profile = measure_profile(  # epsilon 0 alone, so no check attacks
+        ...     model, split, threat=Linf, epsilons=(0.0,), suites=suites, seed=0
         ... )
+        >>> findings = self_checks(model, split, profile, threat=Linf)
         >>> [finding.name for finding in findings if finding.verdict == "fail"]
         ['probabilities']
     """
     context = SelfCheckContext(
-        model,
-        split,
-        threat=threat,
-        epsilons=epsilons,
-        outcomes=outcomes,
-        seed=seed,
-        images=images,
-        batch_size=batch_size,
+        model, split, profile, threat=threat, seed=seed, images=images, batch_size=batch_size
     )
-    checks = {**PASSIVE_CHECKS, **ATTACK_CHECKS}
+    checks = {**PASSIVE_CHECKS, **QUERY_CHECKS, **ATTACK_CHECKS, **LAST_CHECKS}
     findings = []
     with attack_mode(model), torch.autocast(split.device.type, enabled=False):
         for number, (name, check) in enumerate(checks.items()):
             report(f"self-check: {name}", number / len(checks))
             try:
-                skipped = name in ATTACK_CHECKS and not context.attackable
-                finding = None if skipped else check(context)
+                finding = check(context) if _applies(name, context) else None
             except Exception as error:
                 finding = _error(name, error)
             if finding is not None:
-                findings.append(finding)
+                findings.append(finding.weighed(context.exposed))
     return findings
+
+
+def _applies(name: str, context: SelfCheckContext) -> bool:
+    """Return whether there is an image to attack, and a gradient where the check needs one."""
+    if name in PASSIVE_CHECKS:
+        return True
+    return context.attackable and (name not in ATTACK_CHECKS or context.differentiable)
 
 
 def _mode(context: SelfCheckContext) -> Finding:
@@ -178,30 +180,109 @@ def _randomised(context: SelfCheckContext) -> Finding:
 
 
 def _batch_dependent(context: SelfCheckContext) -> Finding | None:
-    """Check whether an image's logits depend on its batch or on its position in it."""
+    """Check whether an image's logits depend on what surrounds it, or on who asks."""
     images = context.images[: context.batch_size]
-    half = len(images) // 2
-    if not half:
+    if len(images) < 2:
         return None
     if relative_difference(context.logits_of(context.images), context.logits) > REPEAT_TOLERANCE:
         return None  # the model is random, which this check would misread
     others = 1.0 - images  # very different images, in a batch of the same size
-    largest = 0.0
+    largest, half = 0.0, len(images) // 2
     for rows in (slice(None, half), slice(half, None)):
         mixed = others.clone()
         mixed[rows] = images[rows]
         logits = context.logits_of(mixed.flip(0)).flip(0)
         expected = context.logits[: len(images)][rows]
         largest = max(largest, relative_difference(logits[rows], expected))
+    asked = _asked_otherwise(context, images)
     return Finding.of(
         "batch-dependent",
-        "fail" if largest > NEIGHBOUR_TOLERANCE else "pass",
+        "fail" if max(largest, asked) > NEIGHBOUR_TOLERANCE else "pass",
         f"with other images in the batch, an image's logits change by up to {largest:.2g} of their "
-        "spread over the classes.",
-        {"largest_difference": largest},
+        f"spread over the classes; alone, in another memory layout, or where a gradient is asked "
+        f"for, by up to {asked:.2g}.",
+        {"largest_difference": largest, "asked_otherwise": asked},
         good="each image is classified on its own, up to float rounding.",
-        bad="the score depends on which images are attacked together; make the model classify each "
-        "image on its own (batch norm needs running statistics).",
+        bad="the score depends on which images are attacked together, or on how; make the model "
+        "classify each image on its own (batch norm needs running statistics).",
+    )
+
+
+def _asked_otherwise(context: SelfCheckContext, images: Tensor) -> float:
+    """Return the largest change of logits: alone, in another layout, with a gradient."""
+    expected = context.logits[: len(images)]
+    with torch.no_grad():
+        alone = torch.cat([context.model(image[None]) for image in images[:4]])
+        layout = context.model(images.contiguous(memory_format=torch.contiguous_format).clone())
+    differences = [
+        relative_difference(alone, expected[:4]) if len(images) > 1 else 0.0,
+        relative_difference(layout, expected),
+    ]
+    if context.differentiable:
+        with torch.enable_grad():
+            watched: Tensor = context.model(images.clone().requires_grad_(True))
+        differences.append(relative_difference(watched.detach(), expected))
+    return max(differences)
+
+
+def _grid(context: SelfCheckContext) -> Finding:
+    """Check whether the model answers otherwise where pixels are not whole 255ths."""
+    generator = context.generator("grid")
+    noise = torch.rand(context.images.shape, generator=generator, device=context.images.device)
+    step = (0.05 + 0.1 * noise) / 255
+    inwards = torch.where(context.images < 0.5, step, -step)
+    spread = context.logits.float().std(dim=1).clamp_min(1e-30)
+    near = context.logits_of(context.images + inwards)
+    far = context.logits_of(context.images + 2 * inwards)
+
+    def moved(one: Tensor, other: Tensor) -> Tensor:
+        return (one.float() - other.float()).abs().amax(dim=1) / spread
+
+    first, second = moved(near, context.logits), moved(far, near)
+    jumps = (first > 0.05) & (first > 5 * second)
+    hits, count = int(jumps.sum()), len(context)
+    return Finding.of(
+        "grid",
+        context.grade(hits, count, warn=0.02, fail=0.05),
+        f"the logits of {hits} of {count} images ({hits / count:.1%}) jump when pixels leave the "
+        "whole 255ths by at most 0.15 of one, and not when they move as far again.",
+        {
+            "share": hits / count,
+            "largest_jump": float(first.max()),
+            "could_flatter": context.could_flatter(hits, count),
+        },
+        good="nothing changes at the grid of 8 bits, on which clean images lie and attacked ones "
+        "do not.",
+        bad="the model tells attacked images from clean ones by their fractions of a level, which "
+        "an attacker avoids by rounding; evaluate it without that, or attack on the grid.",
+    )
+
+
+def _collapsed(context: SelfCheckContext) -> Finding | None:
+    """Check whether the model predicts one class for nearly every image, or guesses."""
+    shares = torch.bincount(context.labels, minlength=context.classes).double() / len(context)
+    largest_label = float(shares.max())
+    if len(context) < LEAST_FOR_COLLAPSE or largest_label > 0.9:
+        return None
+    predicted = torch.bincount(context.logits.argmax(dim=1), minlength=context.classes)
+    one_class = float(predicted.max()) / len(context)
+    accuracy, count = context.profile.accuracy(), len(context.profile.clean)
+    chance = largest_label + 2 * sqrt(largest_label * (1 - largest_label) / count)
+    collapsed = one_class > 0.95 or one_class - largest_label > 0.7
+    guessing = accuracy[0] <= chance
+    return Finding.of(
+        "collapsed",
+        "fail" if collapsed else "warn" if guessing else "pass",
+        f"{one_class:.1%} of {len(context)} predictions are one class, where {largest_label:.1%} "
+        f"of the labels are; clean accuracy is {accuracy[0]:.1%}.",
+        {
+            "one_class": one_class,
+            "largest_label": largest_label,
+            "could_flatter": accuracy[-1] if collapsed or guessing else 0.0,
+        },
+        good="the predictions follow the images.",
+        bad="a network that answers alike for every image, or guesses, cannot be attacked, so what "
+        "it keeps is not robustness; train it again.",
     )
 
 
@@ -230,62 +311,11 @@ def _probabilities(context: SelfCheckContext) -> Finding:
     )
 
 
-def _gradients(context: SelfCheckContext) -> Finding | None:
-    """Check whether the loss has a usable gradient at the correctly classified images."""
-    count = int(context.correct.sum())
-    if not count:
-        return None
-    zero = not_finite = 0
-    if context.differentiable:
-        gradient = context.gradient[context.correct].flatten(1)
-        zero = int((gradient == 0).all(dim=1).sum())
-        not_finite = int((~gradient.isfinite()).any(dim=1).sum())
-        found = (
-            f"the cross-entropy's gradient is exactly zero at {zero} and NaN or infinite at "
-            f"{not_finite} of {count} correctly classified images."
-        )
-    else:
-        zero = count
-        found = "autograd finds no gradient: the logits do not depend on the images."
-    return Finding.of(
-        "gradients",
-        grade(zero + not_finite, count, warn=0.01, fail=0.10),
-        found,
-        {"zero": zero / count, "not_finite": not_finite / count},
-        good="gradient attacks have a gradient to follow.",
-        bad="gradient attacks do not move there, so surviving them means nothing; bypass the "
-        "quantisation or saturation in the backward pass (BPDA), or attack another loss.",
-    )
-
-
-def _gate(context: SelfCheckContext) -> Finding | None:
-    """For AFA: check whether only attacks on the weight generator, or around it, break images."""
-    if not isinstance(context.model, AdaptiveNetwork):
-        return None
-    attacks = [outcome for outcome in context.outcomes if outcome.kind in ("gate", "transfer")]
-    levels = context.broken_first(("gate", "transfer"), ("white box", "black box"))
-    hits, count = int((levels > 0).sum()), len(levels)
-    return Finding.of(
-        "gate",
-        grade(hits, count, warn=0.03, fail=0.10) if attacks else "warn",
-        f"{hits} of {count} images ({hits / count:.1%}) were broken only, or at a lower strength, "
-        "by attacks on the weight generator or transferred from a fixed branch."
-        if attacks
-        else "no attack on the weight generator was run.",
-        {"share": hits / count, "attacks": len(attacks)},
-        good="attacks through the whole model find what attacks on its generator find.",
-        bad="the score depends on the gate: the generator misleads ordinary attacks, so report no "
-        "score without the suite adaptive, and expect a better attack on the gate to find more."
-        if attacks
-        else "not tested: run the suite adaptive too, which attacks the generator.",
-    )
-
-
 def _error(name: str, error: Exception) -> Finding:
     return Finding(
         name=name,
         verdict="fail",
-        found=f"the model raised {type(error).__name__}: {error}",
+        found=f"the model raised {type(error).__name__}: {str(error).rstrip('.')}.",
         meaning="this check could not run, so it gives no evidence for the score; fix the model.",
         numbers={},
     )
@@ -295,22 +325,32 @@ Check = Callable[[SelfCheckContext], Finding | None]
 
 PASSIVE_CHECKS: dict[str, Check] = {
     "mode": _mode,
-    "gate": _gate,
+    "gate": self_check_attacks.gate,
     "range": lambda context: check_range(context.images),
     "randomised": _randomised,
     "batch-dependent": _batch_dependent,
     "probabilities": _probabilities,
-    "gradients": _gradients,
+    "grid": _grid,
+    "collapsed": _collapsed,
 }
-"""Checks that run no attack."""
+"""Checks that apply whether or not an image is left to attack."""
+
+QUERY_CHECKS: dict[str, Check] = {
+    "gradients": self_check_gradients.zero_gradients,
+    "black box": self_check_attacks.black_box,
+}
+"""Checks that need an image that survived some strength, and no gradient."""
 
 ATTACK_CHECKS: dict[str, Check] = {
+    "finite difference": self_check_gradients.finite_difference,
     "one step": self_check_attacks.one_step,
     "logit scale": self_check_attacks.logit_scale,
     "goals disagree": self_check_attacks.goals_disagree,
-    "black box": self_check_attacks.black_box,
     "huge epsilon": self_check_attacks.huge_epsilon,
+    "flat curve": self_check_attacks.flat_curve,
     "more steps": self_check_attacks.more_steps,
-    "missed": self_check_attacks.missed,
 }
-"""Checks that need a strength, a gradient, and a correctly classified image."""
+"""Checks that need a gradient too."""
+
+LAST_CHECKS: dict[str, Check] = {"missed": self_check_attacks.missed}
+"""What all attacks of the checks together found."""

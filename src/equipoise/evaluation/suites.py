@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from equipoise.attacks import APGD, PGD, Search, Square, fgsm, losses
-from equipoise.evaluation.attack import Attack, Loss, SearchAttack
+from equipoise.evaluation.attack import Attack, Loss, NearMisses, SearchAttack
 from equipoise.evaluation.autoattack import PARTS, AutoAttackPart
 from equipoise.evaluation.cache import weights_hash
 from equipoise.models import AdaptiveNetwork, FeatureStack
@@ -21,6 +21,9 @@ SuiteName = Literal["quick", "tables", "paper", "standard", "autoattack", "adapt
 
 GATE_RATIOS = (10.0, 5.0, 2.0, 1.0, 1 / 2, 1 / 5, 1 / 10)
 """Ratios of cross-entropy to binary cross-entropy, AFA Sec. 5.2 "Adaptive attack"."""
+
+NEAREST = 0.2
+"""Share of its clean margin below which an image gets the longer attack of ``quick``."""
 
 LogitsAndGate = Callable[[Images], tuple[Tensor, Tensor]]
 
@@ -65,7 +68,9 @@ def suites_for(
         names: Names of suites, in order.
 
             - ``"quick"``: PGD on the margin, APGD on the cross-entropy with twice as many steps,
-              and APGD on the margin to each of the 4 wrong classes with the largest logits.
+              APGD on the margin to each of the 4 wrong classes with the largest logits; on images
+              that come near the boundary, the same to 9 classes with five times as many steps; and
+              Square with 300 queries.
             - ``"tables"``: FGSM, PGD-10, PGD-20 and C&W, the columns of the papers' tables.
             - ``"paper"``: the same and Square.
             - ``"standard"``: PGD on the margin with restarts, APGD on cross-entropy, DLR and the
@@ -99,8 +104,8 @@ def suites_for(
         >>> import torch
         >>> from equipoise.evaluation import suites_for
         >>> quick, paper = suites_for(torch.nn.Flatten(), ["quick", "paper"], classes=10)
-        >>> [attack.name for attack in quick.attacks]
-        ['pgd-margin', 'apgd-cross-entropy', 'apgd-targeted-margin-4']
+        >>> [attack.name for attack in quick.attacks[2:]]
+        ['apgd-targeted-margin-4', 'near-misses-9', 'square-300']
         >>> [attack.name for attack in paper.attacks]
         ['fgsm', 'pgd-10', 'pgd-20', 'cw-30-kappa-50', 'square-5000']
     """
@@ -143,7 +148,7 @@ def _without_gradients(suites: list[Suite]) -> list[Suite]:
         raise InvalidInput(
             "the model gives no gradients, and the suites "
             f"{', '.join(suite.name for suite in suites)} need them; use transfer with a surrogate "
-            "that has gradients, or standard or paper, which include Square."
+            "that has gradients, or quick, standard or paper, which include Square."
         )
     return remaining
 
@@ -153,7 +158,7 @@ def _search(steps: int, restarts: int = 1) -> PGD:
 
 
 def _quick(classes: int, steps: int, restarts: int) -> tuple[Attack, ...]:
-    targets = min(4, classes - 1)
+    targets, most = min(4, classes - 1), min(9, classes - 1)
     return (
         SearchAttack(name="pgd-margin", search=_search(steps, restarts), loss="margin"),
         SearchAttack(
@@ -167,6 +172,18 @@ def _quick(classes: int, steps: int, restarts: int) -> tuple[Attack, ...]:
             loss="targeted_margin",
             targets=targets,
         ),
+        NearMisses(
+            name=f"near-misses-{most}",
+            probe=APGD(steps=2 * steps, restarts=restarts),
+            attack=SearchAttack(
+                name="longer",
+                search=APGD(steps=5 * steps, restarts=restarts),
+                loss="targeted_margin",
+                targets=most,
+            ),
+            nearest=NEAREST,
+        ),
+        _square(queries=300),
     )
 
 

@@ -255,7 +255,7 @@ def run_evaluation(
         epsilons=measured.epsilons,
         seed=settings.seed,
     )
-    if checks and getattr(network, "gives_gradients", True):
+    if checks:
         extra["self_checks"] = _self_checks(network, split, settings, measured, reporter)
     reporter.step(1000, "done")
     return record_of(
@@ -327,9 +327,8 @@ def _self_checks(
     findings = self_checks(
         network,
         split,
+        measured,
         threat=THREATS[settings.evaluation.norm],
-        epsilons=measured.epsilons,
-        outcomes=measured.outcomes,
         seed=settings.seed,
         report=report,
     )
