@@ -5,12 +5,12 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float, UInt8
-from torch import Tensor, nn
+from torch import Tensor
 
 from equipoise.attacks.goals import SuccessTracker, value_and_gradient
 from equipoise.attacks.losses import margin
 from equipoise.attacks.threat import L2, Threat
-from equipoise.types import Images, Labels
+from equipoise.types import Images, Labels, Predict
 
 FLOAT_NOISE = 1e-3
 """Grey levels that float32 may add to or take from a whole number of them."""
@@ -38,7 +38,7 @@ class EightBitImages:
 
 
 def to_eight_bits(
-    model: nn.Module,
+    model: Predict,
     adversarial: Images,
     clean: UInt8[Tensor, "n channel height width"],
     labels: Labels,
@@ -151,7 +151,7 @@ def _shorten(rounded: Tensor, change: Tensor, radius: float) -> Tensor:
 
 
 def _attack_on_grid(
-    model: nn.Module,
+    model: Predict,
     tracker: SuccessTracker,
     grid: _Grid,
     change: Float[Tensor, "n channel height width"],
@@ -186,6 +186,6 @@ def _attack_on_grid(
 
 
 @torch.no_grad()
-def _logits(model: nn.Module, images: Images) -> Tensor:
+def _logits(model: Predict, images: Images) -> Tensor:
     logits: Tensor = model(images)
     return logits
