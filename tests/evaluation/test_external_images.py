@@ -11,7 +11,8 @@ from scripted import run
 from equipoise.attacks.threat import L2, Linf
 from equipoise.data import DataError, Split
 from equipoise.evaluation import suites_for
-from equipoise.evaluation.external_images import external_suites, file_sha256
+from equipoise.evaluation.external_files import file_sha256
+from equipoise.evaluation.external_images import external_suites
 
 EPSILON = 0.1
 COUNT = 12

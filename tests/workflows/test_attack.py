@@ -251,9 +251,8 @@ def test_the_command_refuses_files_that_do_not_fit(trained, tmp_path, capsys):
 def test_a_wrong_attack_is_still_caught_by_the_verification(trained, tmp_path, monkeypatch):
     attack(trained, tmp_path / "out", **SETTINGS)
     file = tmp_path / "out" / "epsilon_0.15.npz"
-    monkeypatch.setattr(
-        "equipoise.evaluation.external_images.TOLERANCE", 0.1
-    )  # as if the check of the distance failed
+    for module in ("external_files", "external_images"):  # as if the check of distances failed
+        monkeypatch.setattr(f"equipoise.evaluation.{module}.TOLERANCE", 0.1)
     content = arrays(file)
     content["image"] = (content["image"] + numpy.float32(0.05)).clip(0, 1)
     numpy.savez(tmp_path / "far.npz", **content)

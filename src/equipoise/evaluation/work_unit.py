@@ -31,7 +31,7 @@ PACKAGE = Path(__file__).parents[1]
 CODE = (
     *("attacks/*", "distributed/shared_generator"),
     *(f"evaluation/{name}" for name in ("attack", "autoattack", "suites", "work_unit")),
-    "evaluation/external_images",
+    "evaluation/external_*",
 )
 """Globs of the package's modules whose code, together with the model, decides what attacks find."""
 

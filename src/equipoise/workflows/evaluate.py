@@ -17,6 +17,7 @@ from equipoise.evaluation import (
     EvaluationFacts,
     Profile,
     SearchOptions,
+    Suite,
     evaluation_cache_folder,
     images_hash,
     measure_profile,
@@ -233,24 +234,7 @@ def run_evaluation(
     evaluation = settings.evaluation
     device = "cuda" if torch.cuda.is_available() else "cpu"
     network, split = model.network.to(device), images.split.to(device)
-    suites = suites_for(
-        network,
-        evaluation.suites,
-        classes=split.classes,
-        steps=evaluation.steps,
-        restarts=evaluation.restarts,
-        seed=settings.seed,
-        surrogates={name: surrogate.to(device) for name, surrogate in surrogates.items()},
-    )
-    suites += external_suites(
-        settings.images_from,
-        split,
-        rows=images.rows,
-        part_size=images.part_size,
-        norm=evaluation.norm,
-        epsilons=evaluation.epsilons,
-        allow_rounding=settings.allow_rounding,
-    )
+    suites = _suites(network, replace(images, split=split), settings, surrogates)
     cache = evaluation_cache_folder(RunFolder(model.home).evaluations, model.name, network, split)
     reporter.begin(f"evaluate {model.name}", 0, 0)
     began = time.monotonic()
@@ -270,7 +254,8 @@ def run_evaluation(
         ),
         report=lambda text, share: reporter.step(int(ATTACK_SHARE * share), text),
     )
-    settings.on_profile(measured)
+    if settings.on_profile is not None:
+        settings.on_profile(measured)
     extra = _extra_facts(model, images, settings) | model_internals(
         network,
         split,
@@ -298,6 +283,34 @@ def run_evaluation(
             parameters=sum(parameter.numel() for parameter in network.parameters()),
             extra=extra,
         ),
+    )
+
+
+def _suites(
+    network: nn.Module,
+    images: EvaluationImages,
+    settings: EvaluationSettings,
+    surrogates: Mapping[str, nn.Module],
+) -> list[Suite]:
+    """The suites that the settings name, and the one of images from files."""
+    evaluation, split = settings.evaluation, images.split
+    suites = suites_for(
+        network,
+        evaluation.suites,
+        classes=split.classes,
+        steps=evaluation.steps,
+        restarts=evaluation.restarts,
+        seed=settings.seed,
+        surrogates={name: surrogate.to(split.device) for name, surrogate in surrogates.items()},
+    )
+    return suites + external_suites(
+        settings.images_from,
+        split,
+        rows=images.rows,
+        part_size=images.part_size,
+        norm=evaluation.norm,
+        epsilons=evaluation.epsilons,
+        allow_rounding=settings.allow_rounding,
     )
 
 

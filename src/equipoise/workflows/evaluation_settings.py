@@ -7,7 +7,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, TypedDict
 
-from equipoise.evaluation.external_images import file_sha256
+from equipoise.evaluation.external_files import file_sha256
 from equipoise.evaluation.robustness_profile import Order, Profile
 from equipoise.evaluation.suites import SuiteName
 from equipoise.models.io.trust import Trusted
@@ -103,7 +103,7 @@ class EvaluationSettings:
     other_data: tuple[str, str] | None = None
     images_from: Sequence[Path] = ()
     allow_rounding: bool = False
-    on_profile: Callable[[Profile], None] = field(default=lambda profile: None, compare=False)
+    on_profile: Callable[[Profile], None] | None = field(default=None, compare=False)
 
     def to_json(self) -> list[Any]:
         """The JSON list that a record stores under ``"settings"``.
