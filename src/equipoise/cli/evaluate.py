@@ -41,7 +41,12 @@ class EvaluateFlags:
         search_precision: Precision of the searches; scores are always float32.
         order: descending starts at the strongest epsilon, which is much faster on robust models:
             images that resist it are not attacked at weaker ones.
-        self_checks: Look for signs of gradient masking.
+        images_from: Files with adversarial images that others made, such as those of `equipoise
+            attack`; after a check of their distance they count as a further attack.
+        allow_rounding: Take 8-bit images of --images-from that rounding left outside the threat by
+            up to half a grey level, and move them back before they are scored.
+        self_checks: Look for signs of gradient masking; for AFA models also measure R_free, the
+            accuracy that is left if the attacker sets the fusing weight.
         workers: Processes that share the batches.
         seed: Random seed for the attacks.
         batch_size: Images attacked at once.
@@ -63,6 +68,8 @@ class EvaluateFlags:
     preferences: Annotated[tuple[float, ...], optional("LAMBDA...")] = ()
     search_precision: Literal["32-true", "bf16-mixed"] = "32-true"
     order: Literal["ascending", "descending"] = "ascending"
+    images_from: Annotated[tuple[Path, ...], optional("FILE...")] = ()
+    allow_rounding: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     self_checks: bool = True
     workers: Annotated[int, tyro.conf.arg(metavar="N")] = 1
     seed: Annotated[int, tyro.conf.arg(metavar="N")] = 0
@@ -122,7 +129,7 @@ def evaluate_and_print(
         settings: Other arguments of ``workflows.evaluate.evaluate``.
     """
     from equipoise.cli.progress import Terminal
-    from equipoise.report import rich_checks, rich_columns, rich_table
+    from equipoise.report import r_free_sentence, rich_checks, rich_columns, rich_table
     from equipoise.workflows.evaluate import evaluate
 
     records, paths = [], []
@@ -135,6 +142,9 @@ def evaluate_and_print(
     for suite in records[0]["suites"]:
         if suite["independent"]:
             console.print(rich_columns(records, "Attack by attack", suite["name"]))
+    for record in records:
+        if "r_free" in record:
+            print_line(r_free_sentence(record))
     console.print(rich_checks(*records))
     for path in paths:
         print_line(f"record: {path}")

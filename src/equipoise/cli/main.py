@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import tyro
 
+from equipoise.cli.attack import AttackFlags, attack
 from equipoise.cli.catalogue import list_recipes
 from equipoise.cli.demo import demo
 from equipoise.cli.deploy import card, export, predict
@@ -37,6 +38,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "list": list_recipes,
     "train": train,
     "evaluate": evaluate,
+    "attack": attack,
     "report": report,
     "compare": compare,
     "export": export,
@@ -44,7 +46,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "card": card,
     "reproduce": reproduce,
 }
-for _command in (*COMMANDS.values(), EvaluateFlags):
+for _command in (*COMMANDS.values(), EvaluateFlags, AttackFlags):
     # tyro wraps help text to the terminal, but keeps line breaks inside a function's "Args:".
     _command.__doc__ = re.sub(r"(?<=\S)\n {12}(?=\S)", " ", _command.__doc__ or "")
 
@@ -59,7 +61,7 @@ def main(arguments: list[str] | None = None) -> None:
         with end_on_sigterm():
             _run(arguments)
     except KeyboardInterrupt as error:
-        if arguments[:1] == ["evaluate"]:
+        if arguments[:1] in (["evaluate"], ["attack"]):
             errors.print("stopped; results so far are saved. Run the same command to continue.")
         sys.exit(REQUEUE if isinstance(error, Terminated) else INTERRUPTED)
     except BrokenPipeError:  # the reader, such as head, has closed the pipe

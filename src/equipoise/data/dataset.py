@@ -105,11 +105,15 @@ class Split:
         Raises:
             DataError: If the count is below 1.
         """
+        return self.take(self.first_rows(count))
+
+    def first_rows(self, count: int) -> slice | Int[Tensor, " rows"]:
+        """Return the rows that ``first`` selects."""
         if count < 1:
             raise DataError(f"images must be 1 or more, got {count}.")
         if count < len(self) and bool((self.labels.diff() >= 0).all()):
-            return self.take(torch.arange(count, device=self.device) * len(self) // count)
-        return self.take(slice(0, count))
+            return torch.arange(count, device=self.device) * len(self) // count
+        return slice(0, count)
 
     def batch(self, rows: slice | Int[Tensor, " rows"]) -> tuple[Images, Int[Tensor, " rows"]]:
         """Select rows as float32 images in [0, 1] and their labels."""

@@ -15,8 +15,9 @@ from equipoise.attacks.goals import JointForward, SuccessTracker
 from equipoise.attacks.threat import Threat, select_rows
 from equipoise.types import Images, Labels, Logits, PerImage, Predict
 
-Kind = Literal["white box", "black box", "transfer", "gate"]
-"""What the attacker knows: the model, its logits alone, another model, or (AFA) the gate too."""
+Kind = Literal["white box", "black box", "transfer", "gate", "external"]
+"""What the attacker knows: the model, its logits alone, another model, or (AFA) the gate too;
+``"external"`` for images from a file."""
 
 Loss = Literal["cross_entropy", "margin", "dlr", "cw", "targeted_dlr", "targeted_margin"]
 """Names of functions in ``equipoise.attacks.losses``; ``"cw"`` is ``carlini_wagner``."""

@@ -69,6 +69,8 @@ class Profile:
         clean: ``(n,)``, whether each image is classified correctly without an attack.
         rescored: Verification of the adversarial images.
         order: Order in which the strengths were attacked.
+        adversarial: Row, strength and image ``(1, channel, height, width)`` of each adversarial
+            image.
 
     Example:
         >>> import torch
@@ -91,6 +93,7 @@ class Profile:
     clean: Tensor
     rescored: Rescoring
     order: Order = "ascending"
+    adversarial: Sequence[tuple[int, float, Tensor]] = ()
 
     def broken_at(self, suite: str | None = None) -> Int[Tensor, " n"]:
         """Return the index of the lowest strength at which each image was broken, or -1.
@@ -269,6 +272,7 @@ def measure_profile(
         outcomes=run.outcomes(),
         clean=clean.cpu(),
         rescored=rescored,
+        adversarial=found,
     )
 
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from equipoise.attacks.threat import Threat
 from equipoise.data import Split
 from equipoise.evaluation.attack import Attack, AttackResult, Autocast
+from equipoise.evaluation.external_images import ExternalImages
 from equipoise.evaluation.suites import Suite
 from equipoise.evaluation.verification import EvaluationError
 from equipoise.models.attack_mode.context import attack_mode
@@ -30,6 +31,7 @@ PACKAGE = Path(__file__).parents[1]
 CODE = (
     *("attacks/*", "distributed/shared_generator"),
     *(f"evaluation/{name}" for name in ("attack", "autoattack", "suites", "work_unit")),
+    "evaluation/external_*",
 )
 """Globs of the package's modules whose code, together with the model, decides what attacks find."""
 
@@ -133,6 +135,8 @@ class EvaluationContext:
         """
         suite, epsilon, device = self.suites[unit.suite], unit.epsilon, self.split.device
         attack = suite.attacks[unit.attack]
+        if isinstance(attack, ExternalImages):
+            attack = attack.at_rows(unit.rows)
         images, labels = self.split.batch(unit.rows.to(device))
         images = images.contiguous(memory_format=torch.channels_last)
         first, last = int(unit.rows[0]), int(unit.rows[-1])

@@ -89,6 +89,14 @@ class FusingWeights(TypedDict):
     through_robust_branch: list[FusingWeight]
 
 
+class FreeGate(TypedDict):
+    """Accuracy of an AFA model if the attacker also chooses W0 within its range."""
+
+    accuracy: list[float]
+    range: list[float]
+    gates: int
+
+
 class Record(TypedDict):
     """Fields that tables, comparisons and reports use; a record may hold more."""
 
@@ -104,6 +112,7 @@ class Record(TypedDict):
     broken_at: NotRequired[list[int]]
     broken_by: NotRequired[list[str | None]]
     fusing_weight: NotRequired[FusingWeights]
+    r_free: NotRequired[FreeGate]
     importance: NotRequired[list[float]]
     rescored: NotRequired[Verification]
     settings: NotRequired[list[Any]]
@@ -193,6 +202,9 @@ def check(content: Any) -> None:
         "broken_at": (_length(content, "broken_at", images), images),
         "broken_by": (_length(content, "broken_by", images), images),
     }
+    if "r_free" in content:
+        lengths["r_free.accuracy"] = (len(content["r_free"]["accuracy"]), levels)
+        lengths["r_free.range"] = (len(content["r_free"]["range"]), 2)
     lengths |= {
         f"fusing_weight {way}": (len(points), levels)
         for way, points in content.get("fusing_weight", {}).items()

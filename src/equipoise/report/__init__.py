@@ -10,6 +10,7 @@ from equipoise.report.columns import markdown_columns, rich_columns
 from equipoise.report.compare import compare_models
 from equipoise.report.comparison_table import markdown_comparison, rich_comparison
 from equipoise.report.dry_run import rich_costs
+from equipoise.report.free_gate import r_free_sentence
 from equipoise.report.markdown_markers import fill_markers
 from equipoise.report.self_checks import checks_line, markdown_checks, rich_checks
 from equipoise.report.table import markdown_table, rich_table
@@ -22,6 +23,7 @@ __all__ = [
     "markdown_columns",
     "markdown_comparison",
     "markdown_table",
+    "r_free_sentence",
     "rich_checks",
     "rich_columns",
     "rich_comparison",

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any, Unpack
 
 import torch
-from torch import nn
+from jaxtyping import Int
+from torch import Tensor, nn
 
 from equipoise.attacks.threat import THREATS
 from equipoise.data import DataSet, Split
@@ -16,6 +17,7 @@ from equipoise.evaluation import (
     EvaluationFacts,
     Profile,
     SearchOptions,
+    Suite,
     evaluation_cache_folder,
     images_hash,
     measure_profile,
@@ -23,7 +25,10 @@ from equipoise.evaluation import (
     record_of,
     suites_for,
 )
+from equipoise.evaluation.external_images import external_suites
+from equipoise.evaluation.free_gate import free_gate
 from equipoise.evaluation.self_checks import self_checks
+from equipoise.models import AdaptiveNetwork
 from equipoise.models.io.trust import Trusted
 from equipoise.recipes import Evaluation, from_json
 from equipoise.runtime.errors import RunError
@@ -64,7 +69,7 @@ def evaluate(
         dataset: Data set; by default the one that the model was trained on.
         data: Folder of that data set, if it is elsewhere on this machine.
         evaluation: Strengths, attacks and images; by default those of the model's recipe.
-        checks: Run the self-checks for signs of gradient masking.
+        checks: Run the self-checks for signs of gradient masking, and R_free for AFA models.
         reporter: Receives progress and log messages.
         choices: See ``EvaluationChoices``: ``epsilons``, ``suites``, ``images``, ``seed``, ...
 
@@ -150,11 +155,15 @@ class EvaluationImages:
         data: Name of the data set.
         digest: Hash of the whole data set.
         split: The images chosen from it.
+        rows: Row of each of them in its part of the data set.
+        part_size: Number of images of that part.
     """
 
     data: str
     digest: str
     split: Split
+    rows: Int[Tensor, " n"]
+    part_size: int
 
     def other_data(self, card: dict[str, Any]) -> tuple[str, str] | None:
         """Name and digest of the data set, unless a card says that the model was trained on it."""
@@ -175,10 +184,15 @@ def resolve_data(
         data: Folder of that data set, if it is elsewhere on this machine.
     """
     dataset = dataset or source_of(card, data).load()
-    split = part_of(dataset, card, evaluation.part)
-    if evaluation.images is not None:
-        split = split.first(evaluation.images)
-    return EvaluationImages(data=dataset.name, digest=dataset.digest(), split=split)
+    part = part_of(dataset, card, evaluation.part)
+    chosen = slice(None) if evaluation.images is None else part.first_rows(evaluation.images)
+    return EvaluationImages(
+        data=dataset.name,
+        digest=dataset.digest(),
+        split=part if evaluation.images is None else part.take(chosen),
+        rows=torch.arange(len(part))[chosen],
+        part_size=len(part),
+    )
 
 
 def load_surrogates(
@@ -220,15 +234,7 @@ def run_evaluation(
     evaluation = settings.evaluation
     device = "cuda" if torch.cuda.is_available() else "cpu"
     network, split = model.network.to(device), images.split.to(device)
-    suites = suites_for(
-        network,
-        evaluation.suites,
-        classes=split.classes,
-        steps=evaluation.steps,
-        restarts=evaluation.restarts,
-        seed=settings.seed,
-        surrogates={name: surrogate.to(device) for name, surrogate in surrogates.items()},
-    )
+    suites = _suites(network, replace(images, split=split), settings, surrogates)
     cache = evaluation_cache_folder(RunFolder(model.home).evaluations, model.name, network, split)
     reporter.begin(f"evaluate {model.name}", 0, 0)
     began = time.monotonic()
@@ -248,6 +254,8 @@ def run_evaluation(
         ),
         report=lambda text, share: reporter.step(int(ATTACK_SHARE * share), text),
     )
+    if settings.on_profile is not None:
+        settings.on_profile(measured)
     extra = _extra_facts(model, images, settings) | model_internals(
         network,
         split,
@@ -257,6 +265,8 @@ def run_evaluation(
     )
     if checks:
         extra["self_checks"] = _self_checks(network, split, settings, measured, reporter)
+    if checks and isinstance(network, AdaptiveNetwork):
+        extra["r_free"] = _r_free(network, split, settings, measured)
     reporter.step(1000, "done")
     return record_of(
         measured,
@@ -273,6 +283,34 @@ def run_evaluation(
             parameters=sum(parameter.numel() for parameter in network.parameters()),
             extra=extra,
         ),
+    )
+
+
+def _suites(
+    network: nn.Module,
+    images: EvaluationImages,
+    settings: EvaluationSettings,
+    surrogates: Mapping[str, nn.Module],
+) -> list[Suite]:
+    """The suites that the settings name, and the one of images from files."""
+    evaluation, split = settings.evaluation, images.split
+    suites = suites_for(
+        network,
+        evaluation.suites,
+        classes=split.classes,
+        steps=evaluation.steps,
+        restarts=evaluation.restarts,
+        seed=settings.seed,
+        surrogates={name: surrogate.to(split.device) for name, surrogate in surrogates.items()},
+    )
+    return suites + external_suites(
+        settings.images_from,
+        split,
+        rows=images.rows,
+        part_size=images.part_size,
+        norm=evaluation.norm,
+        epsilons=evaluation.epsilons,
+        allow_rounding=settings.allow_rounding,
     )
 
 
@@ -312,6 +350,20 @@ def _extra_facts(
         "training_commit": model.card.get("commit"),
     }
     return facts if model.weights is None else facts | {"weights_sha256": model.weights}
+
+
+def _r_free(
+    network: AdaptiveNetwork, split: Split, settings: EvaluationSettings, measured: Profile
+) -> dict[str, Any]:
+    return free_gate(
+        network,
+        split,
+        measured,
+        threat=THREATS[settings.evaluation.norm],
+        seed=settings.seed,
+        steps=settings.evaluation.steps,
+        batch_size=settings.batch_size,
+    )
 
 
 def _self_checks(

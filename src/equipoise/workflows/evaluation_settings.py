@@ -1,13 +1,14 @@
 """What identifies one evaluation of a model, and the file name of its record."""
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, TypedDict
 
-from equipoise.evaluation.robustness_profile import Order
+from equipoise.evaluation.external_files import file_sha256
+from equipoise.evaluation.robustness_profile import Order, Profile
 from equipoise.evaluation.suites import SuiteName
 from equipoise.models.io.trust import Trusted
 from equipoise.recipes import Evaluation, to_json
@@ -40,6 +41,9 @@ class EvaluationChoices(TypedDict, total=False):
         logits: Which part of the model's output holds the logits: a key, an index or ``binary``.
         trust: Code that a model folder names and that may run, as in ``load``.
         preference: Lambda of a conditional network (OAT); its default if not given.
+        images_from: Files with adversarial images that others made, scored as a further attack.
+        allow_rounding: Take 8-bit images of ``images_from`` that rounding moved out of the threat
+            by up to half a grey level, and move them back.
     """
 
     epsilons: Sequence[float]
@@ -58,6 +62,8 @@ class EvaluationChoices(TypedDict, total=False):
     logits: str | None
     trust: Sequence[Trusted]
     preference: float | None
+    images_from: Sequence[Path]
+    allow_rounding: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +80,10 @@ class EvaluationSettings:
         order: Whether strengths are attacked from weakest to strongest or the other way round.
         other_data: Name and digest of the data set, if it is not known to be the one that the
             model was trained on.
+        images_from: Files with adversarial images, scored as a further attack.
+        allow_rounding: Move 8-bit images of those files back into the threat.
+        on_profile: Called with the profile before the record is made from it. It is not part of
+            what identifies the evaluation.
 
     Example:
         >>> from equipoise.recipes import Evaluation
@@ -91,6 +101,9 @@ class EvaluationSettings:
     surrogates: Sequence[Path | str] = ()
     order: Order = "ascending"
     other_data: tuple[str, str] | None = None
+    images_from: Sequence[Path] = ()
+    allow_rounding: bool = False
+    on_profile: Callable[[Profile], None] | None = field(default=None, compare=False)
 
     def to_json(self) -> list[Any]:
         """The JSON list that a record stores under ``"settings"``.
@@ -111,6 +124,9 @@ class EvaluationSettings:
         if self.other_data is not None:
             name, digest = self.other_data
             values.append({"data": name, "digest": digest})
+        if self.images_from:
+            hashes = [file_sha256(path) for path in self.images_from]
+            values.append({"images_from": hashes, "allow_rounding": self.allow_rounding})
         settings: list[Any] = json.loads(json.dumps(values))
         return settings
 
