@@ -165,7 +165,9 @@ def exit_on_failure(
         print_line(f"SARIF: {sarif}")
     if failures:
         failed = "; ".join(failure.text for failure in failures)
-        errors.print(f"failed: {failed}", style="red", markup=False, highlight=False)
+        errors.print(
+            f"failed: {failed}", style="red", markup=False, highlight=False, soft_wrap=True
+        )
         sys.exit(1)
 
 

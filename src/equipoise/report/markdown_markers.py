@@ -21,8 +21,8 @@ def fill_markers(path: Path) -> bool:
     to the file.
 
     - ``records: FOLDER``: headline table of all records under the folder. Options may follow:
-      ``ranked`` sorts models by their average accuracy, the best first; ``short`` leaves out the average
-      and the column of the first suite.
+      ``ranked`` sorts models by ``reliability.RANKING_RULE``, the best first; ``short`` leaves out
+      the column of the first suite.
     - ``attacks: FOLDER SUITE``: one column for each attack of a suite.
     - ``benchmark: RECORD.json ...``: speed table. ``RECORD.json#0,2`` takes only those comparisons
       of a record, counted from 0.

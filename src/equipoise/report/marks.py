@@ -68,7 +68,7 @@ def apart_last(records: Sequence[Record]) -> list[Record]:
 
 def lettered_marks(records: Sequence[Record]) -> dict[str, Record]:
     """All marks of records by the letter that stands for them in a table, from ``a`` on."""
-    by_name = {mark["name"]: mark for record in records for mark in marks_of(record)}
+    by_name = {mark["name"]: mark for record in apart_last(records) for mark in marks_of(record)}
     letters = (chr(ord("a") + number) for number in range(len(by_name)))
     return dict(zip(letters, by_name.values(), strict=True))
 

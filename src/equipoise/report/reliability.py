@@ -3,15 +3,19 @@
 from collections.abc import Sequence
 
 from equipoise.report.collapse import COLLAPSED, above_chance
-from equipoise.report.marks import BLACK_BOX, black_box_only, marks_of
+from equipoise.report.marks import APART, BLACK_BOX, black_box_only, marks_of
 from equipoise.report.record import Record, attack_count
 from equipoise.report.self_checks import open_checks
 
 RANKING_RULE = (
-    "Ranked by the average accuracy over all strengths, clean included. Never called the best: a "
-    "model at 0 or at chance at the strongest attack, one that fails a check, and one that was "
-    "attacked as a black box only."
+    "Ranked by the average accuracy over all strengths, clean included. Models that fail a check "
+    "are below the others, and those that were attacked as a black box only are last. Neither is "
+    "called the best, nor is a model at 0 or at chance at the strongest attack."
 )
+FAILED = "a check failed: not reliable"
+"""Heading of the models with a failed check."""
+GROUPS = ("", FAILED, APART)
+"""Headings of the groups in which models are ranked, in order; the first has none."""
 UNRELIABLE_MARKS = {
     BLACK_BOX: "gradients were not used",
     "randomised": "RobustBench requires a deterministic model",
@@ -24,18 +28,28 @@ _MISSED = {"black box", "missed"}
 """Checks whose warning means that the evaluation left breakable images unbroken."""
 
 
+def group_of(records: Sequence[Record]) -> str:
+    """Heading of the group in which a model is ranked.
+
+    Args:
+        records: Records of one model, one for each training seed.
+
+    Returns:
+        One of ``GROUPS``.
+    """
+    if any(map(black_box_only, records)):
+        return APART
+    failed = any(check.verdict == "fail" for check in open_checks(*records))
+    return FAILED if failed else ""
+
+
 def can_be_best(records: Sequence[Record]) -> bool:
     """Whether a model may be called the best: no record of it breaks ``RANKING_RULE``.
 
     Args:
         records: Records of one model, one for each training seed.
     """
-    return all(
-        above_chance(record)
-        and not black_box_only(record)
-        and all(check.verdict != "fail" for check in open_checks(record))
-        for record in records
-    )
+    return group_of(records) == "" and all(map(above_chance, records))
 
 
 def unreliable_reasons(record: Record) -> list[str]:

@@ -20,7 +20,7 @@ from equipoise.report.marks import (
     marks_caption,
 )
 from equipoise.report.record import Record, attack_count
-from equipoise.report.reliability import can_be_best
+from equipoise.report.reliability import GROUPS, can_be_best, group_of
 from equipoise.runtime.errors import InvalidInput
 
 WIDTH = 80
@@ -169,7 +169,7 @@ def rich_table(records: Sequence[Record], title: str) -> Table:
     table = Table(
         title=title,
         title_justify="left",
-        caption=f"\n{caption(records)}",
+        caption=Text(f"\n{caption(records)}", style="table.caption"),
         caption_justify="left",
         box=box.SIMPLE_HEAD,
         show_edge=False,
@@ -183,13 +183,14 @@ def rich_table(records: Sequence[Record], title: str) -> Table:
     table.add_column(heads[0], overflow="fold")
     for head in heads[1:]:
         table.add_column(head, justify="right", no_wrap=True)
-    best, apart = best_model(records), apart_models(records)
+    shown, best = fullest(records), best_model(records)
+    apart = apart_models(shown)
     first_apart = next((number for number, row in enumerate(body) if row[0] in apart), None)
     for number, row in enumerate(body):
         if number == first_apart:
             table.add_section()
             table.add_row(Text(APART, style="italic"))
-        name = Text(wrap_name(marked_name(row[0], records), left))
+        name = Text(wrap_name(marked_name(row[0], shown), left))
         table.add_row(name, *row[1:], style="bold" if row[0] == best else None)
     return table
 
@@ -229,7 +230,7 @@ def markdown_table(records: Sequence[Record], *, short: bool = False) -> str:
     Args:
         records: Evaluations of models at the same strengths. Several records of one model are its
             training seeds; their row holds the mean and, in parentheses, the standard deviation.
-        short: Leave out the average over strengths and the accuracy under the first suite alone.
+        short: Leave out the accuracy under the first suite alone.
 
     Returns:
         Markdown text; accuracies in percent.
@@ -251,16 +252,17 @@ def markdown_table(records: Sequence[Record], *, short: bool = False) -> str:
     """
     header, body = headline_rows(records)
     if short:
-        header, *body = [[*row[:-3], row[-2]] for row in (header, *body)]
+        header, *body = [row[:-1] for row in (header, *body)]
     lines = ["| " + " | ".join(header) + " |", "|---|" + "---:|" * (len(header) - 1)]
-    apart = apart_models(records)
+    shown = fullest(records)
+    apart = apart_models(shown)
     for heading, rows in (
         (None, [row for row in body if row[0] not in apart]),
         (f"*{APART}*", [row for row in body if row[0] in apart]),
     ):
         if heading and rows:
             lines.append(f"| {heading} |" + " |" * (len(header) - 1))
-        lines += [f"| {' | '.join([marked_name(row[0], records), *row[1:]])} |" for row in rows]
+        lines += [f"| {' | '.join([marked_name(row[0], shown), *row[1:]])} |" for row in rows]
     return "\n".join([*lines, "", caption(records)]) + "\n"
 
 
@@ -301,10 +303,14 @@ def ranked(records: Sequence[Record]) -> list[Record]:
         records: Evaluations of models at the same strengths.
 
     Returns:
-        The same records in another order; models that are black box only are last.
+        The same records in another order: ``reliability.RANKING_RULE``.
     """
-    averages = _averages(records)
-    return apart_last(sorted(records, key=lambda record: -averages[record["model"]]))
+    averages, shown = _averages(records), fullest(records)
+    groups = {
+        model: GROUPS.index(group_of([record for record in shown if record["model"] == model]))
+        for model in averages
+    }
+    return sorted(records, key=lambda record: (groups[record["model"]], -averages[record["model"]]))
 
 
 def best_model(records: Sequence[Record]) -> str | None:

@@ -8,10 +8,11 @@ from statistics import mean, stdev
 from typing import Any
 
 from equipoise.records.statistics import wilson_interval
-from equipoise.report.marks import BLACK_BOX, black_box_only, marks_of
+from equipoise.report.marks import APART, BLACK_BOX, marks_of
 from equipoise.report.papers.published import published_tables
 from equipoise.report.per_class import ClassRow, class_rows
 from equipoise.report.record import Record
+from equipoise.report.reliability import group_of
 from equipoise.report.self_checks import VERDICTS, checks_of
 from equipoise.report.series import GREY, OKABE_ITO
 from equipoise.report.table import check_comparable, fullest
@@ -91,12 +92,12 @@ class Model:
     @property
     def label(self) -> str:
         """Its name, with a note if it is black box only."""
-        return f"{self.name} ({BLACK_BOX})" if self.apart else self.name
+        return f"{self.name} ({BLACK_BOX})" if self.group == APART else self.name
 
     @property
-    def apart(self) -> bool:
-        """Whether it is black box only, and so not comparable with the others."""
-        return any(map(black_box_only, self.records))
+    def group(self) -> str:
+        """Heading of the group in which it is ranked; empty for the first."""
+        return group_of(self.records)
 
     @property
     def marks(self) -> list[Record]:

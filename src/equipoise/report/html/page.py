@@ -14,10 +14,9 @@ from equipoise.report.compare import broken_at
 from equipoise.report.extras import report_extra
 from equipoise.report.html import figures
 from equipoise.report.html.models import Model, models_of, published_beside, seed_of
-from equipoise.report.marks import APART
 from equipoise.report.per_class import worst_class
 from equipoise.report.record import Record, attack_count
-from equipoise.report.reliability import RANKING_RULE
+from equipoise.report.reliability import GROUPS, RANKING_RULE
 from equipoise.report.run_files import (
     member_names,
     read_gallery,
@@ -97,9 +96,12 @@ def html_report(pairs: Sequence[tuple[Path, Record]]) -> str:
     return _template(
         record=record,
         models=models,
-        ranked=sorted(models, key=lambda model: (model.apart, -model.average.mean)),
+        ranked=[
+            (heading, sorted(group, key=lambda model: -model.average.mean))
+            for heading in GROUPS
+            if (group := [model for model in models if model.group == heading])
+        ],
         best=next((model for model in models if model.name == best_model(records)), None),
-        apart=APART,
         rule=RANKING_RULE,
         marks={m["name"]: m for model in models for m in model.marks}.values(),
         worst_class=worst_class,
