@@ -135,3 +135,9 @@ def test_the_warning_names_collapse_first_and_otherwise_what_failed():
     failed = record(self_checks=[check("mode", "fail")])
     assert warning_of(failed) == "The scores are not reliable (check mode: fail)."
     assert warning_of(record()) is None  # no check ran, which the card says elsewhere
+
+
+@pytest.mark.parametrize("verdict", ["pass", "warn", "fail"])
+def test_a_collapse_is_counted_once_if_a_check_of_the_record_is_about_it(verdict):
+    collapsed = record("flat", 0.1, 0.1, self_checks=[check("collapsed", verdict)])
+    assert checks_line(collapsed) == "checks: 0 pass, 0 warn, 1 fail"

@@ -56,7 +56,7 @@ class Mark(TypedDict):
     meaning: str
 
 
-ClassAccuracy = TypedDict("ClassAccuracy", {"class": int, "images": int, "accuracy": list[float]})
+_ClassAccuracy = TypedDict("_ClassAccuracy", {"class": int, "images": int, "accuracy": list[float]})
 """Worst-case accuracy on the images of one class, at each strength."""
 
 
@@ -132,7 +132,7 @@ class Record(TypedDict):
     training_commit: NotRequired[str | None]
     self_checks: NotRequired[list[Check] | None]
     marks: NotRequired[list[Mark]]
-    per_class: NotRequired[list[ClassAccuracy]]
+    per_class: NotRequired[list[_ClassAccuracy]]
 
 
 class Scores(TypedDict):

@@ -92,9 +92,9 @@ def warning_of(record: Record) -> str | None:
     A model is warned of if it has collapsed, if a check failed or found that images were missed,
     or if it was attacked as a black box only.
     """
-    collapse = [check for check in open_checks(record) if check.name == COLLAPSED]
-    if collapse:
-        return f"This model has collapsed. {collapse[0].found}"
+    for check in open_checks(record):
+        if (check.name, check.verdict) == (COLLAPSED, "fail"):
+            return f"This model has collapsed. {check.found}"
     reasons = _of_checks(record)
     if black_box_only(record):
         reasons.append(f"{BLACK_BOX}: {UNRELIABLE_MARKS[BLACK_BOX]}")

@@ -151,11 +151,12 @@ def checks_of(record: Record) -> list[Record]:
                 "evaluate the model again."
             )
     collapse = collapse_of(record)
-    if collapse is None or any(check["name"] == COLLAPSED for check in checks):
+    own = [check for check in checks if check["name"] == COLLAPSED]
+    if collapse is None or any(check["verdict"] == "fail" for check in own):
         return checks
     meaning = "The model has collapsed: what it scores is chance and no robustness."
     failed = {"name": COLLAPSED, "verdict": "fail", "found": collapse, "meaning": meaning}
-    return [*checks, failed]
+    return [*(check for check in checks if check not in own), failed]
 
 
 def _name(record: Record) -> str:
