@@ -44,6 +44,7 @@ def record(model: nn.Module | None = None, seed: int = 0, images: int = 12) -> d
         search_precision="32-true",
         seconds=1.0,
         parameters=650,
+        labels=data.labels,
         extra=internals(model, data, profile.epsilons, seed=seed),
     )
     return record_of(profile, facts)
@@ -177,3 +178,13 @@ def test_internals_are_measured_in_batches(monkeypatch):
     monkeypatch.setattr(type(data), "batch", counted)
     internals(adaptive(), data, epsilons=(0.0,))
     assert max(asked) == 256
+
+
+def test_accuracies_per_class_average_to_the_headline():
+    found = record(images=30)
+    rows = found["per_class"]
+    assert sum(row["images"] for row in rows) == 30
+    assert [row["class"] for row in rows] == sorted(split(30).labels.unique().tolist())
+    for level, accuracy in enumerate(found["headline"]["accuracy"]):
+        total = sum(row["images"] * row["accuracy"][level] for row in rows)
+        assert total / 30 == pytest.approx(accuracy)

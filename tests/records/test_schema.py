@@ -92,3 +92,21 @@ def test_other_json_is_refused(content):
 def test_huge_image_count_is_refused_without_allocating_memory():
     with pytest.raises(ValueError, match=r"broken_at has 2 entries, not 1000000"):
         schema.check(record() | {"images": 10**30})
+
+
+def test_marks_classes_and_points_of_flattery_are_checked():
+    row = {"class": 3, "images": 2, "accuracy": [1.0, 0.5]}
+    check = {"name": "mode", "verdict": "fail", "found": "F.", "meaning": "M."}
+    schema.check(
+        record()
+        | {"per_class": [row], "marks": [{"name": "randomised", "meaning": "M.", "draws": 20}]}
+        | {"self_checks": [check | {"numbers": {"could_flatter": 0.1, "images": 3}}]}
+    )
+    for changes, message in (
+        ({"per_class": [row | {"accuracy": [1.0]}]}, "per_class 3 has 1 entries, not 2"),
+        ({"per_class": [row | {"images": "2"}]}, "must be of type int"),
+        ({"marks": [{"name": "randomised"}]}, "a field is missing"),
+        ({"self_checks": [check | {"numbers": {"could_flatter": "much"}}]}, "of type float"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            schema.check(record() | changes)

@@ -129,3 +129,23 @@ def test_a_network_built_by_user_code_names_its_modules():
     assert "equipoise.load(\"FOLDER\", trust=['mine.nets'])" in text
     assert "built by your own code in mine.nets" in text
     assert "trust" not in model_card(document(), [])
+
+
+def test_an_unreliable_or_collapsed_model_has_a_warning_before_anything_else():
+    failed = record()
+    failed["self_checks"][0] |= {"verdict": "fail", "numbers": {"could_flatter": 0.12}}
+    text = model_card(document(), [failed])
+    warning = "> **Warning** (tiny, Linf on cifar10): The scores are not reliable (check mode: fail"
+    assert warning in text
+    assert text.index(warning) < text.index("WideResNet-28-10, trained on")
+    assert "M. Could flatter the score by up to 12.0 points." in text
+    flat = record()
+    flat["headline"]["accuracy"] = [0.1] * 3
+    assert "This model has collapsed. Accuracy is 10.0 % at every" in model_card(document(), [flat])
+    sound = record(self_checks=record()["self_checks"][:1])
+    assert "Warning" not in model_card(document(), [sound])
+
+
+def test_the_card_has_the_marks_of_each_record():
+    marked = record(marks=[{"name": "randomised", "meaning": "Means over 20 draws."}])
+    assert "**randomised**: Means over 20 draws." in model_card(document(), [marked])

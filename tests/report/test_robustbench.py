@@ -8,7 +8,9 @@ FIELDS = {
 
 
 def test_an_entry_has_robustbenchs_fields_and_the_records_numbers_as_strings():
-    entry, notes = robustbench_entry(document(), record())
+    checked = record()
+    checked["self_checks"][1]["verdict"] = "pass"
+    entry, notes = robustbench_entry(document(), checked)
     assert set(entry) == FIELDS
     assert (entry["eps"], entry["clean_acc"], entry["reported"]) == ("8/255", "91.20", "40.60")
     assert (entry["dataset"], entry["architecture"]) == ("cifar10", "WideResNet-28-10")
@@ -80,3 +82,32 @@ def test_a_failed_check_makes_a_model_unreliable():
     failed = record()
     failed["self_checks"][1]["verdict"] = "fail"
     assert robustbench_entry(document(), failed)[0]["unreliable"] is True
+
+
+def checked(**changes) -> dict:
+    passed = record()["self_checks"][:1]
+    return record(**{"self_checks": passed} | changes)
+
+
+def test_a_missed_image_makes_a_model_unreliable_and_a_note_says_why():
+    entry, notes = robustbench_entry(document(), record())
+    assert entry["unreliable"] is True
+    assert "unreliable is true: check missed: warn." in notes
+
+
+def test_checks_that_did_not_run_make_a_model_unreliable():
+    entry, notes = robustbench_entry(document(), checked(self_checks=[]))
+    assert entry["unreliable"] is True
+    assert "unreliable is true: no self-check ran." in notes
+
+
+def test_a_mark_is_in_the_footnote_and_may_make_a_model_unreliable():
+    suites = [{"name": "s", "accuracy": [1.0] * 3, "attacks": [{"name": "a", "kind": "black box"}]}]
+    entry, notes = robustbench_entry(document(), checked(suites=suites))
+    assert entry["unreliable"] is True
+    assert "Mark: black box only. No attack used the model's gradients." in entry["footnote"]
+    lower = [{"name": "lower precision", "meaning": "Scored in float16."}]
+    entry, notes = robustbench_entry(document(), checked(marks=lower))
+    assert entry["unreliable"] is False
+    assert entry["footnote"].endswith("Mark: lower precision. Scored in float16.")
+    assert not any("unreliable" in note for note in notes)

@@ -77,3 +77,13 @@ def test_the_fullest_record_of_a_threat_is_chosen_and_the_newest_of_equals(one, 
 def test_each_norm_and_each_preference_has_its_own_record():
     four = [record(), record(norm="L2"), record(model="tiny@0"), record(model="tiny@1")]
     assert fullest_by_threat(four) == four
+
+
+def test_a_score_card_has_the_marks_and_the_warning_of_an_unreliable_model():
+    marked = record(marks=[{"name": "randomised", "meaning": "M."}])
+    scores = score_card(CARD, marked)["scores"]
+    assert scores["marks"] == ["randomised"]
+    assert scores["warning"] == "The scores are not reliable (check missed: warn)."
+    sound = record(self_checks=record()["self_checks"][:1])
+    assert score_card(CARD, sound)["scores"]["warning"] is None
+    assert score_card(CARD, sound)["scores"]["marks"] == []

@@ -77,3 +77,13 @@ def test_the_terminal_prints_findings_and_meaning_within_80_columns():
 def test_an_unknown_verdict_is_refused():
     with pytest.raises(ValueError, match="one of pass, warn, fail, got 'passed' for a of one;"):
         checks_line(record(check("a", "passed")))
+
+
+def test_points_by_which_a_check_could_flatter_are_printed():
+    flattering = check("gradients", "fail") | {"numbers": {"could_flatter": 0.12}}
+    harmless = check("logit scale", "warn") | {"numbers": {"could_flatter": 0.0}}
+    text = markdown_checks(record(flattering, harmless))
+    assert "Meaning of gradients. Could flatter the score by up to 12.0 points." in text
+    assert "Meaning of logit scale. Could not flatter the score." in text
+    assert "     Could flatter the score by up to 12.0 points." in printed([record(flattering)])
+    assert "latter" not in markdown_checks(MIXED)

@@ -61,7 +61,7 @@ def test_the_markdown_table_has_one_row_for_each_model():
     assert lines[5] == caption([record("one"), record("two")])
 
 
-def test_the_terminal_table_prints_the_best_trade_off_in_bold():
+def test_the_terminal_table_prints_the_best_average_in_bold():
     console = Console(record=True, width=120, force_terminal=True)
     console.print(rich_table([record("one"), record("best", robust=0.8)], "Title"))
     line = next(text for text in console.export_text(styles=True).splitlines() if "best" in text)

@@ -1,16 +1,20 @@
 """The command ``equipoise evaluate``."""
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from itertools import product
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from equipoise.cli.options import Sources, Suites, console, optional, print_line
+from equipoise.cli.options import Sources, Suites, console, errors, optional, print_line
 from equipoise.records.epsilon import Epsilons
 from equipoise.runtime.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from equipoise.report.gates import Requirement
 
 Count = Annotated[int | None, optional("N")]
 
@@ -50,6 +54,10 @@ class EvaluateFlags:
         workers: Processes that share the batches.
         seed: Random seed for the attacks.
         batch_size: Images attacked at once.
+        per_class: Also print the accuracy of each class.
+        fail_under: Exit with status 1 if an accuracy is lower, such as 0.3@8/255, or 0.8@0 for
+            clean images. A failed self-check always does.
+        sarif: Also write the findings to this file as SARIF 2.1.0.
     """
 
     epsilons: Annotated[Epsilons, optional("EPSILON...")] = ()
@@ -74,10 +82,23 @@ class EvaluateFlags:
     workers: Annotated[int, tyro.conf.arg(metavar="N")] = 1
     seed: Annotated[int, tyro.conf.arg(metavar="N")] = 0
     batch_size: Annotated[int, tyro.conf.arg(metavar="N")] = 256
+    per_class: Annotated[bool, optional()] = False
+    fail_under: Annotated[
+        tuple[tuple[str, ...], ...], tyro.conf.UseAppendAction, optional("ACCURACY@EPSILON...")
+    ] = ()
+    sarif: Annotated[Path | None, optional("FILE")] = None
 
     def choices(self) -> dict[str, Any]:
         """Return the flags that were given, as keyword arguments of ``evaluate``."""
-        elsewhere = ("dataset", "data", "size", "preferences", "self_checks", "suite")
+        elsewhere: tuple[str, ...] = (
+            "dataset",
+            "data",
+            "size",
+            "preferences",
+            "self_checks",
+            "suite",
+        )
+        elsewhere += ("per_class", "fail_under", "sarif")
         given = {
             field.name: getattr(self, field.name)
             for field in fields(self)
@@ -92,23 +113,28 @@ def evaluate(
     options: Annotated[EvaluateFlags, tyro.conf.OmitArgPrefixes],
 ) -> None:
     """Attack models at many strengths, print one table, and write a record next to each model.
-    To continue an interrupted evaluation, run the same command again.
+    To continue an interrupted evaluation, run the same command again. Exit status 1: an accuracy is
+    lower than --fail-under, or a self-check failed; the records are written all the same.
 
     Args:
         models: Run folders, model folders, hf://owner/name, module:function, ONNX files or
             torch.export files.
         options: What to attack, and how.
     """
+    from equipoise.report.gates import check_strengths, parse_requirement
     from equipoise.workflows.datasets import named_source
 
     if not models:
         raise InvalidInput("evaluate needs at least one model, got none.")
     if options.size is not None and options.dataset is None:
         raise InvalidInput("--size needs --dataset imagefolder; add it, or leave --size out.")
+    requirements = [parse_requirement(text) for texts in options.fail_under for text in texts]
+    if options.epsilons:
+        check_strengths(requirements, options.epsilons)
     source = None
     if options.dataset is not None:
         source = named_source(options.dataset, options.data, options.size)
-    evaluate_and_print(
+    evaluated = evaluate_and_print(
         models,
         options.preferences or (None,),
         dataset=source.load() if source is not None else None,
@@ -116,17 +142,54 @@ def evaluate(
         checks=options.self_checks,
         **options.choices(),
     )
+    if options.per_class:
+        from equipoise.report import rich_per_class
+
+        console.print(rich_per_class([record for record, _ in evaluated]))
+    exit_on_failure(evaluated, requirements, options.sarif)
+
+
+def exit_on_failure(
+    evaluated: Sequence[tuple[dict[str, Any], Path]],
+    requirements: "Sequence[Requirement]" = (),
+    sarif: Path | None = None,
+) -> None:
+    """Exit with status 1 if an accuracy is too low or a self-check failed; say which.
+
+    Args:
+        evaluated: Records and their files.
+        requirements: Lowest accuracies.
+        sarif: File for the findings as SARIF, if any.
+    """
+    from equipoise.report.gates import failures_of
+    from equipoise.report.sarif import sarif_log
+    from equipoise.runtime.files import write_json
+
+    records, paths = zip(*evaluated, strict=True)
+    failures = failures_of(records, requirements)
+    if sarif is not None:
+        write_json(sarif, sarif_log(records, paths, failures))
+        print_line(f"SARIF: {sarif}")
+    if failures:
+        failed = "; ".join(failure.text for failure in failures)
+        errors.print(
+            f"failed: {failed}", style="red", markup=False, highlight=False, soft_wrap=True
+        )
+        sys.exit(1)
 
 
 def evaluate_and_print(
     models: Sequence[str], preferences: Sequence[float | None] = (None,), **settings: Any
-) -> None:
+) -> list[tuple[dict[str, Any], Path]]:
     """Evaluate models and print one table, the self-checks and the paths of the records.
 
     Args:
         models: As for ``workflows.evaluate.evaluate``.
         preferences: Values of lambda for conditional networks; ``None`` is the network's default.
         settings: Other arguments of ``workflows.evaluate.evaluate``.
+
+    Returns:
+        The records and their files.
     """
     from equipoise.cli.progress import Terminal
     from equipoise.report import r_free_sentence, rich_checks, rich_columns, rich_table
@@ -148,3 +211,4 @@ def evaluate_and_print(
     console.print(rich_checks(*records))
     for path in paths:
         print_line(f"record: {path}")
+    return list(zip(records, paths, strict=True))

@@ -13,6 +13,7 @@ def report(
     records: Records,
     *,
     suite: Annotated[Suites | None, optional("SUITE")] = None,
+    per_class: Annotated[bool, optional()] = False,
     into: Annotated[Path | None, optional("FILE.md")] = None,
     out: Annotated[Path | None, optional("FILE")] = None,
     gallery: Annotated[int, tyro.conf.arg(metavar="N")] = 0,
@@ -24,6 +25,7 @@ def report(
     Args:
         records: Record files, or folders that contain records.
         suite: Also show this suite attack by attack.
+        per_class: Also show the accuracy of each class.
         into: Update every table between `<!-- records: FOLDER -->` markers in this Markdown file.
         out: Write a self-contained HTML page to this file, or only the curves if it ends in .svg,
             .png or .pdf.
@@ -43,7 +45,7 @@ def report(
         raise InvalidInput("report found no records; name record files or a folder with records.")
     if not pairs:
         return
-    _print_tables([record for _, record in pairs], suite)
+    _print_tables([record for _, record in pairs], suite, per_class=per_class)
     if gallery:
         from equipoise.models.io.trust import trusting
         from equipoise.workflows.gallery import write_galleries
@@ -66,12 +68,14 @@ def compare(records: Records) -> None:
     console.print(rich_comparison([record for _, record in _read(records)], title))
 
 
-def _print_tables(records: list[dict[str, Any]], suite: str | None) -> None:
-    from equipoise.report import rich_checks, rich_columns, rich_table
+def _print_tables(records: list[dict[str, Any]], suite: str | None, *, per_class: bool) -> None:
+    from equipoise.report import rich_checks, rich_columns, rich_per_class, rich_table
 
     console.print(rich_table(records, "Worst case per image"))
     if suite is not None:
         console.print(rich_columns(records, "Attack by attack", suite))
+    if per_class:
+        console.print(rich_per_class(records))
     console.print(rich_checks(*records))
 
 

@@ -70,7 +70,7 @@ class ExportedFile:
     difference_adversarial: float
 
     def summary(self) -> str:
-        """Describe the comparison and the scores in the file, in two sentences."""
+        """Describe the comparison and the scores in the file, with a warning of unreliable ones."""
         scores = self.card["scores"]
         contents = (
             "The file contains no scores, because the model has no record yet."
@@ -82,6 +82,7 @@ class ExportedFile:
             f"outputs differ from the original's by at most {self.difference_clean:.2g} on "
             f"{self.images} images ({self.source}) and {self.difference_adversarial:.2g} on the "
             f"same images attacked at {format_epsilon(self.epsilon)}. {contents}"
+            + ("" if scores is None or not scores["warning"] else f" Warning: {scores['warning']}")
         )
 
 

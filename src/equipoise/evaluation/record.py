@@ -6,13 +6,14 @@ from functools import partial
 from typing import Any
 
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
 from equipoise.attacks import PGD
 from equipoise.attacks.goals import cross_entropy
 from equipoise.attacks.threat import Threat
 from equipoise.data import Split
-from equipoise.evaluation.robustness_profile import Profile
+from equipoise.evaluation.robustness_profile import NEVER, Profile
 from equipoise.evaluation.suites import Suite
 from equipoise.models import AdaptiveNetwork, FeatureStack
 from equipoise.models.attack_mode.context import attack_mode
@@ -41,6 +42,7 @@ class EvaluationFacts:
         search_precision: Precision of the searches; scores are always float32.
         seconds: Wall time of this run, without results that were cached before.
         parameters: Number of parameters of the model.
+        labels: ``(n,)``, class of each image, for accuracies per class; left out by default.
         extra: Further fields, such as the training seed, self-checks or fusing weights.
     """
 
@@ -54,6 +56,7 @@ class EvaluationFacts:
     search_precision: str
     seconds: float
     parameters: int
+    labels: Int[Tensor, " n"] | None = None
     extra: dict[str, Any] = field(default_factory=dict)
 
 
@@ -111,6 +114,7 @@ def record_of(profile: Profile, facts: EvaluationFacts) -> dict[str, Any]:
             "average": sum(accuracy) / len(accuracy),
             "clean_and_strongest": (accuracy[0] + accuracy[-1]) / 2,
         },
+        **({} if facts.labels is None else {"per_class": per_class(profile, facts.labels)}),
         "broken_at": profile.broken_at().tolist(),
         "broken_by": profile.broken_by(),
         "suites": [_suite_record(profile, suite) for suite in profile.suites],
@@ -126,6 +130,39 @@ def record_of(profile: Profile, facts: EvaluationFacts) -> dict[str, Any]:
         "environment": environment(),
         **facts.extra,
     }
+
+
+def per_class(profile: Profile, labels: Int[Tensor, " n"]) -> list[dict[str, Any]]:
+    """Worst-case accuracy of each class that has images, at each strength.
+
+    Args:
+        profile: The profile.
+        labels: ``(n,)``, class of each image.
+
+    Returns:
+        For each class, its number of images and its accuracy at each strength, clean first.
+
+    Example:
+        >>> import torch
+        >>> from equipoise.evaluation import Profile
+        >>> from equipoise.evaluation.record import per_class
+        >>> from equipoise.evaluation.verification import Rescoring
+        >>> clean = torch.tensor([True, False, True])
+        >>> rescored = Rescoring(images=0, batch_size=86, boundary=0)
+        >>> profile = Profile(
+        ...     epsilons=(0.0,), suites=(), outcomes=(), clean=clean, rescored=rescored
+        ... )
+        >>> per_class(profile, torch.tensor([0, 0, 1]))[0]
+        {'class': 0, 'images': 2, 'accuracy': [0.5]}
+    """
+    broken_at, labels = profile.broken_at().cpu(), labels.cpu()
+    levels = torch.arange(len(profile.epsilons))
+    correct = (broken_at[:, None] == NEVER) | (broken_at[:, None] > levels)
+    rows = []
+    for label in labels.unique().tolist():
+        own = correct[labels == label].double()
+        rows.append({"class": label, "images": len(own), "accuracy": own.mean(dim=0).tolist()})
+    return rows
 
 
 def _suite_record(profile: Profile, suite: Suite) -> dict[str, Any]:

@@ -48,6 +48,23 @@ class SuiteOutcome(TypedDict):
     independent: NotRequired[bool]
 
 
+class CheckNumbers(TypedDict):
+    """Numbers of a self-check that reports use; a check may hold more."""
+
+    could_flatter: NotRequired[float]
+
+
+class Mark(TypedDict):
+    """A fact that limits what a score means, such as ``"black box only"``."""
+
+    name: str
+    meaning: str
+
+
+_ClassAccuracy = TypedDict("_ClassAccuracy", {"class": int, "images": int, "accuracy": list[float]})
+"""Worst-case accuracy on the images of one class, at each strength."""
+
+
 class Check(TypedDict):
     """Result of one self-check."""
 
@@ -55,6 +72,7 @@ class Check(TypedDict):
     verdict: str
     found: str
     meaning: str
+    numbers: NotRequired[CheckNumbers]
 
 
 class Verification(TypedDict):
@@ -127,6 +145,8 @@ class Record(TypedDict):
     training_seed: NotRequired[int | None]
     training_commit: NotRequired[str | None]
     self_checks: NotRequired[list[Check] | None]
+    marks: NotRequired[list[Mark]]
+    per_class: NotRequired[list[_ClassAccuracy]]
 
 
 class Scores(TypedDict):
@@ -137,6 +157,7 @@ class Scores(TypedDict):
     norm: str
     epsilons: list[float]
     w1: list[FusingWeight] | None
+    warning: NotRequired[str | None]
 
 
 class ScoreCard(TypedDict):
@@ -212,6 +233,8 @@ def check(content: Any) -> None:
     lengths |= {
         f"headline.interval[{i}]": (len(ends), 2) for i, ends in enumerate(headline["interval"])
     }
+    for row in content.get("per_class", []):
+        lengths[f"per_class {row['class']}"] = (len(row["accuracy"]), levels)
     for suite in suites:
         lengths[f"accuracy of {suite['name']}"] = (len(suite["accuracy"]), levels)
         lengths[f"broken_at of {suite['name']}"] = (len(suite["broken_at"]), images)

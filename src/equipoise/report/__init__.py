@@ -12,6 +12,7 @@ from equipoise.report.comparison_table import markdown_comparison, rich_comparis
 from equipoise.report.dry_run import rich_costs
 from equipoise.report.free_gate import r_free_sentence
 from equipoise.report.markdown_markers import fill_markers
+from equipoise.report.per_class import rich_per_class
 from equipoise.report.self_checks import checks_line, markdown_checks, rich_checks
 from equipoise.report.table import markdown_table, rich_table
 
@@ -28,5 +29,6 @@ __all__ = [
     "rich_columns",
     "rich_comparison",
     "rich_costs",
+    "rich_per_class",
     "rich_table",
 ]

@@ -11,14 +11,9 @@ from rich.table import Table
 from rich.text import Text
 
 from equipoise.report.compare import broken_at
-from equipoise.report.table import (
-    NONE,
-    WIDTH,
-    Record,
-    check_comparable,
-    seeds_sentence,
-    wrap_name,
-)
+from equipoise.report.marks import apart_last, marked_name, marks_caption
+from equipoise.report.record import Record
+from equipoise.report.table import NONE, WIDTH, check_comparable, seeds_sentence, wrap_name
 from equipoise.runtime.errors import InvalidInput
 
 WORST = "worst case"
@@ -50,7 +45,8 @@ def attack_rows(
 
     Returns:
         Column names (model, clean, worst case, then the attacks), and one list of cells for each
-        model in the order in which they first appear; a dash for an attack that was not run.
+        model in the order in which they first appear, those that are black box only last; a dash
+        for an attack that was not run.
 
     Raises:
         ValueError: If there is no record, they differ in images or strengths, none has the suite,
@@ -58,6 +54,7 @@ def attack_rows(
     """
     check_comparable(records, "table of attacks")
     _independent(records, suite)
+    records = apart_last(records)
     scores = [_scores(record, suite) for record in records]
     attacks = list(dict.fromkeys(name for score in scores for name in score))
     by_model: dict[str, list[dict[str, float]]] = defaultdict(list)
@@ -66,7 +63,10 @@ def attack_rows(
         by_model[record["model"]].append({"clean": worst[0], WORST: worst[-1], **score})
     names = ("clean", WORST, *attacks)
     body = [
-        [model, *(_cell([score.get(name) for score in seeds]) for name in names)]
+        [
+            marked_name(model, records),
+            *(_cell([score.get(name) for score in seeds]) for name in names),
+        ]
         for model, seeds in by_model.items()
     ]
     return ["model", "clean", WORST, *(HEADS.get(name, name) for name in attacks)], body
@@ -112,7 +112,9 @@ def rich_columns(records: Sequence[Record], title: str, suite: str = "paper") ->
                 min_width=widths[number],
             )
         for row in body:
-            table.add_row(wrap_name(row[0], widths[0]), *(row[number] for number in chosen[1:]))
+            table.add_row(
+                Text(wrap_name(row[0], widths[0])), *(row[number] for number in chosen[1:])
+            )
         parts += [table, Text()]
     return Group(*parts, Text(columns_caption(records, suite), style="dim italic"))
 
@@ -179,6 +181,7 @@ def columns_caption(records: Sequence[Record], suite: str = "paper") -> str:
         "attack in the record broke it. The columns after it are diagnostics of suite "
         f'"{suite}": {how}; an image broken at a lower strength counts as broken.'
         + (f" {', '.join(sorted(renamed))}." if renamed else "")
+        + marks_caption(records)
     )
 
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from statistics import mean, stdev
 from typing import Literal
 
-from equipoise.report.table import Record, check_comparable
+from equipoise.report.record import Record
+from equipoise.report.table import check_comparable
 from equipoise.runtime.errors import InvalidInput
 
 Verdict = Literal["better", "worse", "no significant difference"]

@@ -8,13 +8,17 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from equipoise.report.compare import Comparison, Difference, Verdict, compare_models, seed_list
-from equipoise.report.table import NONE, Record
+from equipoise.report.compare import Comparison, Difference, compare_models, seed_list
+from equipoise.report.marks import apart_models, marked_name, marks_caption
+from equipoise.report.record import Record
+from equipoise.report.table import NONE
 
 _OUTCOMES = {"broken_at", "images_attacked", "forward_passes", "backward_passes", "seconds"}
 """Fields of an attack in a record that are results, not settings."""
 _MODEL_SPECIFIC_SUITES = {"adaptive", "gate"}
-_STYLES: dict[Verdict, str] = {
+NOT_COMPARABLE = "not comparable"
+"""Verdict where only one of two models was attacked with its gradients."""
+_STYLES: dict[str, str] = {
     "better": "green",
     "worse": "red",
     "no significant difference": "dim",
@@ -34,18 +38,20 @@ def rich_comparison(records: Sequence[Record], title: str = "Compared image by i
     Raises:
         ValueError: As ``compare_models``.
     """
-    comparisons = compare_models(records)
+    comparisons, unlike = compare_models(records), _unlike(records)
     parts = list[Table | Text]([Text(title, style="italic")])
     for comparison in comparisons:
-        heading = f" against {_baseline(comparison)}"
-        parts.append(Text.assemble("\n", (comparison.model, "bold"), heading))
+        model = marked_name(comparison.model, records)
+        heading = f" against {_baseline(comparison, records)}"
+        parts.append(Text.assemble("\n", (model, "bold"), heading))
         table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=0)
         for name in _header(comparison):
             # Only the verdict may be broken into lines where a terminal is narrow.
             words = name in ("accuracy", "verdict")
             table.add_column(name, justify="left" if words else "right", no_wrap=name != "verdict")
         for row in comparison.rows:
-            table.add_row(*_cells(row)[:-1], Text(row.verdict, style=_STYLES[row.verdict]))
+            *cells, verdict = _cells(row, comparison.model in unlike)
+            table.add_row(*cells, Text(verdict, style=_STYLES.get(verdict, "dim")))
         parts.append(table)
     return Group(*parts, Text("\n" + _caption(records, comparisons), style="dim italic"))
 
@@ -70,12 +76,14 @@ def markdown_comparison(records: Sequence[Record]) -> str:
         >>> print(markdown_comparison(records).splitlines()[5])
         | ε 0.1 | 100.0 | 75.0 | +25.0 | +10.1 to +37.5 | 0.0020 | better |
     """
-    comparisons, lines = compare_models(records), []
+    comparisons, unlike, lines = compare_models(records), _unlike(records), []
     for comparison in comparisons:
         header = _header(comparison)
-        lines += [f"**{comparison.model}** against {_baseline(comparison)}", ""]
+        model = marked_name(comparison.model, records)
+        lines += [f"**{model}** against {_baseline(comparison, records)}", ""]
         lines += [f"| {' | '.join(header)} |", "|---|" + "---:|" * (len(header) - 2) + "---|"]
-        lines += [*(f"| {' | '.join(_cells(row))} |" for row in comparison.rows), ""]
+        rows = [_cells(row, comparison.model in unlike) for row in comparison.rows]
+        lines += [*(f"| {' | '.join(cells)} |" for cells in rows), ""]
     return "\n".join([*lines, _caption(records, comparisons)]) + "\n"
 
 
@@ -106,7 +114,9 @@ def _caption(records: Sequence[Record], comparisons: list[Comparison]) -> str:
     names = _differently_attacked(records)
     if names:
         text += f" Caution: not attacked as the first model was: {', '.join(names)}."
-    return text
+    if _unlike(records):
+        text += " Not comparable: one of the two models was attacked as a black box only."
+    return text + marks_caption(records)
 
 
 def _header(comparison: Comparison) -> list[str]:
@@ -114,14 +124,15 @@ def _header(comparison: Comparison) -> list[str]:
     return ["accuracy", "model", "baseline", "diff", "95 % interval", *uncertainty, "verdict"]
 
 
-def _cells(row: Difference) -> list[str]:
+def _cells(row: Difference, unlike: bool) -> list[str]:
     if row.spread is not None:
         uncertainty = [f"{100 * row.spread:.1f}", f"{row.agreeing}/{len(row.by_seed)}"]
     else:
         uncertainty = [_p_value(row.p_values[0]) if row.p_values else NONE]
     accuracies = [f"{100 * value:.1f}" for value in (row.accuracy, row.baseline)]
     interval = " to ".join(map(_points, row.interval))
-    return [row.label, *accuracies, _points(row.difference), interval, *uncertainty, row.verdict]
+    verdict = NOT_COMPARABLE if unlike else row.verdict
+    return [row.label, *accuracies, _points(row.difference), interval, *uncertainty, verdict]
 
 
 def _points(fraction: float) -> str:
@@ -132,9 +143,9 @@ def _p_value(value: float) -> str:
     return "<.0001" if value < 0.0001 else f"{value:.4f}"
 
 
-def _baseline(comparison: Comparison) -> str:
+def _baseline(comparison: Comparison, records: Sequence[Record]) -> str:
     """Name of the baseline, with the training seeds compared where they are not obvious."""
-    text, (mine, its) = comparison.baseline, comparison.seeds[0]
+    text, (mine, its) = marked_name(comparison.baseline, records), comparison.seeds[0]
     if mine != its:
         text += f", training seeds {mine} and {its}"
     elif len(comparison.seeds) > 1 or comparison.left_out:
@@ -142,6 +153,12 @@ def _baseline(comparison: Comparison) -> str:
     if comparison.left_out:
         text += f" (without {seed_list(comparison.left_out)}, not in both)"
     return text
+
+
+def _unlike(records: Sequence[Record]) -> set[str]:
+    """Models that cannot be compared with the first: exactly one of the two is black box only."""
+    apart, names = apart_models(records), {record["model"] for record in records}
+    return names - apart if records[0]["model"] in apart else apart
 
 
 def _differently_attacked(records: Sequence[Record]) -> list[str]:

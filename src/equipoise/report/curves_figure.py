@@ -6,7 +6,8 @@ from pathlib import Path
 from equipoise.report.extras import report_extra
 from equipoise.report.papers.entry import FORMATS
 from equipoise.report.papers.measurements import Drawing, Result
-from equipoise.report.table import Record, fullest
+from equipoise.report.record import Record
+from equipoise.report.table import fullest
 from equipoise.runtime.errors import InvalidInput
 from equipoise.runtime.files import write_bytes
 

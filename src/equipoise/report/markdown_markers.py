@@ -7,8 +7,9 @@ from pathlib import Path
 from equipoise.records.files import iterate_records
 from equipoise.report.autoattack_table import autoattack_table
 from equipoise.report.columns import markdown_columns
+from equipoise.report.record import Record
 from equipoise.report.speed_table import speed_table
-from equipoise.report.table import Record, markdown_table, ranked
+from equipoise.report.table import markdown_table, ranked
 from equipoise.runtime.errors import InvalidInput, RunError
 from equipoise.runtime.files import read_json, write_bytes
 
@@ -20,8 +21,8 @@ def fill_markers(path: Path) -> bool:
     to the file.
 
     - ``records: FOLDER``: headline table of all records under the folder. Options may follow:
-      ``ranked`` sorts models by their trade-off, the best first; ``short`` leaves out the average
-      and the column of the first suite.
+      ``ranked`` sorts models by ``reliability.RANKING_RULE``, the best first; ``short`` leaves out
+      the column of the first suite.
     - ``attacks: FOLDER SUITE``: one column for each attack of a suite.
     - ``benchmark: RECORD.json ...``: speed table. ``RECORD.json#0,2`` takes only those comparisons
       of a record, counted from 0.

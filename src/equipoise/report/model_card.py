@@ -5,9 +5,11 @@ from collections.abc import Sequence
 from itertools import groupby
 
 from equipoise.records.redaction import functions_named, without_folders
+from equipoise.report.marks import marks_of
+from equipoise.report.record import Record, attack_count
+from equipoise.report.reliability import warning_of
 from equipoise.report.score_card import fullest_by_threat, preference_in
 from equipoise.report.self_checks import markdown_checks
-from equipoise.report.table import Record, attack_count
 
 _NOTE = "<!-- Generated from config.json and records by `equipoise card`; edits will be lost. -->"
 _NO_SCORES = "Not evaluated yet: `equipoise evaluate` writes the scores here."
@@ -37,6 +39,7 @@ def model_card(document: Record, records: Sequence[Record]) -> str:
     parts = [
         _front_matter(card, shown),
         f"# {card.get('name', 'An Equipoise model')}\n\n{_NOTE}",
+        *_warnings(shown),
         _description(document),
         "## Scores",
         *([_scores(record) for record in shown] or [_NO_SCORES]),
@@ -46,6 +49,16 @@ def model_card(document: Record, records: Sequence[Record]) -> str:
         _training(document),
     ]
     return "\n\n".join(part.strip() for part in parts) + "\n"
+
+
+def _warnings(records: Sequence[Record]) -> list[str]:
+    """What is wrong with the model or its scores, as quotes at the top of the card."""
+    warned = [(record, warning_of(record)) for record in records]
+    return [
+        f"> **Warning** ({record['model']}, {record['norm']} on {record['data']}): {warning}"
+        for record, warning in warned
+        if warning
+    ]
 
 
 def architecture(config: Record) -> str:
@@ -181,6 +194,7 @@ def _scores(record: Record) -> str:
             "",
             *suites,
             "",
+            *(f"**{mark['name']}**: {mark['meaning']}\n" for mark in marks_of(record)),
             *([f"Mean W1, the weight of the robust branch: {weights}.", ""] if weights else []),
             f"Evaluated at commit `{record.get('environment', {}).get('commit')}`, "
             f"seed {record.get('seed')}.",

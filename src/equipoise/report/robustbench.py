@@ -3,8 +3,10 @@
 import math
 
 from equipoise.records.epsilon import format_epsilon
+from equipoise.report.marks import marks_of
 from equipoise.report.model_card import architecture
-from equipoise.report.table import Record, attack_count
+from equipoise.report.record import Record, attack_count
+from equipoise.report.reliability import unreliable_reasons
 
 STRENGTHS = {"Linf": 8 / 255, "L2": 0.5}
 """Strengths of RobustBench's CIFAR leaderboards."""
@@ -23,7 +25,8 @@ def robustbench_entry(document: Record, record: Record) -> tuple[Record, list[st
     Returns:
         The entry, with accuracies as strings as in RobustBench, and one sentence for each missing
         or deviating field. Unknown text fields are empty; ``autoattack_acc`` is null unless
-        AutoAttack was the first suite, since only then did it run on every image.
+        AutoAttack was the first suite, since only then did it run on every image. ``unreliable`` is
+        true for any of ``unreliable_reasons``, which a note names.
 
     Source:
         The files under ``model_info`` of RobustBench (Croce et al. 2021, 2010.09670).
@@ -47,6 +50,9 @@ def robustbench_entry(document: Record, record: Record) -> tuple[Record, list[st
         notes.append("autoattack_acc is null: evaluate with --suite autoattack first.")
     if extra is None:
         notes.append("additional_data is null: the model folder does not specify it.")
+    reasons = unreliable_reasons(record)
+    if reasons:
+        notes.append(f"unreliable is true: {'; '.join(reasons)}.")
     notes.append("link, name, authors and venue are empty: fill in those of your paper.")
     entry = {
         "link": "",
@@ -62,9 +68,10 @@ def robustbench_entry(document: Record, record: Record) -> tuple[Record, list[st
         "reported": _percent(worst),
         "autoattack_acc": None if auto is None else _percent(auto),
         **({"external": _percent(worst)} if auto is not None and worst < auto else {}),
-        "unreliable": any(c["verdict"] == "fail" for c in record.get("self_checks") or []),
+        "unreliable": bool(reasons),
         "footnote": f"{record['model']}: reported is the worst case over {attack_count(record)} "
-        f"attacks of Equipoise on {record['images']} test images of {record['data']}.",
+        f"attacks of Equipoise on {record['images']} test images of {record['data']}."
+        + "".join(f" Mark: {mark['name']}. {mark['meaning']}" for mark in marks_of(record)),
     }
     return entry, notes
 

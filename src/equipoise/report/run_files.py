@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from equipoise.records.epsilon import format_epsilon
-from equipoise.report.table import Record
+from equipoise.report.record import Record
 from equipoise.runtime.errors import RunError
 from equipoise.runtime.files import read_json
 

@@ -3,8 +3,10 @@
 from collections.abc import Sequence
 from typing import Any
 
-from equipoise.report.self_checks import VERDICTS, open_checks
-from equipoise.report.table import Record, attack_count
+from equipoise.report.marks import black_box_only, marks_of
+from equipoise.report.record import Record, attack_count
+from equipoise.report.reliability import warning_of
+from equipoise.report.self_checks import VERDICTS, checks_of, open_checks
 
 FORMAT = 1
 
@@ -58,7 +60,8 @@ def fullest_by_threat(records: Sequence[Record]) -> list[Record]:
 
     Returns:
         Records, in the order in which their threats first appear. A record is more complete if it
-        holds attacks at all, then if it has more images, more attacks, more strengths.
+        holds attacks at all, then if they used gradients, then if it has more images, more attacks,
+        more strengths.
     """
     chosen: dict[tuple[str, ...], Record] = {}
     for record in records:
@@ -94,7 +97,7 @@ def score_card(card: Record, record: Record | None) -> Record:
 
 def scores(record: Record) -> Record:
     """Part of a record that describes how good the model is, and how that was measured."""
-    checks = record.get("self_checks") or []
+    checks = checks_of(record)
     return {
         "data": record["data"],
         "part": record.get("part", "test"),
@@ -110,6 +113,8 @@ def scores(record: Record) -> Record:
             **{v: sum(check["verdict"] == v for check in checks) for v in VERDICTS},
             "open": [f"{check.verdict}: {check.name}" for check in open_checks(record)],
         },
+        "marks": [mark["name"] for mark in marks_of(record)],
+        "warning": warning_of(record),
         "w1": _weights(record),
         "seed": record.get("seed"),
         "commit": record.get("environment", {}).get("commit"),
@@ -124,6 +129,7 @@ def _weights(record: Record) -> list[dict[str, Any]] | None:
     return [{"mean": point["mean"], "std": point["std"]} for point in curve]
 
 
-def _completeness(record: Record) -> tuple[bool, int, int, int]:
+def _completeness(record: Record) -> tuple[bool, bool, int, int, int]:
     attacked = record["epsilons"][-1] > 0
-    return attacked, record["images"], attack_count(record), len(record["epsilons"])
+    gradients = not black_box_only(record)
+    return attacked, gradients, record["images"], attack_count(record), len(record["epsilons"])

@@ -8,7 +8,8 @@ from rich.console import Group
 from rich.padding import Padding
 from rich.text import Text
 
-from equipoise.report.table import Record
+from equipoise.report.collapse import COLLAPSED, collapse_of
+from equipoise.report.record import Record
 from equipoise.runtime.errors import InvalidInput
 
 VERDICTS = ("pass", "warn", "fail")
@@ -25,6 +26,8 @@ class OpenCheck:
         verdict: Severity.
         found: What the check observed.
         meaning: What the observation means for the numbers.
+        could_flatter: By how much the score could be too high because of it, as a share of the
+            images; ``None`` if the check does not say.
     """
 
     model: str
@@ -32,6 +35,21 @@ class OpenCheck:
     verdict: Literal["warn", "fail"]
     found: str
     meaning: str
+    could_flatter: float | None = None
+
+    @property
+    def text(self) -> str:
+        """Observation, meaning, and by how many points the score could be too high."""
+        return " ".join(filter(None, (self.found, self.meaning, self.flatters)))
+
+    @property
+    def flatters(self) -> str:
+        """Sentence with the points by which the score could be too high; empty if unknown."""
+        if self.could_flatter is None:
+            return ""
+        if self.could_flatter <= 0:
+            return "Could not flatter the score."
+        return f"Could flatter the score by up to {100 * self.could_flatter:.1f} points."
 
 
 def checks_line(*records: Record) -> str:
@@ -54,8 +72,8 @@ def checks_line(*records: Record) -> str:
         'checks: none recorded'
     """
     counts = Counter(check["verdict"] for record in records for check in checks_of(record))
-    without = sum(not checks_of(record) for record in records)
-    if without == len(records):
+    without = sum(not record.get("self_checks") for record in records)
+    if without == len(records) and not counts:
         return "checks: none recorded"
     line = "checks: " + ", ".join(f"{counts[verdict]} {verdict}" for verdict in VERDICTS)
     return line + (f"; {without} of {len(records)} records have none" if without else "")
@@ -74,6 +92,7 @@ def open_checks(*records: Record) -> list[OpenCheck]:
             verdict=check["verdict"],
             found=check["found"],
             meaning=check["meaning"],
+            could_flatter=check.get("numbers", {}).get("could_flatter"),
         )
         for record in records
         for check in checks_of(record)
@@ -88,7 +107,12 @@ def rich_checks(*records: Record) -> Group:
     for check in open_checks(*records):
         verdict = (check.verdict, _STYLES[check.verdict])
         parts.append(Text.assemble(verdict, f" {check.model}: ", (check.name, "bold")))
-        parts.append(Padding(Text(f"{check.found}\n{check.meaning}"), (0, 0, 0, 5)))
+        parts.append(
+            Padding(
+                Text("\n".join(filter(None, (check.found, check.meaning, check.flatters)))),
+                (0, 0, 0, 5),
+            )
+        )
     return Group(*parts)
 
 
@@ -104,7 +128,7 @@ def markdown_checks(*records: Record) -> str:
         - **warn** afa: noise. Noise breaks 3 images. The attack may be too weak.
     """
     listed = [
-        f"- **{check.verdict}** {check.model}: {check.name}. {check.found} {check.meaning}"
+        f"- **{check.verdict}** {check.model}: {check.name}. {check.text}"
         for check in open_checks(*records)
     ]
     return "\n".join([checks_line(*records), *([""] if listed else []), *listed]) + "\n"
@@ -112,6 +136,8 @@ def markdown_checks(*records: Record) -> str:
 
 def checks_of(record: Record) -> list[Record]:
     """Self-checks of a record; empty for older records.
+
+    A record of a collapsed model fails one more check, whatever its own checks found.
 
     Raises:
         ValueError: If a verdict is not one of ``VERDICTS``.
@@ -124,7 +150,13 @@ def checks_of(record: Record) -> list[Record]:
                 f"{check['verdict']!r} for {check['name']} of {record['model']}; "
                 "evaluate the model again."
             )
-    return checks
+    collapse = collapse_of(record)
+    own = [check for check in checks if check["name"] == COLLAPSED]
+    if collapse is None or any(check["verdict"] == "fail" for check in own):
+        return checks
+    meaning = "The model has collapsed: what it scores is chance and no robustness."
+    failed = {"name": COLLAPSED, "verdict": "fail", "found": collapse, "meaning": meaning}
+    return [*(check for check in checks if check not in own), failed]
 
 
 def _name(record: Record) -> str:

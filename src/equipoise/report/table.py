@@ -8,11 +8,21 @@ from typing import Any
 
 from rich import box
 from rich.table import Table
+from rich.text import Text
 
 from equipoise.records.statistics import wilson_interval
+from equipoise.report.marks import (
+    APART,
+    apart_last,
+    apart_models,
+    black_box_only,
+    marked_name,
+    marks_caption,
+)
+from equipoise.report.record import Record, attack_count
+from equipoise.report.reliability import GROUPS, can_be_best, group_of
 from equipoise.runtime.errors import InvalidInput
 
-Record = dict[str, Any]
 WIDTH = 80
 """Columns of the narrowest terminal that every table fits into."""
 NONE = "–"
@@ -29,7 +39,8 @@ def headline_rows(records: Sequence[Record]) -> tuple[list[str], list[list[str]]
             training seeds; their row holds the mean and, in parentheses, the standard deviation.
 
     Returns:
-        Column names, and one list of cells for each model in the order in which they first appear.
+        Column names, and one list of cells for each model in the order in which they first appear,
+        those that are black box only last. The first cell is the model's name, without its marks.
 
     Raises:
         ValueError: If there is no record, or records differ in one of ``MUST_AGREE``.
@@ -37,7 +48,7 @@ def headline_rows(records: Sequence[Record]) -> tuple[list[str], list[list[str]]
     check_comparable(records, "table")
     first = records[0]
     by_model: dict[str, list[Record]] = defaultdict(list)
-    for record in fullest(records):
+    for record in apart_last(fullest(records)):
         by_model[record["model"]].append(record)
     strengths = [f"ε = {text}" for text in first["epsilons_written"][1:]]
     alone = f"{first['suites'][0]['name']} alone, {first['epsilons_written'][-1]}"
@@ -56,6 +67,8 @@ def headline_rows(records: Sequence[Record]) -> tuple[list[str], list[list[str]]
 
 def fullest(records: Sequence[Record]) -> list[Record]:
     """Keep the evaluation with the most attacks of each trained model.
+
+    One that used the model's gradients is preferred to one that is black box only.
 
     Args:
         records: Evaluations of any models.
@@ -77,9 +90,13 @@ def fullest(records: Sequence[Record]) -> list[Record]:
                 f"a model name and training seed must stand for one set of weights, got two for "
                 f"{record['model']}, seed {seed}; leave one out, or train it under another --name."
             )
-        if key not in chosen or attack_count(record) > attack_count(chosen[key]):
+        if key not in chosen or _completeness(record) > _completeness(chosen[key]):
             chosen[key] = record
     return list(chosen.values())
+
+
+def _completeness(record: Record) -> tuple[bool, int]:
+    return not black_box_only(record), attack_count(record)
 
 
 def strength_ticks(record: Record) -> tuple[list[str], str]:
@@ -97,11 +114,6 @@ def strength_ticks(record: Record) -> tuple[list[str], str]:
     if all(text == "0" or text.endswith(denominator) for text in written):
         return [text.removesuffix(denominator) for text in written], ", in 255ths"
     return written, ""
-
-
-def attack_count(record: Record) -> int:
-    """Number of attacks in a record, over all suites."""
-    return sum(len(suite["attacks"]) for suite in record["suites"])
 
 
 def check_comparable(records: Sequence[Record], kind: str) -> None:
@@ -140,7 +152,9 @@ def rich_table(records: Sequence[Record], title: str) -> Table:
         title: Title above the table.
 
     Returns:
-        A rich table of at most 80 columns; the best trade-off is bold.
+        A rich table of at most 80 columns. The best average is bold, if that model can be the
+        best (see ``reliability.RANKING_RULE``). Models that are black box only are below the
+        others, under a heading.
 
     Raises:
         ValueError: If there is no record, or records differ in one of ``MUST_AGREE``.
@@ -155,7 +169,7 @@ def rich_table(records: Sequence[Record], title: str) -> Table:
     table = Table(
         title=title,
         title_justify="left",
-        caption=f"\n{caption(records)}",
+        caption=Text(f"\n{caption(records)}", style="table.caption"),
         caption_justify="left",
         box=box.SIMPLE_HEAD,
         show_edge=False,
@@ -169,10 +183,15 @@ def rich_table(records: Sequence[Record], title: str) -> Table:
     table.add_column(heads[0], overflow="fold")
     for head in heads[1:]:
         table.add_column(head, justify="right", no_wrap=True)
-    best = max(body, key=lambda row: float(row[trade_off].split()[0]))
-    for row in body:
-        name = wrap_name(row[0], left)
-        table.add_row(name, *row[1:], style="bold" if row is best else None)
+    shown, best = fullest(records), best_model(records)
+    apart = apart_models(shown)
+    first_apart = next((number for number, row in enumerate(body) if row[0] in apart), None)
+    for number, row in enumerate(body):
+        if number == first_apart:
+            table.add_section()
+            table.add_row(Text(APART, style="italic"))
+        name = Text(wrap_name(marked_name(row[0], shown), left))
+        table.add_row(name, *row[1:], style="bold" if row[0] == best else None)
     return table
 
 
@@ -211,7 +230,7 @@ def markdown_table(records: Sequence[Record], *, short: bool = False) -> str:
     Args:
         records: Evaluations of models at the same strengths. Several records of one model are its
             training seeds; their row holds the mean and, in parentheses, the standard deviation.
-        short: Leave out the average over strengths and the accuracy under the first suite alone.
+        short: Leave out the accuracy under the first suite alone.
 
     Returns:
         Markdown text; accuracies in percent.
@@ -233,9 +252,17 @@ def markdown_table(records: Sequence[Record], *, short: bool = False) -> str:
     """
     header, body = headline_rows(records)
     if short:
-        header, *body = [[*row[:-3], row[-2]] for row in (header, *body)]
+        header, *body = [row[:-1] for row in (header, *body)]
     lines = ["| " + " | ".join(header) + " |", "|---|" + "---:|" * (len(header) - 1)]
-    lines += ["| " + " | ".join(row) + " |" for row in body]
+    shown = fullest(records)
+    apart = apart_models(shown)
+    for heading, rows in (
+        (None, [row for row in body if row[0] not in apart]),
+        (f"*{APART}*", [row for row in body if row[0] in apart]),
+    ):
+        if heading and rows:
+            lines.append(f"| {heading} |" + " |" * (len(header) - 1))
+        lines += [f"| {' | '.join([marked_name(row[0], shown), *row[1:]])} |" for row in rows]
     return "\n".join([*lines, "", caption(records)]) + "\n"
 
 
@@ -245,7 +272,7 @@ def caption(records: Sequence[Record]) -> str:
     Args:
         records: Evaluations of models at the same strengths.
     """
-    records = fullest(records)
+    records = apart_last(fullest(records))
     first = records[0]
     counts = sorted({attack_count(record) for record in records})
     attacks = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
@@ -256,7 +283,7 @@ def caption(records: Sequence[Record]) -> str:
         f"{first['data']} under {first['norm']} attacks.{seeds_sentence(records)} "
         f"An image counts as correct at a strength only if none of the model's {attacks} attacks "
         "broke it at that strength or below. 95 % interval of the first row at the strongest "
-        f"attack: {100 * low:.1f} to {100 * high:.1f}."
+        f"attack: {100 * low:.1f} to {100 * high:.1f}.{marks_caption(records)}"
     )
 
 
@@ -270,18 +297,45 @@ def seeds_sentence(records: Sequence[Record]) -> str:
 
 
 def ranked(records: Sequence[Record]) -> list[Record]:
-    """Sort records by the trade-off of their models, the best first.
+    """Sort records by their models' average accuracy over all strengths, the best first.
 
     Args:
         records: Evaluations of models at the same strengths.
 
     Returns:
-        The same records in another order.
+        The same records in another order: ``reliability.RANKING_RULE``.
     """
-    trade_offs: dict[str, list[float]] = defaultdict(list)
+    averages, shown = _averages(records), fullest(records)
+    groups = {
+        model: GROUPS.index(group_of([record for record in shown if record["model"] == model]))
+        for model in averages
+    }
+    return sorted(records, key=lambda record: (groups[record["model"]], -averages[record["model"]]))
+
+
+def best_model(records: Sequence[Record]) -> str | None:
+    """Name of the model to call the best, by the average accuracy over all strengths.
+
+    Args:
+        records: Evaluations of models at the same strengths.
+
+    Returns:
+        A name; ``None`` if no model can be the best.
+    """
+    shown, averages = fullest(records), _averages(records)
+    able = [
+        model
+        for model in averages
+        if can_be_best([record for record in shown if record["model"] == model])
+    ]
+    return max(able, key=lambda model: averages[model], default=None)
+
+
+def _averages(records: Sequence[Record]) -> dict[str, float]:
+    by_model: dict[str, list[float]] = defaultdict(list)
     for record in fullest(records):
-        trade_offs[record["model"]].append(record["headline"]["clean_and_strongest"])
-    return sorted(records, key=lambda record: -mean(trade_offs[record["model"]]))
+        by_model[record["model"]].append(record["headline"]["average"])
+    return {model: mean(values) for model, values in by_model.items()}
 
 
 def _cell(values: list[float]) -> str:

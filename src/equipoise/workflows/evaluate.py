@@ -281,6 +281,7 @@ def run_evaluation(
             search_precision=settings.search_precision,
             seconds=time.monotonic() - began,
             parameters=sum(parameter.numel() for parameter in network.parameters()),
+            labels=split.labels,
             extra=extra,
         ),
     )

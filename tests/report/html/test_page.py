@@ -83,10 +83,10 @@ def test_a_changed_record_changes_table_curve_and_download():
     assert page.data("records") == [record]
 
 
-def test_rows_are_sorted_by_trade_off():
+def test_rows_are_sorted_by_the_average():
     pairs = digits("standard_digits", "pgd_at_digits", "afs_digits")
     page = Page(html_report(pairs))
-    scores = [float(row[7].split()[0]) for row in page.rows]
+    scores = [float(row[6].split()[0]) for row in page.rows]
     assert scores == sorted(scores, reverse=True)
     assert len(scores) == 3
 
@@ -321,3 +321,70 @@ def test_a_page_is_written_completely_or_not_at_all(tmp_path):
     with pytest.raises(ValueError, match="a report needs at least one record, got none"):
         write_page([], tmp_path / "none.html")
     assert not (tmp_path / "none.html").exists()
+
+
+def zoo() -> list[tuple[Path, dict]]:
+    """A sound model, one at 0 under attack, a black-box one, a failed one and a collapsed one."""
+    pairs = digits("pgd_at_digits__seed3", "standard_digits__seed3")
+    for name, accuracy in (("onnx", 0.95), ("failed", 0.94), ("flat", 0.1)):
+        path, record = copy.deepcopy(pairs[0])
+        record |= {"model": name, "weights_sha256": name, "self_checks": []}
+        record["headline"] |= {"accuracy": [accuracy] * 5, "average": accuracy}
+        pairs.append((path.with_name(f"{name}.json"), record))
+    check = {"name": "gradients", "verdict": "fail", "found": "F.", "meaning": "M."}
+    pairs[2][1]["suites"][0]["attacks"] = [{"name": "square", "kind": "black box"}]
+    pairs[2][1]["suites"] = pairs[2][1]["suites"][:1]
+    pairs[3][1]["self_checks"] = [check | {"numbers": {"could_flatter": 0.76}}]
+    return pairs
+
+
+def test_the_first_card_names_the_best_average_among_reliable_models():
+    text = html_report(zoo())
+    card = re.search(r"Best average accuracy</dt><dd>(.*?)</dd><dd class=\"note\">(.*?)</dd>", text)
+    average = zoo()[0][1]["headline"]["average"]
+    assert card.groups() == (f"{100 * average:.1f}<small> %</small>", "pgd_at_digits")
+    assert "Ranked by the average accuracy over all strengths" in text
+
+
+def test_a_page_without_a_reliable_model_names_no_best_one():
+    text = html_report(zoo()[1:])
+    assert "<dd>none</dd>" in text
+    assert "no model has a reliable score above chance" in text
+
+
+def test_failed_and_black_box_models_are_below_the_others_under_headings():
+    text = html_report(zoo())
+    rows = [row[0] for row in Page(text).rows]
+    assert [name.removesuffix("black box only") for name in rows] == [
+        *("pgd_at_digits", "standard_digits", "failed", "flat", "onnx"),
+    ]
+    headings = re.findall(r'scope="rowgroup">(.*?)<', text)
+    assert headings == ["A check failed: not reliable", "Black box only: not comparable"]
+    assert text.index(headings[1]) < text.index("</table>")
+
+
+def test_marks_and_points_of_flattery_are_on_the_page():
+    text = html_report(zoo())
+    assert 'class="mark" title="No attack used' in text
+    assert "<b>black box only</b>: No attack used" in text
+    assert "<strong>Could flatter the score by up to 76.0 points.</strong>" in text
+    assert "pgd_at_digits</small>" not in text
+    table = list(csv.DictReader(io.StringIO(Page(text).data("csv"))))
+    assert {row["model"]: row["marks"] for row in table}["onnx"] == "black box only"
+
+
+def test_a_collapsed_model_has_no_green_badge():
+    text = html_report(zoo())
+    row = re.search(r'<th scope="row" data-value="flat">.*?</tr>', text, re.DOTALL)[0]
+    assert "badge fail" in row
+    assert "badge pass" not in row
+
+
+def test_accuracy_of_each_class_is_a_panel_and_missing_ones_are_named():
+    pairs = zoo()[:2]
+    rows = [{"class": c, "images": 45, "accuracy": [0.9, 0.8, 0.7, 0.6, c / 20]} for c in (0, 7)]
+    pairs[0][1]["per_class"] = rows
+    text = html_report(pairs)
+    assert "pgd_at_digits: lowest for class 0, 0.0 %" in text
+    assert '<th scope="row">7</th><td>45</td><td>90.0</td>' in text
+    assert "There are no accuracies per class for standard_digits." in text

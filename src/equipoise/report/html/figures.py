@@ -8,8 +8,9 @@ from typing import Any
 
 from equipoise.records.epsilon import format_epsilon
 from equipoise.report.html.models import COLOURS, DASHES, Model, Value
+from equipoise.report.record import Record
 from equipoise.report.series import GREY, fusing_weight_band
-from equipoise.report.table import Record, strength_ticks
+from equipoise.report.table import strength_ticks
 
 Figure = dict[str, Any]
 Trace = dict[str, Any]
@@ -31,7 +32,7 @@ def curves(models: Sequence[Model]) -> Figure:
         intervals = [value.interval or (value.mean, value.mean) for value in values]
         low, high = ([_percent(end) for end in ends] for ends in zip(*intervals, strict=True))
         texts = [
-            f"<b>{escape(model.name)}</b><br>ε = {written}: {format_value(value)}"
+            f"<b>{escape(model.label)}</b><br>ε = {written}: {format_value(value)}"
             for written, value in zip(record["epsilons_written"], values, strict=True)
         ]
         traces += [
@@ -48,7 +49,7 @@ def scatter(models: Sequence[Model], published: Sequence[Mapping[str, Any]]) -> 
     traces = []
     for model in models:
         clean, robust = model.accuracies[0], model.accuracies[-1]
-        text = f"<b>{escape(model.name)}</b><br>clean: {format_value(clean)}<br>ε = {strongest}: "
+        text = f"<b>{escape(model.label)}</b><br>clean: {format_value(clean)}<br>ε = {strongest}: "
         marker = {"color": model.colour, "symbol": model.symbol, "size": 12}
         x, y = [_percent(clean.mean)], [_percent(robust.mean)]
         traces.append(

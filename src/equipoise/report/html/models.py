@@ -8,10 +8,14 @@ from statistics import mean, stdev
 from typing import Any
 
 from equipoise.records.statistics import wilson_interval
+from equipoise.report.marks import APART, BLACK_BOX, marks_of
 from equipoise.report.papers.published import published_tables
+from equipoise.report.per_class import ClassRow, class_rows
+from equipoise.report.record import Record
+from equipoise.report.reliability import group_of
 from equipoise.report.self_checks import VERDICTS, checks_of
 from equipoise.report.series import GREY, OKABE_ITO
-from equipoise.report.table import Record, check_comparable, fullest
+from equipoise.report.table import check_comparable, fullest
 
 COLOURS = (*OKABE_ITO, GREY)
 DASHES = ("solid", "dash", "dot", "dashdot")
@@ -84,6 +88,26 @@ class Model:
     def trade_off(self) -> Value:
         """(clean + strongest) / 2."""
         return value([record["headline"]["clean_and_strongest"] for record in self.records])
+
+    @property
+    def label(self) -> str:
+        """Its name, with a note if it is black box only."""
+        return f"{self.name} ({BLACK_BOX})" if self.group == APART else self.name
+
+    @property
+    def group(self) -> str:
+        """Heading of the group in which it is ranked; empty for the first."""
+        return group_of(self.records)
+
+    @property
+    def marks(self) -> list[Record]:
+        """Its marks, one of each name."""
+        return list({m["name"]: m for record in self.records for m in marks_of(record)}.values())
+
+    @property
+    def classes(self) -> list[ClassRow]:
+        """Accuracy of each class; empty for records that do not hold it."""
+        return class_rows(self.records)
 
     @property
     def checks(self) -> dict[str, int]:

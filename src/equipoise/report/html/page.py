@@ -14,6 +14,9 @@ from equipoise.report.compare import broken_at
 from equipoise.report.extras import report_extra
 from equipoise.report.html import figures
 from equipoise.report.html.models import Model, models_of, published_beside, seed_of
+from equipoise.report.per_class import worst_class
+from equipoise.report.record import Record, attack_count
+from equipoise.report.reliability import GROUPS, RANKING_RULE
 from equipoise.report.run_files import (
     member_names,
     read_gallery,
@@ -21,7 +24,7 @@ from equipoise.report.run_files import (
     read_training_curves,
 )
 from equipoise.report.self_checks import checks_line, checks_of, open_checks
-from equipoise.report.table import Record, attack_count
+from equipoise.report.table import best_model
 from equipoise.runtime.files import write_bytes
 
 SCRIPTS = ("plotly-basic.min.js", "page.js")
@@ -93,7 +96,15 @@ def html_report(pairs: Sequence[tuple[Path, Record]]) -> str:
     return _template(
         record=record,
         models=models,
-        ranked=sorted(models, key=lambda model: -model.trade_off.mean),
+        ranked=[
+            (heading, sorted(group, key=lambda model: -model.average.mean))
+            for heading in GROUPS
+            if (group := [model for model in models if model.group == heading])
+        ],
+        best=next((model for model in models if model.name == best_model(records)), None),
+        rule=RANKING_RULE,
+        marks={m["name"]: m for model in models for m in model.marks}.values(),
+        worst_class=worst_class,
         heads=["clean", *(f"ε = {text}" for text in record["epsilons_written"][1:])],
         left_out=len(pairs) - len(shown),
         attacks=sorted(set(map(attack_count, records))),
@@ -125,14 +136,16 @@ def table_as_csv(models: Sequence[Model]) -> str:
     """
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(["model", "seeds", "at", "accuracy", "low", "high", "sd_over_seeds"])
+    writer.writerow(["model", "seeds", "at", "accuracy", "low", "high", "sd_over_seeds", "marks"])
     for model in models:
         name = "'" + model.name if model.name.startswith(_FORMULA) else model.name
+        marks = "; ".join(mark["name"] for mark in model.marks)
         labels = [*model.records[0]["epsilons_written"], "average", "trade-off"]
         values = [*model.accuracies, model.average, model.trade_off]
         for label, value in zip(labels, values, strict=True):
             ends = value.interval or (None, None)
-            writer.writerow([name, len(model.records), label, value.mean, *ends, value.spread])
+            row = [name, len(model.records), label, value.mean, *ends, value.spread, marks]
+            writer.writerow(row)
     return buffer.getvalue()
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from equipoise.report.compare import broken_at
 from equipoise.report.papers.entry import WORST, Column, Reading
-from equipoise.report.table import Record
+from equipoise.report.record import Record
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -49,20 +49,23 @@
   const refresh = () => {
     for (const element of all("[data-model]")) element.hidden = !selected(element.dataset.model);
     for (const chip of all("[data-toggle]")) chip.hidden = pressed(chip.dataset.toggle) && !selected(chip.dataset.toggle);
-    document.getElementById("nothing").hidden = all("table.headline tbody tr:not([hidden])").length > 0;
+    document.getElementById("nothing").hidden = all("table.headline tr[data-model]:not([hidden])").length > 0;
+    for (const heading of all("tr.apart")) heading.hidden = !heading.parentElement.querySelector("tr[data-model]:not([hidden])");
     for (const holder of drawn) Plotly.restyle(holder, { visible: visible(holder) });
   };
 
   const sort = (button) => {
     const head = button.parentElement;
-    const body = head.closest("table").tBodies[0];
     const column = head.cellIndex;
     const down = head.ariaSort ? head.ariaSort === "ascending" : column > 0;
     for (const other of head.parentElement.cells) other.removeAttribute("aria-sort");
     head.ariaSort = down ? "descending" : "ascending";
     const value = (row) => row.cells[column].dataset.value;
     const order = (a, b) => (column === 0 ? value(a).localeCompare(value(b)) : value(a) - value(b));
-    body.append(...[...body.rows].sort((a, b) => (down ? order(b, a) : order(a, b))));
+    for (const body of head.closest("table").tBodies) {
+      const rows = [...body.rows].filter((row) => row.dataset.model !== undefined);
+      body.append(...rows.sort((a, b) => (down ? order(b, a) : order(a, b))));
+    }
   };
 
   const files = {
