@@ -13,6 +13,7 @@ from torch import Tensor
 from equipoise.attacks import Search, losses
 from equipoise.attacks.goals import JointForward, SuccessTracker
 from equipoise.attacks.threat import Threat
+from equipoise.evaluation.asked_model import draws_of, fold_of, misclassifies
 from equipoise.types import Images, Labels, Logits, PerImage, Predict
 
 Kind = Literal["white box", "black box", "transfer", "gate"]
@@ -42,13 +43,16 @@ class AttackResult:
     backward_passes: int
 
     @classmethod
-    def of(cls, tracker: SuccessTracker, images: Images) -> "AttackResult":
-        """Read the result from a tracker; ``images`` fill the rows that are not broken."""
+    def of(cls, tracker: SuccessTracker, images: Images, calls: int = 1) -> "AttackResult":
+        """Read the result from a tracker; ``images`` fill the rows that are not broken.
+
+        ``calls`` is the number of passes through the network that one pass of the tracker is.
+        """
         return cls(
             broken=tracker.broken,
             images=tracker.replace_finished(images),
-            forward_passes=tracker.passes.forward,
-            backward_passes=tracker.passes.backward,
+            forward_passes=calls * tracker.passes.forward,
+            backward_passes=calls * tracker.passes.backward,
         )
 
 
@@ -150,19 +154,22 @@ class SearchAttack:
             The result. For a white-box search, every visited point counts; for a transfer attack,
             only the point that it returns.
         """
+        draws = draws_of(model)
+        exact = autocast is contextlib.nullcontext and not draws
         tracker = SuccessTracker(
             _under(autocast, model),
             labels,
             self._loss(),
             None if self.joint is None else _under(autocast, self.joint),
-            confirm=None if autocast is contextlib.nullcontext else model,
+            confirm=None if exact else partial(misclassifies, model),
+            fold=fold_of(model),
         )
         if self.source is None:
             self._search(tracker, model, images, threat, generator)
         else:
             predict = _under(autocast, self.source)
             self._transfer(predict, tracker, model, images, threat, generator)
-        return AttackResult.of(tracker, images)
+        return AttackResult.of(tracker, images, calls=max(1, draws))
 
     def describe(self) -> dict[str, Any]:
         """Return the settings for the record and the cache key."""
@@ -199,7 +206,10 @@ class SearchAttack:
             _record_last_point(tracker, self.search(tracker, images, threat, generator), model)
             return
         with torch.no_grad():
-            wrong_classes = _wrong_classes(model(images), tracker.labels)
+            logits = model(images)
+            if tracker.fold is not None:
+                logits = tracker.fold(logits, tracker.labels)
+            wrong_classes = _wrong_classes(logits, tracker.labels)
         for number in range(min(self.targets, wrong_classes.shape[1])):
             if bool(tracker.broken.all()):
                 break
@@ -223,10 +233,7 @@ class SearchAttack:
             tracker.passes.backward += len(points)
             return loss(source(points), tracker.labels)
 
-        found = self.search(goal, images, threat, generator)
-        with torch.no_grad():
-            tracker.record(found, model(found))
-        tracker.passes.forward += len(images)
+        _record_last_point(tracker, self.search(goal, images, threat, generator), model)
 
 
 @torch.no_grad()
@@ -234,7 +241,8 @@ def _record_last_point(tracker: SuccessTracker, images: Images, model: Predict) 
     """Count the point that a search returns, which FGSM, for example, never evaluates."""
     rows = (~tracker.broken).nonzero().squeeze(1)
     if len(rows):
-        tracker.select(rows).record(images[rows], model(images[rows]))
+        part, points = tracker.select(rows), images[rows]
+        part.record_broken(points, misclassifies(model, points, part.labels))
         tracker.passes.forward += len(rows)
 
 

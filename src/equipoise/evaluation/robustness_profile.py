@@ -9,11 +9,12 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
-from equipoise.attacks.goals import misclassified
 from equipoise.attacks.threat import Threat
 from equipoise.data import Split
+from equipoise.evaluation.asked_model import AskedModel, misclassifies
 from equipoise.evaluation.attack import AttackResult, Kind
 from equipoise.evaluation.cache import BROKEN, UNKNOWN, EvaluationCache
+from equipoise.evaluation.single_draw import single_draw_accuracy
 from equipoise.evaluation.suites import Suite
 from equipoise.evaluation.verification import Rescoring, rescore
 from equipoise.evaluation.work_unit import EvaluationContext, Precision, WorkUnit
@@ -71,6 +72,8 @@ class Profile:
         clean: ``(n,)``, whether each image is classified correctly without an attack.
         rescored: Verification of the adversarial images.
         order: Order in which the strengths were attacked.
+        single_draw: For a randomised model, the share of single draws that are right,
+            ``(strengths, n)``, see ``single_draw_accuracy``.
 
     Example:
         >>> import torch
@@ -93,6 +96,7 @@ class Profile:
     clean: Tensor
     rescored: Rescoring
     order: Order = "ascending"
+    single_draw: Tensor | None = None
 
     def broken_at(self, suite: str | None = None) -> Int[Tensor, " n"]:
         """Return the index of the lowest strength at which each image was broken, or -1.
@@ -233,6 +237,7 @@ def measure_profile(
         >>> profile.broken_by()
         [None, 'quick/pgd-margin', 'quick/pgd-margin', 'clean']
     """
+    _check_types(split, threat, epsilons, suites)
     if model.training:
         raise InvalidInput(
             "the model is in train mode, where its output depends on the batch; "
@@ -246,7 +251,7 @@ def measure_profile(
     keep_freed_memory()
     strengths = tuple(sorted({0.0, *map(float, epsilons)}))
     threat(strengths[-1])  # refuses an epsilon out of range before any work is done
-    with attack_mode(model), torch.autocast(split.device.type, enabled=False):
+    with _as_attacked(model, split):
         clean = ~_misclassified_images(model, split, options.batch_size)
     context = EvaluationContext(
         model=model,
@@ -260,10 +265,16 @@ def measure_profile(
         parallel = options.workers > 1
         pool = stack.enter_context(Workers(context, options.workers)) if parallel else None
         run = _Run(context, strengths, options, clean, pool)
-        run.attack_all(report)
-    with attack_mode(model), torch.autocast(split.device.type, enabled=False):
+        with torch.inference_mode(False), torch.enable_grad():
+            run.attack_all(report)
+    single_draw = None
+    with _as_attacked(model, split):
         found = run.adversarial_images()
         rescored = rescore(model, split, threat, found, other_than=options.batch_size)
+        if isinstance(model, AskedModel) and model.draws:
+            single_draw = single_draw_accuracy(
+                model, split, threat, strengths, found, seed=seed, batch_size=options.batch_size
+            )
     return Profile(
         epsilons=strengths,
         order=options.order,
@@ -271,7 +282,43 @@ def measure_profile(
         outcomes=run.outcomes(),
         clean=clean.cpu(),
         rescored=rescored,
+        single_draw=single_draw,
     )
+
+
+@contextlib.contextmanager
+def _as_attacked(model: nn.Module, split: Split) -> Iterator[None]:
+    """Attack mode in float32, whatever grad mode the caller is in."""
+    with (
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        attack_mode(model),
+        torch.autocast(split.device.type, enabled=False),
+    ):
+        yield
+
+
+def _check_types(split: Any, threat: Any, epsilons: Any, suites: Any) -> None:
+    """Refuse arguments of another kind with the remedy."""
+    if not isinstance(split, Split):
+        raise InvalidInput(
+            f"split must be a Split, got {type(split).__name__}. Make one of uint8 images "
+            "(n, channel, height, width): Split(images=images, labels=labels, classes=10)."
+        )
+    if isinstance(threat, Threat) or not callable(threat):
+        raise InvalidInput(
+            f"threat must be a function of the strength such as Linf, got {threat!r}. Pass Linf "
+            "itself, and the strengths as epsilons=(0.1,)."
+        )
+    if isinstance(epsilons, (str, int, float)):
+        raise InvalidInput(
+            f"epsilons must be a sequence of strengths, got {epsilons!r}. Write (0.1,) for one."
+        )
+    if not all(isinstance(suite, Suite) for suite in suites):
+        raise InvalidInput(
+            f"suites must hold Suite objects, got {suites!r}. Build them by name with "
+            'suites_for(model, ["quick"], classes=10).'
+        )
 
 
 @dataclass
@@ -392,14 +439,9 @@ def _misclassified_images(model: Predict, split: Split, batch_size: int) -> Tens
     for rows in torch.arange(len(split), device=split.device).split(batch_size):
         images, labels = split.batch(rows)
         logits = model(images.contiguous(memory_format=torch.channels_last))
-        if not isinstance(logits, Tensor) or logits.shape != (len(images), split.classes):
-            got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-            raise InvalidInput(
-                f"the model must return logits of shape ({len(images)}, {split.classes}), got "
-                f"{got}; the data has {split.classes} classes."
-            )
+        _check_shape(model, logits, len(images), split.classes)
         not_finite += int((~logits.isfinite()).any(dim=1).sum())
-        batches.append(misclassified(logits, labels))
+        batches.append(misclassifies(model, images, labels, clean=True))
     if not_finite:
         raise InvalidInput(
             f"the model must return finite logits, got NaN or infinity for {not_finite} of "
@@ -407,3 +449,20 @@ def _misclassified_images(model: Predict, split: Split, batch_size: int) -> Tens
             "weights that diverged, a range that float16 does not have)."
         )
     return torch.cat(batches)
+
+
+def _check_shape(model: Predict, logits: Any, images: int, classes: int) -> None:
+    rejects = isinstance(model, AskedModel) and model.reject
+    columns = classes + rejects
+    if isinstance(logits, Tensor) and logits.shape == (images, columns):
+        return
+    got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+    advice = ""
+    if rejects:
+        advice = ' and the last logit means "reject"'
+    elif isinstance(logits, Tensor) and logits.shape == (images, classes + 1):
+        advice = '. If the last logit means "reject", pass --reject-class (reject_class=True)'
+    raise InvalidInput(
+        f"the model must return logits of shape ({images}, {columns}), got {got}; the data has "
+        f"{classes} classes{advice}."
+    )

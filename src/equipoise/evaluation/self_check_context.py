@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import pairwise
 from math import isfinite, sqrt
 from typing import Literal
@@ -16,6 +16,7 @@ from equipoise.attacks.active_batch import value_and_gradient
 from equipoise.attacks.goals import SuccessTracker, cross_entropy
 from equipoise.attacks.threat import L2, Linf, Threat, select_rows
 from equipoise.data import Split
+from equipoise.evaluation.asked_model import draws_of, fold_of, misclassifies
 from equipoise.evaluation.attack import Kind
 from equipoise.evaluation.robustness_profile import NEVER, AttackOutcome
 from equipoise.records.statistics import wilson_interval
@@ -260,7 +261,10 @@ class SelfCheckContext:
         attacked = (self.correct if among is None else among).nonzero().squeeze(1)
         generator, broken = self.generator(name), torch.zeros_like(self.correct)
         for rows in attacked.split(self.batch_size) if len(attacked) else ():
-            tracker = SuccessTracker(self.model, self.labels[rows], loss)
+            confirm = partial(misclassifies, self.model) if draws_of(self.model) else None
+            tracker = SuccessTracker(
+                self.model, self.labels[rows], loss, confirm=confirm, fold=fold_of(self.model)
+            )
             search(tracker, self.images[rows], select_rows(threat, rows), generator)
             broken[rows] = tracker.broken
         if threat is self.threat:
@@ -296,7 +300,10 @@ class SelfCheckContext:
         generator, broken = self.generator("noise"), torch.zeros_like(self.correct)
         for _ in range(NOISE_DRAWS):
             points = self.threat.random_start(self.images, generator)
-            broken |= self.logits_of(points).argmax(dim=1) != self.labels
+            batches = zip(
+                points.split(self.batch_size), self.labels.split(self.batch_size), strict=True
+            )
+            broken |= torch.cat([misclassifies(self.model, *batch) for batch in batches])
         self.broken |= broken & self.correct
         return broken & self.correct
 

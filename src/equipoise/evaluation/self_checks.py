@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from equipoise.attacks.threat import Threat
 from equipoise.data import Split
 from equipoise.evaluation import self_check_attacks
+from equipoise.evaluation.asked_model import draws_of
 from equipoise.evaluation.robustness_profile import AttackOutcome
 from equipoise.evaluation.self_check_context import (
     Finding,
@@ -97,7 +98,12 @@ def self_checks(
     )
     checks = {**PASSIVE_CHECKS, **ATTACK_CHECKS}
     findings = []
-    with attack_mode(model), torch.autocast(split.device.type, enabled=False):
+    with (
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        attack_mode(model),
+        torch.autocast(split.device.type, enabled=False),
+    ):
         for number, (name, check) in enumerate(checks.items()):
             report(f"self-check: {name}", number / len(checks))
             try:
@@ -158,6 +164,15 @@ def check_range(images: Tensor) -> Finding:
 
 def _randomised(context: SelfCheckContext) -> Finding:
     """Check whether two runs on the same batch, clean or noisy, give different logits."""
+    if draws := draws_of(context.model):
+        return Finding.of(
+            "randomised",
+            "pass",
+            f"the model is randomised; attacks averaged {draws} draws and scores counted fresh ones.",
+            {"draws": draws},
+            good="gradients and scores are those of many draws, not of one.",
+            bad="",
+        )
     noisy = context.threat.random_start(context.images, context.generator("randomised"))
     largest = changed = 0.0
     for images in (context.images, noisy):
@@ -181,8 +196,8 @@ def _batch_dependent(context: SelfCheckContext) -> Finding | None:
     """Check whether an image's logits depend on its batch or on its position in it."""
     images = context.images[: context.batch_size]
     half = len(images) // 2
-    if not half:
-        return None
+    if not half or draws_of(context.model):
+        return None  # draws are fresh for every batch
     if relative_difference(context.logits_of(context.images), context.logits) > REPEAT_TOLERANCE:
         return None  # the model is random, which this check would misread
     others = 1.0 - images  # very different images, in a batch of the same size
@@ -233,8 +248,8 @@ def _probabilities(context: SelfCheckContext) -> Finding:
 def _gradients(context: SelfCheckContext) -> Finding | None:
     """Check whether the loss has a usable gradient at the correctly classified images."""
     count = int(context.correct.sum())
-    if not count:
-        return None
+    if not count or not getattr(context.model, "gives_gradients", True):
+        return None  # marked "black box only" instead
     zero = not_finite = 0
     if context.differentiable:
         gradient = context.gradient[context.correct].flatten(1)

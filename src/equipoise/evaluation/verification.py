@@ -6,13 +6,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from equipoise.attacks.goals import misclassified
 from equipoise.attacks.losses import margin
 from equipoise.attacks.threat import Threat
 from equipoise.data import Split
+from equipoise.evaluation.asked_model import draws_of, fold_of, misclassifies
 from equipoise.records.epsilon import format_epsilon
 from equipoise.runtime.errors import RunError
-from equipoise.types import Predict
+from equipoise.types import Images, Labels, Predict
 
 LOGIT_ROUNDING = 1e-4
 """Relative change of a logit that another batch size may cause in float32, as a share of the
@@ -31,7 +31,7 @@ class Rescoring:
         images: Number of adversarial images that were evaluated again.
         batch_size: Number of images at once.
         boundary: Number of those that were correctly classified this time, because they are so
-            near the decision boundary that rounding decides.
+            near the decision boundary that rounding decides, or the draws of a randomised model.
     """
 
     images: int
@@ -83,10 +83,9 @@ def rescore(
                 f"{format_epsilon(float(epsilon[bad]))} or outside [0, 1]. The attack that made it "
                 "is wrong; fix it and evaluate again."
             )
-        logits = model(images.contiguous(memory_format=torch.channels_last))
-        correct = ~misclassified(logits, labels)
-        tolerance = LOGIT_ROUNDING * logits.abs().amax(dim=1).clamp_min(1e-6)
-        near = margin(logits, labels) >= -tolerance
+        images = images.contiguous(memory_format=torch.channels_last)
+        correct = ~misclassifies(model, images, labels, purpose="verification")
+        near = _near_boundary(model, images, labels)
         boundary += int((correct & near).sum())
         failed += int((correct & ~near).sum())
     if failed:
@@ -94,6 +93,18 @@ def rescore(
             f"{failed} of {len(adversarial)} adversarial images were classified correctly when "
             f"they were evaluated again in batches of {size} instead of {other_than}: the model is "
             "random or depends on the other images of a batch, so none of its scores is reliable. "
-            "Put every layer into eval mode and switch randomness off."
+            "Put every layer into eval mode and switch randomness off; if the model is meant to be "
+            "random, ask for its draws with --draws 10."
         )
     return Rescoring(images=len(adversarial), batch_size=size, boundary=boundary)
+
+
+def _near_boundary(model: Predict, images: Images, labels: Labels) -> Tensor:
+    """Whether rounding, or other draws of a randomised model, may decide about each image."""
+    if draws_of(model):
+        return torch.ones_like(labels, dtype=torch.bool)
+    logits, fold = model(images), fold_of(model)
+    if fold is not None:
+        logits = fold(logits, labels)
+    tolerance = LOGIT_ROUNDING * logits.abs().amax(dim=1).clamp_min(1e-6)
+    return margin(logits, labels) >= -tolerance

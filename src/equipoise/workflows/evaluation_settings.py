@@ -7,6 +7,8 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, TypedDict
 
+from torch import nn
+
 from equipoise.evaluation.robustness_profile import Order
 from equipoise.evaluation.suites import SuiteName
 from equipoise.models.io.trust import Trusted
@@ -40,6 +42,10 @@ class EvaluationChoices(TypedDict, total=False):
         logits: Which part of the model's output holds the logits: a key, an index or ``binary``.
         trust: Code that a model folder names and that may run, as in ``load``.
         preference: Lambda of a conditional network (OAT); its default if not given.
+        draws: Draws of a randomised model that attacks average; 10 if it is found to be random.
+        reject_class: Whether the last of K + 1 logits means "reject".
+        gradient_of: Differentiable stand-in for the backward pass (BPDA): ``module:function``, a
+            ``torch.export`` file or a module; it returns logits.
     """
 
     epsilons: Sequence[float]
@@ -58,6 +64,9 @@ class EvaluationChoices(TypedDict, total=False):
     logits: str | None
     trust: Sequence[Trusted]
     preference: float | None
+    draws: int | None
+    reject_class: bool
+    gradient_of: str | nn.Module | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +83,9 @@ class EvaluationSettings:
         order: Whether strengths are attacked from weakest to strongest or the other way round.
         other_data: Name and digest of the data set, if it is not known to be the one that the
             model was trained on.
+        draws: Draws of a randomised model that attacks average, if asked for.
+        reject_class: Whether the last logit means "reject".
+        gradient_of: Differentiable stand-in for the backward pass.
 
     Example:
         >>> from equipoise.recipes import Evaluation
@@ -91,6 +103,9 @@ class EvaluationSettings:
     surrogates: Sequence[Path | str] = ()
     order: Order = "ascending"
     other_data: tuple[str, str] | None = None
+    draws: int | None = None
+    reject_class: bool = False
+    gradient_of: str | nn.Module | None = None
 
     def to_json(self) -> list[Any]:
         """The JSON list that a record stores under ``"settings"``.
@@ -111,6 +126,14 @@ class EvaluationSettings:
         if self.other_data is not None:
             name, digest = self.other_data
             values.append({"data": name, "digest": digest})
+        kind: dict[str, Any] = {"draws": self.draws} if self.draws is not None else {}
+        if self.reject_class:
+            kind["reject_class"] = True
+        if self.gradient_of is not None:
+            named = isinstance(self.gradient_of, str)
+            kind["gradient_of"] = self.gradient_of if named else type(self.gradient_of).__name__
+        if kind:
+            values.append(kind)
         settings: list[Any] = json.loads(json.dumps(values))
         return settings
 
@@ -142,6 +165,11 @@ def split_choices(choices: EvaluationChoices) -> tuple[dict[str, Any], dict[str,
         ({'epsilons': (0.0, 0.1)}, {'seed': 3})
     """
     known = EvaluationChoices.__annotations__
+    for name in ("epsilons", "suites"):
+        if isinstance(choices.get(name, ()), (str, int, float)):
+            raise InvalidInput(
+                f"{name} must be a sequence, got {choices[name]!r}; write ({choices[name]!r},)."
+            )
     for name in choices:
         if name not in known:
             near = get_close_matches(name, known, n=1)
