@@ -134,7 +134,8 @@ class AskedModel(nn.Module):
         if differentiate and source is not None:
             with torch.no_grad():
                 logits = self._answer(images.detach())
-            return _GradientOf.apply(source(images), logits)  # type: ignore[no-any-return]
+            result: Logits = _GradientOf.apply(source(images), logits)
+            return result
         if differentiate:
             return self._answer(images)
         with torch.no_grad():
@@ -145,7 +146,7 @@ class AskedModel(nn.Module):
         if isinstance(logits, Tensor) and logits.is_inference():
             logits = logits.clone()  # a tensor that autograd may use
         if isinstance(logits, Tensor) and logits.dtype in (torch.float16, torch.bfloat16):
-            return _ToFloat32.apply(logits)  # type: ignore[no-any-return]
+            logits = _ToFloat32.apply(logits)
         return logits
 
 

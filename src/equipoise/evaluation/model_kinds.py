@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from equipoise.attacks.threat import Threat
-from equipoise.evaluation.asked_model import AskedModel, misclassifies, weights_dtype
+from equipoise.evaluation.asked_model import AskedModel, weights_dtype
 from equipoise.models.attack_mode.context import attack_mode
 from equipoise.runtime.errors import InvalidInput
 from equipoise.types import Images, Logits
@@ -195,7 +195,8 @@ def marks_of(model: nn.Module, images: Images, labels: Tensor) -> list[dict[str,
         >>> images, labels = torch.rand(4, 1, 1, 2), torch.zeros(4, dtype=torch.long)
         >>> marks_of(torch.nn.Flatten(), images, labels)
         []
-        >>> [mark["name"] for mark in marks_of(AskedModel(torch.nn.Flatten(), draws=5), images, labels)]
+        >>> asked = AskedModel(torch.nn.Flatten(), draws=5)
+        >>> [mark["name"] for mark in marks_of(asked, images, labels)]
         ['randomised']
     """
     if not isinstance(model, AskedModel):
@@ -208,15 +209,15 @@ def _marks(model: AskedModel, images: Images, labels: Tensor) -> Iterator[dict[s
     if not model.gives_gradients:
         yield {
             "name": "black box only",
-            "meaning": "the model gives no gradients, so only attacks that ask for its answers were "
-            "run; an attacker with gradients would find more.",
+            "meaning": "the model gives no gradients, so only attacks that ask for its answers "
+            "were run; an attacker with gradients would find more.",
         }
     if model.draws:
         yield {
             "name": "randomised",
-            "meaning": f"attacks followed the mean of {model.draws} draws (EOT). An image counts as "
-            "misclassified where at least half of its fresh draws are wrong; the score is the "
-            "lower one of this and of the mean accuracy of single draws.",
+            "meaning": f"attacks followed the mean of {model.draws} draws (EOT). An image "
+            "counts as misclassified where at least half of its fresh draws are wrong; the score is "
+            "the lower one of this and of the mean accuracy of single draws.",
             "draws": model.draws,
         }
     logits = torch.cat([model(batch) for batch in images.split(256)])

@@ -168,7 +168,7 @@ def _randomised(context: SelfCheckContext) -> Finding:
         return Finding.of(
             "randomised",
             "pass",
-            f"the model is randomised; attacks averaged {draws} draws and scores counted fresh ones.",
+            f"attacks averaged {draws} draws of the model, and scores counted fresh ones.",
             {"draws": draws},
             good="gradients and scores are those of many draws, not of one.",
             bad="",
