@@ -216,8 +216,8 @@ def _marks(model: AskedModel, images: Images, labels: Tensor) -> Iterator[dict[s
         yield {
             "name": "randomised",
             "meaning": f"attacks followed the mean of {model.draws} draws (EOT). An image "
-            "counts as misclassified where at least half of its fresh draws are wrong; the score is "
-            "the lower one of this and of the mean accuracy of single draws.",
+            "counts as misclassified where at least half of its fresh draws are wrong; the score "
+            "is the lower one of this and of the mean accuracy of single draws.",
             "draws": model.draws,
         }
     logits = torch.cat([model(batch) for batch in images.split(256)])
