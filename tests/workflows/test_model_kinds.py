@@ -70,7 +70,7 @@ def test_a_plain_network_gets_no_mark_and_is_asked_as_it_is():
 
 
 def test_noise_does_not_hide_a_standard_network():
-    record = record_of(Noisy(bad_models.standard()), checks=True)
+    record = record_of(Noisy(bad_models.standard()))
     assert marks(record) == ["randomised"]
     assert record["headline"]["accuracy"][0] > 0.8
     assert record["headline"]["accuracy"][1] <= accuracy(bad_models.standard())[1] + 0.10
@@ -88,11 +88,15 @@ def test_single_draws_count_where_votes_would_flatter():
     assert record["headline"]["accuracy"][0] == mark["single_draw_accuracy"][0]
 
 
-def test_a_randomised_model_repeats_its_record_and_leaves_the_generators_alone():
-    first = record_of(Noisy(bad_models.standard()))
+def test_a_randomised_model_repeats_its_record_and_has_self_checks():
+    few = {"images": 8, "steps": 2}
+    first = record_of(Noisy(bad_models.standard()), checks=True, **few)
     torch.manual_seed(7)
-    again = record_of(Noisy(bad_models.standard()))
+    again = record_of(Noisy(bad_models.standard()), **few)
     assert first["headline"] == again["headline"]
+    verdicts = {check["name"]: check["verdict"] for check in first["self_checks"]}
+    assert verdicts["randomised"] == "pass"
+    assert "batch-dependent" not in verdicts
 
 
 def test_a_detector_that_rejects_every_attack_breaks_no_image():
@@ -172,9 +176,11 @@ def test_the_grad_mode_of_the_caller_does_not_matter(mode):
 
 def test_a_module_in_memory_gets_checks_and_a_record_named_after_its_class():
     record, path = evaluate(
-        Noisy(bad_models.standard()), dataset=digits(1347, IMAGES).test, **CHOICES
+        bad_models.Quantised(bad_models.standard()),
+        dataset=digits(1347, 8).test,
+        **(CHOICES | {"images": 8, "steps": 2}),
     )
-    assert path == Path("runs/Noisy/records") / path.name
+    assert path == Path("runs/Quantised/records") / path.name
     assert path.exists()
     assert record["data"] == "in memory"
     assert record["self_checks"]
