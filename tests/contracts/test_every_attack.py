@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from equipoise.attacks import APGD, PGD, Square, fgsm, iterative_fgsm
+from equipoise.attacks import APGD, PGD, Noise, Square, fgsm, iterative_fgsm
 from equipoise.attacks.goals import cross_entropy
 from equipoise.attacks.threat import L2, Linf
 from equipoise.models.attack_mode.context import attack_mode
@@ -25,6 +25,7 @@ RANDOM = {
     "apgd_restarts": APGD(steps=20, restarts=2),
 }
 BY_QUERIES = {
+    "noise": Noise(draws=20),
     "square": Square(queries=40),
     "square_restarts": Square(queries=20, restarts=2, rescale=True),
 }

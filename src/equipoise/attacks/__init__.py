@@ -6,12 +6,14 @@ never sees a model; the goal (``attacks.goals``) is what it maximises, and the t
 """
 
 from equipoise.attacks.apgd import APGD
+from equipoise.attacks.noise import Noise
 from equipoise.attacks.pgd import PGD, Search, fgsm, iterative_fgsm
 from equipoise.attacks.square import Square
 
 __all__ = [
     "APGD",
     "PGD",
+    "Noise",
     "Search",
     "Square",
     "fgsm",

@@ -20,6 +20,12 @@ JointForward = Callable[[Images], tuple[Logits, Logits, PerImage | float]]
 """One forward pass with three results: the logits that decide whether an image is misclassified,
 the logits that the loss is computed from, and a term that is added to the loss."""
 
+Confirm = Callable[[Images, Labels], Bool[Tensor, " batch"]]
+"""Whether each image is misclassified, asked of another function than the one under search."""
+
+Fold = Callable[[Logits, Labels], Logits]
+"""Changes logits, given the labels, before they are scored."""
+
 
 @runtime_checkable
 class Goal(Protocol):
@@ -163,6 +169,32 @@ def misclassified(logits: Logits, labels: Labels) -> Bool[Tensor, " batch"]:
         tensor([False,  True,  True])
     """
     return (logits.argmax(dim=1) != labels) | logits.isnan().any(dim=1)
+
+
+def fold_reject(logits: Logits, labels: Labels) -> Logits:
+    """Fold the last class, "reject", into the label's: rejecting an attacked image is no error.
+
+    Args:
+        logits: ``(batch, classes + 1)``; the last column is the logit of "reject".
+        labels: Class indices.
+
+    Returns:
+        ``(batch, classes)``: the label's logit becomes the larger of its own and that of "reject",
+        so the image is misclassified exactly where the largest of all logits is neither of them.
+
+    Source:
+        Tramer et al. 2020, the rule for defences that may reject an input.
+
+    Example:
+        >>> import torch
+        >>> from equipoise.attacks.goals import fold_reject, misclassified
+        >>> logits = torch.tensor([[1.0, 2.0, 3.0], [1.0, 4.0, 3.0]])  # two classes and "reject"
+        >>> misclassified(fold_reject(logits, torch.tensor([0, 0])), torch.tensor([0, 0]))
+        tensor([False,  True])
+    """
+    known, reject = logits[:, :-1], logits[:, -1:]
+    index = labels[:, None].long()
+    return known.scatter(1, index, torch.maximum(known.gather(1, index), reject))
 
 
 @dataclass
@@ -310,8 +342,10 @@ class SuccessTracker:
         joint: Called instead of ``predict``, for attacks on something besides the logits, such as
             AFA's gate.
         targets: Class to push each image towards, ``(batch,)``, for a targeted loss.
-        confirm: Images to logits; a point that ``predict`` misclassifies counts only if this
-            function misclassifies it too. For a ``predict`` of lower precision.
+        confirm: Called with images and labels; a point that ``predict`` misclassifies counts only
+            if this function returns True for it. For a ``predict`` of lower precision, or one that
+            is a mean over random draws.
+        fold: Changes logits before they are scored and before the loss, see ``fold_reject``.
 
     Attributes:
         passes: Calls of ``predict`` or ``joint``, counted in images.
@@ -337,9 +371,10 @@ class SuccessTracker:
         loss: Callable[..., PerImage],
         joint: JointForward | None = None,
         targets: Labels | None = None,
-        confirm: Predict | None = None,
+        confirm: Confirm | None = None,
+        fold: Fold | None = None,
     ) -> None:
-        self.predict, self.joint, self.confirm = predict, joint, confirm
+        self.predict, self.joint, self.confirm, self.fold = predict, joint, confirm, fold
         self.labels, self.targets, self.loss = labels, targets, loss
         self.rows = torch.arange(len(labels), device=labels.device)
         self.passes = PassCount()
@@ -354,6 +389,8 @@ class SuccessTracker:
         else:
             logits, attacked_logits, added = self.joint(images)
         self.record(images, logits)
+        if self.fold is not None:
+            attacked_logits = self.fold(attacked_logits, self.labels)
         if self.targets is None:
             return self.loss(attacked_logits, self.labels) + added
         return self.loss(attacked_logits, self.labels, self.targets) + added
@@ -390,8 +427,14 @@ class SuccessTracker:
     @torch.no_grad()
     def record(self, images: Images, logits: Logits) -> None:
         """Store the images that ``logits`` misclassify and that were not broken before."""
+        if self.fold is not None:
+            logits = self.fold(logits, self.labels)
         wrong = misclassified(logits, self.labels) & ~self.broken
         if self.confirm is not None and bool(wrong.any()):
             rows = wrong.nonzero().squeeze(1)
-            wrong[rows] = misclassified(self.confirm(images[rows].detach()), self.labels[rows])
+            wrong[rows] = self.confirm(images[rows].detach(), self.labels[rows])
         self._visited.add(self.rows, images, wrong)
+
+    def record_broken(self, images: Images, wrong: Bool[Tensor, " batch"]) -> None:
+        """Store the images that are known to be ``wrong`` and that were not broken before."""
+        self._visited.add(self.rows, images, wrong & ~self.broken)

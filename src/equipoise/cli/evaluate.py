@@ -41,6 +41,11 @@ class EvaluateFlags:
         logits: Which part of the model's output holds the logits: a key, an index, or binary.
         trust: Modules whose code may run to build an external network, and .pt2 files that may be
             read.
+        draws: For a randomised model, the draws that attacks average; 10 by default if the model is
+            found to be random.
+        reject_class: The last of K + 1 logits means "reject", which is no error under attack.
+        gradient_of: Differentiable stand-in for the backward pass (BPDA): module:function or a
+            torch.export file that returns logits.
         preferences: For OAT, the values of lambda to evaluate at; one record each.
         search_precision: Precision of the searches; scores are always float32.
         order: descending starts at the strongest epsilon, which is much faster on robust models:
@@ -73,6 +78,9 @@ class EvaluateFlags:
     surrogates: Annotated[tuple[str, ...], optional("MODEL...")] = ()
     logits: Annotated[str | None, optional("KEY")] = None
     trust: Annotated[tuple[str, ...], optional("MODULE...")] = ()
+    draws: Count = None
+    reject_class: bool = False
+    gradient_of: Annotated[str | None, optional("MODULE:FUNCTION")] = None
     preferences: Annotated[tuple[float, ...], optional("LAMBDA...")] = ()
     search_precision: Literal["32-true", "bf16-mixed"] = "32-true"
     order: Literal["ascending", "descending"] = "ascending"

@@ -13,6 +13,7 @@ from torch import Tensor
 from equipoise.attacks import Search, losses
 from equipoise.attacks.goals import JointForward, SuccessTracker
 from equipoise.attacks.threat import Threat, select_rows
+from equipoise.evaluation.asked_model import draws_of, fold_of, misclassifies
 from equipoise.types import Images, Labels, Logits, PerImage, Predict
 
 Kind = Literal["white box", "black box", "transfer", "gate", "external"]
@@ -43,13 +44,16 @@ class AttackResult:
     backward_passes: int
 
     @classmethod
-    def of(cls, tracker: SuccessTracker, images: Images) -> "AttackResult":
-        """Read the result from a tracker; ``images`` fill the rows that are not broken."""
+    def of(cls, tracker: SuccessTracker, images: Images, calls: int = 1) -> "AttackResult":
+        """Read the result from a tracker; ``images`` fill the rows that are not broken.
+
+        ``calls`` is the number of passes through the network that one pass of the tracker is.
+        """
         return cls(
             broken=tracker.broken,
             images=tracker.replace_finished(images),
-            forward_passes=tracker.passes.forward,
-            backward_passes=tracker.passes.backward,
+            forward_passes=calls * tracker.passes.forward,
+            backward_passes=calls * tracker.passes.backward,
         )
 
 
@@ -151,19 +155,13 @@ class SearchAttack:
             The result. For a white-box search, every visited point counts; for a transfer attack,
             only the point that it returns.
         """
-        tracker = SuccessTracker(
-            _under(autocast, model),
-            labels,
-            self._loss(),
-            None if self.joint is None else _under(autocast, self.joint),
-            confirm=None if autocast is contextlib.nullcontext else model,
-        )
+        tracker = _tracker(model, labels, self._loss(), autocast, self.joint)
         if self.source is None:
             self._search(tracker, model, images, threat, generator)
         else:
             predict = _under(autocast, self.source)
             self._transfer(predict, tracker, model, images, threat, generator)
-        return AttackResult.of(tracker, images)
+        return AttackResult.of(tracker, images, calls=max(1, draws_of(model)))
 
     def describe(self) -> dict[str, Any]:
         """Return the settings for the record and the cache key."""
@@ -200,7 +198,10 @@ class SearchAttack:
             _record_last_point(tracker, self.search(tracker, images, threat, generator), model)
             return
         with torch.no_grad():
-            wrong_classes = _wrong_classes(model(images), tracker.labels)
+            logits = model(images)
+            if tracker.fold is not None:
+                logits = tracker.fold(logits, tracker.labels)
+            wrong_classes = _wrong_classes(logits, tracker.labels)
         for number in range(min(self.targets, wrong_classes.shape[1])):
             if bool(tracker.broken.all()):
                 break
@@ -224,10 +225,7 @@ class SearchAttack:
             tracker.passes.backward += len(points)
             return loss(source(points), tracker.labels)
 
-        found = self.search(goal, images, threat, generator)
-        with torch.no_grad():
-            tracker.record(found, model(found))
-        tracker.passes.forward += len(images)
+        _record_last_point(tracker, self.search(goal, images, threat, generator), model)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -275,14 +273,13 @@ class NearMisses:
         autocast: Autocast = contextlib.nullcontext,
     ) -> AttackResult:
         """Attack a batch; arguments and result as for ``SearchAttack.run``."""
-        confirm = None if autocast is contextlib.nullcontext else model
-        tracker = SuccessTracker(_under(autocast, model), labels, losses.margin, confirm=confirm)
+        tracker = _tracker(model, labels, losses.margin, autocast)
         points = self.probe(tracker, images, threat, generator)
         _record_last_point(tracker, points, model)
         with torch.no_grad():
-            clean, reached = (losses.margin(model(x), labels) for x in (images, points))
+            clean, reached = (_margin(model, x, labels) for x in (images, points))
         tracker.passes.forward += 2 * len(images)
-        result = AttackResult.of(tracker, images)
+        result = AttackResult.of(tracker, images, calls=max(1, draws_of(model)))
         near = (~tracker.broken & (reached > self.nearest * clean)).nonzero().squeeze(1)
         if not len(near):
             return result
@@ -312,12 +309,37 @@ class NearMisses:
         }
 
 
+def _tracker(
+    model: Predict,
+    labels: Labels,
+    loss: Callable[..., PerImage],
+    autocast: Autocast,
+    joint: JointForward | None = None,
+) -> SuccessTracker:
+    """Make the tracker of an attack on a model, whichever way the model has to be asked."""
+    exact = autocast is contextlib.nullcontext and not draws_of(model)
+    return SuccessTracker(
+        _under(autocast, model),
+        labels,
+        loss,
+        None if joint is None else _under(autocast, joint),
+        confirm=None if exact else partial(misclassifies, model),
+        fold=fold_of(model),
+    )
+
+
+def _margin(model: Predict, images: Images, labels: Labels) -> PerImage:
+    logits, fold = model(images), fold_of(model)
+    return losses.margin(logits if fold is None else fold(logits, labels), labels)
+
+
 @torch.no_grad()
 def _record_last_point(tracker: SuccessTracker, images: Images, model: Predict) -> None:
     """Count the point that a search returns, which FGSM, for example, never evaluates."""
     rows = (~tracker.broken).nonzero().squeeze(1)
     if len(rows):
-        tracker.select(rows).record(images[rows], model(images[rows]))
+        part, points = tracker.select(rows), images[rows]
+        part.record_broken(points, misclassifies(model, points, part.labels))
         tracker.passes.forward += len(rows)
 
 

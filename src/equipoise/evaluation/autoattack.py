@@ -12,8 +12,9 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from equipoise.attacks.goals import PassCount, misclassified
+from equipoise.attacks.goals import PassCount
 from equipoise.attacks.threat import Linf, Threat
+from equipoise.evaluation.asked_model import fold_of, misclassifies
 from equipoise.evaluation.attack import Attack, AttackResult, Autocast, Kind
 from equipoise.runtime.errors import InvalidInput
 from equipoise.types import Images, Labels, Logits, Predict
@@ -93,6 +94,11 @@ class AutoAttackPart(Attack):
                 "the suite autoattack needs the package pyautoattack: "
                 "pip install 'equipoise[autoattack]'."
             ) from error
+        if fold_of(model) is not None:
+            raise InvalidInput(
+                "the package of AutoAttack has no rule for a reject option: it would count "
+                "rejected images as broken. Use the suite standard."
+            )
         counted = _Counted(model)
         labels = labels.long()
         # Its warnings about the model repeat what the self-checks report.
@@ -115,7 +121,7 @@ class AutoAttackPart(Attack):
                 images, labels, batch_size=len(images)
             )
         with torch.no_grad():
-            broken = misclassified(model(adversarial), labels)
+            broken = misclassifies(model, adversarial, labels)
         return AttackResult(
             broken=broken,
             images=adversarial.detach(),

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from equipoise.attacks import Search
-from equipoise.attacks.goals import SuccessTracker
+from equipoise.attacks.goals import SuccessTracker, misclassified
 from equipoise.attacks.losses import margin
 from equipoise.attacks.threat import Threat
 from equipoise.data import Split
@@ -77,7 +77,12 @@ def robust_accuracy(
         if not isinstance(threat.epsilon, float) or threat.epsilon > 0:
             # The goal is a second tracker, to which no image is broken yet: processes that share
             # the images must draw the same starts. It still drops the images that it breaks.
-            goal = SuccessTracker(predict_under_autocast, labels, margin, confirm=predict)
+            goal = SuccessTracker(
+                predict_under_autocast,
+                labels,
+                margin,
+                confirm=lambda points, labels: misclassified(predict(points), labels),
+            )
             adversarial = search(goal, images, threat, generator)
             with torch.no_grad():
                 tracker.record(adversarial, predict(adversarial))

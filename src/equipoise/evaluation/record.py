@@ -13,6 +13,7 @@ from equipoise.attacks import PGD
 from equipoise.attacks.goals import cross_entropy
 from equipoise.attacks.threat import Threat
 from equipoise.data import Split
+from equipoise.evaluation.random_draws import interval_of_mean
 from equipoise.evaluation.robustness_profile import NEVER, Profile
 from equipoise.evaluation.suites import Suite
 from equipoise.models import AdaptiveNetwork, FeatureStack
@@ -97,7 +98,7 @@ def record_of(profile: Profile, facts: EvaluationFacts) -> dict[str, Any]:
         >>> record["epsilons_written"], record["headline"]["accuracy"]
         (['0', '8/255'], [0.75, 0.75])
     """
-    accuracy, intervals = profile.accuracy(), profile.interval()
+    accuracy, intervals = _headline(profile)
     return {
         "format": FORMAT,
         "model": facts.model,
@@ -129,6 +130,7 @@ def record_of(profile: Profile, facts: EvaluationFacts) -> dict[str, Any]:
         "parameters": facts.parameters,
         "environment": environment(),
         **facts.extra,
+        **_marks(profile, facts.extra.get("marks", ())),
     }
 
 
@@ -163,6 +165,37 @@ def per_class(profile: Profile, labels: Int[Tensor, " n"]) -> list[dict[str, Any
         own = correct[labels == label].double()
         rows.append({"class": label, "images": len(own), "accuracy": own.mean(dim=0).tolist()})
     return rows
+
+
+def _single_draw(profile: Profile) -> tuple[list[float], list[tuple[float, float]]]:
+    assert profile.single_draw is not None
+    rows = list(profile.single_draw)
+    return [float(row.double().mean()) for row in rows], [interval_of_mean(row) for row in rows]
+
+
+def _headline(profile: Profile) -> tuple[list[float], list[tuple[float, float]]]:
+    """Accuracy and interval at each strength; of votes and single draws, the lower one."""
+    accuracy, intervals = profile.accuracy(), profile.interval()
+    if profile.single_draw is None:
+        return accuracy, intervals
+    pairs = zip(
+        zip(accuracy, intervals, strict=True), zip(*_single_draw(profile), strict=True), strict=True
+    )
+    lower = [min(pair, key=lambda entry: entry[0]) for pair in pairs]
+    return [entry[0] for entry in lower], [entry[1] for entry in lower]
+
+
+def _marks(profile: Profile, marks: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The marks; the one of a randomised model with both of its accuracies."""
+    if profile.single_draw is None:
+        return {"marks": list(marks)} if marks else {}
+    single, intervals = _single_draw(profile)
+    numbers = {
+        "vote_accuracy": profile.accuracy(),
+        "single_draw_accuracy": single,
+        "interval": [list(ends) for ends in intervals],
+    }
+    return {"marks": [m | numbers if m["name"] == "randomised" else m for m in marks]}
 
 
 def _suite_record(profile: Profile, suite: Suite) -> dict[str, Any]:

@@ -11,8 +11,10 @@ from torch import Tensor, nn
 
 from equipoise.attacks.threat import Threat
 from equipoise.data import Split
+from equipoise.evaluation.asked_model import AskedModel
 from equipoise.evaluation.attack import AttackResult, Kind
 from equipoise.evaluation.cache import BROKEN, UNKNOWN, EvaluationCache
+from equipoise.evaluation.single_draw import single_draw_accuracy
 from equipoise.evaluation.suites import Suite
 from equipoise.evaluation.verification import Rescoring, misclassified_images, rescore
 from equipoise.evaluation.work_unit import EvaluationContext, Precision, WorkUnit
@@ -71,6 +73,8 @@ class Profile:
         order: Order in which the strengths were attacked.
         adversarial: Row, strength and image ``(1, channel, height, width)`` of each adversarial
             image.
+        single_draw: For a randomised model, the share of single draws that are right,
+            ``(strengths, n)``, see ``single_draw_accuracy``.
 
     Example:
         >>> import torch
@@ -94,6 +98,7 @@ class Profile:
     rescored: Rescoring
     order: Order = "ascending"
     adversarial: Sequence[tuple[int, float, Tensor]] = ()
+    single_draw: Tensor | None = None
 
     def broken_at(self, suite: str | None = None) -> Int[Tensor, " n"]:
         """Return the index of the lowest strength at which each image was broken, or -1.
@@ -234,6 +239,7 @@ def measure_profile(
         >>> profile.broken_by()
         [None, 'quick/pgd-margin', 'quick/pgd-margin', 'clean']
     """
+    _check_types(split, threat, epsilons, suites)
     if model.training:
         raise InvalidInput(
             "the model is in train mode, where its output depends on the batch; "
@@ -247,7 +253,7 @@ def measure_profile(
     keep_freed_memory()
     strengths = tuple(sorted({0.0, *map(float, epsilons)}))
     threat(strengths[-1])  # refuses an epsilon out of range before any work is done
-    with attack_mode(model), torch.autocast(split.device.type, enabled=False):
+    with _as_attacked(model, split):
         clean = ~misclassified_images(model, split, options.batch_size)
     context = EvaluationContext(
         model=model,
@@ -261,10 +267,16 @@ def measure_profile(
         parallel = options.workers > 1
         pool = stack.enter_context(Workers(context, options.workers)) if parallel else None
         run = _Run(context, strengths, options, clean, pool)
-        run.attack_all(report)
-    with attack_mode(model), torch.autocast(split.device.type, enabled=False):
+        with torch.inference_mode(False), torch.enable_grad():
+            run.attack_all(report)
+    single_draw = None
+    with _as_attacked(model, split):
         found = run.adversarial_images()
         rescored = rescore(model, split, threat, found, other_than=options.batch_size)
+        if isinstance(model, AskedModel) and model.draws:
+            single_draw = single_draw_accuracy(
+                model, split, threat, strengths, found, seed=seed, batch_size=options.batch_size
+            )
     return Profile(
         epsilons=strengths,
         order=options.order,
@@ -273,7 +285,43 @@ def measure_profile(
         clean=clean.cpu(),
         rescored=rescored,
         adversarial=found,
+        single_draw=single_draw,
     )
+
+
+@contextlib.contextmanager
+def _as_attacked(model: nn.Module, split: Split) -> Iterator[None]:
+    """Attack mode in float32, whatever grad mode the caller is in."""
+    with (
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        attack_mode(model),
+        torch.autocast(split.device.type, enabled=False),
+    ):
+        yield
+
+
+def _check_types(split: Any, threat: Any, epsilons: Any, suites: Any) -> None:
+    """Refuse arguments of another kind with the remedy."""
+    if not isinstance(split, Split):
+        raise InvalidInput(
+            f"split must be a Split, got {type(split).__name__}. Make one of uint8 images "
+            "(n, channel, height, width): Split(images=images, labels=labels, classes=10)."
+        )
+    if isinstance(threat, Threat) or not callable(threat):
+        raise InvalidInput(
+            f"threat must be a function of the strength such as Linf, got {threat!r}. Pass Linf "
+            "itself, and the strengths as epsilons=(0.1,)."
+        )
+    if isinstance(epsilons, (str, int, float)):
+        raise InvalidInput(
+            f"epsilons must be a sequence of strengths, got {epsilons!r}. Write (0.1,) for one."
+        )
+    if not all(isinstance(suite, Suite) for suite in suites):
+        raise InvalidInput(
+            f"suites must hold Suite objects, got {suites!r}. Build them by name with "
+            'suites_for(model, ["quick"], classes=10).'
+        )
 
 
 @dataclass

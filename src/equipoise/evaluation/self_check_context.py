@@ -1,7 +1,7 @@
 """What self-checks look at: survivors of an evaluation, and attacks that run at most once."""
 
 from collections.abc import Callable
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import pairwise
 from math import sqrt
 
@@ -10,9 +10,10 @@ from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
 from equipoise.attacks import PGD, Search, Square, losses
-from equipoise.attacks.goals import SuccessTracker, misclassified, value_and_gradient
+from equipoise.attacks.goals import SuccessTracker, value_and_gradient
 from equipoise.attacks.threat import L2, Linf, Threat, broadcast_epsilon, select_rows
 from equipoise.data import Split
+from equipoise.evaluation.asked_model import draws_of, fold_of, misclassifies
 from equipoise.evaluation.attack import Attack, Kind
 from equipoise.evaluation.robustness_profile import NEVER, Profile
 from equipoise.evaluation.self_check_finding import Verdict, grade
@@ -204,7 +205,10 @@ class SelfCheckContext:
         attacked = (self.attacked if among is None else among).nonzero().squeeze(1)
         generator, broken = self.generator(name), torch.zeros_like(self.correct)
         for rows in attacked.split(self.batch_size) if len(attacked) else ():
-            tracker = SuccessTracker(self.model, self.labels[rows], loss)
+            confirm = partial(misclassifies, self.model) if draws_of(self.model) else None
+            tracker = SuccessTracker(
+                self.model, self.labels[rows], loss, confirm=confirm, fold=fold_of(self.model)
+            )
             search(tracker, self.images[rows], select_rows(threat, rows), generator)
             broken[rows] = tracker.broken
         if threat is self.threat:
@@ -263,7 +267,10 @@ class SelfCheckContext:
         generator, broken = self.generator("noise"), torch.zeros_like(self.correct)
         for _ in range(NOISE_DRAWS):
             points = self.threat.random_start(self.images, generator)
-            broken |= misclassified(self.logits_of(points), self.labels)
+            batches = zip(
+                points.split(self.batch_size), self.labels.split(self.batch_size), strict=True
+            )
+            broken |= torch.cat([misclassifies(self.model, *batch) for batch in batches])
         self.broken |= broken & self.attacked
         return broken & self.attacked
 

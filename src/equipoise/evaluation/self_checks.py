@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from equipoise.attacks.threat import Threat
 from equipoise.data import Split
 from equipoise.evaluation import self_check_attacks, self_check_gradients
+from equipoise.evaluation.asked_model import draws_of
 from equipoise.evaluation.robustness_profile import Profile
 from equipoise.evaluation.self_check_context import SelfCheckContext
 from equipoise.evaluation.self_check_finding import Finding
@@ -93,7 +94,12 @@ def self_checks(
     )
     checks = {**PASSIVE_CHECKS, **QUERY_CHECKS, **ATTACK_CHECKS, **LAST_CHECKS}
     findings = []
-    with attack_mode(model), torch.autocast(split.device.type, enabled=False):
+    with (
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        attack_mode(model),
+        torch.autocast(split.device.type, enabled=False),
+    ):
         for number, (name, check) in enumerate(checks.items()):
             report(f"self-check: {name}", number / len(checks))
             try:
@@ -160,6 +166,15 @@ def check_range(images: Tensor) -> Finding:
 
 def _randomised(context: SelfCheckContext) -> Finding:
     """Check whether two runs on the same batch, clean or noisy, give different logits."""
+    if draws := draws_of(context.model):
+        return Finding.of(
+            "randomised",
+            "pass",
+            f"attacks averaged {draws} draws of the model, and scores counted fresh ones.",
+            {"draws": draws},
+            good="gradients and scores are those of many draws, not of one.",
+            bad="",
+        )
     noisy = context.threat.random_start(context.images, context.generator("randomised"))
     largest = changed = 0.0
     for images in (context.images, noisy):
@@ -182,8 +197,8 @@ def _randomised(context: SelfCheckContext) -> Finding:
 def _batch_dependent(context: SelfCheckContext) -> Finding | None:
     """Check whether an image's logits depend on what surrounds it, or on who asks."""
     images = context.images[: context.batch_size]
-    if len(images) < 2:
-        return None
+    if len(images) < 2 or draws_of(context.model):
+        return None  # draws are fresh for every batch
     if relative_difference(context.logits_of(context.images), context.logits) > REPEAT_TOLERANCE:
         return None  # the model is random, which this check would misread
     others = 1.0 - images  # very different images, in a batch of the same size

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from equipoise.attacks import APGD, PGD, Search, Square, fgsm, losses
+from equipoise.attacks import APGD, PGD, Noise, Search, Square, fgsm, losses
 from equipoise.evaluation.attack import Attack, Loss, NearMisses, SearchAttack
 from equipoise.evaluation.autoattack import PARTS, AutoAttackPart
 from equipoise.evaluation.cache import weights_hash
@@ -24,6 +24,9 @@ GATE_RATIOS = (10.0, 5.0, 2.0, 1.0, 1 / 2, 1 / 5, 1 / 10)
 
 NEAREST = 0.2
 """Share of its clean margin below which an image gets the longer attack of ``quick``."""
+
+QUERIES_WITHOUT_GRADIENTS = 1000
+"""Least number of queries for an image of a model without gradients."""
 
 LogitsAndGate = Callable[[Images], tuple[Tensor, Tensor]]
 
@@ -89,11 +92,12 @@ def suites_for(
         surrogates: By name, the models that ``transfer`` attacks instead of the model.
 
     Returns:
-        The suites that apply to the model.
+        The suites that apply to the model. For a model without gradients, noise and Square replace
+        the attacks that need them.
 
     Raises:
-        ValueError: If ``transfer`` is named without surrogates, if no attack is left for a model
-            without gradients, or if there are too few classes for ``autoattack``.
+        ValueError: If ``transfer`` is named without surrogates, or if there are too few classes for
+            ``autoattack``.
 
     Source:
         AFA Sec. 5.2 and Table 3; AFS Table IV; Croce and Hein 2020. Deviations in ``adaptive``:
@@ -109,6 +113,10 @@ def suites_for(
         >>> [attack.name for attack in paper.attacks]
         ['fgsm', 'pgd-10', 'pgd-20', 'cw-30-kappa-50', 'square-5000']
     """
+    if isinstance(names, str):
+        raise InvalidInput(
+            f"names must be a sequence of suites, got the text {names!r}; write [{names!r}]."
+        )
     suites = []
     for name in names:
         if name == "quick":
@@ -137,20 +145,25 @@ def suites_for(
     return suites if getattr(model, "gives_gradients", True) else _without_gradients(suites)
 
 
+def _queries(attack: Attack) -> int:
+    search = attack.search if isinstance(attack, SearchAttack) else None
+    return search.queries if isinstance(search, Square) else 0
+
+
 def _without_gradients(suites: list[Suite]) -> list[Suite]:
-    """Keep the attacks that need no gradient of the model."""
+    """Replace the attacks that need a gradient of the model by noise and Square."""
     remaining = []
     for suite in suites:
         attacks = tuple(a for a in suite.attacks if a.kind in ("black box", "transfer"))
-        if attacks:
-            remaining.append(replace(suite, attacks=attacks))
-    if not remaining:
-        raise InvalidInput(
-            "the model gives no gradients, and the suites "
-            f"{', '.join(suite.name for suite in suites)} need them; use transfer with a surrogate "
-            "that has gradients, or quick, standard or paper, which include Square."
-        )
+        if not any(attack.kind == "transfer" for attack in attacks):
+            enough = tuple(a for a in attacks if _queries(a) >= QUERIES_WITHOUT_GRADIENTS)
+            attacks = (_noise(), *(enough or (_square(queries=QUERIES_WITHOUT_GRADIENTS),)))
+        remaining.append(replace(suite, attacks=attacks))
     return remaining
+
+
+def _noise() -> Attack:
+    return SearchAttack(name="noise-100", search=Noise(draws=100), loss="margin", kind="black box")
 
 
 def _search(steps: int, restarts: int = 1) -> PGD:

@@ -2,17 +2,18 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from equipoise.attacks.goals import misclassified
 from equipoise.attacks.losses import margin
 from equipoise.attacks.threat import Threat
 from equipoise.data import Split
+from equipoise.evaluation.asked_model import AskedModel, draws_of, fold_of, misclassifies
 from equipoise.records.epsilon import format_epsilon
 from equipoise.runtime.errors import InvalidInput, RunError
-from equipoise.types import Predict
+from equipoise.types import Images, Labels, Predict
 
 LOGIT_ROUNDING = 1e-4
 """Relative change of a logit that another batch size may cause in float32, as a share of the
@@ -31,7 +32,7 @@ class Rescoring:
         images: Number of adversarial images that were evaluated again.
         batch_size: Number of images at once.
         boundary: Number of those that were correctly classified this time, because they are so
-            near the decision boundary that rounding decides.
+            near the decision boundary that rounding decides, or the draws of a randomised model.
     """
 
     images: int
@@ -83,10 +84,9 @@ def rescore(
                 f"{format_epsilon(float(epsilon[bad]))} or outside [0, 1]. The attack that made it "
                 "is wrong; fix it and evaluate again."
             )
-        logits = model(images.contiguous(memory_format=torch.channels_last))
-        correct = ~misclassified(logits, labels)
-        tolerance = LOGIT_ROUNDING * logits.abs().amax(dim=1).clamp_min(1e-6)
-        near = margin(logits, labels) >= -tolerance
+        images = images.contiguous(memory_format=torch.channels_last)
+        correct = ~misclassifies(model, images, labels, purpose="verification")
+        near = _near_boundary(model, images, labels)
         boundary += int((correct & near).sum())
         failed += int((correct & ~near).sum())
     if failed:
@@ -94,9 +94,21 @@ def rescore(
             f"{failed} of {len(adversarial)} adversarial images were classified correctly when "
             f"they were evaluated again in batches of {size} instead of {other_than}: the model is "
             "random or depends on the other images of a batch, so none of its scores is reliable. "
-            "Put every layer into eval mode and switch randomness off."
+            "Put every layer into eval mode and switch randomness off; if the model is meant to be "
+            "random, ask for its draws with --draws 10."
         )
     return Rescoring(images=len(adversarial), batch_size=size, boundary=boundary)
+
+
+def _near_boundary(model: Predict, images: Images, labels: Labels) -> Tensor:
+    """Whether rounding, or other draws of a randomised model, may decide about each image."""
+    if draws_of(model):
+        return torch.ones_like(labels, dtype=torch.bool)
+    logits, fold = model(images), fold_of(model)
+    if fold is not None:
+        logits = fold(logits, labels)
+    tolerance = LOGIT_ROUNDING * logits.abs().amax(dim=1).clamp_min(1e-6)
+    return margin(logits, labels) >= -tolerance
 
 
 @torch.no_grad()
@@ -110,14 +122,9 @@ def misclassified_images(model: Predict, split: Split, batch_size: int) -> Tenso
     for rows in torch.arange(len(split), device=split.device).split(batch_size):
         images, labels = split.batch(rows)
         logits = model(images.contiguous(memory_format=torch.channels_last))
-        if not isinstance(logits, Tensor) or logits.shape != (len(images), split.classes):
-            got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-            raise InvalidInput(
-                f"the model must return logits of shape ({len(images)}, {split.classes}), got "
-                f"{got}; the data has {split.classes} classes."
-            )
+        _check_shape(model, logits, len(images), split.classes)
         not_finite += int((~logits.isfinite()).any(dim=1).sum())
-        batches.append(misclassified(logits, labels))
+        batches.append(misclassifies(model, images, labels, clean=True))
     if not_finite:
         raise InvalidInput(
             f"the model must return finite logits, got NaN or infinity for {not_finite} of "
@@ -125,3 +132,20 @@ def misclassified_images(model: Predict, split: Split, batch_size: int) -> Tenso
             "weights that diverged, a range that float16 does not have)."
         )
     return torch.cat(batches)
+
+
+def _check_shape(model: Predict, logits: Any, images: int, classes: int) -> None:
+    rejects = isinstance(model, AskedModel) and model.reject
+    columns = classes + rejects
+    if isinstance(logits, Tensor) and logits.shape == (images, columns):
+        return
+    got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+    advice = ""
+    if rejects:
+        advice = ' and the last logit means "reject"'
+    elif isinstance(logits, Tensor) and logits.shape == (images, classes + 1):
+        advice = '. If the last logit means "reject", pass --reject-class (reject_class=True)'
+    raise InvalidInput(
+        f"the model must return logits of shape ({images}, {columns}), got {got}; the data has "
+        f"{classes} classes{advice}."
+    )

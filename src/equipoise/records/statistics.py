@@ -5,11 +5,11 @@ import math
 from equipoise.runtime.errors import InvalidInput
 
 
-def wilson_interval(hits: int, count: int, z: float = 1.96) -> tuple[float, float]:
+def wilson_interval(hits: float, count: int, z: float = 1.96) -> tuple[float, float]:
     """Wilson score interval of a proportion.
 
     Args:
-        hits: Number of successes.
+        hits: Number of successes; a sum of shares is one, too.
         count: Number of trials, 1 or more.
         z: Normal quantile; 1.96 for 95 %.
 

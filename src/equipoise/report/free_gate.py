@@ -1,6 +1,6 @@
 """What the record says about R_free, in one sentence."""
 
-from equipoise.report.table import Record
+from equipoise.report.record import Record
 
 
 def r_free_sentence(record: Record) -> str:

@@ -27,11 +27,13 @@ from equipoise.evaluation import (
 )
 from equipoise.evaluation.external_images import external_suites
 from equipoise.evaluation.free_gate import free_gate
+from equipoise.evaluation.model_kinds import ask_rightly, marks_of
 from equipoise.evaluation.self_checks import self_checks
 from equipoise.models import AdaptiveNetwork
+from equipoise.models.io.external import load_external
 from equipoise.models.io.trust import Trusted
 from equipoise.recipes import Evaluation, from_json
-from equipoise.runtime.errors import RunError
+from equipoise.runtime.errors import InvalidInput, RunError
 from equipoise.runtime.files import read_json, write_json
 from equipoise.runtime.reporter import NullReporter, Reporter
 from equipoise.runtime.run_folder import RunFolder
@@ -42,16 +44,19 @@ from equipoise.workflows.evaluation_settings import (
     EvaluationSettings,
     split_choices,
 )
-from equipoise.workflows.model_source import LoadedModel, at_preference, find_model
+from equipoise.workflows.model_source import LoadedModel, at_preference, find_model, loaded_module
+
+MARKED_IMAGES = 1000
+"""Number of images, the first ones, from which the numbers of marks are taken."""
 
 ATTACK_SHARE = 900
 """Thousandths of the progress bar for the attacks; the self-checks take the rest."""
 
 
 def evaluate(
-    model: Path | str,
+    model: Path | str | nn.Module,
     *,
-    dataset: DataSet | None = None,
+    dataset: DataSet | Split | None = None,
     data: Path | None = None,
     evaluation: Evaluation | None = None,
     checks: bool = True,
@@ -65,8 +70,10 @@ def evaluate(
 
     Args:
         model: A run folder, a model folder, ``hf://owner/name``, or an external network:
-            ``module:function``, an ONNX file or a ``torch.export`` file.
-        dataset: Data set; by default the one that the model was trained on.
+            ``module:function``, an ONNX file, a ``torch.export`` file, or an ``nn.Module`` in
+            eval mode, whose records go to ``runs/`` and the name of its class.
+        dataset: Data set, or a ``Split`` of its own; by default the one that the model was trained
+            on.
         data: Folder of that data set, if it is elsewhere on this machine.
         evaluation: Strengths, attacks and images; by default those of the model's recipe.
         checks: Run the self-checks for signs of gradient masking, and R_free for AFA models.
@@ -82,11 +89,24 @@ def evaluate(
         ValueError: If model, data and suites do not fit together.
         EvaluationError: If a result does not hold when it is computed again.
     """
+    with torch.inference_mode(False), torch.enable_grad():
+        return _evaluate(model, (dataset, data), evaluation, checks, reporter, choices)
+
+
+def _evaluate(
+    model: Path | str | nn.Module,
+    source: tuple[DataSet | Split | None, Path | None],
+    evaluation: Evaluation | None,
+    checks: bool,
+    reporter: Reporter | None,
+    choices: EvaluationChoices,
+) -> tuple[dict[str, Any], Path]:
+    _check_types(model, source[0])
     changes, choices_of_settings = split_choices(choices)
     surrogates, trust = choices.get("surrogates", ()), choices.get("trust", ())
-    loaded = resolve_model(str(model), choices.get("logits"), choices.get("preference"), trust)
-    evaluation = resolve_evaluation(str(model), loaded.card, evaluation, changes)
-    images = resolve_data(loaded.card, evaluation, dataset, data)
+    loaded = resolve_model(model, choices.get("logits"), choices.get("preference"), trust)
+    evaluation = resolve_evaluation(loaded.name, loaded.card, evaluation, changes)
+    images = resolve_data(loaded.card, evaluation, *source)
     settings = EvaluationSettings(
         evaluation=evaluation, other_data=images.other_data(loaded.card), **choices_of_settings
     )
@@ -95,6 +115,7 @@ def evaluate(
         images,
         settings,
         surrogates=load_surrogates(surrogates, trust),
+        stand_in=_stand_in(choices.get("gradient_of"), trust),
         checks=checks,
         workers=choices.get("workers", 1),
         reporter=reporter or NullReporter(),
@@ -105,8 +126,41 @@ def evaluate(
     return record, path
 
 
+def _check_types(model: Any, dataset: Any) -> None:
+    """Refuse a model or a data set of another kind with the remedy."""
+    if not isinstance(model, str | Path | nn.Module):
+        raise InvalidInput(
+            "model must be the name of a model or an nn.Module, got "
+            f"{type(model).__name__}. Wrap a function in a module whose forward calls it."
+        )
+    if dataset is not None and not isinstance(dataset, DataSet | Split):
+        raise InvalidInput(
+            f"dataset must be a DataSet or a Split, got {type(dataset).__name__}. Make a Split of "
+            "uint8 images (n, channel, height, width): "
+            "Split(images=images, labels=labels, classes=10)."
+        )
+    if dataset is None and isinstance(model, nn.Module):
+        raise InvalidInput(
+            f"{type(model).__name__} does not name its data; pass dataset=, for example "
+            "dataset=Digits().load()."
+        )
+
+
+def _stand_in(spec: str | nn.Module | None, trust: Sequence[Trusted]) -> nn.Module | None:
+    """Load the stand-in for the backward pass."""
+    if spec is None or isinstance(spec, nn.Module):
+        return spec
+    network = load_external(spec, trust)
+    if not getattr(network, "gives_gradients", True):
+        raise InvalidInput(f"{spec} gives no gradients; name a module:function or a .pt2 file.")
+    return network
+
+
 def resolve_model(
-    model: str, logits: str | None, preference: float | None, trust: Sequence[Trusted]
+    model: Path | str | nn.Module,
+    logits: str | None,
+    preference: float | None,
+    trust: Sequence[Trusted],
 ) -> LoadedModel:
     """Load a model and fix its preference, if it is conditional.
 
@@ -116,7 +170,10 @@ def resolve_model(
         preference: Lambda of a conditional network; its default if not given.
         trust: Code that a model folder names and that may run.
     """
-    loaded = find_model(model, logits, trust)
+    if isinstance(model, nn.Module):
+        loaded = loaded_module(model, logits)
+    else:
+        loaded = find_model(str(model), logits, trust)
     network, name = at_preference(loaded.network, loaded.name, preference)
     return replace(loaded, network=network, name=name)
 
@@ -173,7 +230,10 @@ class EvaluationImages:
 
 
 def resolve_data(
-    card: dict[str, Any], evaluation: Evaluation, dataset: DataSet | None, data: Path | None
+    card: dict[str, Any],
+    evaluation: Evaluation,
+    dataset: DataSet | Split | None,
+    data: Path | None,
 ) -> EvaluationImages:
     """Load the data set, if it is not given, and choose the images.
 
@@ -183,12 +243,19 @@ def resolve_data(
         dataset: The data set; by default the one that the model was trained on.
         data: Folder of that data set, if it is elsewhere on this machine.
     """
-    dataset = dataset or source_of(card, data).load()
-    part = part_of(dataset, card, evaluation.part)
+    if isinstance(dataset, Split):
+        part = Split(
+            images=dataset.images, labels=dataset.labels.clone(), classes=dataset.classes
+        )  # a clone, because labels made in inference mode cannot be used by autograd
+        name, digest = "in memory", images_hash(part)
+    else:
+        dataset = dataset or source_of(card, data).load()
+        part = part_of(dataset, card, evaluation.part)
+        name, digest = dataset.name, dataset.digest()
     chosen = slice(None) if evaluation.images is None else part.first_rows(evaluation.images)
     return EvaluationImages(
-        data=dataset.name,
-        digest=dataset.digest(),
+        data=name,
+        digest=digest,
         split=part if evaluation.images is None else part.take(chosen),
         rows=torch.arange(len(part))[chosen],
         part_size=len(part),
@@ -213,6 +280,7 @@ def run_evaluation(
     settings: EvaluationSettings,
     *,
     surrogates: Mapping[str, nn.Module],
+    stand_in: nn.Module | None = None,
     checks: bool,
     workers: int,
     reporter: Reporter,
@@ -224,6 +292,7 @@ def run_evaluation(
         images: The images and their data set.
         settings: What to do.
         surrogates: Networks of the suite ``transfer``, by name.
+        stand_in: Differentiable stand-in for the backward pass.
         checks: Run the self-checks.
         workers: Processes that share the batches.
         reporter: Receives progress.
@@ -233,7 +302,8 @@ def run_evaluation(
     """
     evaluation = settings.evaluation
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    network, split = model.network.to(device), images.split.to(device)
+    split = images.split.to(device)
+    network, marks = _as_asked(model.network.to(device), split, settings, stand_in)
     suites = _suites(network, replace(images, split=split), settings, surrogates)
     cache = evaluation_cache_folder(RunFolder(model.home).evaluations, model.name, network, split)
     reporter.begin(f"evaluate {model.name}", 0, 0)
@@ -263,6 +333,8 @@ def run_evaluation(
         epsilons=measured.epsilons,
         seed=settings.seed,
     )
+    if marks:
+        extra["marks"] = marks
     if checks:
         extra["self_checks"] = _self_checks(network, split, settings, measured, reporter)
     if checks and isinstance(network, AdaptiveNetwork):
@@ -313,6 +385,25 @@ def _suites(
         epsilons=evaluation.epsilons,
         allow_rounding=settings.allow_rounding,
     )
+
+
+def _as_asked(
+    network: nn.Module, split: Split, settings: EvaluationSettings, stand_in: nn.Module | None
+) -> tuple[nn.Module, list[dict[str, Any]]]:
+    """A model as the engine must ask it, and the marks that its record gets."""
+    evaluation = settings.evaluation
+    threat = THREATS[evaluation.norm]
+    images, labels = split.first(MARKED_IMAGES).batch(slice(None))
+    images = images.contiguous(memory_format=torch.channels_last)
+    asked = ask_rightly(
+        network,
+        images,
+        [threat(epsilon) for epsilon in sorted(set(evaluation.epsilons)) if epsilon > 0],
+        draws=settings.draws,
+        reject=settings.reject_class,
+        stand_in=None if stand_in is None else stand_in.to(split.device),
+    )
+    return asked, marks_of(asked, images, labels)
 
 
 def write_record(record: dict[str, Any], model: LoadedModel, settings: EvaluationSettings) -> Path:

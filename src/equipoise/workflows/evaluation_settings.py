@@ -7,6 +7,8 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, TypedDict
 
+from torch import nn
+
 from equipoise.evaluation.external_files import file_sha256
 from equipoise.evaluation.robustness_profile import Order, Profile
 from equipoise.evaluation.suites import SuiteName
@@ -44,6 +46,10 @@ class EvaluationChoices(TypedDict, total=False):
         images_from: Files with adversarial images that others made, scored as a further attack.
         allow_rounding: Take 8-bit images of ``images_from`` that rounding moved out of the threat
             by up to half a grey level, and move them back.
+        draws: Draws of a randomised model that attacks average; 10 if it is found to be random.
+        reject_class: Whether the last of K + 1 logits means "reject".
+        gradient_of: Differentiable stand-in for the backward pass (BPDA): ``module:function``, a
+            ``torch.export`` file or a module; it returns logits.
     """
 
     epsilons: Sequence[float]
@@ -64,6 +70,9 @@ class EvaluationChoices(TypedDict, total=False):
     preference: float | None
     images_from: Sequence[Path]
     allow_rounding: bool
+    draws: int | None
+    reject_class: bool
+    gradient_of: str | nn.Module | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +93,9 @@ class EvaluationSettings:
         allow_rounding: Move 8-bit images of those files back into the threat.
         on_profile: Called with the profile before the record is made from it. It is not part of
             what identifies the evaluation.
+        draws: Draws of a randomised model that attacks average, if asked for.
+        reject_class: Whether the last logit means "reject".
+        gradient_of: Differentiable stand-in for the backward pass.
 
     Example:
         >>> from equipoise.recipes import Evaluation
@@ -104,6 +116,9 @@ class EvaluationSettings:
     images_from: Sequence[Path] = ()
     allow_rounding: bool = False
     on_profile: Callable[[Profile], None] | None = field(default=None, compare=False)
+    draws: int | None = None
+    reject_class: bool = False
+    gradient_of: str | nn.Module | None = None
 
     def to_json(self) -> list[Any]:
         """The JSON list that a record stores under ``"settings"``.
@@ -127,6 +142,14 @@ class EvaluationSettings:
         if self.images_from:
             hashes = [file_sha256(path) for path in self.images_from]
             values.append({"images_from": hashes, "allow_rounding": self.allow_rounding})
+        kind: dict[str, Any] = {"draws": self.draws} if self.draws is not None else {}
+        if self.reject_class:
+            kind["reject_class"] = True
+        if self.gradient_of is not None:
+            named = isinstance(self.gradient_of, str)
+            kind["gradient_of"] = self.gradient_of if named else type(self.gradient_of).__name__
+        if kind:
+            values.append(kind)
         settings: list[Any] = json.loads(json.dumps(values))
         return settings
 
@@ -158,6 +181,11 @@ def split_choices(choices: EvaluationChoices) -> tuple[dict[str, Any], dict[str,
         ({'epsilons': (0.0, 0.1)}, {'seed': 3})
     """
     known = EvaluationChoices.__annotations__
+    for name in ("epsilons", "suites"):
+        if isinstance(choices.get(name, ()), (str, int, float)):
+            raise InvalidInput(
+                f"{name} must be a sequence, got {choices[name]!r}; write ({choices[name]!r},)."
+            )
     for name in choices:
         if name not in known:
             near = get_close_matches(name, known, n=1)

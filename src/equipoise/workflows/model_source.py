@@ -7,7 +7,8 @@ from typing import Any
 
 from torch import nn
 
-from equipoise.models import ConditionalNetwork, load
+from equipoise.models import AdaptiveNetwork, ConditionalNetwork, FeatureStack, load
+from equipoise.models.conditional_network import FixedPreference
 from equipoise.models.io.external import is_external, load_external
 from equipoise.models.io.hub import HUB
 from equipoise.models.io.logits_of import LogitsOf
@@ -68,6 +69,34 @@ def find_model(model: str, logits: str | None = None, trust: Sequence[Trusted] =
     return LoadedModel(
         network=network, card=card, name=name, home=home, folder=folder, weights=weights
     )
+
+
+def loaded_module(network: nn.Module, logits: str | None = None) -> LoadedModel:
+    """Describe a network in memory; its records go to ``runs/`` and the name of its class.
+
+    Args:
+        network: The network, in eval mode.
+        logits: Which part of its output holds the logits.
+
+    Raises:
+        ValueError: If it is in train mode.
+
+    Example:
+        >>> from equipoise.workflows.model_source import loaded_module
+        >>> loaded_module(nn.Flatten().eval()).home.as_posix()
+        'runs/Flatten'
+    """
+    name = type(network).__name__
+    if network.training:
+        raise InvalidInput(
+            f"{name} is in train mode, where its output depends on the batch; call .eval() first."
+        )
+    ours = isinstance(
+        network, AdaptiveNetwork | FeatureStack | ConditionalNetwork | FixedPreference
+    )
+    if logits is not None or not ours:
+        network = LogitsOf(network, logits).eval()
+    return LoadedModel(network=network, card={}, name=name, home=Path("runs") / name)
 
 
 def at_preference(network: nn.Module, name: str, preference: float | None) -> tuple[nn.Module, str]:
