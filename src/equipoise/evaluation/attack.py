@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from equipoise.attacks import Search, losses
@@ -21,6 +21,9 @@ Kind = Literal["white box", "black box", "transfer", "gate"]
 Loss = Literal["cross_entropy", "margin", "dlr", "cw", "targeted_dlr", "targeted_margin"]
 """Names of functions in ``equipoise.attacks.losses``; ``"cw"`` is ``carlini_wagner``."""
 
+WITNESSES = 8
+"""Number of unbroken images of a batch whose last point is stored, with the logits there."""
+
 Autocast = Callable[[], contextlib.AbstractContextManager[Any]]
 
 
@@ -30,20 +33,23 @@ class AttackResult:
 
     Args:
         broken: Whether a misclassified point was found, ``(batch,)``.
-        images: That point, ``(batch, channel, height, width)``; rows of unbroken images have no
-            meaning.
+        images: That point, ``(batch, channel, height, width)``; for an unbroken image the point
+            where the search ended, or the clean image if the attack does not tell.
         forward_passes: Number of images sent through a network.
         backward_passes: Number of images whose gradient was computed.
+        logits: Logits at the points of the first ``WITNESSES`` unbroken images, by which a cached
+            result is recognised as the model's own; ``EvaluationContext.run`` adds them.
     """
 
     broken: Bool[Tensor, " batch"]
     images: Images
     forward_passes: int
     backward_passes: int
+    logits: Float[Tensor, "witnesses classes"] | None = None
 
     @classmethod
     def of(cls, tracker: SuccessTracker, images: Images) -> "AttackResult":
-        """Read the result from a tracker; ``images`` fill the rows that are not broken."""
+        """Read the result from a tracker; ``images`` are the points where the search ended."""
         return cls(
             broken=tracker.broken,
             images=tracker.replace_finished(images),
@@ -158,11 +164,11 @@ class SearchAttack:
             confirm=None if autocast is contextlib.nullcontext else model,
         )
         if self.source is None:
-            self._search(tracker, model, images, threat, generator)
+            ends = self._search(tracker, model, images, threat, generator)
         else:
             predict = _under(autocast, self.source)
-            self._transfer(predict, tracker, model, images, threat, generator)
-        return AttackResult.of(tracker, images)
+            ends = self._transfer(predict, tracker, model, images, threat, generator)
+        return AttackResult.of(tracker, ends)
 
     def describe(self) -> dict[str, Any]:
         """Return the settings for the record and the cache key."""
@@ -194,17 +200,21 @@ class SearchAttack:
         images: Images,
         threat: Threat,
         generator: torch.Generator,
-    ) -> None:
+    ) -> Images:
         if not self.targets:
-            _record_last_point(tracker, self.search(tracker, images, threat, generator), model)
-            return
+            ends = self.search(tracker, images, threat, generator)
+            _record_last_point(tracker, ends, model)
+            return ends
+        ends = images
         with torch.no_grad():
             wrong_classes = _wrong_classes(model(images), tracker.labels)
         for number in range(min(self.targets, wrong_classes.shape[1])):
             if bool(tracker.broken.all()):
                 break
             goal = tracker.with_targets(wrong_classes[:, number])
-            _record_last_point(tracker, self.search(goal, images, threat, generator), model)
+            ends = self.search(goal, images, threat, generator)
+            _record_last_point(tracker, ends, model)
+        return ends
 
     def _transfer(
         self,
@@ -214,7 +224,7 @@ class SearchAttack:
         images: Images,
         threat: Threat,
         generator: torch.Generator,
-    ) -> None:
+    ) -> Images:
         # The goal is not the tracker: a surrogate's own mistakes neither count nor end its search.
         loss = self._loss()
 
@@ -227,6 +237,7 @@ class SearchAttack:
         with torch.no_grad():
             tracker.record(found, model(found))
         tracker.passes.forward += len(images)
+        return found
 
 
 @torch.no_grad()

@@ -14,6 +14,7 @@ from equipoise.attacks.threat import Threat
 from equipoise.data import Split
 from equipoise.evaluation.attack import AttackResult, Kind
 from equipoise.evaluation.cache import BROKEN, UNKNOWN, EvaluationCache
+from equipoise.evaluation.fresh_copy import FreshCopies
 from equipoise.evaluation.suites import Suite
 from equipoise.evaluation.verification import Rescoring, rescore
 from equipoise.evaluation.work_unit import EvaluationContext, Precision, WorkUnit
@@ -167,6 +168,8 @@ class SearchOptions:
             starts at the strongest and attacks, at each weaker one, only the images that were
             broken above it. That saves most of the time on a robust model, and misses an image that
             only a weaker attack would break.
+        copies: Copies of the model in the state in which it was given, see ``FreshCopies``; they
+            are asked again what the attacked model answers.
     """
 
     batch_size: int = 256
@@ -174,6 +177,7 @@ class SearchOptions:
     precision: Precision = "32-true"
     workers: int = 1
     order: Order = "ascending"
+    copies: FreshCopies | None = None
 
 
 def measure_profile(
@@ -211,6 +215,7 @@ def measure_profile(
             clean image, no suite is given, or a strength is out of range. A NaN under attack is not
             an error; it counts as misclassified.
         EvaluationError: If adversarial images are not misclassified a second time.
+        StatefulModelError: If there are copies, and they answer differently.
 
     Source:
         AFA Tables 1-2 and AFS Fig. 4(a) show such curves, from one attack.
@@ -255,6 +260,7 @@ def measure_profile(
         suites=suites,
         seed=seed,
         precision=options.precision,
+        copies=options.copies,
     )
     with contextlib.ExitStack() as stack:
         parallel = options.workers > 1

@@ -3,26 +3,26 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Unpack
 
 import torch
 from torch import nn
 
-from equipoise.attacks.threat import THREATS
+from equipoise.attacks.threat import THREATS, Threat
 from equipoise.data import DataSet, Split
 from equipoise.evaluation import (
-    EvaluationCache,
     EvaluationFacts,
     Profile,
     SearchOptions,
-    evaluation_cache_folder,
     images_hash,
     measure_profile,
     model_internals,
     record_of,
     suites_for,
 )
+from equipoise.evaluation.fresh_copy import FreshCopies
 from equipoise.evaluation.self_checks import self_checks
 from equipoise.models.io.trust import Trusted
 from equipoise.recipes import Evaluation, from_json
@@ -37,6 +37,7 @@ from equipoise.workflows.evaluation_settings import (
     EvaluationSettings,
     split_choices,
 )
+from equipoise.workflows.fresh_state import known_results, run_from_fresh_state
 from equipoise.workflows.model_source import LoadedModel, at_preference, find_model
 
 ATTACK_SHARE = 900
@@ -217,9 +218,34 @@ def run_evaluation(
     Returns:
         The record.
     """
-    evaluation = settings.evaluation
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    network, split = model.network.to(device), images.split.to(device)
+    model = replace(model, network=model.network.to(device))
+    images = replace(images, split=images.split.to(device))
+    run = partial(
+        _attack_and_check,
+        images=images,
+        settings=settings,
+        surrogates={name: surrogate.to(device) for name, surrogate in surrogates.items()},
+        checks=checks,
+        workers=workers,
+        reporter=reporter,
+    )
+    return run_from_fresh_state(model, images.split, _threats(settings), run, reporter.log)
+
+
+def _attack_and_check(
+    model: LoadedModel,
+    copies: FreshCopies,
+    *,
+    images: EvaluationImages,
+    settings: EvaluationSettings,
+    surrogates: Mapping[str, nn.Module],
+    checks: bool,
+    workers: int,
+    reporter: Reporter,
+) -> dict[str, Any]:
+    """Attack a model, check its score, and describe both as a record."""
+    evaluation, network, split = settings.evaluation, model.network, images.split
     suites = suites_for(
         network,
         evaluation.suites,
@@ -227,36 +253,36 @@ def run_evaluation(
         steps=evaluation.steps,
         restarts=evaluation.restarts,
         seed=settings.seed,
-        surrogates={name: surrogate.to(device) for name, surrogate in surrogates.items()},
+        surrogates=surrogates,
     )
-    cache = evaluation_cache_folder(RunFolder(model.home).evaluations, model.name, network, split)
-    reporter.begin(f"evaluate {model.name}", 0, 0)
-    began = time.monotonic()
-    measured = measure_profile(
-        network,
-        split,
-        threat=THREATS[evaluation.norm],
-        epsilons=evaluation.epsilons,
-        suites=suites,
-        seed=settings.seed,
-        options=SearchOptions(
-            batch_size=settings.batch_size,
-            cache=EvaluationCache(len(split), cache),
-            precision=settings.search_precision,
-            order=settings.order,
-            workers=workers,
-        ),
-        report=lambda text, share: reporter.step(int(ATTACK_SHARE * share), text),
-    )
-    extra = _extra_facts(model, images, settings) | model_internals(
-        network,
-        split,
-        threat=THREATS[evaluation.norm],
-        epsilons=measured.epsilons,
-        seed=settings.seed,
-    )
-    if checks and getattr(network, "gives_gradients", True):
-        extra["self_checks"] = _self_checks(network, split, settings, measured, reporter)
+    threat = THREATS[evaluation.norm]
+    known = known_results(model, copies, split, _threats(settings), reporter.log)
+    with known as (cache, fresh):
+        reporter.begin(f"evaluate {model.name}", 0, 0)
+        began = time.monotonic()
+        measured = measure_profile(
+            network,
+            split,
+            threat=threat,
+            epsilons=evaluation.epsilons,
+            suites=suites,
+            seed=settings.seed,
+            options=SearchOptions(
+                batch_size=settings.batch_size,
+                cache=cache,
+                precision=settings.search_precision,
+                order=settings.order,
+                workers=workers,
+                copies=fresh,
+            ),
+            report=lambda text, share: reporter.step(int(ATTACK_SHARE * share), text),
+        )
+        extra = _extra_facts(model, images, settings) | {"identity": cache.identity}
+        extra |= model_internals(
+            network, split, threat=threat, epsilons=measured.epsilons, seed=settings.seed
+        )
+        if checks and getattr(network, "gives_gradients", True):
+            extra["self_checks"] = _self_checks(network, split, settings, measured, reporter)
     reporter.step(1000, "done")
     return record_of(
         measured,
@@ -279,8 +305,8 @@ def run_evaluation(
 def write_record(record: dict[str, Any], model: LoadedModel, settings: EvaluationSettings) -> Path:
     """Write a record into the ``records`` folder of its model.
 
-    A record without self-checks takes over those of an earlier record of the same weights, images
-    and settings.
+    A record without self-checks takes over those of an earlier record of the same function, images
+    and settings, if the same images were broken.
 
     Args:
         record: The record; ``self_checks`` may be added to it.
@@ -295,11 +321,23 @@ def write_record(record: dict[str, Any], model: LoadedModel, settings: Evaluatio
     path = RunFolder(model.home).records / name
     if "self_checks" not in record and path.exists():
         earlier = read_json(path)
-        same = ("weights_sha256", "images_sha256", "settings")
-        if "self_checks" in earlier and all(earlier.get(key) == record.get(key) for key in same):
+        same = ("identity", "weights_sha256", "images_sha256", "settings", "broken_at")
+        known = record.get("identity") is not None
+        if (
+            known
+            and "self_checks" in earlier
+            and all(earlier.get(key) == record.get(key) for key in same)
+        ):
             record["self_checks"] = earlier["self_checks"]
     write_json(path, record)
     return path
+
+
+def _threats(settings: EvaluationSettings) -> list[Threat]:
+    """Return the threats at all strengths above 0, ascending."""
+    evaluation = settings.evaluation
+    threat = THREATS[evaluation.norm]
+    return [threat(epsilon) for epsilon in sorted(set(evaluation.epsilons)) if epsilon != 0]
 
 
 def _extra_facts(
