@@ -131,7 +131,7 @@ class EvaluationCache:
             Whether every adversarial image is misclassified, up to rounding, and whether the logits
             of the points that did not fool it are those that were stored.
         """
-        for images in self._images.values():
+        for images in filter(None, self._images.values()):
             for rows in torch.tensor(sorted(images), dtype=torch.long).split(256):
                 labels = split.batch(rows.to(split.device))[1]
                 points = torch.stack([images[row] for row in rows.tolist()]).to(split.device)
