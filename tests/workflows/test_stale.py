@@ -9,9 +9,10 @@ import tiny
 import torch
 
 from equipoise.data import DataSet
-from equipoise.runtime.files import read_json, write_json
+from equipoise.runtime.files import write_json
 from equipoise.workflows import demo
 from equipoise.workflows.evaluate import evaluate
+from equipoise.workflows.evaluation_settings import EvaluationSettings
 
 HEADER = """
 import torch
@@ -222,14 +223,15 @@ def test_a_stateful_model_has_a_finding_that_says_so(data, tmp_path):
 
 
 def test_the_demo_uses_a_record_again_only_of_the_same_weights(tmp_path, monkeypatch):
-    recipe = tiny.recipe()
-    reporter = demo.NullReporter()
-    made = demo.train_and_evaluate(recipe, tmp_path / "run", reporter=reporter)
-    calls = []
+    recipe, calls = tiny.recipe(), []
+    monkeypatch.setattr(demo, "train", lambda *arguments, **settings: None)
+    monkeypatch.setattr(demo.model_card, "weights_sha256", lambda folder: "these weights")
     monkeypatch.setattr(demo, "evaluate", lambda folder, reporter: calls.append(folder) or [{}])
-    assert demo.train_and_evaluate(recipe, tmp_path / "run", reporter=reporter) == made
-    assert calls == []
-    (path,) = (tmp_path / "run" / "records").glob("*.json")
-    write_json(path, read_json(path) | {"weights_sha256": "of another model"})
-    demo.train_and_evaluate(recipe, tmp_path / "run", reporter=reporter)
-    assert len(calls) == 1
+    settings = EvaluationSettings(evaluation=recipe.evaluation).to_json()
+    made = tiny.record() | {"weights_sha256": "these weights", "settings": settings}
+    path = tmp_path / "records" / f"{recipe.name}__seed{recipe.seed}.json"
+    changes: list[dict] = [{}, {"weights_sha256": "others"}, {"settings": []}]
+    for change in changes:
+        write_json(path, made | change)
+        demo.train_and_evaluate(recipe, tmp_path, reporter=demo.NullReporter())
+    assert len(calls) == 2
