@@ -11,14 +11,19 @@ from equipoise.evaluation.cache import (
     BROKEN,
     SURVIVED,
     UNKNOWN,
-    evaluation_cache_folder,
     fingerprint,
     images_hash,
     weights_hash,
 )
+from equipoise.evaluation.fresh_copy import FreshCopies
+from equipoise.evaluation.identity import open_cache
 from equipoise.models import with_conditioning
 from equipoise.models.io.logits_of import LogitsOf
 from equipoise.runtime.files import PART
+
+
+def cache_folder(parent, name, model, data):
+    return open_cache(parent, name, FreshCopies(model), data).folder
 
 
 def test_a_fingerprint_depends_on_weights_and_images():
@@ -73,13 +78,13 @@ def test_two_functions_with_the_same_weights_have_different_folders(tmp_path, ch
     data = split(4)
     before, after = Rounded(4.0, False).eval(), Rounded(*changed).eval()
     assert fingerprint(before, data) == fingerprint(after, data)
-    place = evaluation_cache_folder(tmp_path, "x", before, data)
-    other = evaluation_cache_folder(tmp_path, "x", after, data)
+    place = cache_folder(tmp_path, "x", before, data)
+    other = cache_folder(tmp_path, "x", after, data)
     assert place.parent == other.parent == tmp_path
     assert place.name.startswith("x_")
     assert other.name == f"{place.name}-2"
-    assert evaluation_cache_folder(tmp_path, "x", before, data) == place
-    assert evaluation_cache_folder(tmp_path, "x", after, data) == other
+    assert cache_folder(tmp_path, "x", before, data) == place
+    assert cache_folder(tmp_path, "x", after, data) == other
 
 
 def test_a_gradient_of_nan_equals_only_one_that_is_nan_too(tmp_path):
@@ -90,22 +95,22 @@ def test_a_gradient_of_nan_equals_only_one_that_is_nan_too(tmp_path):
     model, data = Root().eval(), split(4)
     places = []
     for model.keep in (1.0, 0.0, 0.0, 1.0):  # the square root's gradient at 0 is infinite
-        places.append(evaluation_cache_folder(tmp_path, "x", model, data).name)
+        places.append(cache_folder(tmp_path, "x", model, data).name)
     assert places[0] == places[3] != places[1] == places[2]
 
 
 def test_rounding_does_not_make_another_function(tmp_path):
     data, model = split(4), Rounded(1e9, False).eval()
-    place = evaluation_cache_folder(tmp_path, "x", model, data)
+    place = cache_folder(tmp_path, "x", model, data)
     model.how = [1e8, False]
-    assert evaluation_cache_folder(tmp_path, "x", model, data) == place
+    assert cache_folder(tmp_path, "x", model, data) == place
 
 
 def test_units_without_stored_answers_are_left_alone(tmp_path):
     model, data = linear().eval(), split(4)
     older = tmp_path / f"x_{fingerprint(model, data)[:12]}"
     (older / "pgd_1").mkdir(parents=True)
-    assert evaluation_cache_folder(tmp_path, "x", model, data) == older.with_name(f"{older.name}-2")
+    assert cache_folder(tmp_path, "x", model, data) == older.with_name(f"{older.name}-2")
 
 
 def test_a_model_that_cannot_be_evaluated_leaves_no_files(tmp_path):
@@ -116,7 +121,7 @@ def test_a_model_that_cannot_be_evaluated_leaves_no_files(tmp_path):
     empty = linear().eval()
     nn.init.constant_(empty[-1].bias, torch.nan)
     for model in (Answers().eval(), linear().train(), empty):
-        assert evaluation_cache_folder(tmp_path, "x", model, split(4)).parent == tmp_path
+        assert cache_folder(tmp_path, "x", model, split(4)).parent == tmp_path
     assert not list(tmp_path.iterdir())
 
 

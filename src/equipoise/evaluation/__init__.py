@@ -3,10 +3,10 @@
 from equipoise.evaluation.attack import Attack, AttackResult, SearchAttack
 from equipoise.evaluation.cache import (
     EvaluationCache,
-    evaluation_cache_folder,
     fingerprint,
     images_hash,
 )
+from equipoise.evaluation.identity import open_cache
 from equipoise.evaluation.quick_accuracy import robust_accuracy
 from equipoise.evaluation.record import EvaluationFacts, model_internals, record_of
 from equipoise.evaluation.robustness_profile import (
@@ -30,11 +30,11 @@ __all__ = [
     "SearchOptions",
     "Suite",
     "SuiteName",
-    "evaluation_cache_folder",
     "fingerprint",
     "images_hash",
     "measure_profile",
     "model_internals",
+    "open_cache",
     "record_of",
     "robust_accuracy",
     "suites_for",

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from equipoise.attacks import Search, losses
@@ -23,6 +23,9 @@ Kind = Literal["white box", "black box", "transfer", "gate", "external"]
 Loss = Literal["cross_entropy", "margin", "dlr", "cw", "targeted_dlr", "targeted_margin"]
 """Names of functions in ``equipoise.attacks.losses``; ``"cw"`` is ``carlini_wagner``."""
 
+WITNESSES = 8
+"""Number of unbroken images of a batch whose last point is stored, with the logits there."""
+
 Autocast = Callable[[], contextlib.AbstractContextManager[Any]]
 
 
@@ -32,20 +35,23 @@ class AttackResult:
 
     Args:
         broken: Whether a misclassified point was found, ``(batch,)``.
-        images: That point, ``(batch, channel, height, width)``; rows of unbroken images have no
-            meaning.
+        images: That point, ``(batch, channel, height, width)``; for an unbroken image the point
+            where the search ended, or the clean image if the attack does not tell.
         forward_passes: Number of images sent through a network.
         backward_passes: Number of images whose gradient was computed.
+        logits: Logits at the points of the first ``WITNESSES`` unbroken images, by which a cached
+            result is recognised as the model's own; ``EvaluationContext.run`` adds them.
     """
 
     broken: Bool[Tensor, " batch"]
     images: Images
     forward_passes: int
     backward_passes: int
+    logits: Float[Tensor, "witnesses classes"] | None = None
 
     @classmethod
     def of(cls, tracker: SuccessTracker, images: Images, calls: int = 1) -> "AttackResult":
-        """Read the result from a tracker; ``images`` fill the rows that are not broken.
+        """Read the result from a tracker; ``images`` are the points where the search ended.
 
         ``calls`` is the number of passes through the network that one pass of the tracker is.
         """
@@ -157,11 +163,11 @@ class SearchAttack:
         """
         tracker = _tracker(model, labels, self._loss(), autocast, self.joint)
         if self.source is None:
-            self._search(tracker, model, images, threat, generator)
+            ends = self._search(tracker, model, images, threat, generator)
         else:
             predict = _under(autocast, self.source)
-            self._transfer(predict, tracker, model, images, threat, generator)
-        return AttackResult.of(tracker, images, calls=max(1, draws_of(model)))
+            ends = self._transfer(predict, tracker, model, images, threat, generator)
+        return AttackResult.of(tracker, ends, calls=max(1, draws_of(model)))
 
     def describe(self) -> dict[str, Any]:
         """Return the settings for the record and the cache key."""
@@ -193,10 +199,12 @@ class SearchAttack:
         images: Images,
         threat: Threat,
         generator: torch.Generator,
-    ) -> None:
+    ) -> Images:
         if not self.targets:
-            _record_last_point(tracker, self.search(tracker, images, threat, generator), model)
-            return
+            ends = self.search(tracker, images, threat, generator)
+            _record_last_point(tracker, ends, model)
+            return ends
+        ends = images
         with torch.no_grad():
             logits = model(images)
             if tracker.fold is not None:
@@ -206,7 +214,9 @@ class SearchAttack:
             if bool(tracker.broken.all()):
                 break
             goal = tracker.with_targets(wrong_classes[:, number])
-            _record_last_point(tracker, self.search(goal, images, threat, generator), model)
+            ends = self.search(goal, images, threat, generator)
+            _record_last_point(tracker, ends, model)
+        return ends
 
     def _transfer(
         self,
@@ -216,7 +226,7 @@ class SearchAttack:
         images: Images,
         threat: Threat,
         generator: torch.Generator,
-    ) -> None:
+    ) -> Images:
         # The goal is not the tracker: a surrogate's own mistakes neither count nor end its search.
         loss = self._loss()
 
@@ -225,7 +235,9 @@ class SearchAttack:
             tracker.passes.backward += len(points)
             return loss(source(points), tracker.labels)
 
-        _record_last_point(tracker, self.search(goal, images, threat, generator), model)
+        found = self.search(goal, images, threat, generator)
+        _record_last_point(tracker, found, model)
+        return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -279,7 +291,7 @@ class NearMisses:
         with torch.no_grad():
             clean, reached = (_margin(model, x, labels) for x in (images, points))
         tracker.passes.forward += 2 * len(images)
-        result = AttackResult.of(tracker, images, calls=max(1, draws_of(model)))
+        result = AttackResult.of(tracker, points, calls=max(1, draws_of(model)))
         near = (~tracker.broken & (reached > self.nearest * clean)).nonzero().squeeze(1)
         if not len(near):
             return result

@@ -6,8 +6,7 @@ shared between processes, or continued at more strengths.
 """
 
 import hashlib
-import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +16,18 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
+from equipoise.attacks.goals import misclassified
+from equipoise.attacks.losses import margin
 from equipoise.data import Split
-from equipoise.evaluation.attack import AttackResult
+from equipoise.evaluation.attack import WITNESSES, AttackResult
+from equipoise.evaluation.fresh_copy import FreshCopies, differs
+from equipoise.evaluation.source_hash import source_hash
+from equipoise.evaluation.verification import LOGIT_ROUNDING
 from equipoise.runtime.errors import RunError
 from equipoise.runtime.files import STALE_SECONDS, clear_temporaries, write_bytes
 from equipoise.types import Images
 
 UNKNOWN, SURVIVED, BROKEN = 0, 1, 2
-ANSWERS = "answers.safetensors"
-"""File in a cache folder with the logits and an input gradient of the model it belongs to."""
-
-ANSWER_TOLERANCE = 1e-3
-"""Relative L2 distance up to which two answers count as equal: other threads, another device."""
 
 
 class EvaluationCache:
@@ -39,6 +38,7 @@ class EvaluationCache:
     Args:
         count: Number of images under evaluation.
         folder: Folder of the units; ``None`` keeps them in memory only.
+        identity: What function and which images the results are of, for the record.
 
     Raises:
         RunError: If a unit on disk names an image beyond ``count``. A damaged unit is deleted and
@@ -62,12 +62,12 @@ class EvaluationCache:
         [2]
     """
 
-    def __init__(self, count: int, folder: Path | None = None) -> None:
-        self.count = count
-        self.folder = folder
+    def __init__(self, count: int, folder: Path | None = None, identity: str | None = None) -> None:
+        self.count, self.folder, self.identity = count, folder, identity
         self._outcomes: dict[str, Tensor] = {}
         self._images: dict[str, dict[int, Tensor]] = {}
         self._costs: dict[str, list[float]] = {}
+        self._witnesses: list[tuple[Tensor, Tensor]] = []  # points of unbroken images, and logits
         if folder is not None and folder.is_dir():
             for key_folder in sorted(path for path in folder.iterdir() if path.is_dir()):
                 clear_temporaries(key_folder, older=STALE_SECONDS)
@@ -101,6 +101,9 @@ class EvaluationCache:
                 [result.forward_passes, result.backward_passes, seconds], dtype=torch.float64
             ),
         }
+        if result.logits is not None:
+            unbroken = result.images.detach().cpu()[~broken][:WITNESSES]
+            tensors |= {"witnesses": unbroken.contiguous(), "logits": result.logits.cpu()}
         if self.folder is not None:
             digest = hashlib.sha256(tensors["rows"].numpy().tobytes()).hexdigest()[:8]
             path = self.folder / key / f"{int(rows[0]):08d}_{len(rows)}_{digest}.safetensors"
@@ -116,6 +119,30 @@ class EvaluationCache:
         """Yield the row and the adversarial image ``(1, channel, height, width)`` of each break."""
         for row, image in sorted(self._images.get(key, {}).items()):
             yield row, image[None]
+
+    def is_of(self, copies: FreshCopies, split: Split) -> bool:
+        """Ask a model again what the results say; see whether they can be its own.
+
+        Args:
+            copies: Copies of the model, which are asked.
+            split: The images of the evaluation.
+
+        Returns:
+            Whether every adversarial image is misclassified, up to rounding, and whether the logits
+            of the points that did not fool it are those that were stored.
+        """
+        for images in filter(None, self._images.values()):
+            for rows in torch.tensor(sorted(images), dtype=torch.long).split(256):
+                labels = split.batch(rows.to(split.device))[1]
+                points = torch.stack([images[row] for row in rows.tolist()]).to(split.device)
+                logits = copies.ask(points)
+                slack = LOGIT_ROUNDING * logits.abs().amax(dim=1).clamp_min(1e-6)
+                if bool((~misclassified(logits, labels) & (margin(logits, labels) < -slack)).any()):
+                    return False
+        return not any(
+            bool(differs(copies.ask(points.to(split.device)), logits).any())
+            for points, logits in self._witnesses
+        )
 
     def _outcomes_of(self, key: str) -> Tensor:
         return self._outcomes.setdefault(key, torch.full((self.count,), UNKNOWN, dtype=torch.int8))
@@ -133,6 +160,8 @@ class EvaluationCache:
                 f"evaluation; delete {self.folder}."
             )
         self._add(key, tensors)
+        if "witnesses" in tensors and len(tensors["witnesses"]):
+            self._witnesses.append((tensors["witnesses"], tensors["logits"]))
 
     def _add(self, key: str, tensors: dict[str, Tensor]) -> None:
         rows, broken = tensors["rows"], tensors["broken"].bool()
@@ -147,101 +176,13 @@ class EvaluationCache:
             costs[index] += value
 
 
-def evaluation_cache_folder(parent: Path, name: str, model: nn.Module, split: Split) -> Path:
-    """Return the cache folder of exactly this function on exactly these images.
-
-    Weights do not determine what a network computes: its code, or a setting that is not a weight,
-    may have changed. So each folder also holds the network's logits and an input gradient. If they
-    differ from those of ``model``, the folder belongs to another function.
+def fingerprint(model: nn.Module, split: Split, modules: Sequence[str] = ()) -> str:
+    """Return a hash of a model's weights and source, and of the images and labels.
 
     Args:
-        parent: Folder of all caches of a model.
-        name: Name of the model.
-        model: The network, in eval mode.
+        model: The model.
         split: The images under evaluation.
-
-    Returns:
-        A folder named after the fingerprint, with a number appended if another function took the
-        name first. It holds the model's answers, if the model has any.
-
-    Raises:
-        RunError: If the answers cannot be written.
-
-    Example:
-        >>> import tempfile, torch
-        >>> from pathlib import Path
-        >>> from equipoise.data import Split
-        >>> from equipoise.evaluation import evaluation_cache_folder
-        >>> images = torch.zeros(2, 1, 2, 2, dtype=torch.uint8)
-        >>> split = Split(images=images, labels=torch.tensor([0, 1]), classes=4)
-        >>> model = torch.nn.Flatten().eval()
-        >>> with tempfile.TemporaryDirectory() as parent:
-        ...     folder = evaluation_cache_folder(Path(parent), "cnn", model, split)
-        ...     print(folder.name[:4], [path.name for path in folder.iterdir()])
-        cnn_ ['answers.safetensors']
-    """
-    first_folder = parent / f"{name}_{fingerprint(model, split)[:12]}"
-    answers = _answers(model, split)
-    if not answers:
-        return first_folder
-    for number in itertools.count(1):
-        suffix = "" if number == 1 else f"-{number}"
-        folder = first_folder.with_name(f"{first_folder.name}{suffix}")
-        path = folder / ANSWERS
-        try:
-            stored_answers = safetensors.torch.load_file(path)
-        except (safetensors.SafetensorError, OSError):
-            if folder.exists() and any(entry.is_dir() for entry in folder.iterdir()):
-                continue  # units without answers: their function is unknown
-            write_bytes(path, safetensors.torch.save(answers))
-            return folder
-        if _agree(stored_answers, answers):
-            return folder
-    raise AssertionError("itertools.count is infinite")
-
-
-def _answers(model: nn.Module, split: Split) -> dict[str, Tensor]:
-    """Return the logits of a few images, and the gradient of the sum of their squares.
-
-    Empty for a model in train mode or without finite logits; the evaluation refuses it later with
-    a better message.
-    """
-    if model.training:
-        return {}
-    images, _ = split.batch(slice(0, 16))
-    points = images.contiguous(memory_format=torch.channels_last).requires_grad_(True)
-    devices = [points.device] if points.device.type == "cuda" else []
-    with (
-        torch.random.fork_rng(devices=devices),
-        torch.enable_grad(),
-        torch.autocast(points.device.type, enabled=False),
-    ):
-        logits = model(points)
-        if not isinstance(logits, Tensor) or not bool(logits.isfinite().all()):
-            return {}
-        answers = {"logits": logits}
-        if getattr(model, "gives_gradients", True) and logits.requires_grad:
-            squares = logits.square().sum()
-            (gradient,) = torch.autograd.grad(squares, points, allow_unused=True)
-            answers["gradient"] = torch.zeros_like(points) if gradient is None else gradient
-    return {name: value.detach().cpu().float().contiguous() for name, value in answers.items()}
-
-
-def _agree(stored: dict[str, Tensor], answers: dict[str, Tensor]) -> bool:
-    """Return whether two answers are equal up to rounding."""
-    return stored.keys() == answers.keys() and all(
-        torch.equal(stored[name].isfinite(), value.isfinite())
-        and bool(_finite(stored[name] - value).norm() <= ANSWER_TOLERANCE * _finite(value).norm())
-        for name, value in answers.items()
-    )
-
-
-def _finite(values: Tensor) -> Tensor:
-    return values.nan_to_num(0.0, 0.0, 0.0)
-
-
-def fingerprint(model: nn.Module, split: Split) -> str:
-    """Return a hash of a model's weights and of the images and labels under evaluation.
+        modules: Names of further modules that the model comes from, see ``source_hash``.
 
     Returns:
         64 hexadecimal digits.
@@ -256,14 +197,14 @@ def fingerprint(model: nn.Module, split: Split) -> str:
         >>> fingerprint(model, split) == fingerprint(model, relabelled)
         False
     """
-    digest = _weights_digest(model)
+    digest = _weights_digest(model, modules)
     digest.update(images_hash(split).encode())
     hexadecimal: str = digest.hexdigest()
     return hexadecimal
 
 
 def weights_hash(model: nn.Module) -> str:
-    """Return a short hash of a model's architecture (its ``repr``) and weights.
+    """Return a short hash of a model's architecture (its ``repr``), source and weights.
 
     Returns:
         12 hexadecimal digits.
@@ -280,8 +221,9 @@ def weights_hash(model: nn.Module) -> str:
     return _weights_digest(model).hexdigest()[:12]
 
 
-def _weights_digest(model: nn.Module) -> Any:
+def _weights_digest(model: nn.Module, modules: Sequence[str] = ()) -> Any:
     digest = hashlib.sha256(repr(model).encode())
+    digest.update((source_hash(model, modules) or "").encode())
     for name, value in sorted(model.state_dict().items()):
         digest.update(name.encode())
         content = value.detach().cpu().contiguous().view(-1).view(torch.uint8)  # any dtype

@@ -14,6 +14,7 @@ from equipoise.data import Split
 from equipoise.evaluation.asked_model import AskedModel
 from equipoise.evaluation.attack import AttackResult, Kind
 from equipoise.evaluation.cache import BROKEN, UNKNOWN, EvaluationCache
+from equipoise.evaluation.fresh_copy import FreshCopies
 from equipoise.evaluation.single_draw import single_draw_accuracy
 from equipoise.evaluation.suites import Suite
 from equipoise.evaluation.verification import Rescoring, misclassified_images, rescore
@@ -173,6 +174,8 @@ class SearchOptions:
             starts at the strongest and attacks, at each weaker one, only the images that were
             broken above it. That saves most of the time on a robust model, and misses an image that
             only a weaker attack would break.
+        copies: Copies of the model in the state in which it was given, see ``FreshCopies``; they
+            are asked again what the attacked model answers.
     """
 
     batch_size: int = 256
@@ -180,6 +183,7 @@ class SearchOptions:
     precision: Precision = "32-true"
     workers: int = 1
     order: Order = "ascending"
+    copies: FreshCopies | None = None
 
 
 def measure_profile(
@@ -217,6 +221,7 @@ def measure_profile(
             clean image, no suite is given, or a strength is out of range. A NaN under attack is not
             an error; it counts as misclassified.
         EvaluationError: If adversarial images are not misclassified a second time.
+        StatefulModelError: If there are copies, and they answer differently.
 
     Source:
         AFA Tables 1-2 and AFS Fig. 4(a) show such curves, from one attack.
@@ -262,6 +267,7 @@ def measure_profile(
         suites=suites,
         seed=seed,
         precision=options.precision,
+        copies=options.copies,
     )
     with contextlib.ExitStack() as stack:
         parallel = options.workers > 1

@@ -6,7 +6,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -17,14 +17,16 @@ from torch import Tensor, nn
 
 from equipoise.attacks.threat import Threat
 from equipoise.data import Split
-from equipoise.evaluation.attack import Attack, AttackResult, Autocast
+from equipoise.evaluation.attack import WITNESSES, Attack, AttackResult, Autocast
 from equipoise.evaluation.external_images import ExternalImages
+from equipoise.evaluation.fresh_copy import FreshCopies, StatefulModelError, ask, differs
 from equipoise.evaluation.suites import Suite
 from equipoise.evaluation.verification import EvaluationError
 from equipoise.models.attack_mode.context import attack_mode
 from equipoise.records.epsilon import format_epsilon
 from equipoise.runtime.environment import version
 from equipoise.runtime.seeds import derive_seed
+from equipoise.types import Logits
 
 Precision = Literal["32-true", "bf16-mixed"]
 PACKAGE = Path(__file__).parents[1]
@@ -107,6 +109,8 @@ class EvaluationContext:
         suites: The suites, in order.
         seed: Random seed of all attacks.
         precision: Precision of the searches; what they find is confirmed in float32.
+        copies: Copies of the model that have not been asked anything; they are asked again where a
+            search ended without success. ``None`` if the model is known to have no state.
     """
 
     model: nn.Module
@@ -115,6 +119,7 @@ class EvaluationContext:
     suites: Sequence[Suite]
     seed: int
     precision: Precision = "32-true"
+    copies: FreshCopies | None = None
 
     def key(self, suite: int, attack: int, epsilon: float) -> str:
         """Return the cache key of an attack at a strength; it changes with the attacks' code."""
@@ -132,6 +137,8 @@ class EvaluationContext:
 
         Raises:
             EvaluationError: If the attack failed; the message names the attack and the images.
+            StatefulModelError: If a fresh copy of the model answers differently where the search
+                ended.
         """
         suite, epsilon, device = self.suites[unit.suite], unit.epsilon, self.split.device
         attack = suite.attacks[unit.attack]
@@ -155,7 +162,23 @@ class EvaluationContext:
                 f"{first} to {last}: {error}. Finished units are kept; run the same command again "
                 "to continue, or leave this suite out."
             ) from error
-        return result, time.monotonic() - started
+        return self._with_witnesses(result), time.monotonic() - started
+
+    def _with_witnesses(self, result: AttackResult) -> AttackResult:
+        """Add the logits where the search ended, and ask a fresh copy there as well."""
+        points = result.images[~result.broken].detach()
+        if not len(points):
+            return result
+        logits: Logits = ask(self.model, points[:WITNESSES])
+        if self.copies is not None:
+            used, fresh = ask(self.model, points), self.copies.ask(points)
+            changed = int(differs(fresh, used).sum())
+            if changed:
+                raise StatefulModelError(
+                    f"under attack the model answers {changed} of {len(points)} questions in "
+                    "another way than a fresh copy of it."
+                )
+        return replace(result, logits=logits.float())
 
     def _key_name(self, attack: Attack, epsilon: float) -> str:
         return AttackKey(

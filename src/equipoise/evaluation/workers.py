@@ -12,6 +12,7 @@ from typing import Any, Literal
 import torch
 
 from equipoise.evaluation.attack import AttackResult
+from equipoise.evaluation.fresh_copy import StatefulModelError
 from equipoise.evaluation.verification import EvaluationError
 from equipoise.evaluation.work_unit import EvaluationContext, WorkUnit
 from equipoise.runtime.malloc import keep_freed_memory
@@ -89,8 +90,8 @@ class Workers:
             for connection in [connection for connection in busy if connection in ready]:
                 with _report_death():
                     kind, content = connection.recv()
-                if kind == "error":
-                    raise EvaluationError(content)
+                if kind != "result":
+                    raise (StatefulModelError if kind == "stateful" else EvaluationError)(content)
                 yield busy.pop(connection), *_unpack(content)
                 free.append(connection)
 
@@ -123,10 +124,14 @@ def _work(connection: Connection, number: int, threads: int) -> None:
                 connection.send(("result", _pack(*context.run(unit))))
             except EvaluationError as error:
                 connection.send(("error", str(error)))
+            except StatefulModelError as error:
+                connection.send(("stateful", str(error)))
 
 
 def _move(context: EvaluationContext, device: str) -> EvaluationContext:
     context.model.to(device)
+    if context.copies is not None:
+        context.copies.pristine.to(device)
     for suite in context.suites:
         for attack in suite.attacks:
             source = getattr(attack, "source", None)
@@ -142,16 +147,18 @@ def _pack(result: AttackResult, seconds: float) -> tuple[Any, ...]:
         result.images.detach().cpu().contiguous().numpy(),
         result.forward_passes,
         result.backward_passes,
+        None if result.logits is None else result.logits.cpu().numpy(),
         seconds,
     )
 
 
 def _unpack(content: tuple[Any, ...]) -> tuple[AttackResult, float]:
-    broken, images, forward_passes, backward_passes, seconds = content
+    broken, images, forward_passes, backward_passes, logits, seconds = content
     result = AttackResult(
         broken=torch.from_numpy(broken),
         images=torch.from_numpy(images),
         forward_passes=forward_passes,
         backward_passes=backward_passes,
+        logits=None if logits is None else torch.from_numpy(logits),
     )
     return result, seconds

@@ -11,7 +11,9 @@ from equipoise.recipes import RECIPES, Recipe
 from equipoise.records.files import read_record
 from equipoise.runtime.reporter import NullReporter, Reporter
 from equipoise.runtime.run_folder import RunFolder
+from equipoise.workflows import model_card
 from equipoise.workflows.evaluate import evaluate
+from equipoise.workflows.evaluation_settings import EvaluationSettings
 from equipoise.workflows.train import train
 
 DEMO = ("standard_digits", "pgd_at_digits", "afa_digits", "afs_digits")
@@ -60,4 +62,10 @@ def train_and_evaluate(recipe: Recipe, folder: Path, *, reporter: Reporter) -> d
     """
     train(recipe, folder, resume=True, reporter=reporter)
     path = RunFolder(folder).records / f"{recipe.name}__seed{recipe.seed}.json"
-    return read_record(path) if path.exists() else evaluate(folder, reporter=reporter)[0]
+    if path.exists():
+        record = read_record(path)
+        weights = model_card.weights_sha256(RunFolder(folder).model)
+        settings = EvaluationSettings(evaluation=recipe.evaluation).to_json()
+        if record.get("weights_sha256") == weights and record.get("settings") == settings:
+            return record
+    return evaluate(folder, reporter=reporter)[0]

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -10,15 +11,13 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from equipoise.attacks.threat import THREATS
+from equipoise.attacks.threat import THREATS, Threat
 from equipoise.data import DataSet, Split
 from equipoise.evaluation import (
-    EvaluationCache,
     EvaluationFacts,
     Profile,
     SearchOptions,
     Suite,
-    evaluation_cache_folder,
     images_hash,
     measure_profile,
     model_internals,
@@ -27,6 +26,7 @@ from equipoise.evaluation import (
 )
 from equipoise.evaluation.external_images import external_suites
 from equipoise.evaluation.free_gate import free_gate
+from equipoise.evaluation.fresh_copy import FreshCopies
 from equipoise.evaluation.model_kinds import ask_rightly, marks_of
 from equipoise.evaluation.self_checks import self_checks
 from equipoise.models import AdaptiveNetwork
@@ -44,6 +44,7 @@ from equipoise.workflows.evaluation_settings import (
     EvaluationSettings,
     split_choices,
 )
+from equipoise.workflows.fresh_state import known_results, run_from_fresh_state
 from equipoise.workflows.model_source import LoadedModel, at_preference, find_model, loaded_module
 
 MARKED_IMAGES = 1000
@@ -300,45 +301,70 @@ def run_evaluation(
     Returns:
         The record.
     """
-    evaluation = settings.evaluation
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    split = images.split.to(device)
-    network, marks = _as_asked(model.network.to(device), split, settings, stand_in)
-    suites = _suites(network, replace(images, split=split), settings, surrogates)
-    cache = evaluation_cache_folder(RunFolder(model.home).evaluations, model.name, network, split)
-    reporter.begin(f"evaluate {model.name}", 0, 0)
-    began = time.monotonic()
-    measured = measure_profile(
-        network,
-        split,
-        threat=THREATS[evaluation.norm],
-        epsilons=evaluation.epsilons,
-        suites=suites,
-        seed=settings.seed,
-        options=SearchOptions(
-            batch_size=settings.batch_size,
-            cache=EvaluationCache(len(split), cache),
-            precision=settings.search_precision,
-            order=settings.order,
-            workers=workers,
-        ),
-        report=lambda text, share: reporter.step(int(ATTACK_SHARE * share), text),
+    images = replace(images, split=images.split.to(device))
+    network = _as_asked(model.network.to(device), images.split, settings, stand_in)
+    model = replace(model, network=network)
+    run = partial(
+        _attack_and_check,
+        images=images,
+        settings=settings,
+        surrogates=surrogates,
+        checks=checks,
+        workers=workers,
+        reporter=reporter,
     )
-    if settings.on_profile is not None:
-        settings.on_profile(measured)
-    extra = _extra_facts(model, images, settings) | model_internals(
-        network,
-        split,
-        threat=THREATS[evaluation.norm],
-        epsilons=measured.epsilons,
-        seed=settings.seed,
-    )
-    if marks:
-        extra["marks"] = marks
-    if checks:
-        extra["self_checks"] = _self_checks(network, split, settings, measured, reporter)
-    if checks and isinstance(network, AdaptiveNetwork):
-        extra["r_free"] = _r_free(network, split, settings, measured)
+    return run_from_fresh_state(model, images.split, _threats(settings), run, reporter.log)
+
+
+def _attack_and_check(
+    model: LoadedModel,
+    copies: FreshCopies,
+    *,
+    images: EvaluationImages,
+    settings: EvaluationSettings,
+    surrogates: Mapping[str, nn.Module],
+    checks: bool,
+    workers: int,
+    reporter: Reporter,
+) -> dict[str, Any]:
+    """Attack a model, check its score, and describe both as a record."""
+    evaluation, network, split = settings.evaluation, model.network, images.split
+    suites = _suites(network, images, settings, surrogates)
+    threat = THREATS[evaluation.norm]
+    known = known_results(model, copies, split, _threats(settings), reporter.log)
+    with known as (cache, fresh):
+        reporter.begin(f"evaluate {model.name}", 0, 0)
+        began = time.monotonic()
+        measured = measure_profile(
+            network,
+            split,
+            threat=threat,
+            epsilons=evaluation.epsilons,
+            suites=suites,
+            seed=settings.seed,
+            options=SearchOptions(
+                batch_size=settings.batch_size,
+                cache=cache,
+                precision=settings.search_precision,
+                order=settings.order,
+                workers=workers,
+                copies=fresh,
+            ),
+            report=lambda text, share: reporter.step(int(ATTACK_SHARE * share), text),
+        )
+        if settings.on_profile is not None:
+            settings.on_profile(measured)
+        extra = _extra_facts(model, images, settings) | {"identity": cache.identity}
+        extra |= model_internals(
+            network, split, threat=threat, epsilons=measured.epsilons, seed=settings.seed
+        )
+        if marks := marks_of(network, *split.first(MARKED_IMAGES).batch(slice(None))):
+            extra["marks"] = marks
+        if checks:
+            extra["self_checks"] = _self_checks(network, split, settings, measured, reporter)
+        if checks and isinstance(network, AdaptiveNetwork):
+            extra["r_free"] = _r_free(network, split, settings, measured)
     reporter.step(1000, "done")
     return record_of(
         measured,
@@ -389,28 +415,26 @@ def _suites(
 
 def _as_asked(
     network: nn.Module, split: Split, settings: EvaluationSettings, stand_in: nn.Module | None
-) -> tuple[nn.Module, list[dict[str, Any]]]:
-    """A model as the engine must ask it, and the marks that its record gets."""
+) -> nn.Module:
+    """A model as the engine must ask it."""
     evaluation = settings.evaluation
     threat = THREATS[evaluation.norm]
-    images, labels = split.first(MARKED_IMAGES).batch(slice(None))
-    images = images.contiguous(memory_format=torch.channels_last)
-    asked = ask_rightly(
+    images, _ = split.first(MARKED_IMAGES).batch(slice(None))
+    return ask_rightly(
         network,
-        images,
+        images.contiguous(memory_format=torch.channels_last),
         [threat(epsilon) for epsilon in sorted(set(evaluation.epsilons)) if epsilon > 0],
         draws=settings.draws,
         reject=settings.reject_class,
         stand_in=None if stand_in is None else stand_in.to(split.device),
     )
-    return asked, marks_of(asked, images, labels)
 
 
 def write_record(record: dict[str, Any], model: LoadedModel, settings: EvaluationSettings) -> Path:
     """Write a record into the ``records`` folder of its model.
 
-    A record without self-checks takes over those of an earlier record of the same weights, images
-    and settings.
+    A record without self-checks takes over those of an earlier record of the same function, images
+    and settings, if the same images were broken.
 
     Args:
         record: The record; ``self_checks`` may be added to it.
@@ -425,11 +449,23 @@ def write_record(record: dict[str, Any], model: LoadedModel, settings: Evaluatio
     path = RunFolder(model.home).records / name
     if "self_checks" not in record and path.exists():
         earlier = read_json(path)
-        same = ("weights_sha256", "images_sha256", "settings")
-        if "self_checks" in earlier and all(earlier.get(key) == record.get(key) for key in same):
+        same = ("identity", "weights_sha256", "images_sha256", "settings", "broken_at")
+        known = record.get("identity") is not None
+        if (
+            known
+            and "self_checks" in earlier
+            and all(earlier.get(key) == record.get(key) for key in same)
+        ):
             record["self_checks"] = earlier["self_checks"]
     write_json(path, record)
     return path
+
+
+def _threats(settings: EvaluationSettings) -> list[Threat]:
+    """Return the threats at all strengths above 0, ascending."""
+    evaluation = settings.evaluation
+    threat = THREATS[evaluation.norm]
+    return [threat(epsilon) for epsilon in sorted(set(evaluation.epsilons)) if epsilon != 0]
 
 
 def _extra_facts(

@@ -14,6 +14,7 @@ from equipoise.models.io.hub import HUB
 from equipoise.models.io.logits_of import LogitsOf
 from equipoise.models.io.model_folder import locate, read_config
 from equipoise.models.io.trust import Trusted
+from equipoise.records.redaction import functions_named
 from equipoise.runtime.errors import InvalidInput
 from equipoise.workflows import model_card
 
@@ -29,6 +30,7 @@ class LoadedModel:
         home: The folder that gets its records: a run folder, or a folder laid out like one.
         folder: Its model folder, if it has one.
         weights: SHA-256 of the weights file when the network was loaded.
+        modules: Names of the modules whose functions built it, if they are not Equipoise's own.
     """
 
     network: nn.Module
@@ -37,6 +39,7 @@ class LoadedModel:
     home: Path
     folder: Path | None = None
     weights: str | None = None
+    modules: tuple[str, ...] = ()
 
 
 def find_model(model: str, logits: str | None = None, trust: Sequence[Trusted] = ()) -> LoadedModel:
@@ -56,9 +59,14 @@ def find_model(model: str, logits: str | None = None, trust: Sequence[Trusted] =
     if is_external(model):
         name = Path(model).name if Path(model).is_file() else model.replace(":", ".")
         network: nn.Module = LogitsOf(load_external(model, trust), logits).eval()
-        return LoadedModel(network=network, card={}, name=name, home=Path("runs") / name)
+        modules: tuple[str, ...] = () if Path(model).is_file() else (model.partition(":")[0],)
+        return LoadedModel(
+            network=network, card={}, name=name, home=Path("runs") / name, modules=modules
+        )
     folder = locate(model)
-    card = read_config(folder)["card"]
+    document = read_config(folder)
+    card = document["card"]
+    modules = tuple(name.partition(":")[0] for name in functions_named(document["model"]))
     network = load(folder, trust=trust)
     weights = model_card.weights_sha256(folder)  # now, because the folder may be rewritten later
     if logits is not None:
@@ -67,7 +75,13 @@ def find_model(model: str, logits: str | None = None, trust: Sequence[Trusted] =
     # Records do not belong in the cache of the hub.
     home = Path("runs") / name if model.startswith(HUB) else model_card.home_of(folder)
     return LoadedModel(
-        network=network, card=card, name=name, home=home, folder=folder, weights=weights
+        network=network,
+        card=card,
+        name=name,
+        home=home,
+        folder=folder,
+        weights=weights,
+        modules=modules,
     )
 
 
