@@ -6,7 +6,8 @@ from torch import nn
 
 from equipoise.attacks import APGD
 from equipoise.attacks.apgd import checkpoints
-from equipoise.attacks.goals import SuccessTracker, cross_entropy, margin
+from equipoise.attacks.finishable_goals import SuccessTracker
+from equipoise.attacks.goals import cross_entropy, margin
 from equipoise.attacks.losses import margin as margin_loss
 from equipoise.attacks.threat import L2, Linf
 

@@ -3,6 +3,7 @@ import torch
 from torch import nn
 
 from equipoise.attacks import goals, losses
+from equipoise.attacks.finishable_goals import EarlyStoppedGoal
 
 
 @pytest.fixture
@@ -81,7 +82,7 @@ def test_a_success_tracker_stores_detached_copies():
 
 def test_an_early_stopped_goal_keeps_the_point_where_it_finished():
     clean, labels = dark_then(0.1), torch.tensor([0])
-    goal = goals.EarlyStoppedGoal(
+    goal = EarlyStoppedGoal(
         first_pixel_as_logits,
         clean,
         labels,

@@ -3,7 +3,8 @@ import torch
 from torch import nn
 
 from equipoise.attacks import Square
-from equipoise.attacks.goals import SuccessTracker, cross_entropy, margin
+from equipoise.attacks.finishable_goals import SuccessTracker
+from equipoise.attacks.goals import cross_entropy, margin
 from equipoise.attacks.losses import margin as margin_loss
 from equipoise.attacks.square import bump
 from equipoise.attacks.threat import L2, Linf

@@ -7,7 +7,7 @@ from torch import nn
 
 from equipoise.attacks.threat import L2, Linf
 from equipoise.evaluation import EvaluationError, Suite, suites_for
-from equipoise.evaluation.robustness_profile import NEVER
+from equipoise.evaluation.profile import NEVER
 from equipoise.evaluation.verification import rescore
 
 

@@ -6,7 +6,7 @@ from tiny import images_and_labels, linear, wide_resnet
 from torch import nn
 
 from equipoise.attacks import PGD
-from equipoise.attacks.goals import SuccessTracker
+from equipoise.attacks.finishable_goals import SuccessTracker
 from equipoise.attacks.losses import cross_entropy, gate_cross_entropy
 from equipoise.attacks.threat import Linf
 from equipoise.evaluation import SearchAttack, suites_for

@@ -7,7 +7,7 @@ from tiny import digits
 from equipoise.attacks.threat import Linf
 from equipoise.data import Split
 from equipoise.evaluation import self_checks as module
-from equipoise.evaluation.robustness_profile import AttackOutcome, Profile
+from equipoise.evaluation.profile import AttackOutcome, Profile
 from equipoise.evaluation.self_check_finding import Finding
 from equipoise.evaluation.self_checks import self_checks
 from equipoise.evaluation.verification import Rescoring

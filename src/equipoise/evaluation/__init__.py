@@ -7,14 +7,10 @@ from equipoise.evaluation.cache import (
     images_hash,
 )
 from equipoise.evaluation.identity import open_cache
+from equipoise.evaluation.profile import AttackOutcome, Profile
 from equipoise.evaluation.quick_accuracy import robust_accuracy
 from equipoise.evaluation.record import EvaluationFacts, model_internals, record_of
-from equipoise.evaluation.robustness_profile import (
-    AttackOutcome,
-    Profile,
-    SearchOptions,
-    measure_profile,
-)
+from equipoise.evaluation.robustness_profile import SearchOptions, measure_profile
 from equipoise.evaluation.suites import Suite, SuiteName, suites_for
 from equipoise.evaluation.verification import EvaluationError
 

@@ -11,7 +11,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from equipoise.attacks import Search, losses
-from equipoise.attacks.goals import JointForward, SuccessTracker
+from equipoise.attacks.finishable_goals import SuccessTracker
+from equipoise.attacks.goals import JointForward
 from equipoise.attacks.threat import Threat, select_rows
 from equipoise.evaluation.asked_model import draws_of, fold_of, misclassifies
 from equipoise.types import Images, Labels, Logits, PerImage, Predict

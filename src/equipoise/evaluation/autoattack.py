@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from equipoise.attacks.goals import PassCount
+from equipoise.attacks.finishable_goals import PassCount
 from equipoise.attacks.threat import Linf, Threat
 from equipoise.evaluation.asked_model import fold_of, misclassifies
 from equipoise.evaluation.attack import Attack, AttackResult, Autocast, Kind

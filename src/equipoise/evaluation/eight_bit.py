@@ -7,7 +7,8 @@ import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
-from equipoise.attacks.goals import SuccessTracker, value_and_gradient
+from equipoise.attacks.finishable_goals import SuccessTracker
+from equipoise.attacks.goals import value_and_gradient
 from equipoise.attacks.losses import margin
 from equipoise.attacks.threat import L2, Threat
 from equipoise.types import Images, Labels, Predict

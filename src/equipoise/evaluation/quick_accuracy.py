@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from equipoise.attacks import Search
-from equipoise.attacks.goals import SuccessTracker, misclassified
+from equipoise.attacks.finishable_goals import SuccessTracker
+from equipoise.attacks.goals import misclassified
 from equipoise.attacks.losses import margin
 from equipoise.attacks.threat import Threat
 from equipoise.data import Split

@@ -13,8 +13,8 @@ from equipoise.attacks import PGD
 from equipoise.attacks.goals import cross_entropy
 from equipoise.attacks.threat import Threat
 from equipoise.data import Split
+from equipoise.evaluation.profile import NEVER, Profile
 from equipoise.evaluation.random_draws import interval_of_mean
-from equipoise.evaluation.robustness_profile import NEVER, Profile
 from equipoise.evaluation.suites import Suite
 from equipoise.models import AdaptiveNetwork, FeatureStack
 from equipoise.models.attack_mode.context import attack_mode

@@ -10,12 +10,13 @@ from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
 from equipoise.attacks import PGD, Search, Square, losses
-from equipoise.attacks.goals import SuccessTracker, value_and_gradient
+from equipoise.attacks.finishable_goals import SuccessTracker
+from equipoise.attacks.goals import value_and_gradient
 from equipoise.attacks.threat import L2, Linf, Threat, broadcast_epsilon, select_rows
 from equipoise.data import Split
 from equipoise.evaluation.asked_model import draws_of, fold_of, misclassifies
 from equipoise.evaluation.attack import Attack, Kind
-from equipoise.evaluation.robustness_profile import NEVER, Profile
+from equipoise.evaluation.profile import NEVER, Profile
 from equipoise.evaluation.self_check_finding import Verdict, grade
 from equipoise.evaluation.self_check_measures import scale_free_cross_entropy
 from equipoise.runtime.errors import InvalidInput

@@ -14,7 +14,7 @@ from equipoise.attacks.threat import Threat
 from equipoise.data import Split
 from equipoise.evaluation import self_check_attacks, self_check_gradients
 from equipoise.evaluation.asked_model import draws_of
-from equipoise.evaluation.robustness_profile import Profile
+from equipoise.evaluation.profile import Profile
 from equipoise.evaluation.self_check_context import SelfCheckContext
 from equipoise.evaluation.self_check_finding import Finding
 from equipoise.evaluation.self_check_measures import relative_difference

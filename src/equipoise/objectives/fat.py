@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from equipoise.attacks import goals
+from equipoise.attacks.finishable_goals import EarlyStoppedGoal
 from equipoise.attacks.goals import Goal
 from equipoise.objectives.base import Batch
 from equipoise.objectives.mart import MART
@@ -60,7 +60,7 @@ class FAT:
 
     def goal(self, predict: Predict, clean: Images, labels: Labels) -> Goal:
         """Return the base objective's goal, stopped early on each image."""
-        return goals.EarlyStoppedGoal(predict, clean, labels, self.over.goal, tau=self.tau)
+        return EarlyStoppedGoal(predict, clean, labels, self.over.goal, tau=self.tau)
 
     def losses(self, batch: Batch) -> dict[str, PerImage]:
         """Compute the base objective's losses."""

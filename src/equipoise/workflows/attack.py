@@ -21,13 +21,13 @@ from equipoise.runtime.errors import InvalidInput
 from equipoise.runtime.reporter import NullReporter, Reporter
 from equipoise.runtime.seeds import derive_seed
 from equipoise.workflows.adversarial_files import AdversarialFolder, StrengthImages
-from equipoise.workflows.evaluate import (
+from equipoise.workflows.evaluate import run_evaluation
+from equipoise.workflows.evaluation_inputs import (
     EvaluationImages,
     load_surrogates,
     resolve_data,
     resolve_evaluation,
     resolve_model,
-    run_evaluation,
 )
 from equipoise.workflows.evaluation_settings import (
     EvaluationChoices,

@@ -1,15 +1,14 @@
 """Evaluate a model and write the record beside it."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Unpack
 
 import torch
-from jaxtyping import Int
-from torch import Tensor, nn
+from torch import nn
 
 from equipoise.attacks.threat import THREATS, Threat
 from equipoise.data import DataSet, Split
@@ -30,22 +29,27 @@ from equipoise.evaluation.fresh_copy import FreshCopies
 from equipoise.evaluation.model_kinds import ask_rightly, marks_of
 from equipoise.evaluation.self_checks import self_checks
 from equipoise.models import AdaptiveNetwork
-from equipoise.models.io.external import load_external
-from equipoise.models.io.trust import Trusted
-from equipoise.recipes import Evaluation, from_json
-from equipoise.runtime.errors import InvalidInput, RunError
+from equipoise.recipes import Evaluation
 from equipoise.runtime.files import read_json, write_json
 from equipoise.runtime.reporter import NullReporter, Reporter
 from equipoise.runtime.run_folder import RunFolder
 from equipoise.workflows import model_card
-from equipoise.workflows.datasets import part_of, source_of
+from equipoise.workflows.evaluation_inputs import (
+    EvaluationImages,
+    check_types,
+    load_stand_in,
+    load_surrogates,
+    resolve_data,
+    resolve_evaluation,
+    resolve_model,
+)
 from equipoise.workflows.evaluation_settings import (
     EvaluationChoices,
     EvaluationSettings,
     split_choices,
 )
 from equipoise.workflows.fresh_state import known_results, run_from_fresh_state
-from equipoise.workflows.model_source import LoadedModel, at_preference, find_model, loaded_module
+from equipoise.workflows.model_source import LoadedModel
 
 MARKED_IMAGES = 1000
 """Number of images, the first ones, from which the numbers of marks are taken."""
@@ -102,7 +106,7 @@ def _evaluate(
     reporter: Reporter | None,
     choices: EvaluationChoices,
 ) -> tuple[dict[str, Any], Path]:
-    _check_types(model, source[0])
+    check_types(model, source[0])
     changes, choices_of_settings = split_choices(choices)
     surrogates, trust = choices.get("surrogates", ()), choices.get("trust", ())
     loaded = resolve_model(model, choices.get("logits"), choices.get("preference"), trust)
@@ -116,7 +120,7 @@ def _evaluate(
         images,
         settings,
         surrogates=load_surrogates(surrogates, trust),
-        stand_in=_stand_in(choices.get("gradient_of"), trust),
+        stand_in=load_stand_in(choices.get("gradient_of"), trust),
         checks=checks,
         workers=choices.get("workers", 1),
         reporter=reporter or NullReporter(),
@@ -125,154 +129,6 @@ def _evaluate(
     if loaded.folder is not None and model_card.home_of(loaded.folder) == loaded.home:
         model_card.write_card(loaded.folder)
     return record, path
-
-
-def _check_types(model: Any, dataset: Any) -> None:
-    """Refuse a model or a data set of another kind with the remedy."""
-    if not isinstance(model, str | Path | nn.Module):
-        raise InvalidInput(
-            "model must be the name of a model or an nn.Module, got "
-            f"{type(model).__name__}. Wrap a function in a module whose forward calls it."
-        )
-    if dataset is not None and not isinstance(dataset, DataSet | Split):
-        raise InvalidInput(
-            f"dataset must be a DataSet or a Split, got {type(dataset).__name__}. Make a Split of "
-            "uint8 images (n, channel, height, width): "
-            "Split(images=images, labels=labels, classes=10)."
-        )
-    if dataset is None and isinstance(model, nn.Module):
-        raise InvalidInput(
-            f"{type(model).__name__} does not name its data; pass dataset=, for example "
-            "dataset=Digits().load()."
-        )
-
-
-def _stand_in(spec: str | nn.Module | None, trust: Sequence[Trusted]) -> nn.Module | None:
-    """Load the stand-in for the backward pass."""
-    if spec is None or isinstance(spec, nn.Module):
-        return spec
-    network = load_external(spec, trust)
-    if not getattr(network, "gives_gradients", True):
-        raise InvalidInput(f"{spec} gives no gradients; name a module:function or a .pt2 file.")
-    return network
-
-
-def resolve_model(
-    model: Path | str | nn.Module,
-    logits: str | None,
-    preference: float | None,
-    trust: Sequence[Trusted],
-) -> LoadedModel:
-    """Load a model and fix its preference, if it is conditional.
-
-    Args:
-        model: The model, as for ``evaluate``.
-        logits: Which part of its output holds the logits.
-        preference: Lambda of a conditional network; its default if not given.
-        trust: Code that a model folder names and that may run.
-    """
-    if isinstance(model, nn.Module):
-        loaded = loaded_module(model, logits)
-    else:
-        loaded = find_model(str(model), logits, trust)
-    network, name = at_preference(loaded.network, loaded.name, preference)
-    return replace(loaded, network=network, name=name)
-
-
-def resolve_evaluation(
-    model: str, card: dict[str, Any], evaluation: Evaluation | None, changes: Mapping[str, Any]
-) -> Evaluation:
-    """The evaluation that was given, or the one in the model's card, with the changes applied.
-
-    Args:
-        model: What the refusal calls the model.
-        card: The model's card; empty for an external model.
-        evaluation: The evaluation, if one was given.
-        changes: Fields to change.
-
-    Raises:
-        RunError: If neither evaluation, card nor changes name the strengths.
-    """
-    if evaluation is None and "evaluation" in card:
-        evaluation = from_json(card["evaluation"], Evaluation)
-    if evaluation is not None:
-        return replace(evaluation, **changes)
-    if "epsilons" not in changes:
-        raise RunError(
-            f"{model} has no recipe that says how to evaluate it; name the strengths with "
-            "--epsilons."
-        )
-    return Evaluation(**changes)
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvaluationImages:
-    """The images that a model is evaluated on.
-
-    Args:
-        data: Name of the data set.
-        digest: Hash of the whole data set.
-        split: The images chosen from it.
-        rows: Row of each of them in its part of the data set.
-        part_size: Number of images of that part.
-    """
-
-    data: str
-    digest: str
-    split: Split
-    rows: Int[Tensor, " n"]
-    part_size: int
-
-    def other_data(self, card: dict[str, Any]) -> tuple[str, str] | None:
-        """Name and digest of the data set, unless a card says that the model was trained on it."""
-        same = card.get("data") == self.data
-        same = same and card.get("data_digest", self.digest) == self.digest
-        return None if same else (self.data, self.digest)
-
-
-def resolve_data(
-    card: dict[str, Any],
-    evaluation: Evaluation,
-    dataset: DataSet | Split | None,
-    data: Path | None,
-) -> EvaluationImages:
-    """Load the data set, if it is not given, and choose the images.
-
-    Args:
-        card: The model's card.
-        evaluation: Which part of the data set, and how many images of it.
-        dataset: The data set; by default the one that the model was trained on.
-        data: Folder of that data set, if it is elsewhere on this machine.
-    """
-    if isinstance(dataset, Split):
-        part = Split(
-            images=dataset.images, labels=dataset.labels.clone(), classes=dataset.classes
-        )  # a clone, because labels made in inference mode cannot be used by autograd
-        name, digest = "in memory", images_hash(part)
-    else:
-        dataset = dataset or source_of(card, data).load()
-        part = part_of(dataset, card, evaluation.part)
-        name, digest = dataset.name, dataset.digest()
-    chosen = slice(None) if evaluation.images is None else part.first_rows(evaluation.images)
-    return EvaluationImages(
-        data=name,
-        digest=digest,
-        split=part if evaluation.images is None else part.take(chosen),
-        rows=torch.arange(len(part))[chosen],
-        part_size=len(part),
-    )
-
-
-def load_surrogates(
-    surrogates: Sequence[Path | str], trust: Sequence[Trusted]
-) -> dict[str, nn.Module]:
-    """Load surrogates under names that differ from each other. Arguments as for ``evaluate``."""
-    networks: dict[str, nn.Module] = {}
-    for surrogate in surrogates:
-        loaded = find_model(str(surrogate), None, trust)
-        name = loaded.name if loaded.name not in networks else f"{loaded.name}-{len(networks)}"
-        networks[name] = loaded.network
-    return networks
 
 
 def run_evaluation(

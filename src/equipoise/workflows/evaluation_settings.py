@@ -10,7 +10,7 @@ from typing import Any, Literal, TypedDict
 from torch import nn
 
 from equipoise.evaluation.external_files import file_sha256
-from equipoise.evaluation.robustness_profile import Order, Profile
+from equipoise.evaluation.profile import Order, Profile
 from equipoise.evaluation.suites import SuiteName
 from equipoise.models.io.trust import Trusted
 from equipoise.recipes import Evaluation, to_json
