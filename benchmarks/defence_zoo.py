@@ -18,7 +18,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -35,8 +35,8 @@ from equipoise.runtime.files import read_json, write_json
 from equipoise.workflows.evaluate import evaluate
 
 TOLERANCE = 0.03
-MARKS = ("randomised", "black_box_only", "unreliable", "stateful", "no_gradients")
-"""Keys of a record that warn of its score where they are true."""
+MARKS = ("randomised", "black box only", "stateful", "reject option")
+"""Names of a record's marks that say its score is of another kind than a plain network's."""
 
 LIMIT = 600
 """Seconds after which an evaluation is given up."""
@@ -70,20 +70,8 @@ def flags_of(record: Outcome) -> list[str]:
         for check in record.get("self_checks", ())
         if check["verdict"] != "pass"
     ]
-    rest = {key: value for key, value in record.items() if key != "self_checks"}
-    return flags + [f"mark: {mark}" for mark in _marks(rest)]
-
-
-def _marks(value: Any) -> Iterator[str]:
-    if isinstance(value, dict):
-        for key, inner in value.items():
-            if key in MARKS and inner:
-                yield key
-            else:
-                yield from _marks(inner)
-    elif isinstance(value, list):
-        for inner in value:
-            yield from _marks(inner)
+    marks = [mark["name"] for mark in record.get("marks", ())]
+    return flags + [f"mark: {name}" for name in marks if name in MARKS]
 
 
 def score(entry: Entry, protocol: Protocol, seed: int, images: int) -> Outcome:

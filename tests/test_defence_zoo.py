@@ -54,11 +54,11 @@ def test_every_defence_of_a_module_is_in_the_catalogue(zoo):
             assert not public or f"defences.{path.stem}:{name}" in names, name
 
 
-def test_flags_are_checks_that_do_not_pass_and_marks_anywhere_in_the_record(zoo):
+def test_flags_are_checks_that_do_not_pass_and_marks_of_another_kind_of_score(zoo):
     checks = [{"name": "range", "verdict": "pass"}, {"name": "black box", "verdict": "warn"}]
-    record = {"self_checks": checks, "headline": {"accuracy": [1.0], "black_box_only": True}}
-    assert zoo.flags_of(record) == ["warn: black box", "mark: black_box_only"]
-    assert zoo.flags_of({"randomised": False, "self_checks": checks[:1]}) == []
+    marks = [{"name": "black box only"}, {"name": "lower precision"}]
+    record = {"self_checks": checks, "marks": marks}
+    assert zoo.flags_of(record) == ["warn: black box", "mark: black box only"]
 
 
 def test_a_score_three_points_too_high_without_a_flag_is_a_false_score(zoo):
