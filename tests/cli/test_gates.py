@@ -9,7 +9,7 @@ import tiny
 from commands import output, refused, run
 
 from equipoise.data import Digits
-from equipoise.evaluation.self_check_context import Finding
+from equipoise.evaluation.self_check_finding import Finding
 from equipoise.recipes import Evaluation
 from equipoise.workflows.train import train
 

@@ -83,6 +83,7 @@ def test_a_misleading_model_fails_exactly_the_checks_made_for_it(make, failing):
 def test_every_check_fails_for_some_model_of_these_tests():
     caught = set().union(*(failing for _, failing in MISLEADING.values()))
     elsewhere = {"mode", "range", "gate", "missed", "grid", "collapsed", "flat curve"}
+    elsewhere |= {"finite difference"}
     assert ALL_CHECKS - caught == elsewhere  # test_self_checks_everywhere.py
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from equipoise.attacks import losses
@@ -169,7 +169,7 @@ def misclassified(logits: Logits, labels: Labels) -> Bool[Tensor, " batch"]:
     return (logits.argmax(dim=1) != labels) | logits.isnan().any(dim=1)
 
 
-def fold_reject(logits: Logits, labels: Labels) -> Logits:
+def fold_reject(logits: Logits, labels: Labels) -> Float[Tensor, "batch known"]:
     """Fold the last class, "reject", into the label's: rejecting an attacked image is no error.
 
     Args:

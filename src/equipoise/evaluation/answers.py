@@ -90,7 +90,13 @@ def answers_at(copies: FreshCopies, split: Split, threat: Threat) -> Answers:
 
 
 def agree(copies: FreshCopies, stored: Answers, device: torch.device) -> bool:
-    """Return whether a model answers the stored questions in the stored way, up to rounding."""
+    """Return whether a model answers the stored questions in the stored way, up to rounding.
+
+    Args:
+        copies: Fresh copies of the model.
+        stored: Questions and answers, as ``answers_near`` and ``answers_at`` return them.
+        device: Device of the model.
+    """
     if "points" not in stored:
         return False
     answers = _ask(copies, stored["points"].to(device))
