@@ -1,7 +1,10 @@
 """Checks look at every strength, compare gradient and function, and weigh what they find."""
 
+from dataclasses import replace
+
 import bad_models as bad
 import pytest
+import torch
 from checking import data, not_passed, outcome, run
 
 from equipoise.attacks.threat import Linf
@@ -85,21 +88,25 @@ def test_one_class_for_every_image_is_collapse():
 
 def test_guessing_is_a_warning(only):
     only("collapsed")
-    assert run(bad.network(), data(N))["collapsed"].verdict != "pass"
+    wrong = replace(data(N), labels=(data(N).labels + 3) % 10)
+    assert run(bad.standard(), wrong)["collapsed"].verdict == "warn"
     assert run(bad.standard(), data(N))["collapsed"].verdict == "pass"
 
 
 @pytest.mark.parametrize(("make", "verdict"), [(bad.Constant, "fail"), (bad.robust, "pass")])
 def test_a_flat_curve_fails_where_no_attack_breaks_it(only, make, verdict):
     only("flat curve")
-    found = run(make(), data(N), epsilons=(0.0, 0.01, 0.02))["flat curve"]
+    with torch.no_grad():
+        labels = make()(data(N).batch(slice(None))[0]).argmax(1)  # right for every image
+    on = replace(data(N), labels=labels)
+    found = run(make(), on, epsilons=(0.0, 0.01, 0.02))["flat curve"]
     assert found.numbers["strengths"] == 3
     assert found.verdict == verdict
 
 
 @pytest.mark.parametrize("factor", [50.0, 1000.0])
 def test_honest_large_logits_whose_score_is_the_truth_fail_nothing(factor):
-    accuracy, found = evaluated(bad.Times(bad.standard(), factor), 0.15)
+    accuracy, found = evaluated(bad.Times(bad.standard(), factor), 0.2)
     assert accuracy[1] < 0.15
     assert not_passed(found) == {}
 

@@ -191,7 +191,7 @@ def flat_curve(context: SelfCheckContext) -> Finding | None:
     count = context.looked_at
     return Finding.of(
         "flat curve",
-        context.grade(hits, count, warn=0.10, fail=0.30),
+        context.grade(hits, count, warn=0.01, fail=0.05),
         f"the accuracy is the same at {longest} of {len(accuracy)} strengths"
         + (
             f", and {hits} of {count} images survive an attack without a limit too."
