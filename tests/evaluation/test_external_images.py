@@ -217,7 +217,7 @@ def test_external_images_count_at_each_strength_that_their_distance_does_not_exc
     model, epsilons = bright_is_wrong(data), (0.0, 0.05, 0.09, 0.2)
     external = suites(tmp_path / "a.npy", data, epsilons=epsilons)
     quick = suites_for(model, ["quick"], classes=10, steps=1)
-    without = run(model, data, quick, epsilons=epsilons)
+    without = run(model, data, quick, epsilons=epsilons, batch_size=5)
     profile = run(model, data, [*quick, *external], epsilons=epsilons, batch_size=5)
     assert profile.accuracy("external") == pytest.approx([1.0, 1.0, 1 / 12, 1 / 12])
     assert all(a <= b for a, b in zip(profile.accuracy(), without.accuracy(), strict=True))

@@ -83,7 +83,8 @@ def test_the_record_of_an_attack_holds_its_settings():
                 assert (attack["steps"], attack["relative_step"]) == (2, 0.25)
             assert len(attack["broken_at"]) == 12
             assert len(attack["images_attacked"]) == 2
-            assert attack["forward_passes"] >= attack["backward_passes"] > 0
+            assert attack["forward_passes"] >= attack["backward_passes"]
+            assert attack["backward_passes"] > 0 or attack["search"] == "Square"
     assert found["forward_passes"] == sum(
         attack["forward_passes"] for suite in found["suites"] for attack in suite["attacks"]
     )

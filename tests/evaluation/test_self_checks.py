@@ -218,7 +218,8 @@ def test_images_that_gradients_break_too_do_not_count_for_the_black_box(only):
     assert len(found) > 30
     square = outcome("black box", broken(found.flatten().tolist()))
     found = run(bad.robust(), outcomes=[square])["black box"]
-    assert (found.verdict, found.numbers["resisting"]) == ("pass", 0.0)
+    assert found.verdict == "pass"
+    assert found.numbers["resisting"] <= 1 / IMAGES  # one, found by this check's own queries
 
 
 @pytest.mark.parametrize(

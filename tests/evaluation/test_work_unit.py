@@ -72,8 +72,13 @@ def test_results_on_disk_are_not_computed_again(tmp_path):
     )
     assert calls == []
     assert again == dataclasses.replace(
-        first, suites=again.suites, outcomes=again.outcomes, clean=again.clean
+        first,
+        suites=again.suites,
+        outcomes=again.outcomes,
+        clean=again.clean,
+        adversarial=again.adversarial,
     )
+    assert [row for row, _, _ in again.adversarial] == [row for row, _, _ in first.adversarial]
     assert again.broken_at().tolist() == first.broken_at().tolist()
     assert again.outcomes[0].forward_passes == first.outcomes[0].forward_passes
 

@@ -122,7 +122,7 @@ def test_a_stand_in_finds_what_rounding_hides():
     model = bad_models.Quantised(bad_models.standard())
     without, record = accuracy(model)[1], record_of(model, gradient_of=bad_models.standard())
     assert record["headline"]["accuracy"][1] <= accuracy(bad_models.standard())[1] + 0.08
-    assert record["headline"]["accuracy"][1] < without - 0.2
+    assert record["headline"]["accuracy"][1] < without - 0.1  # the queries of quick find some
     assert marks(record) == ["stand-in gradient"]
     assert record["marks"][0]["agreement"] > 0.9
 

@@ -121,7 +121,10 @@ def _ask(copies: FreshCopies, points: Images) -> Answers:
                     function(logits).sum(), questions, retain_graph=True, allow_unused=True
                 )
                 answers[name] = torch.zeros_like(questions) if gradient is None else gradient
-    return {name: value.detach().cpu().float().contiguous() for name, value in answers.items()}
+    return {  # copies, because a model may return a view of the points
+        name: value.detach().cpu().float().clone(memory_format=torch.contiguous_format)
+        for name, value in answers.items()
+    }
 
 
 def _ascend(

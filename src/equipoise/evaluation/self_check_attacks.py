@@ -126,7 +126,7 @@ def gate(context: SelfCheckContext) -> Finding | None:
     if attacks:
         hits, count = int((levels > 0).sum()), len(levels)
         share = min(hits / count, context.exposed)
-        verdict = context.grade(hits, count, warn=0.03, fail=0.10)
+        verdict = grade(hits, count, warn=0.03, fail=0.10) if share >= 0.005 else "pass"
         found = (
             f"{hits} of {count} images ({hits / count:.1%}) were broken only, or at a lower "
             "strength, by attacks on the weight generator or transferred from a fixed branch."
