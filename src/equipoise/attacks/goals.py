@@ -170,7 +170,7 @@ def misclassified(logits: Logits, labels: Labels) -> Bool[Tensor, " batch"]:
 
 
 def fold_reject(logits: Logits, labels: Labels) -> Float[Tensor, "batch known"]:
-    """Fold the last class, "reject", into the label's: rejecting an attacked image is no error.
+    """Fold the last class, "reject", into the label's: rejecting an attacked image is not an error.
 
     Args:
         logits: ``(batch, classes + 1)``; the last column is the logit of "reject".

@@ -43,7 +43,7 @@ class EvaluateFlags:
             read.
         draws: For a randomised model, the draws that attacks average; 10 by default if the model is
             found to be random.
-        reject_class: The last of K + 1 logits means "reject", which is no error under attack.
+        reject_class: The last of K + 1 logits means "reject", which is not an error under attack.
         gradient_of: Differentiable stand-in for the backward pass (BPDA): module:function or a
             torch.export file that returns logits.
         preferences: For OAT, the values of lambda to evaluate at; one record each.

@@ -24,7 +24,7 @@ class AskedModel(nn.Module):
     - **Randomised** (``draws`` above 0): attacks see the mean logits of fresh draws; a point counts
       as misclassified where at least half of ``VOTES`` further draws misclassify it.
     - **Reject option**: the last of K + 1 logits means "reject". A clean image is right only if its
-      label has the largest logit; under attack, rejecting it is no error.
+      label has the largest logit; under attack, rejecting it is not an error.
     - **Stand-in gradient**: forward passes are the model's, backward passes the stand-in's (BPDA).
     - **Other dtypes**: images are cast to the dtype of the model's weights and half-precision
       logits to float32. Gradients come from a float32 copy where it agrees with the model;

@@ -139,7 +139,7 @@ class _Grid:
 def _shorten(rounded: Tensor, change: Tensor, radius: float) -> Tensor:
     """Round pixels towards zero instead, those that were lengthened most first, until it fits.
 
-    Rounding all of them towards zero gives a change that is no longer than ``change`` itself.
+    Rounding all of them towards zero never makes the change longer than ``change`` itself.
     """
     flat, original = rounded.flatten(1), change.flatten(1)
     shorter = original.sign() * original.abs().floor()

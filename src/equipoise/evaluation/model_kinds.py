@@ -234,7 +234,7 @@ def _marks(model: AskedModel, images: Images, labels: Tensor) -> Iterator[dict[s
         rejected = float((logits.argmax(dim=1) == logits.shape[1] - 1).double().mean())
         yield {
             "name": "reject option",
-            "meaning": "under attack, rejecting an image is no error; a clean image that is "
+            "meaning": "under attack, rejecting an image is not an error; a clean image that is "
             "rejected is one.",
             "clean_rejected": rejected,
         }
