@@ -69,6 +69,7 @@ def test_a_plain_network_gets_no_mark_and_is_asked_as_it_is():
     assert 0.3 < record["headline"]["accuracy"][1] < record["headline"]["accuracy"][0]
 
 
+@pytest.mark.slow
 def test_noise_does_not_hide_a_standard_network():
     record = record_of(Noisy(bad_models.standard()))
     assert marks(record) == ["randomised"]
@@ -80,6 +81,7 @@ def test_noise_does_not_hide_a_standard_network():
     assert record["headline"]["accuracy"] == [min(pair) for pair in pairs]
 
 
+@pytest.mark.slow
 def test_single_draws_count_where_votes_would_flatter():
     record = record_of(Coin(bad_models.robust()), epsilons=(0.0, 0.01))
     mark, clean = record["marks"][0], accuracy(bad_models.robust())[0]
@@ -88,6 +90,7 @@ def test_single_draws_count_where_votes_would_flatter():
     assert record["headline"]["accuracy"][0] == mark["single_draw_accuracy"][0]
 
 
+@pytest.mark.slow
 def test_a_randomised_model_repeats_its_record_and_has_self_checks():
     few = {"images": 8, "steps": 2}
     first = record_of(Noisy(bad_models.standard()), checks=True, **few)
