@@ -8,6 +8,7 @@ from tiny import digits
 from torch import nn
 
 from equipoise.attacks import PGD, goals, losses
+from equipoise.attacks.finishable_goals import SuccessTracker
 from equipoise.attacks.threat import L2, Linf
 
 with warnings.catch_warnings():
@@ -68,7 +69,7 @@ def test_a_success_tracker_counts_at_least_as_many_images_as_foolbox(model):
     foolbox_model = foolbox.PyTorchModel(model, bounds=(0, 1), device="cpu")
     attack_by_foolbox = foolbox.attacks.LinfPGD(rel_stepsize=0.1, steps=STEPS)
     _, _, broken = attack_by_foolbox(foolbox_model, images, labels, epsilons=0.12)
-    tracker = goals.SuccessTracker(model, labels, losses.margin)
+    tracker = SuccessTracker(model, labels, losses.margin)
     search = PGD(steps=STEPS, relative_step=0.1, keep="best")
     search(tracker, images, Linf(0.12), torch.Generator().manual_seed(0))
     assert int(tracker.broken.sum()) >= int(broken.sum())

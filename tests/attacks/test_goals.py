@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from equipoise.attacks import goals, losses
-from equipoise.attacks.finishable_goals import EarlyStoppedGoal
+from equipoise.attacks.finishable_goals import EarlyStoppedGoal, SuccessTracker
 
 
 @pytest.fixture
@@ -39,8 +39,8 @@ def dark_then(*pixels):
 
 def test_a_success_tracker_returns_its_loss_and_the_added_term():
     images, labels = dark_then(0.2, 0.7), torch.tensor([0, 0])
-    plain = goals.SuccessTracker(first_pixel_as_logits, labels, losses.margin)
-    with_term = goals.SuccessTracker(
+    plain = SuccessTracker(first_pixel_as_logits, labels, losses.margin)
+    with_term = SuccessTracker(
         first_pixel_as_logits,
         labels,
         losses.margin,
@@ -55,7 +55,7 @@ def test_a_success_tracker_returns_its_loss_and_the_added_term():
 
 
 def test_a_success_tracker_stores_the_first_misclassified_point_of_each_image():
-    tracker = goals.SuccessTracker(first_pixel_as_logits, torch.tensor([0, 0, 0]), losses.margin)
+    tracker = SuccessTracker(first_pixel_as_logits, torch.tensor([0, 0, 0]), losses.margin)
     tracker(dark_then(0.1, 0.9, 0.1))
     tracker(dark_then(0.2, 0.1, 0.7))
     tracker(dark_then(0.3, 0.8, 0.9))
@@ -64,13 +64,13 @@ def test_a_success_tracker_stores_the_first_misclassified_point_of_each_image():
 
 
 def test_logits_of_nan_count_as_misclassified():
-    tracker = goals.SuccessTracker(first_pixel_as_logits, torch.tensor([0, 1, 0]), losses.margin)
+    tracker = SuccessTracker(first_pixel_as_logits, torch.tensor([0, 1, 0]), losses.margin)
     tracker(dark_then(torch.nan, torch.nan, 0.1))
     assert tracker.broken.tolist() == [True, True, False]
 
 
 def test_a_success_tracker_stores_detached_copies():
-    tracker = goals.SuccessTracker(first_pixel_as_logits, torch.tensor([0]), losses.margin)
+    tracker = SuccessTracker(first_pixel_as_logits, torch.tensor([0]), losses.margin)
     images = dark_then(0.9).requires_grad_(True)
     value = tracker(images)
     with torch.no_grad():

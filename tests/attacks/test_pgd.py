@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from equipoise.attacks import PGD, fgsm, goals, iterative_fgsm, losses
+from equipoise.attacks import PGD, fgsm, iterative_fgsm, losses
+from equipoise.attacks.finishable_goals import SuccessTracker
 from equipoise.attacks.threat import L2, Linf
 
 CLEAN = torch.full((2, 1, 4, 4), 0.5)
@@ -88,7 +89,7 @@ def test_a_start_of_another_shape_is_refused_and_a_valid_one_is_detached():
 
 def test_a_given_start_stays_with_its_images_when_others_are_finished():
     images = torch.full((3, 1, 8, 8), 0.5)
-    goal = goals.SuccessTracker(lambda x: x.flatten(1)[:, :2], torch.zeros(3).long(), losses.margin)
+    goal = SuccessTracker(lambda x: x.flatten(1)[:, :2], torch.zeros(3).long(), losses.margin)
     goal.record(images, torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]]))  # the second is broken
     given = images + torch.tensor([-0.1, 0.0, 0.1])[:, None, None, None]
     seen = []
@@ -180,7 +181,7 @@ def test_an_epsilon_for_other_images_is_refused():
 def test_images_finished_before_the_search_keep_their_stored_point():
     images = torch.full((3, 1, 8, 8), 0.5)
     labels = torch.zeros(3, dtype=torch.long)
-    goal = goals.SuccessTracker(lambda x: x.flatten(1)[:, :2], labels, losses.margin)
+    goal = SuccessTracker(lambda x: x.flatten(1)[:, :2], labels, losses.margin)
     goal.record(images, torch.tensor([[0.0, 1.0]] * 3))
     for restarts in (1, 2):
         search = PGD(steps=2, relative_step=0.5, restarts=restarts, keep="best")

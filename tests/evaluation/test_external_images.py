@@ -222,7 +222,7 @@ def test_external_images_count_at_each_strength_that_their_distance_does_not_exc
     assert profile.accuracy("external") == pytest.approx([1.0, 1.0, 1 / 12, 1 / 12])
     assert all(a <= b for a, b in zip(profile.accuracy(), without.accuracy(), strict=True))
     assert profile.accuracy("quick") == without.accuracy()
-    assert profile.broken_by()[0].startswith("external/a-")
+    assert any(name.startswith("external/a-") for name in profile.broken_by() if name)
     assert profile.outcomes[-1].kind == "external"
     assert profile.outcomes[-1].backward_passes == 0
     assert (profile.outcomes[-1].broken_at[3] == -1).all()
