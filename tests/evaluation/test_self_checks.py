@@ -50,22 +50,28 @@ MISLEADING = {
         lambda: bad.Probabilities(bad.standard()),
         {"probabilities"},
     ),
-    "NaN": (lambda: bad.NotNumbers(bad.robust()), {"probabilities"}),
+    "NaN": (
+        lambda: bad.NotNumbers(bad.robust()),
+        {"probabilities", "gradients", "finite difference"},
+    ),
     "logits times 100": (
         lambda: bad.Times(bad.robust(), 100.0),
-        {"gradients", "logit scale", "goals disagree"},
+        {"logit scale", "goals disagree"},
     ),
     "quantised images": (
         lambda: bad.Quantised(bad.robust()),
-        {"gradients", "black box", "huge epsilon"},
+        {"gradients", "black box", "huge epsilon", "finite difference"},
     ),
-    "no gradient at all": (lambda: bad.Detached(bad.robust()), {"gradients"}),
-    "rippled images": (lambda: bad.Rippled(bad.robust()), {"one step"}),
+    "no gradient at all": (lambda: bad.Detached(bad.robust()), {"gradients", "black box"}),
+    "rippled images": (
+        lambda: bad.Rippled(bad.robust()),
+        {"one step", "black box", "finite difference"},
+    ),
     "gradient turned round": (
         lambda: bad.Reversed(bad.robust()),
-        {"one step", "black box", "huge epsilon"},
+        {"one step", "black box", "huge epsilon", "finite difference"},
     ),
-    "slow gradient": (lambda: bad.Slow(bad.robust()), {"more steps"}),
+    "slow gradient": (lambda: bad.Slow(bad.robust()), {"black box", "finite difference"}),
     "flattened cross-entropy": (lambda: bad.flattened(), {"goals disagree"}),
 }
 
@@ -83,7 +89,8 @@ def test_a_misleading_model_fails_exactly_the_checks_made_for_it(make, failing):
 def test_every_check_fails_for_some_model_of_these_tests():
     caught = set().union(*(failing for _, failing in MISLEADING.values()))
     elsewhere = {"mode", "range", "gate", "missed", "grid", "collapsed", "flat curve"}
-    elsewhere |= {"finite difference"}
+    # The model with a slow gradient, at which "more steps" warns, fails others by now.
+    elsewhere |= {"more steps"}
     assert ALL_CHECKS - caught == elsewhere  # test_self_checks_everywhere.py
 
 
