@@ -280,8 +280,8 @@ def test_one_process_resumes_where_two_stopped(together, tmp_path):
     longer = replace(longer, schedule=replace(longer.schedule, epochs=3))
     torch.manual_seed(0)
     task = longer.build({})
-    settings = ranks_worker.IMAGES | {"loop": loop, "fabric": tiny.fabric(), "seed": 0}
-    summary = ranks_worker.fit(longer, task, folder=folder, **settings)
+    settings = ranks_worker.IMAGES | {"loop": loop}
+    summary = tiny.fit_stage(longer, task, folder, **settings)
     assert summary["epochs"] == 3
     assert len(curves(tmp_path, "pgd_at")) == 3
 
