@@ -120,9 +120,13 @@ def test_a_sound_model_is_scored_at_its_truth_without_a_flag(zoo):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["nan_gradient", "jpeg", "gaussian_noise", "without_graph"])
-def test_the_evaluation_flags_what_it_is_known_to_see_through(zoo, name):
-    assert zoo.score(entry_of(zoo, name), zoo.PROTOCOLS["quick"], seed=0, images=50)["flags"]
+@pytest.mark.parametrize(
+    ("name", "images"),
+    [("nan_gradient", 50), ("jpeg", 50), ("gaussian_noise", 5), ("without_graph", 50)],
+)
+def test_the_evaluation_flags_what_it_is_known_to_see_through(zoo, name, images):
+    protocol = zoo.PROTOCOLS["quick"]  # a randomised model is asked ten times at each point
+    assert zoo.score(entry_of(zoo, name), protocol, seed=0, images=images)["flags"]
 
 
 @pytest.mark.slow
