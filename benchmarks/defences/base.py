@@ -117,7 +117,7 @@ def trained(
     """Train a network with Adam, or read the weights of an earlier training of that name.
 
     Args:
-        name: Of the file of weights.
+        name: Name of the weights file.
         build: Builds the network.
         loss: What training minimises.
         seed: Random seed of weights and batches.

@@ -32,7 +32,7 @@ class Decoy(Defence):
         super().__init__(net)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(11)
-            self.decoy = [network().eval()]  # in a list, so that it is no part of the weights
+            self.decoy = [network().eval()]  # in a list, which keeps it out of the weights
 
     def forward(self, images: Tensor) -> Tensor:
         with torch.no_grad():

@@ -29,7 +29,7 @@ class Sound(Defence):
 
     Args:
         net: The network.
-        change: Of the logits.
+        change: Function that changes the logits.
         fallback: A network in ordinary float32 with the same predictions, which the attacker
             attacks too; for networks in low precision.
     """
