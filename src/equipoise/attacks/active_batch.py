@@ -28,7 +28,7 @@ class ActiveBatch:
     Example:
         >>> import torch
         >>> from equipoise.attacks.active_batch import ActiveBatch
-        >>> from equipoise.attacks.goals import SuccessTracker
+        >>> from equipoise.attacks.finishable_goals import SuccessTracker
         >>> from equipoise.attacks.losses import margin
         >>> from equipoise.attacks.threat import Linf
         >>> predict = lambda images: torch.cat([0.5 - images, images - 0.5], dim=1)[:, :, 0, 0]

@@ -81,7 +81,8 @@ class EarlyStoppedGoal:
 
     Example:
         >>> import torch
-        >>> from equipoise.attacks.goals import EarlyStoppedGoal, margin
+        >>> from equipoise.attacks.finishable_goals import EarlyStoppedGoal
+        >>> from equipoise.attacks.goals import margin
         >>> predict = lambda images: torch.cat([0.5 - images, images - 0.5], dim=1)[:, :, 0, 0]
         >>> make_goal = lambda predict, clean, labels: margin(predict, labels)
         >>> clean, label = torch.zeros(1, 1, 1, 1), torch.tensor([0])
@@ -168,7 +169,7 @@ class SuccessTracker:
     Example:
         >>> import torch
         >>> from equipoise.attacks import PGD, losses
-        >>> from equipoise.attacks.goals import SuccessTracker
+        >>> from equipoise.attacks.finishable_goals import SuccessTracker
         >>> from equipoise.attacks.threat import Linf
         >>> predict = lambda images: torch.cat([0.5 - images, images - 0.5], dim=1)[:, :, 0, 0]
         >>> clean = torch.tensor([0.45, 0.2]).reshape(2, 1, 1, 1)
