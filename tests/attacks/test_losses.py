@@ -146,3 +146,33 @@ def test_the_loss_of_uniform_logits_is_the_log_of_the_class_count():
     logits = torch.zeros(1, 100)
     value = losses.cross_entropy(logits, torch.tensor([7])).item()
     assert value == pytest.approx(math.log(100))
+
+
+EVERY_LOSS = {
+    "cross_entropy": lambda logits, labels: losses.cross_entropy(logits, labels),
+    "soft_cross_entropy": lambda logits, labels: losses.soft_cross_entropy(
+        logits, torch.full((2, 5), 0.2, dtype=torch.float64)
+    ),
+    "kl_divergence": lambda logits, labels: losses.kl_divergence(logits, logits.flip(1)),
+    "boosted_cross_entropy": losses.boosted_cross_entropy,
+    "margin": losses.margin,
+    "dlr": losses.dlr,
+    "targeted_margin": lambda logits, labels: losses.targeted_margin(logits, labels, labels + 1),
+    "targeted_dlr": lambda logits, labels: losses.targeted_dlr(logits, labels, labels + 1),
+    "gate_cross_entropy": lambda logits, labels: losses.gate_cross_entropy(logits[:, 0], 0.3),
+    "carlini_wagner": lambda logits, labels: losses.carlini_wagner(logits, labels, kappa=5.0),
+}
+
+
+@pytest.mark.parametrize("loss", EVERY_LOSS.values(), ids=EVERY_LOSS)
+def test_float64_logits_are_not_lowered_to_float32(loss):
+    """Torch's check compares the gradient with central differences, to 1e-6 in float64."""
+    labels = torch.tensor([0, 3])
+    logits = (FIVE.double() + torch.arange(5) / 7).requires_grad_()
+    assert loss(logits, labels).dtype == torch.float64
+    assert torch.autograd.gradcheck(lambda given: loss(given, labels), (logits,))
+
+
+@pytest.mark.parametrize("loss", EVERY_LOSS.values(), ids=EVERY_LOSS)
+def test_half_precision_logits_are_raised_to_float32(loss):
+    assert loss(FIVE.bfloat16(), torch.tensor([0, 3])).dtype == torch.float32

@@ -1,3 +1,4 @@
+import json
 from dataclasses import replace
 from functools import partial
 
@@ -22,6 +23,7 @@ from equipoise.methods.afa import BranchTask, GateTask
 from equipoise.models import fuse_branches, with_branches
 from equipoise.models.afa.weight_generator import WeightGenerator
 from equipoise.objectives import AVM, FAT, IAT, MART, PGDAT, TLA, TRADES, Standard
+from equipoise.training.metrics import METRICS
 
 STRENGTHS = (0.0, 0.05, 0.2)
 
@@ -228,6 +230,109 @@ def test_each_branch_sees_only_images_of_its_own_strength_in_training(objective,
             assert torch.allclose(images, torch.full_like(images, STRENGTHS[path]))
 
 
+def in_training(task: BranchTask) -> list[tuple[int, object]]:
+    """Rows and branch of every forward pass in training mode, from now on."""
+    seen: list[tuple[int, object]] = []
+
+    def record(module, inputs, settings):
+        if module.training:
+            seen.append((len(inputs[0]), settings["branch"]))
+
+    task.network.register_forward_pre_hook(record, with_kwargs=True)
+    return seen
+
+
+@pytest.mark.parametrize("split_batch", [False, True])
+@pytest.mark.parametrize("objective", [TRADES(), MART(), FAT(over=TRADES(), tau=1)], ids=repr)
+def test_clean_images_are_predicted_once_a_step(objective, split_batch):
+    """And BN_0's statistics move once, whatever the number of attacked branches."""
+    task = BranchTask(branched(), method(objective=objective, split_batch=split_batch)).train()
+    seen = in_training(task)
+    step(task)
+    assert [rows for rows, branch in seen if branch == 0] == [8]
+    norms = task.network.network.stages[0][0].norm1.norm.norms
+    assert [int(norm.num_batches_tracked) for norm in norms] == [1, 1, 1]
+
+
+@pytest.mark.parametrize("objective", [TRADES(), MART()], ids=repr)
+def test_the_recalled_prediction_gives_the_losses_and_gradients_of_a_repeated_one(objective):
+    """In float64 and training mode, against K - 1 predictions of the clean images a step."""
+    task = BranchTask(branched().double(), method(objective=objective)).train()
+    images, labels = images_and_labels()
+    images = images.double()
+    generator = torch.Generator().manual_seed(0)
+    terms = task(images, labels, generator, 0.0)
+    terms["loss"].backward()
+    ours = {name: p.grad.clone() for name, p in task.named_parameters()}
+    task = BranchTask(branched().double(), method(objective=objective)).train()
+    batch = task._attack(
+        objective,
+        (1, 2),
+        torch.cat([images, images]),
+        labels.repeat(2),
+        torch.Generator().manual_seed(0),
+        0.0,
+    )
+    first = losses.cross_entropy(task.network(images, branch=0), labels).mean()
+    rest = objective.losses(batch)["loss"].chunk(2)
+    expected = (first + sum(part.mean() for part in rest)) / 3
+    torch.testing.assert_close(terms["loss"], expected, rtol=1e-10, atol=0)
+    expected.backward()
+    for name, parameter in task.named_parameters():
+        torch.testing.assert_close(ours[name], parameter.grad, rtol=1e-7, atol=1e-10)
+
+
+def test_the_clean_term_through_path_k_is_a_switch():
+    """Algorithm 1 as it reads after "switch to kth path": TRADES, all of it through branch k."""
+    own = method(objective=TRADES(), clean_term="own_branch")
+    task = BranchTask(branched(), own).eval()
+    terms = step(task)
+    images, labels = images_and_labels()
+    adversarial = task._attack(
+        TRADES(),
+        (1, 2),
+        torch.cat([images, images]),
+        labels.repeat(2),
+        torch.Generator().manual_seed(0),
+        0.0,
+    ).adversarial.chunk(2)
+    for k in (1, 2):
+        clean, attacked = (task.network(given, branch=k) for given in (images, adversarial[k - 1]))
+        expected = losses.cross_entropy(clean, labels) + 6 * losses.kl_divergence(attacked, clean)
+        assert torch.allclose(terms[f"loss_{k}"], expected.mean(), atol=1e-5)
+
+
+def test_an_unknown_clean_term_is_refused(no_shape_checks):
+    with pytest.raises(ValueError, match="clean_term must be branch_0 or own_branch, got 'k'"):
+        method(clean_term="k")
+
+
+@every_objective
+def test_eq_3_read_literally_adds_a_cross_entropy_to_every_attacked_path(objective, attacks):
+    plain, literal = (
+        BranchTask(branched(), method(objective=objective, adds_cross_entropy=adds)).eval()
+        for adds in (False, True)
+    )
+    before, after = step(plain), step(literal)
+    labels = images_and_labels()[1]
+    adversarial = (
+        attacks[-1]["adversarial"].chunk(2)
+        if objective.per_image_loss
+        else [call["adversarial"] for call in attacks[-2:]]
+    )
+    assert torch.allclose(before["loss_0"], after["loss_0"], atol=1e-6)
+    for k in (1, 2):
+        extra = losses.cross_entropy(literal.network(adversarial[k - 1], branch=k), labels).mean()
+        assert torch.allclose(after[f"loss_{k}"], before[f"loss_{k}"] + extra, atol=1e-5)
+
+
+def test_eq_3s_cross_entropy_costs_no_forward_pass():
+    task = BranchTask(branched(), method(adds_cross_entropy=True)).train()
+    seen = in_training(task)
+    step(task)
+    assert seen == [(8, 0), (16, (1, 2))]
+
+
 def test_an_objective_that_mixes_images_is_attacked_one_strength_at_a_time(attacks):
     step(BranchTask(branched(), method(objective=IAT())).train())
     assert [attack["epsilon"].tolist() for attack in attacks] == [
@@ -375,6 +480,34 @@ def test_the_logged_weights_are_means_over_clean_and_most_attacked_images(attack
         most = task.network.logits_and_weight(attacks[0]["adversarial"][top])[1].mean()
     assert torch.allclose(terms["weight_clean"], clean, atol=1e-6)
     assert torch.allclose(terms["weight_attacked"], most, atol=1e-6)
+
+
+def test_the_weight_of_images_that_the_batch_lacks_is_unknown_not_zero(monkeypatch):
+    replace_attacks(monkeypatch, lambda search, clean, **call: clean)
+    task = gate_task(pairs=True).eval()  # all clean images, and some attacked ones
+    drawn = torch.full((8,), 0, dtype=torch.long)
+    monkeypatch.setattr(afa, "randint", lambda *_: drawn)  # the lower strength for every image
+    terms = step(task)
+    assert bool(terms["weight_attacked"].isnan())
+    assert 0 < float(terms["weight_clean"]) < 1
+
+
+def test_the_mean_of_an_epoch_counts_only_steps_that_know_the_weight(tmp_path, monkeypatch):
+    """The first step has no most attacked image, the others have nothing else."""
+    _, gate = method().stages(partial(wide_resnet, 2))
+    task, calls = gate.build({"branches": branched(classes=2)}), []
+
+    def drawn(count, rows, generator):
+        calls.append(rows)
+        return torch.full((rows,), 0 if len(calls) == 1 else 2, dtype=torch.long)
+
+    monkeypatch.setattr(afa, "randint", drawn)
+    fit_stage(replace(gate, schedule=replace(SCHEDULE, epochs=2)), task, tmp_path)
+    first, second = (json.loads(line) for line in (tmp_path / METRICS).read_text().splitlines())
+    assert {"weight_clean", "weight_attacked"} <= first["train"].keys()
+    assert first["train"]["weight_attacked"] > 0.2  # steps that do not know it are no zeros
+    assert "weight_clean" not in second["train"]
+    assert "weight_attacked" in second["train"]
 
 
 def test_the_generator_is_in_eval_mode_under_attack_and_in_training_mode_in_the_step():

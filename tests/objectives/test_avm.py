@@ -32,7 +32,7 @@ def run(classes: int, seed: int = 0, **settings):
     generator = torch.Generator().manual_seed(seed)
     logits = torch.randn(6, classes, generator=generator).double().numpy()
     network = Recorded(logits)
-    clean = torch.full((6, 1, 2, 2), 0.5)
+    clean = torch.full((6, 1, 2, 2), 0.5, dtype=torch.float64)
     adversarial = clean + 0.1
     labels = torch.arange(6) % classes
     objective = AVM(**settings)
@@ -44,7 +44,7 @@ def run(classes: int, seed: int = 0, **settings):
 @pytest.mark.parametrize("settings", [{}, {"clean_share": 0.5, "vertex_share": 0.7}])
 def test_loss_and_gradient_match_the_formula(classes, settings):
     objective, terms, network, logits, labels = run(classes, **settings)
-    far = (network.seen[:, 0, 0, 0].numpy().astype(float) - 0.5) / (0.1 * objective.stretch)
+    far = (network.seen[:, 0, 0, 0].numpy() - 0.5) / (0.1 * objective.stretch)
     hot = np.eye(classes)[labels.numpy()]
 
     def targets(share):

@@ -1,10 +1,13 @@
 import pytest
 import torch
 from by_hand import batch
+from tiny import SCHEDULE, images_and_labels, linear, replace_attacks
 
 from equipoise.attacks import PGD
 from equipoise.attacks.threat import Linf
+from equipoise.methods import SingleNetwork
 from equipoise.objectives import FAT, MART, PGDAT, TRADES
+from equipoise.objectives.fat import AUTHORS_RAISES
 
 STEPS, STEP = 8, 0.05
 FLIPS = [0, 1, 3, 5, 8, 99]
@@ -114,3 +117,34 @@ def test_its_start_and_losses_are_those_of_the_base_objective():
 def test_a_negative_tau_is_refused():
     with pytest.raises(ValueError, match="tau must be 0 or more steps, got -1"):
         FAT(tau=-1)
+
+
+def test_tau_rises_from_0_to_3_at_the_authors_epochs():
+    fat = FAT(over=TRADES(), raise_at=AUTHORS_RAISES)
+    taus = [fat.at(epoch / 85).tau for epoch in range(85)]
+    assert taus == [0] * 30 + [1] * 20 + [2] * 20 + [3] * 15
+    assert fat.at(0.5).over == TRADES()
+
+
+@pytest.mark.parametrize("shares", [(0.5, 0.5), (0.6, 0.4), (0.0,), (1.0,)])
+def test_raises_that_do_not_ascend_inside_the_training_are_refused(shares):
+    with pytest.raises(ValueError, match=r"raise_at must be shares .* inside \(0, 1\)"):
+        FAT(raise_at=shares)
+
+
+@pytest.mark.parametrize(("progress", "tau"), [(0.0, 0), (0.4, 1), (0.99, 3)])
+def test_a_training_step_uses_the_tau_of_its_time(monkeypatch, progress, tau):
+    seen = []
+
+    def keep(search, goal, clean, **call):
+        seen.append(goal._visited.limit - 1)
+        return clean
+
+    replace_attacks(monkeypatch, keep)
+    method = SingleNetwork(
+        objective=FAT(over=TRADES(), raise_at=AUTHORS_RAISES), epsilon=0.1, schedule=SCHEDULE
+    )
+    (stage,) = method.stages(linear)
+    images, labels = images_and_labels()
+    stage.build({})(images, labels, torch.Generator(), progress)
+    assert seen == [tau]

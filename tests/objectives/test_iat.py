@@ -14,7 +14,7 @@ class Recorded(nn.Module):
     def __init__(self, seed: int) -> None:
         super().__init__()
         generator = torch.Generator().manual_seed(seed)
-        self.weight = nn.Parameter(torch.randn(2 * BATCH, CLASSES, generator=generator))
+        self.weight = nn.Parameter(torch.randn(2 * BATCH, CLASSES, generator=generator).double())
         self.seen: list[torch.Tensor] = []
 
     def forward(self, images):
@@ -24,7 +24,7 @@ class Recorded(nn.Module):
 
 def basis(first: int) -> torch.Tensor:
     """Images that each light a different pixel, so that a mixture shows its parts."""
-    images = torch.zeros(BATCH, 1, 1, 2 * BATCH)
+    images = torch.zeros(BATCH, 1, 1, 2 * BATCH, dtype=torch.float64)
     for row in range(BATCH):
         images[row, 0, 0, first + row] = 1.0
     return images
@@ -44,7 +44,7 @@ def parts(images: torch.Tensor, first: int) -> tuple[float, np.ndarray]:
     """The mixing weight of a batch and each image's partner."""
     pixels = images.flatten(1).numpy().astype(float)
     mixture = pixels[:, first : first + BATCH]
-    assert pixels.sum() == np.float32(mixture.sum())
+    assert pixels.sum() == mixture.sum()
     weight = next(mixture[row, row] for row in range(BATCH) if mixture[row, row] < 0.999)
     partner = (mixture - weight * np.eye(BATCH)).argmax(axis=1)
     np.testing.assert_allclose(

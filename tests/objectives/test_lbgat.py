@@ -65,7 +65,7 @@ def test_the_distance_also_trains_the_teacher():
     objective = LBGAT().with_companion(teacher)
     terms = objective.losses(batch(images, images, torch.tensor(LABELS), network))
     (gradient,) = torch.autograd.grad(terms["loss_distance"].sum(), teacher.logits)
-    expected = torch.tensor(GUIDE - ADVERSARIAL, dtype=torch.float32) * 2 / 4
+    expected = torch.tensor(GUIDE - ADVERSARIAL) * 2 / 4
     torch.testing.assert_close(gradient, expected)
 
 

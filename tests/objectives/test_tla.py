@@ -55,8 +55,8 @@ def losses_of(objective, network, clean, adversarial, labels=LABELS):
 @pytest.mark.parametrize("margin", [0.03, 0.5])
 def test_loss_and_gradients_match_the_formula(pixels, margin, middle):
     """With pixels on both sides of zero, some features have a negative cosine."""
-    network, settings = linear(middle), TLA(margin=margin, noise=0.0)
-    tensors = [images.requires_grad_() for images in pixels]
+    network, settings = linear(middle).double(), TLA(margin=margin, noise=0.0)
+    tensors = [images.double().requires_grad_() for images in pixels]
     clean, adversarial = (tensor.detach().numpy().astype(float) for tensor in tensors)
     weight, bias = (p.detach().numpy().astype(float) for p in network.parameters())
     loss = losses_of(settings, network, *tensors)["loss"]

@@ -1,7 +1,7 @@
 """Per-image losses: logits in, one number per image out. No reduction, no model.
 
-All losses are computed in float32 whatever the precision of the logits, so that autocast does not
-round them.
+All losses are computed in float32 or, for float64 logits, in float64, so that autocast does not
+round them and float64 runs lose nothing.
 """
 
 import torch
@@ -11,6 +11,24 @@ from torch.nn import functional
 
 from equipoise.runtime.errors import InvalidInput
 from equipoise.types import Labels, Logits, PerImage
+
+
+def at_least_float32(values: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    """Return float16 and bfloat16 values in float32; float32 and float64 stay as they are.
+
+    Args:
+        values: Logits, features or other floating-point numbers of any shape.
+
+    Returns:
+        The same shape, on the same graph.
+
+    Example:
+        >>> import torch
+        >>> from equipoise.attacks.losses import at_least_float32
+        >>> [at_least_float32(torch.ones(1, dtype=d)).dtype for d in (torch.half, torch.double)]
+        [torch.float32, torch.float64]
+    """
+    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 def cross_entropy(logits: Logits, labels: Labels, label_smoothing: float = 0.0) -> PerImage:
@@ -31,7 +49,7 @@ def cross_entropy(logits: Logits, labels: Labels, label_smoothing: float = 0.0) 
         tensor([0.1269, 0.6931])
     """
     return functional.cross_entropy(
-        logits.float(), labels, reduction="none", label_smoothing=label_smoothing
+        at_least_float32(logits), labels, reduction="none", label_smoothing=label_smoothing
     )
 
 
@@ -51,7 +69,8 @@ def soft_cross_entropy(logits: Logits, targets: Float[Tensor, "batch classes"]) 
         >>> soft_cross_entropy(torch.tensor([[2.0, 0.0]]), torch.tensor([[0.5, 0.5]]))
         tensor([1.1269])
     """
-    return functional.cross_entropy(logits.float(), targets.float(), reduction="none")
+    logits = at_least_float32(logits)
+    return functional.cross_entropy(logits, targets.to(logits.dtype), reduction="none")
 
 
 def kl_divergence(logits: Logits, reference: Logits) -> PerImage:
@@ -80,7 +99,7 @@ def kl_divergence(logits: Logits, reference: Logits) -> PerImage:
         >>> kl_divergence(clean, clean)
         tensor([0.])
     """
-    log_q, log_p = logits.float().log_softmax(dim=1), reference.float().log_softmax(dim=1)
+    log_q, log_p = (at_least_float32(part).log_softmax(dim=1) for part in (logits, reference))
     return functional.kl_div(log_q, log_p, reduction="none", log_target=True).sum(dim=1)
 
 
@@ -104,7 +123,7 @@ def boosted_cross_entropy(logits: Logits, labels: Labels) -> PerImage:
         >>> boosted_cross_entropy(torch.tensor([[0.0, 0.0]]), torch.tensor([0]))
         tensor([1.3861])
     """
-    logits = logits.float()
+    logits = at_least_float32(logits)
     wrong = logits.scatter(1, labels[:, None], float("-inf")).argmax(dim=1, keepdim=True)
     largest_wrong = logits.softmax(dim=1).gather(1, wrong).squeeze(1)
     return cross_entropy(logits, labels) - torch.log(1.0001 - largest_wrong + 1e-12)
@@ -126,7 +145,7 @@ def margin(logits: Logits, labels: Labels) -> PerImage:
         >>> margin(torch.tensor([[2.0, 0.5, -1.0], [0.0, 3.0, 1.0]]), torch.tensor([0, 2]))
         tensor([-1.5000,  2.0000])
     """
-    logits = logits.float()
+    logits = at_least_float32(logits)
     wrong = logits.scatter(1, labels[:, None], float("-inf"))
     return wrong.amax(dim=1) - logits.gather(1, labels[:, None]).squeeze(1)
 
@@ -155,7 +174,7 @@ def dlr(logits: Logits, labels: Labels) -> PerImage:
         (tensor([-0.5000]), tensor([-0.5000]))
     """
     _check_classes(logits, least=3, name="DLR")
-    first, _, third = logits.float().topk(3, dim=1).values.unbind(dim=1)
+    first, _, third = at_least_float32(logits).topk(3, dim=1).values.unbind(dim=1)
     return margin(logits, labels) / (first - third + 1e-12)
 
 
@@ -178,7 +197,7 @@ def targeted_margin(logits: Logits, labels: Labels, targets: Labels) -> PerImage
         >>> targeted_margin(logits, labels=torch.tensor([0]), targets=torch.tensor([2]))
         tensor([-3.])
     """
-    logits = logits.float()
+    logits = at_least_float32(logits)
     label_logit = logits.gather(1, labels[:, None]).squeeze(1)
     target_logit = logits.gather(1, targets[:, None]).squeeze(1)
     return target_logit - label_logit
@@ -210,7 +229,7 @@ def targeted_dlr(logits: Logits, labels: Labels, targets: Labels) -> PerImage:
         tensor([-0.2500])
     """
     _check_classes(logits, least=4, name="targeted DLR")
-    first, _, third, fourth = logits.float().topk(4, dim=1).values.unbind(dim=1)
+    first, _, third, fourth = at_least_float32(logits).topk(4, dim=1).values.unbind(dim=1)
     return targeted_margin(logits, labels, targets) / (first - (third + fourth) / 2 + 1e-12)
 
 
@@ -234,8 +253,9 @@ def gate_cross_entropy(gate: PerImage, target: float | PerImage) -> PerImage:
         >>> gate_cross_entropy(torch.tensor([0.0, 4.0]), target=1.0)
         tensor([0.6931, 0.0181])
     """
-    targets = torch.as_tensor(target, dtype=torch.float32, device=gate.device).expand_as(gate)
-    return functional.binary_cross_entropy_with_logits(gate.float(), targets, reduction="none")
+    gate = at_least_float32(gate)
+    targets = torch.as_tensor(target, dtype=gate.dtype, device=gate.device).expand_as(gate)
+    return functional.binary_cross_entropy_with_logits(gate, targets, reduction="none")
 
 
 def carlini_wagner(logits: Logits, labels: Labels, kappa: float = 0.0) -> PerImage:

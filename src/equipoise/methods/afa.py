@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -11,12 +11,13 @@ from torch import Tensor, nn
 from equipoise.attacks import goals, losses
 from equipoise.attacks.goals import Goal
 from equipoise.attacks.threat import THREATS, Norm, check_strengths
-from equipoise.distributed.shared_generator import processes, randint
+from equipoise.distributed.shared_generator import randint
+from equipoise.methods.branch_task import BranchTask, CleanTerm
 from equipoise.methods.training_attack import TrainingAttack
 from equipoise.models import AdaptiveNetwork, BranchedNetwork, fuse_branches, with_branches
 from equipoise.models.afa.adaptive_network import Placement, WeightGranularity
 from equipoise.models.afa.branches import Separate, model_soup
-from equipoise.objectives import AnyObjective, Batch, single_network_objective
+from equipoise.objectives import AnyObjective, single_network_objective
 from equipoise.records.epsilon import Epsilons
 from equipoise.runtime.errors import InvalidInput
 from equipoise.training.schedule import Schedule
@@ -101,6 +102,11 @@ class AFA:
         gate_schedule: Optimiser and learning rate of stage II.
         reduction: ``"mean"`` averages the losses of the K paths; ``"sum"`` adds them, as
             Algorithm 1 prints, which multiplies the learning rate by K.
+        clean_term: Branch of the clean images in the loss of an attacked path (TRADES, MART, IAT):
+            ``"branch_0"``, so that each branch sees only images of its strength, or
+            ``"own_branch"``, as Algorithm 1 reads after its switch to path k.
+        adds_cross_entropy: Add the cross-entropy of its adversarial images to the loss of each
+            attacked path, as Eq. (3) reads; Algorithm 1 has the adversarial loss alone.
         norm: Norm of the threat.
 
     Raises:
@@ -134,6 +140,8 @@ class AFA:
     gate: Gate = Gate()
     gate_schedule: Schedule
     reduction: Literal["mean", "sum"] = "mean"
+    clean_term: CleanTerm = "branch_0"
+    adds_cross_entropy: bool = False
     norm: Norm = "Linf"
 
     def __post_init__(self) -> None:
@@ -143,6 +151,10 @@ class AFA:
             raise InvalidInput(
                 "strengths must be two or more and ascend from 0, such as (0, 4/255, 8/255), "
                 f"got {self.strengths}."
+            )
+        if self.clean_term not in get_args(CleanTerm):
+            raise InvalidInput(
+                f"clean_term must be branch_0 or own_branch, got {self.clean_term!r}."
             )
         if self.soup is not None and not 0 <= self.soup <= 1:
             raise InvalidInput(f"soup must be a share in [0, 1], got {self.soup}.")
@@ -187,117 +199,6 @@ class AFA:
         return [first, second(name="gate", build=build_gate, keep="last")]
 
 
-class BranchTask(nn.Module):
-    """Stage I: clean images through branch 0, images attacked at strength k through branch k.
-
-    All strengths are attacked as one batch, in one grouped forward a step. An objective that mixes
-    or compares images gets one batch for each strength instead. With ``split_batch``, the attacked
-    branches get equal parts of the batch and branch 0 gets all of it.
-
-    Args:
-        network: A branched network with one branch for each strength.
-        method: Strengths, objective and attack.
-
-    Raises:
-        ValueError: From ``forward``, if a batch to be split has fewer images than there are
-            attacked branches, or is shared by several processes.
-
-    Source:
-        AFA Algorithm 1. Branches count from 0, the paper's paths from 1. Eq. (3) adds the clean
-        loss to every path; we follow Algorithm 1, which adds it once. Deviation: an objective's
-        clean term goes through branch 0, so that branch k sees only images of strength k. The
-        attack on path k uses path k alone, as Algorithm 1 does after its switch: under TRADES it
-        maximises the divergence from path k's own prediction of the clean images.
-    """
-
-    def __init__(self, network: BranchedNetwork, method: AFA) -> None:
-        super().__init__()
-        self.network = network
-        self.method = method
-        if method.split_batch:
-            # Two images for each attacked branch, which normalises its part by itself.
-            self.least_images = 2 * (network.branches - 1)
-
-    def forward(
-        self, images: Images, labels: Labels, generator: torch.Generator, progress: float
-    ) -> dict[str, Tensor]:
-        """Compute one step: the mean or sum over all paths of each path's mean loss."""
-        objective = single_network_objective(self.method.objective, "AFA")
-        paths = tuple(range(1, self.network.branches))
-        groups = [paths] if objective.per_image_loss else [(path,) for path in paths]
-        if self.method.split_batch and processes(generator) > 1:
-            raise InvalidInput(
-                "split_batch divides the batch of one process, but several share this one. Leave "
-                "it off, or train on one device."
-            )
-        by_path = self._divide(images, labels)
-        # All attacks come first: no branch's statistics depend on the order of the paths.
-        batches = [self._attack(group, by_path, generator, progress) for group in groups]
-        clean, clean_labels = by_path[0]
-        clean_logits = self.network(clean, branch=0)
-        path_losses = [losses.cross_entropy(clean_logits, clean_labels).mean()]
-        for group, batch in zip(groups, batches, strict=True):
-            loss = objective.losses(batch)["loss"]
-            path_losses += [path_loss.mean() for path_loss in loss.chunk(len(group))]
-        stacked = torch.stack(path_losses)
-        total = stacked.mean() if self.method.reduction == "mean" else stacked.sum()
-        return {"loss": total} | {f"loss_{k}": value for k, value in enumerate(stacked)}
-
-    def _attack(
-        self,
-        group: tuple[int, ...],
-        by_path: list[tuple[Tensor, Tensor]],
-        generator: torch.Generator,
-        progress: float,
-    ) -> Batch:
-        """Attack the images of a group of paths, each at its strength and through its branch."""
-        objective = single_network_objective(self.method.objective, "AFA")
-        predict: Predict = partial(self.network, branch=group)
-        # Contiguous, because noise is drawn in memory order.
-        clean = torch.cat([by_path[path][0] for path in group]).contiguous()
-        labels = torch.cat([by_path[path][1] for path in group])
-        strengths = [self.method.strengths[path] for path in group]
-        epsilon = torch.tensor(strengths, device=clean.device)
-        epsilon = epsilon.repeat_interleave(len(clean) // len(group))
-        threat = THREATS[self.method.norm](self.method.attack.strength(epsilon, progress))
-        goal = objective.goal(predict, clean, labels)
-        with self.method.attack.against(self.network, objective.start_noise) as search:
-            adversarial = search(goal, clean, threat, generator)
-        return Batch(
-            clean=clean,
-            adversarial=adversarial,
-            labels=labels,
-            predict_clean=partial(self.network, branch=0),
-            predict_adversarial=predict,
-            generator=generator,
-        )
-
-    def _divide(self, images: Images, labels: Labels) -> list[tuple[Tensor, Tensor]]:
-        """List the images and labels of each path: the whole batch, or a part of it."""
-        paths = self.network.branches
-        if not self.method.split_batch:
-            return [(images, labels)] * paths
-        size = len(images) // (paths - 1)
-        if size == 0:
-            raise InvalidInput(
-                f"split_batch divides each batch among {paths - 1} attacked branches, so it "
-                f"needs at least that many images, got {len(images)}. Raise batch_size."
-            )
-        parts = zip(images.split(size), labels.split(size), strict=True)
-        return [(images, labels), *list(parts)[: paths - 1]]
-
-    def outcome(self) -> nn.Module:
-        """Return the branched network."""
-        return self.network
-
-    def predictor(self, epsilon: float) -> Predict:
-        """Return the branch trained for this strength.
-
-        Choosing it takes an oracle that knows the strength, so its accuracy is not robustness.
-        """
-        return partial(self.network, branch=self.method.strengths.index(epsilon))
-
-
 class GateTask(nn.Module):
     """Stage II: train the weight generator; everything else is frozen.
 
@@ -317,10 +218,16 @@ class GateTask(nn.Module):
     def forward(
         self, images: Images, labels: Labels, generator: torch.Generator, progress: float
     ) -> dict[str, Tensor]:
-        """Compute one step: the classification loss, plus detection if it is switched on."""
+        """Compute one step: the classification loss, plus detection if it is switched on.
+
+        ``weight_clean`` and ``weight_attacked`` are means of W0 over the clean images and over
+        those attacked at the highest strength; NaN, for unknown, if the batch has none.
+        """
         gate, top = self.method.gate, self.method.strengths[-1]
         strengths = torch.tensor(
-            self.method.strengths[1 if gate.pairs else 0 :], device=images.device
+            self.method.strengths[1 if gate.pairs else 0 :],
+            device=images.device,
+            dtype=images.dtype,
         )
         epsilon = strengths[randint(len(strengths), len(images), generator).to(images.device)]
         goal, threat = self._goal(labels, progress), THREATS[self.method.norm](epsilon)
@@ -360,4 +267,5 @@ class GateTask(nn.Module):
 
 
 def _mean(values: Tensor, chosen: Tensor) -> Tensor:
-    return (values.detach() * chosen).sum() / chosen.sum().clamp_min(1)
+    """Mean of the chosen values; NaN, which means unknown, where there is none."""
+    return (values.detach() * chosen).sum() / chosen.sum()

@@ -11,6 +11,7 @@ from equipoise.attacks.threat import THREATS, Norm, check_strengths
 from equipoise.distributed.shared_generator import randint
 from equipoise.methods.training_attack import TrainingAttack
 from equipoise.objectives import AnyObjective, Batch, Objective, TwoNetworkObjective
+from equipoise.objectives.base import objective_at
 from equipoise.records.epsilon import Epsilon, Epsilons
 from equipoise.runtime.errors import InvalidInput
 from equipoise.training.schedule import Schedule
@@ -186,11 +187,11 @@ class NetworkTask(nn.Module):
         self, images: Images, labels: Labels, generator: torch.Generator, progress: float
     ) -> dict[str, Tensor]:
         """Compute one step: the mean of each of the objective's terms."""
-        adversarial = images
-        if self.objective.attacks and (self.random_budgets or self.epsilon > 0):
+        adversarial, objective = images, objective_at(self.objective, progress)
+        if objective.attacks and (self.random_budgets or self.epsilon > 0):
             epsilon = self.attack.strength(self._epsilon(images, generator), progress)
-            goal = self.objective.goal(self.network, images, labels)
-            with self.attack.against(self.network, self.objective.start_noise) as search:
+            goal = objective.goal(self.network, images, labels)
+            with self.attack.against(self.network, objective.start_noise) as search:
                 adversarial = search(goal, images, THREATS[self.norm](epsilon), generator)
         batch = Batch(
             clean=images,
@@ -200,7 +201,7 @@ class NetworkTask(nn.Module):
             predict_adversarial=self.network,
             generator=generator,
         )
-        terms = self.objective.losses(batch)
+        terms = objective.losses(batch)
         return {name: term.mean() for name, term in terms.items()}
 
     def outcome(self) -> nn.Module:

@@ -1,10 +1,9 @@
 """Find a network's last linear layer and read the penultimate features, its input."""
 
-from functools import partial
-
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from equipoise.models.recalled import Recalled, function_behind
 from equipoise.runtime.errors import InvalidInput
 from equipoise.types import Images, Logits, Predict
 
@@ -110,6 +109,8 @@ def read_last_linear(
         ValueError: As ``features_and_logits``.
     """
     network = _network_behind(predict)
+    if isinstance(predict, Recalled):
+        predict = predict.predict  # remembered logits have no features
     inputs: list[Tensor] = []
     outputs: list[Tensor] = []
 
@@ -131,9 +132,7 @@ def read_last_linear(
 
 
 def _network_behind(predict: Predict) -> nn.Module:
-    network: object = predict
-    while isinstance(network, partial):
-        network = network.func
+    network = function_behind(predict)
     if not isinstance(network, nn.Module):
         raise InvalidInput(
             "penultimate features need an nn.Module, or a functools.partial of one, got "

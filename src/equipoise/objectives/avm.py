@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
@@ -67,26 +68,29 @@ class AVM:
     def losses(self, batch: Batch) -> dict[str, PerImage]:
         """Compute the soft cross-entropy at the mixed images."""
         clean = batch.clean
-        weight = rand(len(clean), batch.generator).to(clean.device)[:, None]
+        weight = rand(len(clean), batch.generator).to(clean)[:, None]
         vertex = (clean + self.stretch * (batch.adversarial - clean)).clamp(0.0, 1.0)
         # Not torch.lerp: under bf16 autocast it refuses a float32 weight.
         share = weight[:, :, None, None]
         mixed = share * clean + (1 - share) * vertex
         logits = batch.predict_adversarial(mixed)
         classes = logits.shape[1]
-        clean_target = smoothed_targets(batch.labels, classes, self.clean_share)
-        vertex_target = smoothed_targets(batch.labels, classes, self.vertex_share)
+        clean_target = smoothed_targets(batch.labels, classes, self.clean_share, clean.dtype)
+        vertex_target = smoothed_targets(batch.labels, classes, self.vertex_share, clean.dtype)
         targets = weight * clean_target + (1 - weight) * vertex_target
         return {"loss": losses.soft_cross_entropy(logits, targets)}
 
 
-def smoothed_targets(labels: Labels, classes: int, share: float) -> Float[Tensor, "batch classes"]:
+def smoothed_targets(
+    labels: Labels, classes: int, share: float, dtype: torch.dtype = torch.float32
+) -> Float[Tensor, "batch classes"]:
     """Make targets that give the label a share and split the rest evenly over the other classes.
 
     Args:
         labels: Class indices.
         classes: Number of classes.
         share: Probability of the label, [0, 1].
+        dtype: Precision of the targets.
 
     Returns:
         Probabilities.
@@ -100,5 +104,5 @@ def smoothed_targets(labels: Labels, classes: int, share: float) -> Float[Tensor
         >>> smoothed_targets(torch.tensor([1]), classes=3, share=0.5)
         tensor([[0.2500, 0.5000, 0.2500]])
     """
-    one_hot = functional.one_hot(labels, classes).float()
+    one_hot = functional.one_hot(labels, classes).to(dtype)
     return share * one_hot + (1 - share) / (classes - 1) * (1 - one_hot)

@@ -116,6 +116,34 @@ class TwoNetworkObjective(Protocol):
         ...
 
 
+@runtime_checkable
+class ScheduledObjective(Objective, Protocol):
+    """An objective whose settings depend on how far training has come."""
+
+    def at(self, progress: float) -> Objective:
+        """Return the objective of a step.
+
+        Args:
+            progress: Share of the stage's steps already done, [0, 1].
+        """
+        ...
+
+
+def objective_at(objective: Objective, progress: float) -> Objective:
+    """Return the objective of a step: itself, unless it is a ``ScheduledObjective``.
+
+    Args:
+        objective: Any objective.
+        progress: Share of the stage's steps already done, [0, 1].
+
+    Example:
+        >>> from equipoise.objectives import FAT, PGDAT
+        >>> objective_at(FAT(raise_at=(0.5,)), progress=0.6).tau, objective_at(PGDAT(), 0.6)
+        (1, PGDAT(label_smoothing=0.0))
+    """
+    return objective.at(progress) if isinstance(objective, ScheduledObjective) else objective
+
+
 def single_network_objective(objective: Objective | TwoNetworkObjective, method: str) -> Objective:
     """Reject an objective that trains a companion, for a method that cannot.
 

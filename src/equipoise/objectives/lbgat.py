@@ -86,7 +86,8 @@ class GuidedObjective:
         clean_logits = batch.predict_clean(batch.clean)
         teacher_logits = self.teacher(batch.clean)
         teacher = losses.cross_entropy(teacher_logits, batch.labels)
-        distance = (adversarial_logits.float() - teacher_logits.float()).square().mean(dim=1)
+        student, guide = map(losses.at_least_float32, (adversarial_logits, teacher_logits))
+        distance = (student - guide).square().mean(dim=1)
         loss = teacher + distance
         if self.beta:
             loss = loss + self.beta * losses.kl_divergence(adversarial_logits, clean_logits)

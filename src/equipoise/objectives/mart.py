@@ -66,7 +66,8 @@ class MART:
         clean_logits = batch.predict_clean(batch.clean)
         adversarial_logits = batch.predict_adversarial(batch.adversarial)
         boosted = losses.boosted_cross_entropy(adversarial_logits, batch.labels)
-        probability = clean_logits.float().softmax(dim=1).gather(1, batch.labels[:, None])
+        clean_probabilities = losses.at_least_float32(clean_logits).softmax(dim=1)
+        probability = clean_probabilities.gather(1, batch.labels[:, None])
         divergence = losses.kl_divergence(adversarial_logits, clean_logits)
         robust = divergence * (1.0000001 - probability.squeeze(1))
         loss = boosted + self.beta * robust

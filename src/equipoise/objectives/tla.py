@@ -72,7 +72,7 @@ class TLA:
         anchor, logits = features_and_logits(batch.predict_adversarial, batch.adversarial)
         noisy, _ = features_and_logits(batch.predict_clean, (clean + noise).clamp(0.0, 1.0))
         natural, _ = features_and_logits(batch.predict_clean, clean)
-        anchor, noisy, natural = anchor.float(), noisy.float(), natural.float()
+        anchor, noisy, natural = map(losses.at_least_float32, (anchor, noisy, natural))
         same_class = labels[:, None] == labels[None]
         negative = natural[_hardest_negative(anchor, natural, same_class)]
         second = natural[_random_positive(same_class, batch.generator)]

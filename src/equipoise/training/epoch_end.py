@@ -24,11 +24,16 @@ def end_epoch(run: StageRun, validate: Validation, log: Callable[[Entry], None] 
         log: Writes the entry of the epoch; called on rank 0.
     """
     trainer, position = run.trainer, run.position
-    means = (run.sums / run.batches.per_epoch).tolist()
+    # A term that is known in no step of the epoch is left out.
+    means = {
+        name: float(total / known)
+        for name, total, known in zip(position.terms, *run.sums, strict=True)
+        if known
+    }
     entry: Entry = {
         "epoch": position.epoch,
         "learning_rate": trainer.optimiser.param_groups[0]["lr"],
-        "train": dict(zip(position.terms, means, strict=True)),
+        "train": means,
     }
     position.epoch += 1
     position.batch = 0

@@ -42,7 +42,8 @@ class StageRun:
     Attributes:
         position: Epoch, batch and scores.
         order: Order of the training images in the current epoch.
-        sums: Sums of the loss terms over the current epoch.
+        sums: ``(2, terms)``, float64: sums of the loss terms over the current epoch, and the number
+            of steps in which each was known.
     """
 
     def __init__(self, trainer: Trainer, batches: TrainingBatches, folder: Path) -> None:
@@ -86,7 +87,9 @@ class StageRun:
 
     def count(self, result: StepResult) -> None:
         """Add the loss terms of a step and move on to the next batch."""
-        self.sums = self.sums + result.values if self.position.terms else result.values
+        known = ~result.values.isnan()
+        step = torch.stack([torch.where(known, result.values, 0.0), known.double()])
+        self.sums = self.sums + step if self.position.terms else step
         self.position.terms = result.names
         self.position.batch += 1
 
@@ -176,6 +179,8 @@ class StageRun:
         trainer.generator.set_state(tensors["generator"])
         self.order = tensors["order"].to(trainer.fabric.device)
         self.sums = tensors["sums"].to(trainer.fabric.device)
+        if self.position.terms and self.sums.ndim == 1:  # checkpoints before 2026-12 had sums alone
+            self.sums = torch.stack([self.sums, torch.full_like(self.sums, self.position.batch)])
 
 
 def _with_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

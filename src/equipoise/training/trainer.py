@@ -26,6 +26,7 @@ from equipoise.training.weight_perturbation import perturbed_weights
 from equipoise.types import Images, Labels
 
 LossTerms = dict[str, Tensor]
+"""Each term times its share of the batch, and the share in which it is known; float64, ``(2,)``."""
 
 
 class NonFiniteLossError(TrainingError):
@@ -52,7 +53,8 @@ class StepResult:
     Args:
         loss: The minimised loss.
         names: Names of all terms.
-        values: ``(terms,)``, float64, in the same order.
+        values: ``(terms,)``, float64, in the same order; NaN for a term that is unknown, such as
+            a mean over clean images where the batch has none.
     """
 
     loss: float
@@ -144,9 +146,8 @@ class Trainer:
                 max_norm=self.stage.schedule.clip_norm,
                 error_if_nonfinite=False,
             )
-        values = torch.stack([term.double() for term in terms.values()])
-        values = self.ranks.sum(values) / self.ranks.world
-        names = list(terms)
+        total, known = (self.ranks.sum(torch.stack([*terms.values()])) / self.ranks.world).unbind(1)
+        names, values = list(terms), total / known
         loss = float(values[names.index("loss")])
         if not math.isfinite(loss):
             raise NonFiniteLossError(loss, rate)
@@ -189,7 +190,7 @@ class Trainer:
                 terms = self.wrapped(part, part_labels, self.generator, progress)
                 self.fabric.backward(terms["loss"] * share)
             for name, term in terms.items():
-                total[name] = total.get(name, 0) + term.detach() * share
+                total[name] = total.get(name, 0) + _known_part(name, term, share)
         return total
 
     def _weight_perturbation(
@@ -206,3 +207,10 @@ class Trainer:
         return perturbed_weights(
             self.task, self.config.awp_gamma, self.generator, loss, self.ranks.sum
         )
+
+
+def _known_part(name: str, term: Tensor, share: float) -> Tensor:
+    """Weight a term; a NaN is unknown and counts nowhere, except in the loss, where it is a NaN."""
+    value = term.detach().double()
+    known = torch.ones_like(value) if name == "loss" else 1 - value.isnan().double()
+    return share * torch.stack([torch.where(known.bool(), value, 0.0), known])
