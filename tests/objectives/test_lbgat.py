@@ -7,6 +7,7 @@ from torch import nn
 
 from equipoise.attacks import losses
 from equipoise.methods import AFA, AFS, SingleNetwork, TrainingAttack
+from equipoise.models import ResNet
 from equipoise.objectives import LBGAT
 
 GUIDE = np.array([[0.5, 0.1, 1.0, 0.0], [2.0, 0.3, 0.0, 0.2], [0, 1.0, 0, 0.5], [1.0, 0, 0, 3.0]])
@@ -48,6 +49,19 @@ def test_loss_and_gradients_match_the_formula(beta):
     logits = [network.logits for network in networks]
     first = 0 if beta else 1  # without a divergence, clean logits have no gradient at all
     agree(loss, logits[first:], by_hand, arrays[first:])
+
+
+def test_the_authors_teacher_is_a_resnet_18_for_the_networks_images_and_classes():
+    teacher = LBGAT(teacher="resnet18").make_companion(make_two)
+    assert isinstance(teacher, ResNet)
+    expected = {"kind": "resnet", "depth": 18, "classes": 2, "channels": 1}
+    assert expected.items() <= teacher.config.items()
+    assert teacher(images_and_labels()[0]).shape == (8, 2)
+
+
+def test_a_resnet_18_beside_a_network_without_a_convolution_is_refused():
+    with pytest.raises(ValueError, match=r'cannot teach Linear.*Set teacher="same"'):
+        LBGAT(teacher="resnet18").make_companion(lambda: nn.Linear(4, 10))
 
 
 def test_the_gradient_reaches_network_and_teacher():

@@ -2,11 +2,21 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tiny import ATTACK, LOOP, SCHEDULE, fabric, images_and_labels, linear, same, weights
+from tiny import (
+    ATTACK,
+    LOOP,
+    SCHEDULE,
+    fabric,
+    images_and_labels,
+    linear,
+    same,
+    split,
+    weights,
+)
 
 from equipoise.methods.single_network import NetworkTask, network_stage
 from equipoise.objectives import Standard
-from equipoise.training import Trainer
+from equipoise.training import Trainer, fit
 from equipoise.training.trainer import NonFiniteLossError
 
 
@@ -52,3 +62,32 @@ def test_a_nonfinite_loss_changes_no_weight():
     with pytest.raises(NonFiniteLossError, match=r"became nan\. Lower the learning rate"):
         trained.step(images * torch.nan, labels, 0.0)
     assert same(weights(trained.task), before)
+
+
+def test_the_stages_schedule_may_set_another_batch_size(tmp_path):
+    """AFS's merger has batches of 100 where its extractors have the loop's 128."""
+    assert trainer().config.batch_size == LOOP.batch_size == 16
+    smaller = replace(SCHEDULE, batch_size=10)
+    assert trainer(smaller).config.batch_size == 10
+    seen = []
+    trained = trainer(smaller)
+    trained.task.register_forward_pre_hook(
+        lambda module, inputs: (module.training and seen.append(len(inputs[0]))) or None
+    )
+    fit(trained, split(32), split(16), tmp_path)
+    assert seen == [10, 10, 10] * SCHEDULE.epochs
+
+
+def test_a_batch_size_below_1_is_refused():
+    with pytest.raises(ValueError, match="batch_size must be 1 or more, got 0"):
+        replace(SCHEDULE, batch_size=0)
+
+
+def test_a_term_that_is_unknown_in_a_part_is_the_mean_of_the_others():
+    trained = trainer()
+    loss = torch.ones((), requires_grad=True)
+    answers = iter([torch.tensor(torch.nan), torch.tensor(3.0)])
+    trained.wrapped = lambda *_: {"loss": loss * 1.0, "weight": next(answers)}
+    trained.parts = 2
+    result = trained.step(*images_and_labels(8), 0.0)
+    assert dict(zip(result.names, result.values.tolist(), strict=True)) == {"loss": 1, "weight": 3}

@@ -46,7 +46,8 @@ class PGD:
 
     Args:
         steps: Number of gradient steps, 1 or more.
-        step_size: Length of a step in pixel units, in the threat's norm; clipped to epsilon. Give
+        step_size: Length of a step in pixel units, in the threat's norm. It may be longer than
+            epsilon, as in AFS's attack at 1/255; the step then ends on the threat's boundary. Give
             this or ``relative_step``.
         relative_step: Length of a step as a multiple of epsilon.
         random_start: Start at a random point of the threat instead of the clean image.
@@ -61,9 +62,9 @@ class PGD:
             restarts would all start at the clean image, or if the noise is not positive.
 
     Source:
-        Madry et al. 2018, Sec. 2.1; AFS Eq. (4) with the sign that it omits. Deviations from the
-        AFS code: ``step_size`` is clipped to epsilon, and images stay in [0, 1] at every step. The
-        noise start is that of the TRADES code; deviation: here the start is projected too.
+        Madry et al. 2018, Sec. 2.1; AFS Eq. (4) with the sign that it omits. Deviation from the
+        AFS code: images stay in [0, 1] at every step. The noise start is that of the TRADES code;
+        deviation: here the start is projected too.
 
     Example:
         >>> import torch
@@ -170,13 +171,10 @@ class PGD:
         return threat.random_start(clean, generator) if self.random_start else clean.clone()
 
     def _step_length(self, threat: Threat, clean: Images) -> float | Tensor:
-        epsilon = broadcast_epsilon(threat.epsilon, clean)
-        if self.relative_step is not None:
-            return self.relative_step * epsilon
-        assert self.step_size is not None  # __post_init__ requires one of the two
-        if isinstance(epsilon, Tensor):
-            return epsilon.clamp_max(self.step_size)
-        return min(self.step_size, epsilon)
+        if self.step_size is not None:
+            return self.step_size
+        assert self.relative_step is not None  # __post_init__ requires one of the two
+        return self.relative_step * broadcast_epsilon(threat.epsilon, clean)
 
 
 def fgsm() -> PGD:

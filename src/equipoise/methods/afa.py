@@ -122,8 +122,8 @@ class AFA:
         >>> afa = AFA(
         ...     objective=TRADES(),
         ...     strengths=(0.0, 4 / 255, 8 / 255),
-        ...     schedule=Schedule(epochs=100, learning_rate=0.1, decay_epochs=(75, 90)),
-        ...     gate_schedule=Schedule(epochs=20, learning_rate=0.01, decay_epochs=(10,)),
+        ...     schedule=Schedule(epochs=100, learning_rate=0.1, decay_epochs=(74, 89)),
+        ...     gate_schedule=Schedule(epochs=20, learning_rate=0.01, decay_epochs=(9,)),
         ... )
         >>> plan = afa.stages(partial(WideResNet, depth=28, width=10, classes=10))
         >>> [(stage.name, stage.needs) for stage in plan]

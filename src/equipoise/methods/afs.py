@@ -66,7 +66,7 @@ class AFS:
         >>> afs = AFS(
         ...     objective=PGDAT(),
         ...     budgets=(4 / 255, 8 / 255),
-        ...     schedule=Schedule(epochs=70, learning_rate=0.1, decay_epochs=(60,)),
+        ...     schedule=Schedule(epochs=70, learning_rate=0.1, decay_epochs=(59,)),
         ...     merger_schedule=Schedule(epochs=5, learning_rate=0.1, decay_epochs=(2,)),
         ... )
         >>> plan = afs.stages(partial(WideResNet, depth=28, width=10, classes=10))

@@ -57,7 +57,7 @@ class OAT:
         each lambda and each of the two accuracies, so that its curves mix networks. No dropout.
 
     Example:
-        >>> schedule = Schedule(epochs=100, learning_rate=0.1, decay_epochs=(75, 90))
+        >>> schedule = Schedule(epochs=100, learning_rate=0.1, decay_epochs=(74, 89))
         >>> oat = OAT(epsilon=8 / 255, schedule=schedule)
         >>> oat.preferences
         (0.0, 0.1, 0.2, 0.3, 0.4, 1.0)

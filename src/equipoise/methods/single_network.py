@@ -49,7 +49,7 @@ class SingleNetwork:
         >>> from functools import partial
         >>> from equipoise.models import WideResNet
         >>> from equipoise.objectives import PGDAT
-        >>> schedule = Schedule(epochs=100, learning_rate=0.1, decay_epochs=(75, 90))
+        >>> schedule = Schedule(epochs=100, learning_rate=0.1, decay_epochs=(74, 89))
         >>> method = SingleNetwork(objective=PGDAT(), epsilon=8 / 255, schedule=schedule)
         >>> (stage,) = method.stages(partial(WideResNet, depth=28, width=10, classes=10))
         >>> stage.name

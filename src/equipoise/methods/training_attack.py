@@ -19,8 +19,8 @@ class TrainingAttack:
 
     Args:
         steps: Gradient steps, 1 or more.
-        step_size: Length of a step in pixel units, cut down to epsilon where it is longer; set
-            either this or ``relative_step``.
+        step_size: Length of a step in pixel units; it may be longer than epsilon, as AFS's is for
+            its extractor at 1/255. Set either this or ``relative_step``.
         relative_step: Length of a step as a share of epsilon; it may exceed 1 for a single step
             (fast adversarial training).
         random_start: Start at a random point of the threat, unless the objective sets a

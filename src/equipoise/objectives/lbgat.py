@@ -2,14 +2,20 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 from torch import nn
 
 from equipoise.attacks import goals, losses
 from equipoise.attacks.goals import Goal
+from equipoise.models.backbones.resnet import ResNet
+from equipoise.models.last_linear import find_last_linear
 from equipoise.objectives.base import Batch, Objective
 from equipoise.runtime.errors import InvalidInput
 from equipoise.types import Images, Labels, PerImage, Predict
+
+Teacher = Literal["same", "resnet18"]
+"""Architecture of LBGAT's teacher."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,14 +29,17 @@ class LBGAT:
     Args:
         beta: Weight of TRADES' divergence, 0 or more. With 0, the attack still maximises it and the
             network still predicts clean images, as in the authors' code.
+        teacher: ``"same"``, a network of the same architecture, or ``"resnet18"``, the authors'.
 
     Raises:
-        ValueError: If beta is negative.
+        ValueError: If beta is negative or the teacher unknown; from ``make_companion``, if a
+            ResNet-18 is asked beside a network without a convolution and a linear layer, from
+            which its channels and classes are read.
 
     Source:
-        Cui et al. 2021 and ``lbgat.py`` of their code. Deviations: the teacher has the network's
-        architecture, where theirs is a ResNet-18; the divergence is computed in log space; the
-        attack's start is projected onto the threat.
+        Cui et al. 2021 and ``lbgat.py`` of their code. Deviations: by default the teacher has the
+        network's architecture, where theirs is a ResNet-18; the divergence is computed in log
+        space; the attack's start is projected onto the threat.
 
     Example:
         >>> from equipoise.objectives import Objective
@@ -40,14 +49,27 @@ class LBGAT:
     """
 
     beta: float = 0.0
+    teacher: Teacher = "same"
 
     def __post_init__(self) -> None:
         if not self.beta >= 0:
             raise InvalidInput(f"beta must be 0 or more, got {self.beta}.")
+        if self.teacher not in get_args(Teacher):
+            raise InvalidInput(f"teacher must be same or resnet18, got {self.teacher!r}.")
 
     def make_companion(self, make_network: Callable[[], nn.Module]) -> nn.Module:
-        """Make the teacher, a fresh network of the same architecture."""
-        return make_network()
+        """Make the teacher, with fresh weights."""
+        like = make_network()
+        if self.teacher == "same":
+            return like
+        channels = [m.in_channels for m in like.modules() if isinstance(m, nn.Conv2d)]
+        if not channels:
+            raise InvalidInput(
+                f"a ResNet-18 cannot teach {type(like).__name__}, which has no nn.Conv2d to read "
+                'the number of channels from. Set teacher="same".'
+            )
+        classes = find_last_linear(like).out_features
+        return ResNet(depth=18, classes=classes, channels=channels[0])
 
     def with_companion(self, companion: nn.Module) -> Objective:
         """Return the objective that is guided by this teacher."""

@@ -38,6 +38,7 @@ GROUPS: dict[str, tuple[MakeRecipe, ...]] = {
     "AFA, Table 2": afa_paper.TABLE_2,
     "AFA, Table 3": afa_paper.TABLE_3,
     "AFA, Table 4": afa_paper.TABLE_4,
+    "AFA, Figure 6": afa_paper.FIGURE_6,
     "AFS, Table I": afs_paper.TABLE_1,
     "AFS, Table II": afs_paper.TABLE_2,
     "AFS, Table III": afs_paper.TABLE_3,

@@ -2,7 +2,12 @@
 
 Table IV quotes FAT, TLA, TRADES and LBGAT from their papers, which use other networks and
 schedules. Here all rows share one network and schedule, so that they are comparable.
-``--network.depth 34`` gives the network of those papers.
+``--network.depth 34`` gives the network of those papers. FAT is trained at 16/255 with a tau that
+rises from 0 to 3, as the row whose clean accuracy and PGD the table quotes.
+
+Decays "at 60 epoch" and "at 3 epoch" are read by one rule: epochs count from 1, and the one named
+is the first at the lower rate. The authors' code does so in both of its stages (it lowers the rate
+before the epochs of index 59 and 2), and TRADES' code, from which AFA's 75 and 90 come, too.
 """
 
 from dataclasses import replace
@@ -11,6 +16,7 @@ from typing import Any
 from equipoise.data import Augmentation, Cifar10, Cifar100, DataSource
 from equipoise.methods import AFS, AnyMethod, SingleNetwork, TrainingAttack
 from equipoise.objectives import AVM, FAT, LBGAT, PGDAT, TLA, TRADES, AnyObjective, Standard
+from equipoise.objectives.fat import AUTHORS_RAISES
 from equipoise.recipes.networks import WideResNetShape
 from equipoise.recipes.recipe import Evaluation, MakeRecipe, Recipe, row
 from equipoise.training import TrainingConfig
@@ -20,12 +26,8 @@ PGD_AT, CIFAR10 = PGDAT(), Cifar10()
 TOP = 8 / 255
 BUDGETS = tuple(k / 255 for k in range(10))
 ATTACK = TrainingAttack(steps=10, step_size=2 / 255, relative_step=None)
-SCHEDULE = Schedule(epochs=70, learning_rate=0.1, decay_epochs=(60,))
-MERGER = Schedule(epochs=5, learning_rate=0.1, decay_epochs=(2,))
-"""The paper's decay "at 3" is after two epochs, as in the authors' code.
-
-Batches have 128 images, as for the extractors; the paper's have 100.
-"""
+SCHEDULE = Schedule(epochs=70, learning_rate=0.1, decay_epochs=(59,))
+MERGER = Schedule(epochs=5, learning_rate=0.1, decay_epochs=(2,), batch_size=100)
 
 PGD = Evaluation(epsilons=(0.0, TOP), suites=("paper", "adaptive"))
 AUTOATTACK = Evaluation(epsilons=(0.0, TOP), suites=("paper", "autoattack", "adaptive"))
@@ -77,7 +79,10 @@ def stack(
 def compared(data: str, dataset: DataSource) -> tuple[MakeRecipe, ...]:
     """Make the rows that Tables IV and V share, which are all of Table V."""
     rows: dict[str, tuple[str, AnyObjective]] = {
-        f"lbgat_trades_{data}_paper": ("LBGAT + TRADES, beta 6.", LBGAT(beta=6.0)),
+        f"lbgat_trades_{data}_paper": (
+            "LBGAT + TRADES, beta 6, with a ResNet-18 as the teacher.",
+            LBGAT(beta=6.0, teacher="resnet18"),
+        ),
         f"avm_{data}_paper": ("Adversarial vertex mixup, which masks gradients.", AVM()),
         f"pgd_at_{data}_paper_afs": ("PGD-AT at 8/255 on AFS's schedule.", PGD_AT),
     }
@@ -138,10 +143,16 @@ TABLE_3 = tuple(
     }.items()
 )
 TABLE_4 = (
+    single(
+        "fat_trades_cifar10_paper",
+        "FAT over TRADES at 16/255, tau from 0 to 3.",
+        FAT(over=TRADES(), raise_at=AUTHORS_RAISES),
+        epsilon=16 / 255,
+        evaluation=AUTOATTACK,
+    ),
     *(
         single(name, summary, objective, evaluation=AUTOATTACK)
         for name, summary, objective in (
-            ("fat_trades_cifar10_paper", "FAT over TRADES, tau 1.", FAT(over=TRADES(), tau=1)),
             ("tla_cifar10_paper", "Triplet loss adversarial training.", TLA()),
             ("trades_cifar10_paper_afs", "TRADES, beta 6, on AFS's schedule.", TRADES()),
         )

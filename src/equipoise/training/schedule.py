@@ -1,4 +1,8 @@
-"""Optimiser and learning-rate schedule of one stage."""
+"""Optimiser and learning-rate schedule of one stage.
+
+Epochs are counted from 0 here and from 1 in the papers: their decay "at the 75th epoch" is 74, the
+index of the first epoch at the lower rate.
+"""
 
 import math
 from dataclasses import dataclass
@@ -27,6 +31,8 @@ class Schedule:
         nesterov: Use Nesterov momentum in SGD.
         weight_decay: Weight decay of all trained parameters.
         clip_norm: Largest norm of the gradient, or ``None`` for no clipping.
+        batch_size: Images per step of this stage, 1 or more; ``None`` for the loop's. AFS's merger
+            has 100 where its extractors have 128.
 
     Raises:
         ValueError: If a number is out of range.
@@ -47,10 +53,13 @@ class Schedule:
     nesterov: bool = False
     weight_decay: float = 5e-4
     clip_norm: float | None = None
+    batch_size: int | None = None
 
     def __post_init__(self) -> None:
         if self.epochs < 1:
             raise InvalidInput(f"epochs must be 1 or more, got {self.epochs}.")
+        if self.batch_size is not None and self.batch_size < 1:
+            raise InvalidInput(f"batch_size must be 1 or more, got {self.batch_size}.")
         if self.optimiser not in ("sgd", "adamw"):
             raise InvalidInput(f"optimiser must be sgd or adamw, got {self.optimiser!r}.")
         if self.shape not in ("piecewise", "cosine", "one_cycle"):

@@ -2,7 +2,7 @@
 
 import contextlib
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
@@ -68,7 +68,7 @@ class Trainer:
     Args:
         stage: Its schedule sets the optimiser and the learning rate.
         task: The trained module, as built by ``stage.build``; moved to Fabric's device.
-        config: Settings of the training loop.
+        config: Settings of the training loop; the stage's schedule may set another batch size.
         fabric: Device, precision and processes, launched.
         seed: Random seed of the stage.
         reporter: Receives progress and log messages of rank 0.
@@ -106,6 +106,8 @@ class Trainer:
         reporter: Reporter | None = None,
     ) -> None:
         check_input_precision(fabric)
+        if stage.schedule.batch_size is not None:
+            config = replace(config, batch_size=stage.schedule.batch_size)
         self.stage, self.config, self.fabric, self.seed = stage, config, fabric, seed
         self.ranks = Ranks(fabric)
         self.reporter = (reporter if self.ranks.rank == 0 else None) or NullReporter()

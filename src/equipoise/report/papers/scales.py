@@ -88,6 +88,7 @@ SCALES: Mapping[str, Scale] = MappingProxyType(
                         f"pgd_at_cifar10_paper_budget_{k}": f"extractor_{k}_cifar10_paper"
                         for k in range(10)
                     },
+                    "fat_trades_cifar10_paper_afs": "fat_trades_cifar10_paper",
                     "lbgat_cifar10_paper": "lbgat_trades_cifar10_paper",
                     "lbgat_cifar100_paper": "lbgat_trades_cifar100_paper",
                     "afs_cifar10_paper_alpha_0_5": "afs_cifar10_paper",
