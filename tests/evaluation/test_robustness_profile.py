@@ -81,12 +81,31 @@ def test_an_independent_suite_attacks_every_image_and_counts_for_the_worst_case_
         scripted("b", {0.1: {2}}, third),
     ]
     found = run(always_zero(), numbered(), suites, epsilons=(0.1, 0.2))
-    assert second == [(0.1, [0, 1, 2, 3, 4, 5]), (0.2, [2, 3, 4, 5])]
+    # At the strongest strength, survivors first; then, for "alone", what weaker ones broke.
+    assert second == [(0.1, [0, 1, 2, 3, 4, 5]), (0.2, [2, 3, 4, 5]), (0.2, [0, 1])]
     assert third == [(0.1, [1, 2, 3, 4, 5]), (0.2, [1, 3, 4, 5])]
     assert found.accuracy("column") == pytest.approx([1, 4 / 6, 4 / 6])
     assert found.accuracy("b") == pytest.approx([1, 4 / 6, 4 / 6])
     assert found.accuracy() == pytest.approx([1, 3 / 6, 3 / 6])
     assert found.broken_by() == ["a/a", "column/column", "b/b", None, None, None]
+
+
+@pytest.mark.parametrize("order", ["ascending", "descending"])
+def test_an_independent_attack_has_its_accuracy_at_the_strongest_strength_alone(order):
+    """Image 1 breaks at 0.1 only and image 2 at 0.2 only; image 5 is wrong without an attack."""
+    column = scripted("column", {0.1: {0, 1}, 0.2: {0, 2}}, independent=True)
+    found = run(always_zero(), numbered(wrong=1), [column], epsilons=(0.1, 0.2), order=order)
+    (outcome,) = found.outcomes
+    assert outcome.alone == pytest.approx(3 / 6)
+    if order == "ascending":
+        assert found.accuracy() == pytest.approx([5 / 6, 3 / 6, 2 / 6])
+        assert outcome.broken_at.tolist() == [1, 1, 2, -1, -1, 0]
+        assert outcome.images_attacked == (5, 5)
+
+
+def test_an_attack_that_sees_only_survivors_has_no_accuracy_of_its_own():
+    found = run(always_zero(), numbered(), [scripted("a", {0.1: {0}})], epsilons=(0.1,))
+    assert found.outcomes[0].alone is None
 
 
 def test_passes_are_counted():

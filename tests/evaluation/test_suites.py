@@ -11,7 +11,8 @@ from equipoise.attacks.losses import cross_entropy, gate_cross_entropy
 from equipoise.attacks.threat import Linf
 from equipoise.evaluation import SearchAttack, suites_for
 from equipoise.evaluation.attack import NearMisses
-from equipoise.evaluation.suites import GATE_RATIOS
+from equipoise.evaluation.gate_attacks import GATE_RATIOS
+from equipoise.evaluation.suites import QUERY_BUDGETS
 from equipoise.models import FeatureStack, fuse_branches, with_branches, with_conditioning
 
 SEARCH = PGD(steps=4, relative_step=0.5, keep="best")
@@ -97,6 +98,25 @@ def test_the_gate_attacks_fix_the_weight_and_push_it_both_ways_at_seven_ratios()
             assert f"gate-to-{side}-{ratio:g}" in names
     transfers = [attack.name for attack in suite.attacks if attack.source is not None]
     assert {"fixed-weight-1", "fixed-weight-0"} <= set(transfers)
+
+
+def test_the_ratios_are_each_run_on_every_image_for_a_model_with_a_generator():
+    """So that the paper's number, the worst single ratio of the set, is in the record."""
+    assert suites_for(linear(), ("ratios",), classes=10) == []
+    (suite,) = suites_for(adaptive(), ("ratios",), classes=10, steps=2)
+    (all_of_them,) = suites_for(adaptive(), ("adaptive",), classes=10, steps=2)
+    assert suite.independent
+    names = [attack.name for attack in suite.attacks]
+    assert names == [a.name for a in all_of_them.attacks if a.name.startswith("gate-to-")]
+    assert len(names) == 2 * len(GATE_RATIOS)
+
+
+def test_the_query_attack_is_run_at_five_budgets_on_every_image():
+    (suite,) = suites_for(linear(), ("queries",), classes=10)
+    assert suite.independent
+    assert [attack.describe()["queries"] for attack in suite.attacks] == [*QUERY_BUDGETS]
+    assert QUERY_BUDGETS == (100, 500, 1000, 2500, 5000)
+    assert {attack.kind for attack in suite.attacks} == {"black box"}
 
 
 def gate_attack(model: nn.Module, name: str) -> SearchAttack:

@@ -75,3 +75,29 @@ def test_channel_statistics_start_at_clean_images(monkeypatch):
     assert torch.allclose(torch.tensor(data["variance"][0]), clean.var(1), rtol=1e-3)
     assert data["epsilons"] == [0, 0.1]
     assert data["mean"][1] != data["mean"][0]
+
+
+def test_fusing_weights_are_measured_on_images_of_a_surrogate_at_random_strengths(monkeypatch):
+    """AFA Fig. 6: the attack never sees the model whose weights are measured."""
+    model = fuse_branches(with_branches(tiny.wide_resnet(), 2), placement="input").eval()
+    surrogate, (images, labels) = tiny.linear().eval(), tiny.images_and_labels(16)
+    seen = []
+    forward = type(model).logits_and_weight
+
+    def watched(self, batch, **settings):
+        seen.append(batch)
+        return forward(self, batch, **settings)
+
+    monkeypatch.setattr(type(model), "logits_and_weight", watched)
+    data = KINDS["transferred_weights"]([model, model, surrogate], images, labels, 0.1, 0)
+    assert len(seen) == 2  # once a model, without an attack
+    strengths = torch.tensor(data["epsilons"])
+    assert 0 <= float(strengths.min()) < 0.05 < float(strengths.max()) <= 0.1
+    moved = (seen[0] - images).abs().amax(dim=(1, 2, 3))
+    assert torch.allclose(moved, strengths, atol=1e-4)
+    loss = torch.nn.functional.cross_entropy
+    assert loss(surrogate(seen[0]), labels) > loss(surrogate(images), labels)
+    with torch.no_grad():
+        expected = 1 - model.logits_and_weight(seen[0])[1]
+    assert data["w1"][0] == data["w1"][1]
+    assert torch.allclose(torch.tensor(data["w1"][0]), expected, atol=1e-3)

@@ -93,6 +93,18 @@ def test_the_estimate_has_the_number_of_adaptive_attacks_on_a_stack(count):
     assert len(suite.attacks) == ADAPTIVE[AFS] * count
 
 
+def test_table_3_evaluates_the_ratios_of_models_with_a_generator_in_records_of_their_own(tmp_path):
+    models, _ = plan_models([ENTRIES["afa-table-3"]], SCALES["tiny"], (0,), tmp_path, None)
+    apart = {name for (name, _), model in models.items() if model.apart}
+    assert apart == {f"afa_{key}digits" for key in ("", "trades_", "iat_", "mart_")}
+    model = models["afa_digits", 0]
+    assert model.apart == ("ratios",)
+    assert model.evaluation_for(None, "ratios").suites == ("ratios",)
+    assert model.settings(None, "ratios") != model.settings(None)
+    other, _ = plan_models([ENTRIES["afa-table-4"]], SCALES["tiny"], (0,), tmp_path, None)
+    assert not any(model.apart for model in other.values())
+
+
 def test_every_later_stage_field_exists():
     for method, fields in LATER_STAGE_FIELDS.items():
         assert fields <= set(method.__dataclass_fields__)

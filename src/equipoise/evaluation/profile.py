@@ -35,6 +35,9 @@ class AttackOutcome:
         backward_passes: Number of images whose gradient was computed.
         seconds: Time it took when it was computed.
         settings: Its settings, from ``Attack.describe``.
+        alone: For an attack of an independent suite, the accuracy at the strongest strength if that
+            strength alone is tried, as the papers' tables do: whatever weaker strengths broke. An
+            image that is misclassified without an attack counts as broken.
     """
 
     suite: str
@@ -46,6 +49,7 @@ class AttackOutcome:
     backward_passes: int
     seconds: float
     settings: dict[str, Any]
+    alone: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -215,6 +215,7 @@ def _suite_record(profile: Profile, suite: Suite) -> dict[str, Any]:
                 "forward_passes": outcome.forward_passes,
                 "backward_passes": outcome.backward_passes,
                 "seconds": outcome.seconds,
+                **({} if outcome.alone is None else {"alone": outcome.alone}),
             }
             for outcome in profile.outcomes
             if outcome.suite == suite.name

@@ -66,7 +66,8 @@ def measure_profile(
 
     An image that is broken at a strength counts as broken at all higher ones, so the curve is
     monotone by construction and only survivors are attacked further. An independent suite ignores
-    what other suites, or other attacks of its own, have broken.
+    what other suites, or other attacks of its own, have broken; at the strongest strength it also
+    attacks what weaker ones broke, for the outcome's ``alone``.
 
     Args:
         model: Images in [0, 1] to logits. It is left unchanged.
@@ -201,6 +202,7 @@ class _AttackState:
 
     broken_at: Tensor
     images_attacked: dict[int, int] = field(default_factory=dict)  # by level
+    alone: float | None = None  # accuracy at the strongest strength alone
     keys: list[tuple[str, float]] = field(default_factory=list)  # cache keys and strengths
 
 
@@ -246,6 +248,26 @@ class _Run:
         rows = self._rows_to_attack(state.broken_at if independent else self.worst, level)
         key = self.context.key(suite, attack, epsilon)
         yield 0.0
+        yield from self._search(suite, attack, epsilon, rows)
+        broken = rows[self.cache.outcome(key, rows) == BROKEN]
+        earlier = (state.broken_at > 0).nonzero().squeeze(1)
+        state.broken_at[broken] = level
+        if not independent:
+            self.worst[broken] = level
+        elif level == max(self.levels):
+            # After the survivors, so that their batches do not depend on what weaker ones broke.
+            for _ in self._search(suite, attack, epsilon, earlier):
+                yield 1.0
+            reached = torch.cat([rows, earlier])
+            right = int((self.cache.outcome(key, reached) != BROKEN).sum())
+            state.alone = right / len(state.broken_at)
+            rows = reached
+        state.images_attacked[level] = len(rows)
+        state.keys.append((key, epsilon))
+
+    def _search(self, suite: int, attack: int, epsilon: float, rows: Tensor) -> Iterator[float]:
+        """Run an attack on those of the rows whose result is unknown, and yield the share done."""
+        key = self.context.key(suite, attack, epsilon)
         unknown = rows[self.cache.outcome(key, rows) == UNKNOWN]
         # The known rows are whole batches of this split, or come from an evaluation at other
         # strengths; so a continued evaluation splits the rest into the same batches as before.
@@ -256,12 +278,6 @@ class _Run:
         for number, (unit, result, seconds) in enumerate(self._results(units)):
             self.cache.put(key, unit.rows, result, seconds)
             yield (number + 1) / len(units)
-        broken = rows[self.cache.outcome(key, rows) == BROKEN]
-        state.broken_at[broken] = level
-        if not independent:
-            self.worst[broken] = level
-        state.images_attacked[level] = len(rows)
-        state.keys.append((key, epsilon))
 
     def _rows_to_attack(self, broken_at: Tensor, level: int) -> Tensor:
         attacked = broken_at == level + 1 if self.descending else broken_at > level
@@ -294,6 +310,7 @@ class _Run:
             backward_passes=sum(backward for _, backward, _ in costs),
             seconds=round(sum(seconds for _, _, seconds in costs), 2),
             settings=attack.describe(),
+            alone=state.alone,
         )
 
     def adversarial_images(self) -> list[tuple[int, float, Tensor]]:

@@ -1,6 +1,6 @@
 """Attack suites: which attacks an evaluation runs, and in which order."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
@@ -8,27 +8,36 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from equipoise.attacks import APGD, PGD, Noise, Search, Square, fgsm, losses
+from equipoise.attacks import APGD, PGD, Noise, Square, fgsm
 from equipoise.evaluation.attack import Attack, Loss, NearMisses, SearchAttack
 from equipoise.evaluation.autoattack import PARTS, AutoAttackPart
 from equipoise.evaluation.cache import weights_hash
+from equipoise.evaluation.gate_attacks import gate_attacks
 from equipoise.models import AdaptiveNetwork, FeatureStack
 from equipoise.models.conditional_network import FixedPreference
 from equipoise.runtime.errors import InvalidInput
 from equipoise.types import Images
 
-SuiteName = Literal["quick", "tables", "paper", "standard", "autoattack", "adaptive", "transfer"]
-
-GATE_RATIOS = (10.0, 5.0, 2.0, 1.0, 1 / 2, 1 / 5, 1 / 10)
-"""Ratios of cross-entropy to binary cross-entropy, AFA Sec. 5.2 "Adaptive attack"."""
+SuiteName = Literal[
+    "quick",
+    "tables",
+    "paper",
+    "standard",
+    "autoattack",
+    "adaptive",
+    "ratios",
+    "queries",
+    "transfer",
+]
 
 NEAREST = 0.2
 """Share of its clean margin below which an image gets the longer attack of ``quick``."""
 
+QUERY_BUDGETS = (100, 500, 1000, 2500, 5000)
+"""Queries of Square in suite ``queries``; AFA's supplement, which would name them, is not known."""
+
 QUERIES_WITHOUT_GRADIENTS = 1000
 """Least number of queries for an image of a model without gradients."""
-
-LogitsAndGate = Callable[[Images], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,10 +92,14 @@ def suites_for(
             - ``"adaptive"``: for a model with a weight generator, attacks on the generator; for a
               feature stack, attacks on its members and on their generators; for OAT, attacks from
               every other preference. Left out for other models.
+            - ``"ratios"``: for a model with a weight generator, PGD on both losses at each of the
+              paper's seven ratios, each on all images: the worst of them is the paper's number.
+              Left out for other models.
+            - ``"queries"``: Square at ``QUERY_BUDGETS``, each on all images.
             - ``"transfer"``: PGD on each surrogate.
         classes: Number of classes. With fewer than 4, the margin replaces DLR.
-        steps: Number of steps of each search in ``quick``, ``adaptive`` and ``transfer``, of
-            epsilon / 4.
+        steps: Number of steps of each search in ``quick``, ``adaptive``, ``ratios`` and
+            ``transfer``, of epsilon / 4.
         restarts: Number of random restarts of each search in ``quick``.
         seed: Random seed of ``autoattack``, which uses its own generators.
         surrogates: By name, the models that ``transfer`` attacks instead of the model.
@@ -100,9 +113,10 @@ def suites_for(
             ``autoattack``.
 
     Source:
-        AFA Sec. 5.2 and Table 3; AFS Table IV; Croce and Hein 2020. Deviations in ``adaptive``:
-        every image keeps its worst case over the ratios, where the paper keeps the single worst
-        ratio of the whole set; and the generator is pushed both ways.
+        AFA Sec. 5.2 and Table 3; AFS Table IV; Croce and Hein 2020. Deviations: in
+        ``adaptive`` every image keeps its worst case over the ratios, where the paper keeps the
+        single worst ratio of the whole set, as ``ratios`` does; and the generator is pushed both
+        ways. Inference: ``queries``.
 
     Example:
         >>> import torch
@@ -136,6 +150,13 @@ def suites_for(
                     "--surrogates FOLDER..."
                 )
             suites.append(Suite(name=name, attacks=_transfer(surrogates, steps)))
+        elif name == "queries":
+            attacks = tuple(_square(queries=queries) for queries in QUERY_BUDGETS)
+            suites.append(Suite(name=name, attacks=attacks, independent=True))
+        elif name == "ratios":
+            if isinstance(model, AdaptiveNetwork):
+                attacks = tuple(gate_attacks(model.logits_and_gate, _search(steps)))
+                suites.append(Suite(name=name, attacks=attacks, independent=True))
         elif isinstance(model, AdaptiveNetwork):
             suites.append(Suite(name=name, attacks=_adaptive_gate(model, steps)))
         elif isinstance(model, FixedPreference):
@@ -255,33 +276,7 @@ def _adaptive_gate(model: AdaptiveNetwork, steps: int) -> tuple[Attack, ...]:
         )
         for fixed in (model.ceiling, 0.0, model.ceiling / 2)
     ]
-    return (*attacks, *_gate_attacks(model.logits_and_gate, search))
-
-
-def _gate_attacks(forward: LogitsAndGate, search: Search, prefix: str = "") -> Iterator[Attack]:
-    """Attacks that push the fusing weight to either side, at every ratio of the two losses."""
-    for target, side in ((0.0, "clean"), (1.0, "robust")):
-        for ratio in GATE_RATIOS:
-            yield SearchAttack(
-                name=f"{prefix}gate-to-{side}-{ratio:g}",
-                search=search,
-                loss="cross_entropy",
-                kind="gate",
-                joint=_GateTerm(forward, target, 1 / ratio),
-            )
-
-
-@dataclass(frozen=True)
-class _GateTerm:
-    """A joint forward pass that adds the gate's binary cross-entropy, times a weight."""
-
-    forward: LogitsAndGate
-    target: float
-    weight: float
-
-    def __call__(self, images: Images) -> tuple[Tensor, Tensor, Tensor]:
-        logits, gate = self.forward(images)
-        return logits, logits, self.weight * losses.gate_cross_entropy(gate, self.target)
+    return (*attacks, *gate_attacks(model.logits_and_gate, search))
 
 
 @dataclass(frozen=True)
@@ -309,7 +304,7 @@ def _adaptive_stack(model: FeatureStack, steps: int) -> tuple[Attack, ...]:
     for number, member in enumerate(members):
         if isinstance(member, AdaptiveNetwork):
             forward = _MemberGate(model, member)
-            attacks += _gate_attacks(forward, search, prefix=f"member-{number}-")
+            attacks += gate_attacks(forward, search, prefix=f"member-{number}-")
     if count == 1:
         return tuple(attacks)
     attacks += (

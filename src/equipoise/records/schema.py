@@ -35,6 +35,7 @@ class AttackOutcome(TypedDict):
     images_attacked: NotRequired[list[int]]
     forward_passes: NotRequired[int]
     backward_passes: NotRequired[int]
+    alone: NotRequired[Share]
 
 
 class SuiteOutcome(TypedDict):

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from equipoise.data import DataSet
+from equipoise.evaluation.gate_attacks import GATE_RATIOS
 from equipoise.evaluation.suites import suites_for
 from equipoise.methods import AFA, AFS, OAT, SingleNetwork
 from equipoise.recipes import Evaluation, Recipe
@@ -91,6 +92,8 @@ def evaluation_passes(recipe: Recipe, evaluation: Evaluation, dataset: DataSet) 
             steps += attack_steps * settings.get("restarts", 1) * settings.get("targets", 1)
     if "autoattack" in evaluation.suites:
         steps += 1900 + 5000 / 3
+    if "ratios" in evaluation.suites and isinstance(recipe.method, AFA):
+        steps += 2 * len(GATE_RATIOS) * evaluation.steps
     members = sum(recipe.method.selected()) if isinstance(recipe.method, AFS) else 1
     if "adaptive" in evaluation.suites:
         steps += ADAPTIVE.get(type(recipe.method), 0) * members * evaluation.steps

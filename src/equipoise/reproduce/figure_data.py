@@ -117,6 +117,29 @@ def _channels(
     return {"layer": name, "epsilons": epsilons, "mean": means, "variance": variances}
 
 
+def _transferred_weights(
+    models: Models, images: Images, labels: Tensor, strongest: float, seed: int
+) -> dict[str, Any]:
+    """W1 on images attacked on a surrogate, the last model, at random strengths (AFA Fig. 6).
+
+    Each image's strength is uniform in [0, strongest]; the attack is PGD on the cross-entropy.
+    """
+    *adaptive, surrogate = models
+    generator = torch.Generator(images.device)
+    generator.manual_seed(derive_seed(seed, "transferred_weights"))
+    epsilon = strongest * torch.rand(len(images), generator=generator, device=images.device)
+    search = PGD(steps=20, relative_step=0.25)
+    with attack_mode(surrogate):
+        goal = cross_entropy(surrogate, labels)
+        attacked = search(goal, images, Linf(epsilon), generator)
+    weights = []
+    for model in adaptive:
+        assert isinstance(model, AdaptiveNetwork)
+        with attack_mode(model), torch.no_grad():
+            weights.append(_rounded(1 - model.logits_and_weight(attacked)[1]))
+    return {"epsilons": _rounded(epsilon), "w1": weights}
+
+
 def _embeddings(
     models: Models, images: Images, labels: Tensor, strongest: float, seed: int
 ) -> dict[str, Any]:
@@ -178,6 +201,7 @@ def _rounded(values: Any) -> list[float]:
 
 KINDS: dict[str, Callable[[Models, Images, Tensor, float, int], Any]] = {
     "channels": _channels,
+    "transferred_weights": _transferred_weights,
     "embeddings": _embeddings,
     "weights": _weights,
     "gradients": _gradients,

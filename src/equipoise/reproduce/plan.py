@@ -8,6 +8,7 @@ from itertools import compress
 from pathlib import Path
 from typing import Any
 
+from equipoise.evaluation import SuiteName
 from equipoise.evaluation.work_unit import Precision
 from equipoise.methods import AFA, AFS, SingleNetwork
 from equipoise.models.io.model_folder import CONFIG
@@ -48,6 +49,7 @@ class PlannedModel:
         search_precision: Precision of the attacks' searches.
         shown: Whether a row or a figure shows it. Others are only members of a stack, and are not
             evaluated.
+        apart: Suites with a record of their own.
     """
 
     recipe: Recipe
@@ -55,6 +57,7 @@ class PlannedModel:
     folder: Path
     search_precision: Precision = "32-true"
     shown: bool = True
+    apart: tuple[SuiteName, ...] = ()
 
     def is_trained(self) -> bool:
         """Whether its run folder holds the finished model."""
@@ -81,29 +84,31 @@ class PlannedModel:
                 "move the folder away."
             )
 
-    def record(self, surrogate: Path | None = None) -> dict[str, Any] | None:
+    def record(
+        self, surrogate: Path | None = None, apart: SuiteName | None = None
+    ) -> dict[str, Any] | None:
         """Record of an evaluation with exactly these settings, if there is one.
 
         Args:
             surrogate: Run folder of the surrogate, for the record of the transfer attack.
+            apart: The only suite of the record, one of ``apart``.
         """
-        settings = self.settings(surrogate)
+        settings = self.settings(surrogate, apart)
         paths = sorted((self.folder / "records").glob("*.json")) if self.is_trained() else ()
         for path in paths:
             if read_json(path).get("settings") == settings:
                 return read_record(path)
         return None
 
-    def evaluation_for(self, surrogate: Path | None) -> Evaluation:
-        """Settings of its evaluation; with a surrogate, of the transfer attack alone."""
-        if surrogate is None:
-            return self.evaluation
-        return replace(self.evaluation, suites=("transfer",))
+    def evaluation_for(self, surrogate: Path | None, apart: SuiteName | None = None) -> Evaluation:
+        """Settings of its evaluation; of the transfer attack or of one suite alone if asked."""
+        only = apart if surrogate is None else "transfer"
+        return self.evaluation if only is None else replace(self.evaluation, suites=(only,))
 
-    def settings(self, surrogate: Path | None) -> list[Any]:
+    def settings(self, surrogate: Path | None, apart: SuiteName | None = None) -> list[Any]:
         """Settings as its record holds them."""
         return EvaluationSettings(
-            evaluation=self.evaluation_for(surrogate),
+            evaluation=self.evaluation_for(surrogate, apart),
             search_precision=self.search_precision,
             surrogates=() if surrogate is None else (surrogate,),
         ).to_json()
@@ -133,6 +138,7 @@ def plan_models(
         ValueError: If a recipe does not exist, or its data are not read from a folder.
     """
     surrogate_of: dict[str, str | None] = {}
+    apart: dict[str, tuple[Any, ...]] = {}
     for entry in entries:
         for part in entry.parts():
             surrogate = None
@@ -140,6 +146,7 @@ def plan_models(
                 surrogate = SURROGATE.format(scale.datasets[part.data])
             for name in recipes_of(part, scale):
                 surrogate_of[name] = surrogate or surrogate_of.get(name)
+                apart[name] = apart.get(name, ()) or entry.suites_apart()
             if surrogate is not None:
                 surrogate_of[surrogate] = None
     shown = frozenset(surrogate_of)
@@ -153,7 +160,11 @@ def plan_models(
             "that need it, or choose another --scale."
         )
     models = {
-        (name, seed): replace(_model(name, seed, scale, folder, data), shown=name in shown)
+        (name, seed): replace(
+            _model(name, seed, scale, folder, data),
+            shown=name in shown,
+            apart=apart.get(name, ()) if isinstance(RECIPES[name]().method, AFA) else (),
+        )
         for name in surrogate_of
         for seed in seeds
     }

@@ -21,6 +21,7 @@ from typing import Any
 import torch
 
 from equipoise.data import DataSet, DataSource
+from equipoise.evaluation import SuiteName
 from equipoise.execution.process_pool import side_by_side
 from equipoise.recipes import to_json
 from equipoise.report.papers import (
@@ -166,7 +167,8 @@ def _announce(
         key, surrogate = (name, seed), surrogates.get((name, seed))
         to_train, to_evaluate = not model.is_trained(), model.shown and model.record() is None
         to_transfer = surrogate is not None and model.record(surrogate.folder) is None
-        if not (to_train or to_evaluate or to_transfer):
+        to_run = [suite for suite in model.apart if model.record(apart=suite) is None]
+        if not (to_train or to_evaluate or to_transfer or to_run):
             continue
         dataset = load(model.recipe.dataset)
         network = (model.recipe.network, dataset.name)
@@ -178,6 +180,7 @@ def _announce(
         seconds = passes * rates[network]
         total += seconds
         work = ["train"] * to_train + ["evaluate"] * to_evaluate + ["transfer"] * to_transfer
+        work += to_run
         log(f"{name}, seed {seed}: {', '.join(work)}, up to {_duration(seconds)}")
     if total:
         log(f"total: up to {_duration(total / workers)} with {workers} at a time")
@@ -209,6 +212,12 @@ def _run(
         for key, surrogate in surrogates.items()
         if models[key].record(surrogate.folder) is None
     }
+    second |= {
+        f"{_job_name(key)} {suite}": (_evaluate, (model, None, suite))
+        for key, model in models.items()
+        for suite in model.apart
+        if model.record(apart=suite) is None
+    }
     threads = max(1, (os.cpu_count() or 1) // workers)
     for work in filter(None, (first, second)):
         side_by_side(work, workers=workers, threads=threads, reporter=reporter)
@@ -228,10 +237,16 @@ def _train_and_evaluate(
         _evaluate(model, None, reporter=reporter)
 
 
-def _evaluate(model: PlannedModel, surrogate: Path | None, *, reporter: Reporter) -> None:
+def _evaluate(
+    model: PlannedModel,
+    surrogate: Path | None,
+    apart: SuiteName | None = None,
+    *,
+    reporter: Reporter,
+) -> None:
     evaluate(
         model.folder,
-        evaluation=model.evaluation_for(surrogate),
+        evaluation=model.evaluation_for(surrogate, apart),
         data=getattr(model.recipe.dataset, "folder", None),
         surrogates=() if surrogate is None else (surrogate,),
         search_precision=model.search_precision,
@@ -251,6 +266,7 @@ def _results(models: Models, surrogates: Models) -> dict[str, tuple[Result, ...]
             recipe=to_json(model.recipe),
             record=record,
             transfer=None if surrogate is None else model.record(surrogate.folder),
+            ratios=model.record(apart="ratios") if "ratios" in model.apart else None,
         )
         results[name] = (*results.get(name, ()), result)
     return results

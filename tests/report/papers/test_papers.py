@@ -312,3 +312,67 @@ def test_unknown_published_values_are_refused():
     with pytest.raises(ValueError, match="no published values of 'x' on cifar10"):
         published_table("x", "cifar10")
     assert published_row(TABLES[0]["source"], TABLES[0]["data"], "nobody") == {}
+
+
+def ratios(*alone):
+    """A record of suite ``ratios`` with the accuracy of each ratio alone."""
+    attacks = [{"name": f"gate-to-clean-{k}", "alone": value} for k, value in enumerate(alone)]
+    return record(suites=[{"name": "ratios", "independent": True, "attacks": attacks}])
+
+
+def test_table_3_shows_what_the_paper_prints_beside_our_worst_case():
+    """At the strongest strength alone, and at the one ratio that is worst for the whole set."""
+    attacks = [
+        {"name": name, "broken_at": [-1, 2, 4, -1], "alone": alone}
+        for name, alone in (("fgsm", 0.75), ("pgd-20", 0.5), ("cw-30-kappa-50", 0.25))
+    ]
+    suites = [
+        {"name": "tables", "independent": True, "attacks": attacks, "accuracy": [0.75] * 5},
+        {"name": "adaptive", "independent": False, "attacks": [], "accuracy": [0.25] * 5},
+    ]
+    entry = ENTRIES["afa-table-3"]
+    found = result(record=record(suites=suites), ratios=ratios(0.75, 0.5))
+    lines = table_lines(entry, TINY, {"afa_digits": (found,)})
+    printed, worst = (line for line in lines if line.source.startswith("measured"))
+    assert (printed.source, worst.source) == ("measured, as printed", "measured, worst case")
+    assert [cell.mean for cell in printed.cells[:5]] == [75, 50, 75, 25, 50]
+    assert [cell.mean for cell in worst.cells[:5]] == [75, 25, 25, 25, 25]
+    assert printed.cells[5:] == worst.cells[5:]
+
+
+def test_records_without_these_numbers_leave_the_cells_of_the_printed_line_empty():
+    entry = ENTRIES["afa-table-3"]
+    lines = table_lines(entry, TINY, {"afa_digits": (result(),)})
+    printed = next(line for line in lines if line.source == "measured, as printed")
+    assert printed.cells[0].mean == 75
+    assert printed.cells[1:5] == (None,) * 4
+
+
+def test_only_table_3_needs_the_ratios():
+    assert [name for name, entry in ENTRIES.items() if entry.suites_apart()] == ["afa-table-3"]
+
+
+def test_figure_1_of_afs_shows_the_methods_of_its_caption():
+    (part,) = ENTRIES["afs-fig-1"].parts()
+    assert [row.label for row in part.rows] == [
+        *("FAT", "TLA", "TRADES", "LBGAT+TRADES", "PGD-AT", "AFS"),
+    ]
+
+
+def test_figure_6_of_afa_has_a_point_for_each_eighth_of_the_surrogates_strengths():
+    entry = ENTRIES["afa-fig-6"]
+    assert not entry.needs_models()
+    strengths = [0.2 * k / 16 for k in range(16)]
+    data = {"epsilons": strengths, "w1": [strengths, strengths]}
+    drawing = drawing_of(entry, TINY, everything(entry), [data])
+    with styled():
+        panel = entry.content.draw(drawing).axes[0]
+    points = [line for line in panel.lines if str(line.get_label()).endswith("the surrogate")]
+    assert [line.get_label() for line in points] == [
+        "AFA, from the surrogate",
+        "AFA, plain stage II, from the surrogate",
+    ]
+    means = [(a + b) / 2 for a, b in zip(strengths[::2], strengths[1::2], strict=True)]
+    assert list(points[0].get_xdata()) == pytest.approx(means)
+    assert list(points[0].get_ydata()) == pytest.approx(means)
+    assert not any(line.get_label() == "surrogate" for line in panel.lines)

@@ -7,6 +7,8 @@ from typing import Any
 
 WORST = "worst case"
 SMALL = ("tiny", "compact")
+SURROGATE = "surrogate"
+"""Label of the network on which a figure's images are made; it has no curve of its own."""
 FORMATS = ("svg", "png", "pdf")
 """File formats in which figures are written."""
 
@@ -55,15 +57,19 @@ class Reading:
     Args:
         name: Label in the table.
         under: Attack of columns that name none.
+        as_printed: Whether attacks are measured as the papers' tables do: at one strength alone,
+            and the adaptive attack at the one ratio that is worst for the whole set.
     """
 
     name: str
     under: str
+    as_printed: bool = False
 
 
 SAME = Reading(name="measured, PGD-20", under="pgd-20")
 WORST_CASE = Reading(name="measured, worst case", under=WORST)
 MEASURED = Reading(name="measured", under=WORST)
+AS_PRINTED = Reading(name="measured, as printed", under=WORST, as_printed=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,11 +116,13 @@ class Figure:
             since it needs matplotlib.
         needs: Data computed from the models beyond their records: a key of
             ``equipoise.reproduce.figure_data.KINDS``; ``None`` if records are enough.
+        optional: Whether the figure is drawn without these data while a model is missing.
     """
 
     part: Part
     drawn_by: str
     needs: str | None = None
+    optional: bool = False
 
     def draw(self, drawing: Any) -> Any:
         """Draw the figure with matplotlib.
@@ -156,7 +164,18 @@ class Entry:
 
     def needs_models(self) -> bool:
         """Whether it is a figure computed from the models themselves, not from records alone."""
-        return isinstance(self.content, Figure) and self.content.needs is not None
+        figure = self.content
+        return isinstance(figure, Figure) and figure.needs is not None and not figure.optional
+
+    def suites_apart(self) -> tuple[str, ...]:
+        """Suites that it shows and that are evaluated in a record of their own.
+
+        ``"ratios"`` runs fourteen attacks on every image, which only one column needs.
+        """
+        if isinstance(self.content, Figure) or "adaptive" not in self.under():
+            return ()
+        printed = any(reading.as_printed for reading in self.content.readings)
+        return ("ratios",) if printed else ()
 
     def under(self) -> set[str]:
         """Every attack, suite or quantity that it shows."""

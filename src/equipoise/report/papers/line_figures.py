@@ -8,7 +8,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 
-from equipoise.report.papers.entry import WORST
+from equipoise.report.papers.entry import SURROGATE, WORST
 from equipoise.report.papers.measurements import Drawing, accuracies
 from equipoise.report.papers.style import COLOURS, DASHES, MARKS, canvas
 from equipoise.report.run_files import extractor_budgets
@@ -102,12 +102,24 @@ def channel_statistics(drawing: Drawing) -> Canvas:
 def fusing_weights(drawing: Drawing) -> Canvas:
     """Mean fusing weight W1 against strength, with a band of one deviation over images.
 
+    Lines are of images attacked on the model itself, points of images attacked on a surrogate at
+    random strengths: the mean of each eighth of the strengths.
+
     Source:
-        AFA Fig. 6.
+        AFA Fig. 6, whose images come from a ResNet-34.
     """
     figure, panels = canvas(1, 1, 2.4)
     panel = panels[0]
-    for index, (label, results) in enumerate(drawing.measured.items()):
+    shown = {label: r for label, r in drawing.measured.items() if label != SURROGATE}
+    for index, (label, results) in enumerate(shown.items()):
+        for number, data in enumerate(drawing.data):
+            panel.plot(
+                *_eighths(data["epsilons"], data["w1"][index]),
+                linestyle="none",
+                color=COLOURS[index],
+                marker="x",
+                label=None if number else f"{label}, from the surrogate",
+            )
         record = results[0].record
         for dash, path in zip(DASHES, ATTACK_PATHS, strict=False):
             band = fusing_weight_band([r.record["fusing_weight"][path] for r in results])
@@ -126,6 +138,16 @@ def fusing_weights(drawing: Drawing) -> Canvas:
     panel.set_ylabel("W1, weight of the robust branch")
     figure.legend(loc="outside lower center", ncols=2)
     return figure
+
+
+def _eighths(strengths: Numbers, values: Numbers) -> tuple[list[float], list[float]]:
+    """Mean strength and mean value in each eighth of the strengths that holds an image."""
+    top = max(strengths) or 1.0
+    eighths: dict[int, list[tuple[float, float]]] = {}
+    for pair in zip(strengths, values, strict=True):
+        eighths.setdefault(min(7, int(8 * pair[0] / top)), []).append(pair)
+    pairs = [tuple(map(mean, zip(*eighths[k], strict=True))) for k in sorted(eighths)]
+    return [pair[0] for pair in pairs], [pair[1] for pair in pairs]
 
 
 def trade_off_scatter(drawing: Drawing) -> Canvas:

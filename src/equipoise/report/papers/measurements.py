@@ -18,12 +18,14 @@ class Result:
         recipe: Its recipe as JSON.
         record: Its evaluation.
         transfer: Its evaluation against images that were attacked on the surrogate.
+        ratios: Its evaluation at each ratio of the adaptive attack.
         multiply_adds: Multiply-adds for one image.
     """
 
     recipe: Mapping[str, Any]
     record: Record
     transfer: Record | None = None
+    ratios: Record | None = None
     multiply_adds: int | None = None
 
 
@@ -111,7 +113,9 @@ def measure(results: Sequence[Result], column: Column, reading: Reading) -> Numb
     Returns:
         The number, accuracies in percent; ``None`` if a seed was not measured.
     """
-    values = [_value(result, column, column.under or reading.under) for result in results]
+    under = column.under or reading.under
+    value = _printed_value if reading.as_printed else _value
+    values = [value(result, column, under) for result in results]
     known = [value for value in values if value is not None]
     if not known or len(known) < len(values):
         return None
@@ -127,6 +131,65 @@ def _value(result: Result, column: Column, under: str) -> float | None:
     if shares is None:
         return None
     return 100 * (mean(shares) if column.at is None else shares[column.at])
+
+
+def _printed_value(result: Result, column: Column, under: str) -> float | None:
+    """The number that the papers' tables print, where it differs from ours."""
+    if under == "adaptive":
+        return worst_ratio(result.ratios)
+    suites = [suite for suite in result.record["suites"] if suite.get("independent", False)]
+    if any(attack["name"] == under for suite in suites for attack in suite["attacks"]):
+        return accuracy_alone(result.record, under)
+    return _value(result, column, under)
+
+
+def accuracy_alone(record: Record, attack: str) -> float | None:
+    """Accuracy under one attack at the strongest strength alone, as the papers print it.
+
+    Args:
+        record: An evaluation.
+        attack: Name of an attack of an independent suite.
+
+    Returns:
+        Percent; ``None`` if the record has no such attack, or is older than the field ``alone``.
+
+    Source:
+        AFA Table 3, columns PGD, FGSM and C&W at 8/255.
+
+    Example:
+        >>> suite = {"name": "paper", "independent": True,
+        ...          "attacks": [{"name": "fgsm", "alone": 0.25}, {"name": "pgd-20"}]}
+        >>> [accuracy_alone({"suites": [suite]}, name) for name in ("fgsm", "pgd-20")]
+        [25.0, None]
+    """
+    for suite in record["suites"]:
+        for found in suite["attacks"] if suite.get("independent", False) else ():
+            if found["name"] == attack and "alone" in found:
+                return 100.0 * float(found["alone"])
+    return None
+
+
+def worst_ratio(record: Record | None) -> float | None:
+    """Accuracy under the one ratio of the adaptive attack that is worst for the whole set.
+
+    Args:
+        record: An evaluation with the suite ``ratios``, or ``None``.
+
+    Returns:
+        Percent, over both targets of the seven ratios; ``None`` without such an evaluation.
+
+    Source:
+        AFA Sec. 5.2, "report the best attacking results (worst adversarial accuracies)".
+
+    Example:
+        >>> attacks = [{"name": "gate-to-clean-10", "alone": 0.5},
+        ...            {"name": "gate-to-robust-0.1", "alone": 0.25}]
+        >>> worst_ratio({"suites": [{"name": "ratios", "independent": True, "attacks": attacks}]})
+        25.0
+    """
+    suites = [] if record is None else [s for s in record["suites"] if s["name"] == "ratios"]
+    shares = [attack["alone"] for suite in suites for attack in suite["attacks"]]
+    return 100.0 * float(min(shares)) if shares else None
 
 
 _QUANTITIES: Mapping[str, Callable[[Result], float | None]] = {

@@ -50,6 +50,7 @@ SCALES: Mapping[str, Scale] = MappingProxyType(
                     "afs_digits_alpha_0_2": "afs_digits",
                     "afs_digits_mask_111": "afs_digits",
                     "afa_digits_k3": "afa_digits",
+                    "surrogate_resnet34_digits": "surrogate_digits",
                     "pgd_at_digits_afs": "pgd_at_digits",
                     "trades_digits_afs": "trades_digits",
                 },
@@ -63,6 +64,7 @@ SCALES: Mapping[str, Scale] = MappingProxyType(
                 same_as={
                     "pgd_at_cifar10_compact_budget_8": "pgd_at_cifar10_compact",
                     "afa_cifar10_compact_k3": "afa_cifar10_compact",
+                    "surrogate_resnet34_cifar10_compact": "surrogate_cifar10_compact",
                     "pgd_at_cifar10_compact_afs": "pgd_at_cifar10_compact",
                     "trades_cifar10_compact_afs": "trades_cifar10_compact",
                 },
