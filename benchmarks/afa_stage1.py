@@ -1,8 +1,10 @@
-"""AFA's stage I with five branches: against a sequential Algorithm 1, and its split against PGD-AT.
+"""AFA's stage I with five branches: against a sequential Algorithm 1, its split against PGD-AT, and
+over TRADES and MART against clean images that are predicted once for each attacked branch.
 
 Run it from the repository: ``python benchmarks/afa_stage1.py``.
 """
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -20,8 +22,11 @@ from steps import (
 )
 from timing import Apart, comparison, fastest, operations, settings, share_of_ceiling, take_turns
 from timing import write_record as write
+from torch import Tensor
 
+from equipoise.methods.branch_task import BranchTask
 from equipoise.models import with_branches
+from equipoise.objectives import MART, TRADES, Batch, Objective
 
 STEPS, BRANCHES = 10, 5
 
@@ -85,6 +90,36 @@ def split(count: int, rounds: int) -> dict[str, Any]:
     }
 
 
+class PredictsAgain(BranchTask):
+    """Stage I as before 2026-12: the clean images of every attacked branch are predicted again."""
+
+    def _loss(self, objective: Objective, batch: Batch) -> Tensor:
+        again = partial(self.network, branch=0)
+        return super()._loss(objective, replace(batch, predict_clean=again))
+
+
+def clean_once(count: int, rounds: int) -> dict[str, Any]:
+    """Over TRADES and MART, the clean images predicted once a step or K times."""
+    images, labels = batch(count)
+    comparisons = []
+    for objective in (TRADES(), MART()):
+        name = type(objective).__name__
+        steps = {}
+        for what, kind in (("once", BranchTask), (f"{BRANCHES} times", PredictsAgain)):
+            made = branch_task(
+                network(10, 2), BRANCHES, STEPS, split_batch=False, objective=objective
+            )
+            steps[f"clean images {what}"] = our_step(
+                kind(made.network, made.method), images, labels
+            )
+        turns = take_turns(steps, rounds)
+        what = f"AFA stage I over {name}, {BRANCHES} branches, WRN-10-2, batch {count}"
+        comparisons.append(
+            comparison(turns, what, "clean images once", f"clean images {BRANCHES} times")
+        )
+    return {"comparisons": comparisons}
+
+
 def main() -> None:
     """Run, print, write the record."""
     given = settings(__doc__, batch=64, rounds=5, split_batch=128, split_rounds=7)
@@ -94,6 +129,7 @@ def main() -> None:
         {
             "full": full(given.batch, given.rounds),
             "split": split(given.split_batch, given.split_rounds),
+            "clean_once": clean_once(given.batch, given.rounds),
         },
     )
 

@@ -14,7 +14,7 @@ from equipoise.methods import AFA, TrainingAttack
 from equipoise.methods.afa import BranchTask
 from equipoise.methods.single_network import NetworkTask
 from equipoise.models import BranchedNetwork, WideResNet, with_branches
-from equipoise.objectives import PGDAT
+from equipoise.objectives import PGDAT, AnyObjective
 from equipoise.runtime.malloc import keep_freed_memory
 from equipoise.training.schedule import Schedule
 
@@ -60,11 +60,18 @@ def pgd_task(net: nn.Module, steps: int) -> NetworkTask:
     return NetworkTask(net, PGDAT(), EPSILON, attack, "Linf")
 
 
-def branch_task(net: nn.Module, branches: int, steps: int, *, split_batch: bool) -> BranchTask:
-    """AFA's stage I over PGD-AT."""
+def branch_task(
+    net: nn.Module,
+    branches: int,
+    steps: int,
+    *,
+    split_batch: bool,
+    objective: AnyObjective | None = None,
+) -> BranchTask:
+    """AFA's stage I, over PGD-AT by default."""
     schedule = Schedule(epochs=1, learning_rate=0.1)
     method = AFA(
-        objective=PGDAT(),
+        objective=objective or PGDAT(),
         strengths=STRENGTHS[branches],
         attack=TrainingAttack(steps=steps),
         split_batch=split_batch,

@@ -14,6 +14,7 @@ from equipoise.models import (
     WideResNet,
     count_multiply_adds,
     count_parameters,
+    fuse_branches,
     with_branches,
 )
 
@@ -114,3 +115,14 @@ def test_branches_add_parameters_but_no_multiply_adds():
     assert count_parameters(branched) == count_parameters(network) + 2 * norms
     through = partial(branched, branch=2)
     assert count_multiply_adds(branched, SMALL, through) == count_multiply_adds(network, SMALL)
+
+
+def test_a_fused_afa_counts_the_affine_maps_of_both_branches():
+    """36,479,194 parameters of WRN-28-10, a second gamma and beta for each norm, the generator."""
+    plain = on_meta(WideResNet, depth=28, width=10)
+    norms = sum(2 * m.num_features for m in plain.modules() if isinstance(m, nn.BatchNorm2d))
+    with torch.device("meta"):
+        fused = fuse_branches(with_branches(plain, 5), placement="input")
+    generator = sum(p.numel() for p in fused.generator_parameters())
+    assert count_parameters(plain) == 36_479_194
+    assert count_parameters(fused) == 36_479_194 + norms + generator

@@ -8,19 +8,37 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from equipoise.models.afa.fused_batch_norm import FusedBatchNorm2d
+
 
 def count_parameters(network: nn.Module) -> int:
-    """Count a network's parameters, frozen ones included and buffers not.
+    """Count a network's parameters, frozen ones included.
+
+    Buffers are left out, except for the affine maps of AFA's fused norms: they hold gamma and beta
+    of both branches, which are parameters before the statistics are folded into them.
+
+    Args:
+        network: Any network.
 
     Returns:
         The number of scalars.
+
+    Source:
+        AFS Table VI, "Para. (M)". AFA prints no size; a fused network of it has as many parameters
+        as the dual-BN network of its Fig. 4(b).
 
     Example:
         >>> from torch import nn
         >>> count_parameters(nn.Linear(3, 2))
         8
     """
-    return sum(parameter.numel() for parameter in network.parameters())
+    affine = [
+        buffer
+        for module in network.modules()
+        if isinstance(module, FusedBatchNorm2d)
+        for buffer in module.buffers()
+    ]
+    return sum(values.numel() for values in (*network.parameters(), *affine))
 
 
 def count_multiply_adds(

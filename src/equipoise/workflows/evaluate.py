@@ -28,7 +28,7 @@ from equipoise.evaluation.free_gate import free_gate
 from equipoise.evaluation.fresh_copy import FreshCopies
 from equipoise.evaluation.model_kinds import ask_rightly, marks_of
 from equipoise.evaluation.self_checks import self_checks
-from equipoise.models import AdaptiveNetwork
+from equipoise.models import AdaptiveNetwork, count_parameters
 from equipoise.recipes import Evaluation
 from equipoise.runtime.files import read_json, write_json
 from equipoise.runtime.reporter import NullReporter, Reporter
@@ -234,7 +234,7 @@ def _attack_and_check(
             batch_size=settings.batch_size,
             search_precision=settings.search_precision,
             seconds=time.monotonic() - began,
-            parameters=sum(parameter.numel() for parameter in network.parameters()),
+            parameters=count_parameters(network),
             labels=split.labels,
             extra=extra,
         ),
