@@ -175,3 +175,12 @@ def test_the_record_of_seeded_faults_says_that_all_in_the_list_were_caught(monke
         name: result["outcome"] for name, result in record["faults"].items()
     }
     assert record["caught"] == record["listed"] == len(names)
+
+
+def test_the_record_of_the_official_code_has_no_difference_beyond_rounding():
+    record = json.loads((FOLDER / "official_parity.json").read_text())
+    assert record["methods"].keys() == {"trades", "mart", "fat", "lbgat", "oat", "afs"}
+    assert record["limit"] == 1e-9
+    for method in record["methods"].values():
+        assert len(method["commit"]) == 40
+        assert max(method["differences"].values()) < record["limit"]
