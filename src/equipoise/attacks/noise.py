@@ -43,7 +43,7 @@ class Noise:
     def __call__(
         self, goal: Goal, clean: Images, threat: Threat, generator: torch.Generator
     ) -> Images:
-        """Return the point with the highest goal; the generator is the only randomness."""
+        """Return the point with the highest goal, as ``Search`` says."""
         whole = clean.detach()
         batch = ActiveBatch(goal, whole, threat)
         best: tuple[torch.Tensor, ...] = ()

@@ -87,7 +87,16 @@ class Attack(Protocol):
         generator: torch.Generator,
         autocast: Autocast = contextlib.nullcontext,
     ) -> AttackResult:
-        """Attack a batch of images that the model classifies correctly."""
+        """Attack a batch of images that the model classifies correctly.
+
+        Args:
+            model: The function under evaluation.
+            images: Clean images in [0, 1].
+            labels: Class indices.
+            threat: Where to search.
+            generator: The only source of randomness.
+            autocast: Precision of the search; what it finds is confirmed in float32.
+        """
         ...
 
     def describe(self) -> dict[str, Any]:
@@ -148,19 +157,9 @@ class SearchAttack:
         generator: torch.Generator,
         autocast: Autocast = contextlib.nullcontext,
     ) -> AttackResult:
-        """Attack a batch.
+        """Attack a batch, as ``Attack`` says.
 
-        Args:
-            model: The function under evaluation.
-            images: Clean images in [0, 1].
-            labels: Class indices.
-            threat: Where to search.
-            generator: The only source of randomness.
-            autocast: Precision of the search; what it finds is confirmed in float32.
-
-        Returns:
-            The result. For a white-box search, every visited point counts; for a transfer attack,
-            only the point that it returns.
+        Of a white-box search every visited point counts, of a transfer attack only the last one.
         """
         tracker = _tracker(model, labels, self._loss(), autocast, self.joint)
         if self.source is None:
@@ -285,7 +284,7 @@ class NearMisses:
         generator: torch.Generator,
         autocast: Autocast = contextlib.nullcontext,
     ) -> AttackResult:
-        """Attack a batch; arguments and result as for ``SearchAttack.run``."""
+        """Attack a batch, as ``Attack`` says."""
         tracker = _tracker(model, labels, losses.margin, autocast)
         points = self.probe(tracker, images, threat, generator)
         _record_last_point(tracker, points, model)
