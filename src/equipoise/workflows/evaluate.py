@@ -39,15 +39,9 @@ from equipoise.workflows.evaluation_inputs import (
     check_types,
     load_stand_in,
     load_surrogates,
-    resolve_data,
-    resolve_evaluation,
-    resolve_model,
+    resolve_inputs,
 )
-from equipoise.workflows.evaluation_settings import (
-    EvaluationChoices,
-    EvaluationSettings,
-    split_choices,
-)
+from equipoise.workflows.evaluation_settings import EvaluationChoices, EvaluationSettings
 from equipoise.workflows.fresh_state import known_results, run_from_fresh_state
 from equipoise.workflows.model_source import LoadedModel
 
@@ -107,20 +101,14 @@ def _evaluate(
     choices: EvaluationChoices,
 ) -> tuple[dict[str, Any], Path]:
     check_types(model, source[0])
-    changes, choices_of_settings = split_choices(choices)
-    surrogates, trust = choices.get("surrogates", ()), choices.get("trust", ())
-    loaded = resolve_model(model, choices.get("logits"), choices.get("preference"), trust)
-    evaluation = resolve_evaluation(loaded.name, loaded.card, evaluation, changes)
-    images = resolve_data(loaded.card, evaluation, *source)
-    settings = EvaluationSettings(
-        evaluation=evaluation, other_data=images.other_data(loaded.card), **choices_of_settings
-    )
+    loaded, images, settings = resolve_inputs(model, source, evaluation, choices)
+    trust = choices.get("trust", ())
     record = run_evaluation(
         loaded,
         images,
         settings,
-        surrogates=load_surrogates(surrogates, trust),
-        stand_in=load_stand_in(choices.get("gradient_of"), trust),
+        surrogates=load_surrogates(settings.surrogates, trust),
+        stand_in=load_stand_in(settings.gradient_of, trust),
         checks=checks,
         workers=choices.get("workers", 1),
         reporter=reporter or NullReporter(),
@@ -273,13 +261,11 @@ def _as_asked(
     network: nn.Module, split: Split, settings: EvaluationSettings, stand_in: nn.Module | None
 ) -> nn.Module:
     """A model as the engine must ask it."""
-    evaluation = settings.evaluation
-    threat = THREATS[evaluation.norm]
     images, _ = split.first(MARKED_IMAGES).batch(slice(None))
     return ask_rightly(
         network,
         images.contiguous(memory_format=torch.channels_last),
-        [threat(epsilon) for epsilon in sorted(set(evaluation.epsilons)) if epsilon > 0],
+        _threats(settings),
         draws=settings.draws,
         reject=settings.reject_class,
         stand_in=None if stand_in is None else stand_in.to(split.device),
