@@ -1,7 +1,6 @@
 """Progress bars in the terminal: one per stage, with the remaining time."""
 
 import logging
-from types import TracebackType
 
 from rich.console import Console
 from rich.progress import (
@@ -53,12 +52,7 @@ class Terminal:
         self.progress.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *problem: object) -> None:
         self.progress.stop()
 
     def named(self, name: str) -> "_Bar":

@@ -16,12 +16,12 @@ from equipoise.types import Images, Logits
 
 
 @contextlib.contextmanager
-def global_seed(seed: int, device: torch.device) -> Iterator[None]:
+def global_seed(seed: int, device: torch.device | None = None) -> Iterator[None]:
     """Seed the global generators of torch, NumPy and Python, and restore them afterwards.
 
     Args:
         seed: The seed; NumPy gets its last 32 bits.
-        device: Device of the images, whose generator is seeded too.
+        device: Device whose generator is restored too; all devices by default.
 
     Example:
         >>> import torch
@@ -33,7 +33,7 @@ def global_seed(seed: int, device: torch.device) -> Iterator[None]:
         True
     """
     numpy_state, python_state = np.random.get_state(), random.getstate()
-    devices = [device] if device.type == "cuda" else []
+    devices = None if device is None else [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
         np.random.seed(seed % 2**32)
