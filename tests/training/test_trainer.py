@@ -2,24 +2,16 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tiny import ATTACK, LOOP, SCHEDULE, fabric, images_and_labels, linear, same, weights
+from tiny import ATTACK, LOOP, SCHEDULE, fabric, images_and_labels, linear, one_stage, same, weights
 
-from equipoise.methods.single_network import NetworkTask, network_stage
+from equipoise.methods.single_network import NetworkTask
 from equipoise.objectives import Standard
 from equipoise.training import Trainer
 from equipoise.training.trainer import NonFiniteLossError
 
 
 def trainer(schedule=SCHEDULE) -> Trainer:
-    stage = network_stage(
-        "network",
-        linear,
-        objective=Standard(),
-        epsilon=0.0,
-        attack=ATTACK,
-        schedule=schedule,
-        norm="Linf",
-    )
+    stage = one_stage(linear, schedule=schedule)
     return Trainer(stage, stage.build({}), LOOP, fabric(), seed=0)
 
 

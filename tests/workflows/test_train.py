@@ -27,15 +27,9 @@ from equipoise.workflows.demo import DEMO, demo
 from equipoise.workflows.evaluate import evaluate
 from equipoise.workflows.train import find_recipe, train
 
+# Self-checks have their own tests and would take most of the time here.
+pytestmark = pytest.mark.usefixtures("no_self_checks")
 QUICK = Evaluation(epsilons=(0.0, 0.1), suites=("quick",), steps=1, restarts=1, images=8)
-
-
-@pytest.fixture(autouse=True)
-def _no_self_checks(monkeypatch):
-    """They have their own tests and would take most of the time here."""
-    monkeypatch.setattr(
-        "equipoise.workflows.evaluate.self_checks", lambda *arguments, **settings: []
-    )
 
 
 @pytest.fixture(scope="module")
