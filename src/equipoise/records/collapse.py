@@ -49,8 +49,8 @@ def at_chance(clean: float, chance: float, images: int) -> bool:
         images: Number of images.
 
     Example:
-        >>> at_chance(0.11, 0.1, 1000), at_chance(0.11, 0.1, 4), at_chance(0.2, 0.1, 1000)
-        (False, False, False)
+        >>> at_chance(0.1, 0.1, 1000), at_chance(0.1, 0.1, 4), at_chance(0.2, 0.1, 1000)
+        (True, False, False)
     """
     error = math.sqrt(chance * (1 - chance) / images)
     return chance < 1 and clean <= chance + error and _high(clean, images) <= chance + _WITHIN
