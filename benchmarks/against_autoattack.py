@@ -21,7 +21,7 @@ from equipoise.models.io.model_folder import read_config
 from equipoise.recipes import Evaluation, from_json
 from equipoise.runtime.environment import environment
 from equipoise.runtime.files import read_json, write_json
-from equipoise.workflows.datasets import source_of
+from equipoise.api.datasets import source_of
 
 
 def by_the_package(model: Any, split: Any, norm: str, epsilon: float, seed: int) -> torch.Tensor:

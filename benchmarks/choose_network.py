@@ -31,8 +31,8 @@ from equipoise.runtime.environment import environment
 from equipoise.runtime.files import read_json, write_json
 from equipoise.runtime.reporter import NullReporter, Reporter
 from equipoise.training.schedule import Schedule
-from equipoise.workflows.evaluate import evaluate
-from equipoise.workflows.train import train
+from equipoise.api.evaluate import evaluate
+from equipoise.api.train import train
 
 RECORD = Path(__file__).with_suffix(".json")
 TOP = 8 / 255

@@ -24,7 +24,7 @@ from equipoise.data import Split
 from equipoise.evaluation.attack import SearchAttack
 from equipoise.models.attack_mode.context import attack_mode
 from equipoise.recipes import RECIPES
-from equipoise.workflows.train import train
+from equipoise.api.train import train
 
 PRECISIONS = ("32-true", "bf16-mixed")
 

@@ -20,7 +20,7 @@ from equipoise.evaluation import SearchAttack, Suite, measure_profile, suites_fo
 from equipoise.models.io.model_folder import read_config
 from equipoise.runtime.environment import environment
 from equipoise.runtime.files import write_json
-from equipoise.workflows.datasets import source_of
+from equipoise.api.datasets import source_of
 
 ALWAYS = ("pgd-margin", "apgd-cross-entropy", "apgd-dlr")
 FORMS = (

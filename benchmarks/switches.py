@@ -22,8 +22,8 @@ from equipoise.records.files import read_record
 from equipoise.runtime.environment import environment
 from equipoise.runtime.files import read_json, write_bytes, write_json
 from equipoise.runtime.reporter import Reporter
-from equipoise.workflows.evaluate import evaluate
-from equipoise.workflows.train import train
+from equipoise.api.evaluate import evaluate
+from equipoise.api.train import train
 
 ROOT = Path(__file__).resolve().parents[1]
 RECORD = Path(__file__).with_suffix(".json")

@@ -53,7 +53,7 @@ def few_digits(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def no_self_checks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Evaluations find nothing to say about their scores."""
-    monkeypatch.setattr("equipoise.workflows.evaluate.self_checks", lambda *given, **settings: [])
+    monkeypatch.setattr("equipoise.api.evaluate.self_checks", lambda *given, **settings: [])
 
 
 @pytest.fixture

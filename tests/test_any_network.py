@@ -30,8 +30,8 @@ from equipoise.models.last_linear import find_last_linear
 from equipoise.objectives import PGDAT
 from equipoise.recipes import RECIPES, ImportedNetwork, WideResNetShape, from_json, to_json
 from equipoise.runtime.errors import RunError
-from equipoise.workflows.evaluate import evaluate
-from equipoise.workflows.train import train
+from equipoise.api.evaluate import evaluate
+from equipoise.api.train import train
 
 TRUST = ("user_nets",)
 WITH_NORMS = ["resnet", "regnet", "mobilenet"]

@@ -14,7 +14,7 @@ import tiny
 
 import equipoise
 from equipoise.report import fill_markers
-from equipoise.workflows.train import train
+from equipoise.api.train import train
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "src" / "equipoise"

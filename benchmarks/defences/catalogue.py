@@ -7,7 +7,7 @@ from torch import nn
 
 from defences import base
 from equipoise.recipes import RECIPES, Recipe
-from equipoise.workflows.train import train
+from equipoise.api.train import train
 
 CONSTRUCTED = "constructed here"
 

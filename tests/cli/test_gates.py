@@ -10,7 +10,7 @@ from commands import output, refused, run
 
 from equipoise.evaluation.self_check_finding import Finding
 from equipoise.recipes import Evaluation
-from equipoise.workflows.train import train
+from equipoise.api.train import train
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +64,7 @@ def test_a_failed_self_check_exits_with_status_1_and_is_in_the_sarif_file(
     finding = Finding(
         name="gradients", verdict="fail", found="F.", meaning="M.", numbers={"could_flatter": 0.1}
     )
-    monkeypatch.setattr("equipoise.workflows.evaluate.self_checks", lambda *a, **b: [finding])
+    monkeypatch.setattr("equipoise.api.evaluate.self_checks", lambda *a, **b: [finding])
     file = tmp_path / "checks.sarif"
     line = failed(capsys, "evaluate", trained, "--sarif", file)
     assert line == "failed: standard_digits: check gradients"

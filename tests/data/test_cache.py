@@ -28,7 +28,7 @@ from equipoise.evaluation import images_hash
 from equipoise.objectives import PGDAT
 from equipoise.runtime.errors import RunError
 from equipoise.runtime.signals import Interrupted
-from equipoise.workflows.train import train
+from equipoise.api.train import train
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from equipoise.data import SOURCES, Cifar10, DataSource, Digits, ImageFolder, Np
 from equipoise.recipes import RECIPES, from_json, to_json
 from equipoise.records.files import iterate_records, read_record
 from equipoise.runtime.files import read_json
-from equipoise.workflows.datasets import named_source
+from equipoise.api.datasets import named_source
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +105,7 @@ def test_a_network_is_evaluated_on_an_image_folder(digits, tmp_path, capsys, mon
 def test_fields_of_another_data_set_become_flags(monkeypatch, tmp_path):
     recipes = []
     monkeypatch.setattr(
-        "equipoise.workflows.train.train", lambda recipe, folder, **rest: recipes.append(recipe)
+        "equipoise.api.train.train", lambda recipe, folder, **rest: recipes.append(recipe)
     )
     arguments = ("--dataset=cifar100", "--dataset.limit", "7", "--data", tmp_path)
     run("train", "standard_digits", *arguments)

@@ -26,7 +26,7 @@ from equipoise.models.io.trust import trusting
 from equipoise.recipes import Evaluation
 from equipoise.records.files import iterate_records
 from equipoise.runtime.errors import RunError
-from equipoise.workflows.evaluate import evaluate
+from equipoise.api.evaluate import evaluate
 
 # Without the tests' shape checks, which would fix the batch size of what torch traces.
 pytestmark = pytest.mark.usefixtures("few_digits", "no_shape_checks")
@@ -307,7 +307,7 @@ class Untraceable(nn.Module):
 @pytest.mark.filterwarnings("ignore:Converting a tensor:UserWarning")
 def test_a_network_that_cannot_be_traced_is_named(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(
-        "equipoise.workflows.model_source.load", lambda folder, trust: Untraceable().eval()
+        "equipoise.api.model_source.load", lambda folder, trust: Untraceable().eval()
     )
     path = tmp_path / "file.pt2"
     with pytest.raises(ExportError, match="Untraceable cannot be exported: torch could not trace"):

@@ -21,7 +21,7 @@ from equipoise.models import load, save
 from equipoise.models.io.trust import trusting
 from equipoise.runtime.errors import RunError
 from equipoise.runtime.files import write_json
-from equipoise.workflows import model_card
+from equipoise.api import publish
 
 pytestmark = pytest.mark.usefixtures("few_digits", "no_shape_checks")
 
@@ -42,7 +42,7 @@ def add_record(folder, means):
     record = tiny.record(
         "tiny",
         training_seed=0,
-        weights_sha256=model_card.weights_sha256(folder / "model"),
+        weights_sha256=publish.weights_sha256(folder / "model"),
         fusing_weight={"through_generator": curve, "through_robust_branch": curve},
     )
     write_json(folder / "records" / "tiny.json", record)

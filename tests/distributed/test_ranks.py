@@ -35,7 +35,7 @@ from equipoise.runtime import signals
 from equipoise.runtime.errors import RunError, TrainingError
 from equipoise.runtime.files import LOCK, locked, read_json, write_json
 from equipoise.training import checkpoint
-from equipoise.workflows.train import train
+from equipoise.api.train import train
 
 WORKER = Path(ranks_worker.__file__)
 

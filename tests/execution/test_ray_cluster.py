@@ -20,7 +20,7 @@ from equipoise.recipes import to_json
 from equipoise.runtime.errors import RunError
 from equipoise.runtime.files import LOCK, write_json
 from equipoise.training import checkpoint
-from equipoise.workflows.train import train
+from equipoise.api.train import train
 
 COMMAND = [sys.executable, "-m", "equipoise", "train"]
 EXTRACTORS = ("extractor0_0.1", "extractor1_0.2")

@@ -10,7 +10,7 @@ import tiny
 from equipoise import load
 from equipoise.runtime.errors import RunError
 from equipoise.training.metrics import METRICS, metrics_log
-from equipoise.workflows.train import train
+from equipoise.api.train import train
 
 
 @pytest.fixture

@@ -72,7 +72,7 @@ class AttackFlags:
 
     def choices(self) -> dict[str, Any]:
         """Return the flags that were given, as ``EvaluationChoices``."""
-        from equipoise.workflows.evaluation_settings import EvaluationChoices
+        from equipoise.api.evaluation_settings import EvaluationChoices
 
         given = {name: getattr(self, name, None) for name in EvaluationChoices.__annotations__}
         given["epsilons"] = self.epsilons or None
@@ -80,7 +80,7 @@ class AttackFlags:
 
     def load_dataset(self) -> "DataSet | None":
         """Load the data set that ``--dataset`` names, if it names one."""
-        from equipoise.workflows.datasets import named_source
+        from equipoise.api.datasets import named_source
 
         if self.dataset is not None:
             return named_source(self.dataset, self.data, self.size).load()
@@ -109,8 +109,8 @@ def attack(
             images inside the threat are attacked.
         preference: For OAT, the value of lambda to attack at.
     """
-    from equipoise.cli.progress import Terminal
-    from equipoise.workflows.attack import attack
+    from equipoise.runtime.progress import Terminal
+    from equipoise.api.attack import attack
 
     dataset = options.load_dataset()
     with Terminal(console) as terminal:

@@ -129,16 +129,16 @@ def evaluate_and_print(
     """Evaluate models and print one table, the self-checks and the paths of the records.
 
     Args:
-        models: As for ``workflows.evaluate.evaluate``.
+        models: As for ``api.evaluate.evaluate``.
         preferences: Values of lambda for conditional networks; ``None`` is the network's default.
-        settings: Other arguments of ``workflows.evaluate.evaluate``.
+        settings: Other arguments of ``api.evaluate.evaluate``.
 
     Returns:
         The records and their files.
     """
-    from equipoise.cli.progress import Terminal
+    from equipoise.runtime.progress import Terminal
     from equipoise.report import r_free_sentence, rich_checks, rich_columns, rich_table
-    from equipoise.workflows.evaluate import evaluate
+    from equipoise.api.evaluate import evaluate
 
     records, paths = [], []
     with Terminal(console) as terminal:

@@ -41,7 +41,7 @@ def reproduce(
             table.add_row(entry.name, entry.paper, entry.title)
         console.print(table)
         return
-    from equipoise.cli.progress import Terminal
+    from equipoise.runtime.progress import Terminal
     from equipoise.reproduce import reproduce as run_entries
 
     try:

@@ -5,7 +5,7 @@ from math import isfinite
 from typing import Literal
 
 from equipoise.records.collapse import COLLAPSED
-from equipoise.records.statistics import wilson_interval
+from equipoise.evaluation.statistics import wilson_interval
 
 Verdict = Literal["pass", "warn", "fail"]
 

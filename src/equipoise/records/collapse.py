@@ -4,7 +4,7 @@ import math
 from itertools import pairwise
 from typing import Any
 
-from equipoise.records.statistics import wilson_interval
+from equipoise.evaluation.statistics import wilson_interval
 
 COLLAPSED = "collapsed"
 """Name of the check that a record of a collapsed model fails, whatever its own checks say."""

@@ -20,9 +20,9 @@ from equipoise.runtime.files import PART, read_json, write_json
 from equipoise.runtime.run_folder import RunFolder
 from equipoise.training import is_done
 from equipoise.training.schedule import Schedule
-from equipoise.workflows.datasets import with_folder
-from equipoise.workflows.evaluation_settings import EvaluationSettings
-from equipoise.workflows.resume_checks import differences
+from equipoise.api.datasets import with_folder
+from equipoise.api.evaluation_settings import EvaluationSettings
+from equipoise.api.resume_checks import differences
 
 SURROGATE = "surrogate_{}"
 """Recipe of the network on which images of the transfer attack are made."""

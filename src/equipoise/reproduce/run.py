@@ -48,8 +48,8 @@ from equipoise.reproduce.plan import (
 )
 from equipoise.runtime.errors import InvalidInput
 from equipoise.runtime.reporter import NullReporter, Reporter
-from equipoise.workflows.evaluate import evaluate
-from equipoise.workflows.train import train
+from equipoise.api.evaluate import evaluate
+from equipoise.api.train import train
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,7 +19,7 @@ from equipoise.evaluation.fresh_copy import (
 from equipoise.evaluation.identity import mark_stateful, open_cache
 from equipoise.evaluation.self_check_finding import Finding
 from equipoise.runtime.run_folder import RunFolder
-from equipoise.workflows.model_source import LoadedModel
+from equipoise.api.model_source import LoadedModel
 
 Record = dict[str, Any]
 

@@ -15,13 +15,13 @@ from equipoise.models.io.external import load_external
 from equipoise.models.io.trust import Trusted
 from equipoise.recipes import Evaluation, from_json
 from equipoise.runtime.errors import InvalidInput, RunError
-from equipoise.workflows.datasets import part_of, source_of
-from equipoise.workflows.evaluation_settings import (
+from equipoise.api.datasets import part_of, source_of
+from equipoise.api.evaluation_settings import (
     EvaluationChoices,
     EvaluationSettings,
     split_choices,
 )
-from equipoise.workflows.model_source import LoadedModel, at_preference, find_model, loaded_module
+from equipoise.api.model_source import LoadedModel, at_preference, find_model, loaded_module
 
 
 def check_types(model: Any, dataset: Any) -> None:

@@ -17,9 +17,9 @@ from equipoise.models.io.trust import trusting
 from equipoise.recipes import RECIPES, Evaluation, to_json
 from equipoise.runtime.errors import RunError
 from equipoise.runtime.files import write_json
-from equipoise.workflows.evaluate import evaluate
-from equipoise.workflows.stacking import stacking
-from equipoise.workflows.train import train
+from equipoise.api.evaluate import evaluate
+from equipoise.api.stacking import stacking
+from equipoise.api.train import train
 
 CARD = {
     "data": "digits",
@@ -165,7 +165,7 @@ def asked(monkeypatch):
     """What the command line asks of ``train``."""
     found = []
     monkeypatch.setattr(
-        "equipoise.workflows.train.train",
+        "equipoise.api.train.train",
         lambda recipe, folder, **rest: found.append((recipe, folder, rest)),
     )
     return found

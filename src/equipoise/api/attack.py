@@ -20,15 +20,15 @@ from equipoise.runtime.environment import environment
 from equipoise.runtime.errors import InvalidInput
 from equipoise.runtime.reporter import NullReporter, Reporter
 from equipoise.runtime.seeds import derive_seed
-from equipoise.workflows.adversarial_files import AdversarialFolder, StrengthImages
-from equipoise.workflows.evaluate import run_evaluation
-from equipoise.workflows.evaluation_inputs import (
+from equipoise.api.adversarial_files import AdversarialFolder, StrengthImages
+from equipoise.api.evaluate import run_evaluation
+from equipoise.api.evaluation_inputs import (
     EvaluationImages,
     load_surrogates,
     resolve_inputs,
 )
-from equipoise.workflows.evaluation_settings import EvaluationChoices, EvaluationSettings
-from equipoise.workflows.model_source import LoadedModel
+from equipoise.api.evaluation_settings import EvaluationChoices, EvaluationSettings
+from equipoise.api.model_source import LoadedModel
 
 BATCH = 256
 """Images that are scored at once."""

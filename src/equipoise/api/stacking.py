@@ -10,7 +10,7 @@ from equipoise.models.io.external import is_external
 from equipoise.models.io.model_folder import locate, read_config
 from equipoise.recipes import RECIPES, Evaluation, Recipe, from_json
 from equipoise.runtime.errors import InvalidInput
-from equipoise.workflows.datasets import source_of
+from equipoise.api.datasets import source_of
 
 
 def stacking(extractors: Sequence[str]) -> Recipe:
