@@ -86,8 +86,8 @@ def estimate(name: str, data: Path | None) -> dict[str, Any]:
 
 def train(name: str, data: Path | None) -> dict[str, Any]:
     """What training takes, checkpoints and all."""
-    from equipoise.runtime.environment import environment
     from equipoise.api.train import train as jobs_train
+    from equipoise.runtime.environment import environment
 
     recipe = shortened(name, data)
     dataset = recipe.dataset.load()

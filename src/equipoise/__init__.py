@@ -14,14 +14,14 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from equipoise.api.evaluate import evaluate
+    from equipoise.api.publish import push
+    from equipoise.api.train import find_recipe, train
     from equipoise.attacks import APGD, PGD, Square
     from equipoise.attacks.threat import L2, Linf
     from equipoise.methods import AFA, AFS, OAT, SingleNetwork
     from equipoise.models import fuse_branches, load, save, with_branches
     from equipoise.recipes import RECIPES, Evaluation, Recipe
-    from equipoise.api.evaluate import evaluate
-    from equipoise.api.publish import push
-    from equipoise.api.train import find_recipe, train
 
     __version__: str
 

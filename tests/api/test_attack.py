@@ -10,16 +10,16 @@ import torch
 from commands import output, refused, run
 from PIL import Image
 
+from equipoise.api.adversarial_files import StrengthImages
+from equipoise.api.attack import attack
+from equipoise.api.evaluate import evaluate
+from equipoise.api.train import train
 from equipoise.data import DataSet, Split
 from equipoise.evaluation import verification
 from equipoise.models import save
 from equipoise.recipes import Evaluation
 from equipoise.runtime.errors import InvalidInput, RunError
 from equipoise.runtime.files import read_json
-from equipoise.api.adversarial_files import StrengthImages
-from equipoise.api.attack import attack
-from equipoise.api.evaluate import evaluate
-from equipoise.api.train import train
 
 EPSILONS = (0.0, 0.05, 0.15)
 SETTINGS = {"epsilons": EPSILONS, "suites": ("quick",), "steps": 2, "images": 20}

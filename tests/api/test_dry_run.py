@@ -11,12 +11,12 @@ import torch
 from torch import nn
 
 from equipoise import save
+from equipoise.api.dry_run import Passes, Timing, dry_run, stage_costs
 from equipoise.evaluation import robust_accuracy
 from equipoise.methods import AFA, AFS, OAT, Gate, SingleNetwork, TrainingAttack
 from equipoise.objectives import LBGAT, PGDAT, TRADES, Standard
 from equipoise.training.stage import Stage
 from equipoise.training.validation import VALIDATION_BATCH
-from equipoise.api.dry_run import Passes, Timing, dry_run, stage_costs
 
 STEPS = 3
 ATTACK = TrainingAttack(steps=STEPS, relative_step=0.5)

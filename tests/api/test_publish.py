@@ -4,11 +4,11 @@ from types import SimpleNamespace
 import pytest
 import tiny
 
+from equipoise.api import publish
 from equipoise.models import save, with_conditioning
 from equipoise.models.io.model_folder import ModelFolderError
 from equipoise.runtime.errors import RunError
 from equipoise.runtime.files import read_json, write_bytes, write_json
-from equipoise.api import publish
 
 CARD = {"name": "tiny", "data": "digits", "seed": 0, "evaluation": {"norm": "Linf"}}
 

@@ -8,11 +8,11 @@ import pytest
 import tiny
 import torch
 
-from equipoise.data import DataSet
-from equipoise.runtime.files import write_json
 from equipoise.api import demo
 from equipoise.api.evaluate import evaluate
 from equipoise.api.evaluation_settings import EvaluationSettings
+from equipoise.data import DataSet
+from equipoise.runtime.files import write_json
 
 HEADER = """
 import torch

@@ -8,6 +8,11 @@ import tiny
 import torch
 
 from equipoise import load
+from equipoise.api import publish
+from equipoise.api.datasets import with_folder
+from equipoise.api.demo import DEMO, demo
+from equipoise.api.evaluate import evaluate
+from equipoise.api.train import find_recipe, train
 from equipoise.data import Cifar10, DataError, Digits
 from equipoise.evaluation import images_hash, measure_profile
 from equipoise.models import AdaptiveNetwork, save, with_conditioning
@@ -21,11 +26,6 @@ from equipoise.runtime.files import read_json, write_json
 from equipoise.runtime.seeds import derive_seed
 from equipoise.training import checkpoint
 from equipoise.training.validation import Validation
-from equipoise.api import publish
-from equipoise.api.datasets import with_folder
-from equipoise.api.demo import DEMO, demo
-from equipoise.api.evaluate import evaluate
-from equipoise.api.train import find_recipe, train
 
 # Self-checks have their own tests and would take most of the time here.
 pytestmark = pytest.mark.usefixtures("no_self_checks")

@@ -8,9 +8,9 @@ import pytest
 import tiny
 from commands import output, refused, run
 
+from equipoise.api.train import train
 from equipoise.evaluation.self_check_finding import Finding
 from equipoise.recipes import Evaluation
-from equipoise.api.train import train
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,7 @@ import torch
 from commands import output, refused, run
 from PIL import Image
 
+from equipoise.api.train import train
 from equipoise.attacks import Square
 from equipoise.cli.main import COMMANDS
 from equipoise.cli.options import Suites
@@ -25,7 +26,6 @@ from equipoise.records.files import iterate_records, read_record
 from equipoise.runtime.environment import version
 from equipoise.runtime.errors import InvalidInput, RunError, TrainingError, UserError
 from equipoise.runtime.files import read_json, write_json
-from equipoise.api.train import train
 
 pytestmark = pytest.mark.usefixtures("few_digits", "no_self_checks")
 

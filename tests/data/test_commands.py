@@ -12,12 +12,12 @@ from commands import output, refused, run
 from sklearn.datasets import load_digits
 from writers import write_images
 
+from equipoise.api.datasets import named_source
 from equipoise.cli.options import Sources
 from equipoise.data import SOURCES, Cifar10, DataSource, Digits, ImageFolder, NpzFile
 from equipoise.recipes import RECIPES, from_json, to_json
 from equipoise.records.files import iterate_records, read_record
 from equipoise.runtime.files import read_json
-from equipoise.api.datasets import named_source
 
 
 @pytest.fixture(scope="module")

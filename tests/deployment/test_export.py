@@ -13,6 +13,7 @@ from PIL import Image
 from torch import nn
 
 from equipoise import PGD, Linf
+from equipoise.api.evaluate import evaluate
 from equipoise.attacks import goals
 from equipoise.data import Digits
 from equipoise.deployment import export as export_module
@@ -26,7 +27,6 @@ from equipoise.models.io.trust import trusting
 from equipoise.recipes import Evaluation
 from equipoise.records.files import iterate_records
 from equipoise.runtime.errors import RunError
-from equipoise.api.evaluate import evaluate
 
 # Without the tests' shape checks, which would fix the batch size of what torch traces.
 pytestmark = pytest.mark.usefixtures("few_digits", "no_shape_checks")

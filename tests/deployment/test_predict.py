@@ -8,6 +8,7 @@ from exportable import CARD, MODELS
 from PIL import Image
 from rich.console import Console
 
+from equipoise.api import publish
 from equipoise.deployment import (
     Prediction,
     export_model,
@@ -21,7 +22,6 @@ from equipoise.models import load, save
 from equipoise.models.io.trust import trusting
 from equipoise.runtime.errors import RunError
 from equipoise.runtime.files import write_json
-from equipoise.api import publish
 
 pytestmark = pytest.mark.usefixtures("few_digits", "no_shape_checks")
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from equipoise.api.train import find_recipe
 from equipoise.cli.main import main
 from equipoise.execution import ray_cluster
-from equipoise.api.train import find_recipe
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples" / "cluster"
 SCRIPTS = ("torchrun.sh", "train.sbatch")

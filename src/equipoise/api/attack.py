@@ -8,6 +8,15 @@ from typing import Any, Unpack
 import torch
 from torch import Tensor, nn
 
+from equipoise.api.adversarial_files import AdversarialFolder, StrengthImages
+from equipoise.api.evaluate import run_evaluation
+from equipoise.api.evaluation_inputs import (
+    EvaluationImages,
+    load_surrogates,
+    resolve_inputs,
+)
+from equipoise.api.evaluation_settings import EvaluationChoices, EvaluationSettings
+from equipoise.api.model_source import LoadedModel
 from equipoise.attacks.goals import misclassified
 from equipoise.attacks.losses import margin
 from equipoise.attacks.threat import THREATS
@@ -20,15 +29,6 @@ from equipoise.runtime.environment import environment
 from equipoise.runtime.errors import InvalidInput
 from equipoise.runtime.reporter import NullReporter, Reporter
 from equipoise.runtime.seeds import derive_seed
-from equipoise.api.adversarial_files import AdversarialFolder, StrengthImages
-from equipoise.api.evaluate import run_evaluation
-from equipoise.api.evaluation_inputs import (
-    EvaluationImages,
-    load_surrogates,
-    resolve_inputs,
-)
-from equipoise.api.evaluation_settings import EvaluationChoices, EvaluationSettings
-from equipoise.api.model_source import LoadedModel
 
 BATCH = 256
 """Images that are scored at once."""

@@ -6,15 +6,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from equipoise.api import publish
+from equipoise.api.evaluate import evaluate
+from equipoise.api.evaluation_settings import EvaluationSettings
+from equipoise.api.train import train
 from equipoise.execution.process_pool import side_by_side
 from equipoise.recipes import RECIPES, Recipe
 from equipoise.records.files import read_record
 from equipoise.runtime.reporter import NullReporter, Reporter
 from equipoise.runtime.run_folder import RunFolder
-from equipoise.api import publish
-from equipoise.api.evaluate import evaluate
-from equipoise.api.evaluation_settings import EvaluationSettings
-from equipoise.api.train import train
 
 DEMO = ("standard_digits", "pgd_at_digits", "afa_digits", "afs_digits")
 

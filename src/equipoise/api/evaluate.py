@@ -10,6 +10,17 @@ from typing import Any, Unpack
 import torch
 from torch import nn
 
+from equipoise.api import publish
+from equipoise.api.evaluation_inputs import (
+    EvaluationImages,
+    check_types,
+    load_stand_in,
+    load_surrogates,
+    resolve_inputs,
+)
+from equipoise.api.evaluation_settings import EvaluationChoices, EvaluationSettings
+from equipoise.api.fresh_state import known_results, run_from_fresh_state
+from equipoise.api.model_source import LoadedModel
 from equipoise.attacks.threat import THREATS, Threat
 from equipoise.data import DataSet, Split
 from equipoise.evaluation import (
@@ -33,17 +44,6 @@ from equipoise.recipes import Evaluation
 from equipoise.runtime.files import read_json, write_json
 from equipoise.runtime.reporter import NullReporter, Reporter
 from equipoise.runtime.run_folder import RunFolder
-from equipoise.api import publish
-from equipoise.api.evaluation_inputs import (
-    EvaluationImages,
-    check_types,
-    load_stand_in,
-    load_surrogates,
-    resolve_inputs,
-)
-from equipoise.api.evaluation_settings import EvaluationChoices, EvaluationSettings
-from equipoise.api.fresh_state import known_results, run_from_fresh_state
-from equipoise.api.model_source import LoadedModel
 
 MARKED_IMAGES = 1000
 """Number of images, the first ones, from which the numbers of marks are taken."""

@@ -9,12 +9,6 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from equipoise.data import DataSet, Split
-from equipoise.evaluation import images_hash
-from equipoise.models.io.external import load_external
-from equipoise.models.io.trust import Trusted
-from equipoise.recipes import Evaluation, from_json
-from equipoise.runtime.errors import InvalidInput, RunError
 from equipoise.api.datasets import part_of, source_of
 from equipoise.api.evaluation_settings import (
     EvaluationChoices,
@@ -22,6 +16,12 @@ from equipoise.api.evaluation_settings import (
     split_choices,
 )
 from equipoise.api.model_source import LoadedModel, at_preference, find_model, loaded_module
+from equipoise.data import DataSet, Split
+from equipoise.evaluation import images_hash
+from equipoise.models.io.external import load_external
+from equipoise.models.io.trust import Trusted
+from equipoise.recipes import Evaluation, from_json
+from equipoise.runtime.errors import InvalidInput, RunError
 
 
 def check_types(model: Any, dataset: Any) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from equipoise.api import publish
 from equipoise.models import AdaptiveNetwork, ConditionalNetwork, FeatureStack, load
 from equipoise.models.conditional_network import FixedPreference
 from equipoise.models.io.external import is_external, load_external
@@ -16,7 +17,6 @@ from equipoise.models.io.model_folder import locate, read_config
 from equipoise.models.io.trust import Trusted
 from equipoise.records.redaction import functions_named
 from equipoise.runtime.errors import InvalidInput
-from equipoise.api import publish
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -109,8 +109,8 @@ def attack(
             images inside the threat are attacked.
         preference: For OAT, the value of lambda to attack at.
     """
-    from equipoise.runtime.progress import Terminal
     from equipoise.api.attack import attack
+    from equipoise.runtime.progress import Terminal
 
     dataset = options.load_dataset()
     with Terminal(console) as terminal:

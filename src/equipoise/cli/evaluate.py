@@ -136,9 +136,9 @@ def evaluate_and_print(
     Returns:
         The records and their files.
     """
-    from equipoise.runtime.progress import Terminal
-    from equipoise.report import r_free_sentence, rich_checks, rich_columns, rich_table
     from equipoise.api.evaluate import evaluate
+    from equipoise.report import r_free_sentence, rich_checks, rich_columns, rich_table
+    from equipoise.runtime.progress import Terminal
 
     records, paths = [], []
     with Terminal(console) as terminal:

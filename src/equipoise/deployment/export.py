@@ -14,6 +14,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from equipoise.api import publish
+from equipoise.api.datasets import source_of
+from equipoise.api.model_source import LoadedModel, at_preference, find_model
 from equipoise.attacks import PGD
 from equipoise.attacks.goals import margin
 from equipoise.attacks.threat import THREATS
@@ -31,9 +34,6 @@ from equipoise.runtime.environment import commit
 from equipoise.runtime.errors import RunError
 from equipoise.runtime.files import write_bytes
 from equipoise.types import Images, Labels
-from equipoise.api import publish
-from equipoise.api.datasets import source_of
-from equipoise.api.model_source import LoadedModel, at_preference, find_model
 
 Format = Literal["onnx", "torch-export"]
 SUFFIXES: dict[Format, str] = {"onnx": ".onnx", "torch-export": ".pt2"}
