@@ -6,10 +6,11 @@ from pyautoattack import AutoAttack
 from tiny import digits, linear
 from torch import nn
 
+from equipoise.attacks.autoattack import PARTS
 from equipoise.attacks.threat import L2, Linf
 from equipoise.data import Split
 from equipoise.evaluation import SearchOptions, measure_profile, suites_for
-from equipoise.evaluation.autoattack import PARTS, AutoAttackPart
+from equipoise.evaluation.autoattack_part import AutoAttackPart
 
 
 @pytest.fixture(scope="module")
