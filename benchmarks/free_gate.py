@@ -10,6 +10,7 @@ from typing import Any
 from unittest import mock
 
 from equipoise import load
+from equipoise.api.datasets import source_of
 from equipoise.attacks.threat import Linf
 from equipoise.evaluation import free_gate as module
 from equipoise.evaluation import measure_profile, suites_for
@@ -18,7 +19,6 @@ from equipoise.models import AdaptiveNetwork
 from equipoise.models.io.model_folder import read_config
 from equipoise.runtime.environment import environment
 from equipoise.runtime.files import read_json, write_bytes, write_json
-from equipoise.workflows.datasets import source_of
 
 EPSILONS = (0.0, 0.1, 0.2)
 SEARCHES: dict[str, dict[str, tuple[float, ...]]] = {

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from equipoise import load
+from equipoise.api.train import train
 from equipoise.attacks.threat import Linf
 from equipoise.evaluation import Profile, measure_profile, suites_for
 from equipoise.evaluation.suites import SuiteName
@@ -19,7 +20,6 @@ from equipoise.models import ConditionalNetwork
 from equipoise.recipes import RECIPES
 from equipoise.runtime.environment import environment
 from equipoise.runtime.files import read_json, write_json
-from equipoise.workflows.train import train
 
 MODELS = (
     "standard_digits",

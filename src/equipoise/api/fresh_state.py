@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from equipoise.api.model_source import LoadedModel
 from equipoise.attacks.threat import Threat
 from equipoise.data import Split
 from equipoise.evaluation import EvaluationCache, EvaluationError
@@ -22,7 +23,6 @@ from equipoise.evaluation.fresh_copy import (
 from equipoise.evaluation.identity import mark_stateful, open_cache
 from equipoise.evaluation.self_check_finding import Finding
 from equipoise.runtime.run_folder import RunFolder
-from equipoise.workflows.model_source import LoadedModel
 
 Record = dict[str, Any]
 
