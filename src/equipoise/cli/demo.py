@@ -14,7 +14,8 @@ def demo(
     out: Annotated[Path, tyro.conf.arg(metavar="FOLDER")] = Path("runs/demo"),
     seed: Annotated[int, tyro.conf.arg(metavar="N")] = 0,
 ) -> None:
-    """Train four models on handwritten digits, attack them at five strengths, print one table.
+    """Train four models on handwritten digits, evaluate them on clean images and at four strengths,
+    print one table.
     Takes a few minutes on two cores.
 
     Args:
