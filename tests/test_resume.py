@@ -18,10 +18,10 @@ import tiny
 from equipoise.api.evaluate import evaluate
 from equipoise.api.train import train
 from equipoise.cli.main import main
-from equipoise.cli.progress import Terminal
 from equipoise.recipes import to_json
 from equipoise.recipes.recipe import Recipe
 from equipoise.runtime.files import read_json, write_json
+from equipoise.runtime.progress import Terminal
 from equipoise.training import checkpoint
 
 COMMAND = [sys.executable, "-m", "equipoise", "train"]

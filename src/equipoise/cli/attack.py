@@ -87,7 +87,7 @@ def attack(
     """
     from equipoise.api.attack import attack
     from equipoise.api.datasets import named_source
-    from equipoise.cli.progress import Terminal
+    from equipoise.runtime.progress import Terminal
 
     if options.size is not None and options.dataset is None:
         raise InvalidInput("--size needs --dataset imagefolder; add it, or leave --size out.")

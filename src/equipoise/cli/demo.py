@@ -23,8 +23,8 @@ def demo(
         seed: Random seed for weights, data order and attacks.
     """
     from equipoise.api.demo import demo as run_demo
-    from equipoise.cli.progress import Terminal
     from equipoise.report import rich_table
+    from equipoise.runtime.progress import Terminal
 
     try:
         with Terminal(console) as terminal:

@@ -200,8 +200,8 @@ def evaluate_and_print(
         The records and their files.
     """
     from equipoise.api.evaluate import evaluate
-    from equipoise.cli.progress import Terminal
     from equipoise.report import r_free_sentence, rich_checks, rich_columns, rich_table
+    from equipoise.runtime.progress import Terminal
 
     records, paths = [], []
     with Terminal(console) as terminal:

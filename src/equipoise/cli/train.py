@@ -20,9 +20,9 @@ from equipoise.runtime.signals import Interrupted
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-    from equipoise.cli.progress import Terminal
     from equipoise.cli.train_options import Options
     from equipoise.recipes import Recipe
+    from equipoise.runtime.progress import Terminal
 
 
 def train_recipe(name: str, arguments: list[str]) -> None:
@@ -141,9 +141,9 @@ def _base_recipe(name: str, early: argparse.Namespace, *, for_help: bool) -> "Re
 
 def _dry_run(command: TrainCommand) -> None:
     from equipoise.api.dry_run import dry_run
-    from equipoise.cli.progress import Terminal
     from equipoise.models.io.trust import trusting
     from equipoise.report import rich_costs
+    from equipoise.runtime.progress import Terminal
 
     with Terminal(console) as terminal, trusting(*command.trust):
         cost = dry_run(command.recipe, reporter=terminal)
@@ -153,8 +153,8 @@ def _dry_run(command: TrainCommand) -> None:
 def _train(command: TrainCommand) -> bool:
     """Train, and return whether this process is the first of those that share the work."""
     from equipoise.api.train import train
-    from equipoise.cli.progress import Terminal, quiet
     from equipoise.runtime.errors import RunError
+    from equipoise.runtime.progress import Terminal, quiet
 
     began, is_first = time.monotonic(), True
     quiet()

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from equipoise.records.statistics import wilson_interval
+from equipoise.evaluation.statistics import wilson_interval
 from equipoise.runtime.seeds import derive_seed
 from equipoise.types import Images, Logits
 
