@@ -40,17 +40,15 @@ __all__ = [
     "suites_for",
 ]
 
-__getattr__ = lazy_names(
-    __name__,
-    {
-        "attack": ("Attack", "AttackResult", "SearchAttack"),
-        "cache": ("EvaluationCache", "fingerprint", "images_hash"),
-        "identity": ("open_cache",),
-        "profile": ("AttackOutcome", "Profile"),
-        "quick_accuracy": ("robust_accuracy",),
-        "record": ("EvaluationFacts", "model_internals", "record_of"),
-        "robustness_profile": ("SearchOptions", "measure_profile"),
-        "suites": ("Suite", "SuiteName", "suites_for"),
-        "verification": ("EvaluationError",),
-    },
-)
+_MODULES = {
+    "attack": ("Attack", "AttackResult", "SearchAttack"),
+    "cache": ("EvaluationCache", "fingerprint", "images_hash"),
+    "identity": ("open_cache",),
+    "profile": ("AttackOutcome", "Profile"),
+    "quick_accuracy": ("robust_accuracy",),
+    "record": ("EvaluationFacts", "model_internals", "record_of"),
+    "robustness_profile": ("SearchOptions", "measure_profile"),
+    "suites": ("Suite", "SuiteName", "suites_for"),
+    "verification": ("EvaluationError",),
+}
+__getattr__ = lazy_names(__name__, _MODULES)
