@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from equipoise.attacks.threat import Linf, Threat
+from equipoise.attacks.threat import Linf, Threat, check_images
 from equipoise.runtime.errors import InvalidInput
 from equipoise.types import Images, Labels, Logits, Predict
 
@@ -78,6 +78,7 @@ class AutoAttack:
             raise InvalidInput(
                 "AutoAttack needs the package pyautoattack: pip install 'equipoise[autoattack]'."
             ) from error
+        check_images(images)
         # Its warnings about the model repeat what the self-checks report.
         logging.getLogger("auto-attack").setLevel(logging.ERROR)
         devices = [images.device] if images.device.type == "cuda" else []
