@@ -45,7 +45,7 @@ def one_model(name: str, seed: int, folder: Path) -> dict[str, Any]:
     recipe = replace(RECIPES[name](), seed=seed)
     if not (folder / "model").is_dir():
         train(recipe, folder, resume=folder.exists())
-    split, model = recipe.data.load().test, load(folder / "model").requires_grad_(False)
+    split, model = recipe.dataset.load().test, load(folder / "model").requires_grad_(False)
     if isinstance(model, ConditionalNetwork):
         model = model.at(model.default)
 
