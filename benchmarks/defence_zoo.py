@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -163,19 +164,32 @@ def verdict(entry: Entry, true: float, outcome: Outcome) -> str:
 
 def run(rows: list[Outcome], given: argparse.Namespace, save: Callable[[], None]) -> None:
     """Fill in what is missing: truths first, then one protocol after the other."""
-    entries = [entry for entry in catalogue.entries() if _chosen(entry.name, given.only)]
-    for protocol, seed in itertools.product(given.protocols, given.seeds):
-        for entry in entries:
-            row = next((row for row in rows if row["name"] == entry.name), None)
-            if row is None:
-                rows.append(row := {"name": entry.name, "evaluations": []})
-            row |= asdict(entry)
-            if "truth" not in row:
-                row["truth"] = _must(apart(partial(truth, entry, given.images)), entry.name)
-                save()
-            if any((o["protocol"], o["seed"]) == (protocol, seed) for o in row["evaluations"]):
-                continue
-            outcome = apart(partial(score, entry, PROTOCOLS[protocol], seed, given.images))
+    work = []
+    for entry in catalogue.entries():
+        if not _chosen(entry.name, given.only):
+            continue
+        row = next((row for row in rows if row["name"] == entry.name), None)
+        if row is None:
+            rows.append(row := {"name": entry.name, "evaluations": []})
+        row |= asdict(entry)
+        work.append((entry, row))
+    with ThreadPoolExecutor(given.workers) as pool:  # each thread waits for a process of its own
+        missing = [(entry, row) for entry, row in work if "truth" not in row]
+        found = pool.map(lambda pair: apart(partial(truth, pair[0], given.images)), missing)
+        for (entry, row), outcome in zip(missing, found, strict=True):
+            row["truth"] = _must(outcome, entry.name)
+            save()
+        tried = [
+            (entry, row, protocol, seed)
+            for protocol, seed in itertools.product(given.protocols, given.seeds)
+            for entry, row in work
+            if (protocol, seed) not in {(o["protocol"], o["seed"]) for o in row["evaluations"]}
+        ]
+        scores = pool.map(
+            lambda one: apart(partial(score, one[0], PROTOCOLS[one[2]], one[3], given.images)),
+            tried,
+        )
+        for (entry, row, protocol, seed), outcome in zip(tried, scores, strict=True):
             true = row["truth"]["accuracy"]
             outcome |= {"protocol": protocol, "seed": seed}
             if "score" in outcome:
@@ -263,6 +277,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--only", nargs="+", help="parts of the names of models")
     parser.add_argument("--data", choices=("digits", "cifar10"), default="digits")
     parser.add_argument("--folder", type=Path, help="the folder of CIFAR-10")
+    parser.add_argument("--workers", type=int, default=1, help="evaluations side by side")
     parser.add_argument("--again", action="store_true", help="repeat evaluations; truths are kept")
     parser.add_argument("--show", action="store_true", help="print the record, and run nothing")
     parser.add_argument("--record", type=Path)

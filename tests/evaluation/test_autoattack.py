@@ -2,13 +2,14 @@ import dataclasses
 
 import pytest
 import torch
-from equipoise.evaluation.autoattack import PARTS, AutoAttackPart
 from pyautoattack import AutoAttack
 from tiny import digits, fgsm_trained, linear
 
+from equipoise.attacks.autoattack import PARTS
 from equipoise.attacks.threat import L2, Linf
 from equipoise.data import Split
 from equipoise.evaluation import SearchOptions, measure_profile, suites_for
+from equipoise.evaluation.autoattack_part import AutoAttackPart
 
 
 @pytest.fixture(scope="module")

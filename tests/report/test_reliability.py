@@ -1,7 +1,7 @@
 import pytest
 from headline_records import record
 
-from equipoise.records.collapse import above_chance, chance_level, collapse_of
+from equipoise.evaluation.collapse import above_chance, chance_level, collapse_of
 from equipoise.report import checks_line, markdown_checks, rich_table
 from equipoise.report.reliability import can_be_best, unreliable_reasons, warning_of
 from equipoise.report.table import best_model, ranked

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from equipoise.data import DataSet, Split
 from equipoise.distributed.ranks import launched
-from equipoise.evaluation.random_draws import global_seed
+from equipoise.evaluation.random_draws import seeded
 from equipoise.models import FeatureExtractor, count_multiply_adds, count_parameters
 from equipoise.recipes import Recipe
 from equipoise.runtime.environment import environment
@@ -186,7 +186,7 @@ def stage_costs(
     results: list[dict[str, Any]] = []
     for stage in stages(passes.counted(make_network)):
         reporter.begin(stage.name, 0, 0)
-        with global_seed(derive_seed(seed, stage.name, "weights")):
+        with seeded(derive_seed(seed, stage.name, "weights")):
             task: Any = stage.build({name: outcomes[name] for name in stage.needs})
         if not stage.trains:  # costs nothing, and its task has no step
             outcomes[stage.name] = task.outcome().eval()

@@ -147,8 +147,8 @@ def run_evaluation(
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     images = replace(images, split=images.split.to(device))
-    network = _as_asked(model.network.to(device), images.split, settings, stand_in)
-    model = replace(model, network=network)
+    model = replace(model, network=model.network.to(device))
+    as_asked = partial(_as_asked, split=images.split, settings=settings, stand_in=stand_in)
     run = partial(
         _attack_and_check,
         images=images,
@@ -158,7 +158,9 @@ def run_evaluation(
         workers=workers,
         reporter=reporter,
     )
-    return run_from_fresh_state(model, images.split, _threats(settings), run, reporter.log)
+    return run_from_fresh_state(
+        model, images.split, _threats(settings), run, reporter.log, as_asked
+    )
 
 
 def _attack_and_check(

@@ -11,7 +11,8 @@ def demo(
     out: Folder = Path("runs/demo"),
     seed: Number = 0,
 ) -> None:
-    """Train four models on handwritten digits, attack them at five strengths, print one table.
+    """Train four models on handwritten digits, evaluate them on clean images and at four strengths,
+    print one table.
     Takes a few minutes on two cores.
 
     Args:

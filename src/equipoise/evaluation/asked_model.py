@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from equipoise.attacks.goals import Fold, fold_reject, misclassified
-from equipoise.evaluation.random_draws import draw_seeds, global_seed, mean_logits
+from equipoise.evaluation.random_draws import draw_seeds, mean_logits, seeded
 from equipoise.types import Images, Labels, Logits, Predict
 
 VOTES = 50
@@ -124,7 +124,7 @@ class AskedModel(nn.Module):
         return wrong / len(draws)
 
     def _seeded(self, images: Images, seed: int) -> Logits:
-        with global_seed(seed, images.device):
+        with seeded(seed, images.device, self.network):
             return self._draw(images)
 
     def _draw(self, images: Images) -> Logits:

@@ -4,8 +4,8 @@ from dataclasses import dataclass, replace
 from math import isfinite
 from typing import Literal
 
+from equipoise.evaluation.collapse import COLLAPSED
 from equipoise.evaluation.statistics import wilson_interval
-from equipoise.records.collapse import COLLAPSED
 
 Verdict = Literal["pass", "warn", "fail"]
 

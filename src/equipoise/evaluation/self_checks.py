@@ -13,12 +13,12 @@ from equipoise.attacks.threat import Threat
 from equipoise.data import Split
 from equipoise.evaluation import self_check_attacks, self_check_gradients
 from equipoise.evaluation.asked_model import draws_of
+from equipoise.evaluation.collapse import COLLAPSED, at_chance
 from equipoise.evaluation.profile import Profile
 from equipoise.evaluation.self_check_context import SelfCheckContext
 from equipoise.evaluation.self_check_finding import Finding
 from equipoise.evaluation.self_check_measures import relative_difference
 from equipoise.models.attack_mode.context import attack_mode
-from equipoise.records.collapse import COLLAPSED, at_chance
 
 REPEAT_TOLERANCE = 1e-5
 """Largest difference between two runs that float32 sums in another order explain, as a share of a

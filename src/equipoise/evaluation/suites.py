@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from equipoise.attacks import APGD, PGD, Noise, Search, Square, fgsm, losses
+from equipoise.attacks.autoattack import PARTS
 from equipoise.evaluation.attack import Attack, Loss, NearMisses, SearchAttack
-from equipoise.evaluation.autoattack import PARTS, AutoAttackPart
+from equipoise.evaluation.autoattack_part import AutoAttackPart
 from equipoise.evaluation.cache import weights_hash
 from equipoise.models import AdaptiveNetwork, FeatureStack
 from equipoise.models.conditional_network import FixedPreference

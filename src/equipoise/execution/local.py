@@ -10,7 +10,7 @@ from torch import nn
 
 from equipoise.data import Split
 from equipoise.distributed.ranks import Ranks
-from equipoise.evaluation.random_draws import global_seed
+from equipoise.evaluation.random_draws import seeded
 from equipoise.runtime.errors import TrainingError
 from equipoise.runtime.files import read_json
 from equipoise.runtime.reporter import Reporter
@@ -57,7 +57,7 @@ def execute(
     trained: list[str] = []
     for stage in stages:
         stage_folder = RunFolder(folder).stage(stage.name)
-        with global_seed(derive_seed(seed, stage.name, "weights")):
+        with seeded(derive_seed(seed, stage.name, "weights")):
             task: Any = stage.build({name: outcomes[name] for name in stage.needs})
         if not stage.trains:
             task.to(fabric.device)
@@ -97,7 +97,7 @@ def check_forward(stage: Stage, train: Split) -> None:
         TrainingError: If the network fails on the images, or returns the wrong number of logits.
         ValueError: If the stage cannot be built.
     """
-    with global_seed(0):
+    with seeded(0):
         task: Any = stage.build({})
         task.eval()
         check_answer(task.predictor(stage.validation[0]), train, f"the network of {stage.name}")

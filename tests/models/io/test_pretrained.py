@@ -5,10 +5,10 @@ import re
 import pytest
 import safetensors.torch
 import torch
-from equipoise.models.backbones.pretrained import LAYOUTS
 from torch.nn import functional
 
 from equipoise.models import PreActResNet, ResNet, WideResNet, load_pretrained, with_branches
+from equipoise.models.io.pretrained import LAYOUTS
 from equipoise.runtime.errors import RunError
 
 PLAIN = {"mean": [0.0] * 3, "std": [1.0] * 3}
