@@ -45,7 +45,7 @@ def run_from_fresh_state(
             them.
         log: Receives a sentence if the model is evaluated a second time.
         as_asked: Wraps a network that is random, rejects or has no gradient, as ``ask_rightly``
-            does. A model that is reset is judged anew: what looked like chance may have been
+            does. A model that is reset is judged again: what looked like chance may have been
             memory.
 
     Returns:
