@@ -40,6 +40,23 @@ def no_shape_checks() -> Iterator[None]:
 
 
 @pytest.fixture
+def few_digits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The data set digits has a few images."""
+    import tiny
+
+    from equipoise.data import Digits
+
+    data = tiny.digits()
+    monkeypatch.setattr(Digits, "load", lambda self: data)
+
+
+@pytest.fixture
+def no_self_checks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Evaluations find nothing to say about their scores."""
+    monkeypatch.setattr("equipoise.api.evaluate.self_checks", lambda *given, **settings: [])
+
+
+@pytest.fixture
 def generator() -> torch.Generator:
     return torch.Generator().manual_seed(0)
 
@@ -63,13 +80,9 @@ def external_cnn() -> nn.Module:
 @pytest.fixture
 def branched(external_cnn: nn.Module, generator: torch.Generator) -> nn.Module:
     """Three branches that differ in statistics and affine parameters."""
+    from tiny import drawn_norms
+
     from equipoise.models import with_branches
 
     model = with_branches(external_cnn, branches=3)
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.running_mean.normal_(generator=generator)
-            module.running_var.uniform_(0.5, 2.0, generator=generator)
-            nn.init.uniform_(module.weight, 0.5, 1.5, generator=generator)
-            nn.init.normal_(module.bias, generator=generator)
-    return model.eval()
+    return drawn_norms(model, generator, statistics=True).eval()

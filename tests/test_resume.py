@@ -125,48 +125,43 @@ def test_a_run_killed_before_any_rename_resumes(tmp_path, monkeypatch, data, who
     assert not [path for path in folder.rglob(".*") if path.is_file()]
 
 
+@pytest.fixture
+def resumes_alike(tmp_path, monkeypatch, data):
+    """Check that a run killed before the given rename ends as one that was not."""
+
+    def check(recipe: Recipe, call: int) -> None:
+        train(recipe, tmp_path / "whole", dataset=data)
+        killed_at(monkeypatch, os, "replace", call)
+        with pytest.raises(Killed):
+            train(recipe, tmp_path / "cut", dataset=data)
+        monkeypatch.undo()
+        train(recipe, tmp_path / "cut", dataset=data, resume=True)
+        assert weights(tmp_path / "cut") == weights(tmp_path / "whole")
+
+    return check
+
+
 @pytest.mark.parametrize("name", ["afs_digits", "standard_digits"])
 @pytest.mark.parametrize("call", [6, 11])
-def test_other_methods_resume_bit_identical(tmp_path, monkeypatch, data, name, call):
-    recipe = tiny.recipe(name)
-    train(recipe, tmp_path / "whole", dataset=data)
-    killed_at(monkeypatch, os, "replace", call)
-    with pytest.raises(Killed):
-        train(recipe, tmp_path / "cut", dataset=data)
-    monkeypatch.undo()
-    train(recipe, tmp_path / "cut", dataset=data, resume=True)
-    assert weights(tmp_path / "cut") == weights(tmp_path / "whole")
+def test_other_methods_resume_bit_identical(resumes_alike, name, call):
+    resumes_alike(tiny.recipe(name), call)
 
 
 @pytest.mark.parametrize("call", [5, 6])
-def test_adamw_resumes_bit_identical(tmp_path, monkeypatch, data, call):
+def test_adamw_resumes_bit_identical(resumes_alike, call):
     recipe = tiny.recipe("standard_digits")
     schedule = replace(recipe.method.schedule, optimiser="adamw", learning_rate=1e-2)
-    recipe = replace(recipe, method=replace(recipe.method, schedule=schedule))
-    train(recipe, tmp_path / "whole", dataset=data)
-    killed_at(monkeypatch, os, "replace", call)
-    with pytest.raises(Killed):
-        train(recipe, tmp_path / "cut", dataset=data)
-    monkeypatch.undo()
-    train(recipe, tmp_path / "cut", dataset=data, resume=True)
-    assert weights(tmp_path / "cut") == weights(tmp_path / "whole")
+    resumes_alike(replace(recipe, method=replace(recipe.method, schedule=schedule)), call)
 
 
 @pytest.mark.parametrize("call", [7, 12, 17])
-def test_all_options_of_the_loop_at_once_resume_bit_identical(tmp_path, monkeypatch, data, call):
+def test_all_options_of_the_loop_at_once_resume_bit_identical(tmp_path, resumes_alike, data, call):
     extra = tmp_path / "extra.npz"
     pixels = data.test.images.permute(0, 2, 3, 1).numpy()
     numpy.savez(extra, image=pixels, label=data.test.labels.numpy())
     recipe = small()
     switches = {"averaging": "swa", "awp_gamma": 0.01, "extra": extra, "alarms": True}
-    recipe = replace(recipe, loop=replace(recipe.loop, **switches))
-    train(recipe, tmp_path / "whole", dataset=data)
-    killed_at(monkeypatch, os, "replace", call)
-    with pytest.raises(Killed):
-        train(recipe, tmp_path / "cut", dataset=data)
-    monkeypatch.undo()
-    train(recipe, tmp_path / "cut", dataset=data, resume=True)
-    assert weights(tmp_path / "cut") == weights(tmp_path / "whole")
+    resumes_alike(replace(recipe, loop=replace(recipe.loop, **switches)), call)
 
 
 def test_files_half_written_at_a_sigkill_are_removed(tmp_path, data, whole):

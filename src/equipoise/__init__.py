@@ -10,8 +10,9 @@ Example:
     0
 """
 
-import importlib
 from typing import TYPE_CHECKING, Any
+
+from equipoise.runtime.lazy_names import lazy_names
 
 if TYPE_CHECKING:
     from equipoise.api.evaluate import evaluate
@@ -59,7 +60,6 @@ _MODULES = {
     "api.publish": ("push",),
     "api.train": ("find_recipe", "train"),
 }
-_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
@@ -67,9 +67,7 @@ def __getattr__(name: str) -> Any:
         from importlib.metadata import version
 
         return version("equipoise")
-    if name not in _MODULE_OF:
-        raise AttributeError(f"module 'equipoise' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"equipoise.{_MODULE_OF[name]}"), name)
+    return lazy_names("equipoise", _MODULES)(name)
 
 
 def __dir__() -> list[str]:

@@ -14,7 +14,7 @@ from equipoise.api.adversarial_files import StrengthImages
 from equipoise.api.attack import attack
 from equipoise.api.evaluate import evaluate
 from equipoise.api.train import train
-from equipoise.data import DataSet, Digits, Split
+from equipoise.data import DataSet, Split
 from equipoise.evaluation import verification
 from equipoise.models import save
 from equipoise.recipes import Evaluation
@@ -23,6 +23,7 @@ from equipoise.runtime.files import read_json
 
 EPSILONS = (0.0, 0.05, 0.15)
 SETTINGS = {"epsilons": EPSILONS, "suites": ("quick",), "steps": 2, "images": 20}
+pytestmark = pytest.mark.usefixtures("few_digits", "no_self_checks")
 
 
 @pytest.fixture(scope="module")
@@ -32,13 +33,6 @@ def trained(tmp_path_factory):
     quick = Evaluation(epsilons=EPSILONS, suites=("quick",), steps=2, restarts=1, images=20)
     train(replace(tiny.recipe("afa_digits"), evaluation=quick), folder, dataset=tiny.digits())
     return folder
-
-
-@pytest.fixture(autouse=True)
-def _few_digits(monkeypatch):
-    data = tiny.digits()
-    monkeypatch.setattr("equipoise.api.evaluate.self_checks", lambda *arguments, **settings: [])
-    monkeypatch.setattr(Digits, "load", lambda self: data)
 
 
 def arrays(path):

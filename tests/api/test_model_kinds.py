@@ -1,18 +1,25 @@
 """Models that are not plain deterministic float32 networks get a number and a mark."""
 
 import copy
+import random
+from functools import partial
 from pathlib import Path
 
 import bad_models
+import numpy as np
 import pytest
 import torch
 from tiny import digits
 from torch import nn
 
 from equipoise.api.evaluate import evaluate
+from equipoise.api.fresh_state import run_from_fresh_state
+from equipoise.api.model_source import LoadedModel
 from equipoise.attacks.threat import Linf
 from equipoise.evaluation import measure_profile, suites_for
-from equipoise.evaluation.asked_model import AskedModel
+from equipoise.evaluation.asked_model import AskedModel, draws_of
+from equipoise.evaluation.fresh_copy import FreshCopies, FreshEachCall, StateCheck, is_reset
+from equipoise.evaluation.model_kinds import ask_rightly
 from equipoise.runtime.errors import InvalidInput
 
 IMAGES = 40
@@ -114,6 +121,92 @@ def test_a_model_that_never_rejects_scores_as_without_the_extra_class():
     model = bad_models.robust()
     with_class = accuracy(Rejecting(model, False), reject_class=True)
     assert with_class == pytest.approx(accuracy(model), abs=1 / IMAGES)
+
+
+class Forgetful(bad_models.Wrapper):
+    """Answers as its network for one batch, then with signs that grow from call to call."""
+
+    def __init__(self, net):
+        super().__init__(net)
+        self.calls = 0
+
+    def forward(self, images):
+        self.calls += 1
+        logits = self.net(images)
+        return logits if self.calls == 1 else self.calls * logits.detach().sign() + 0 * logits
+
+
+@pytest.mark.slow
+def test_a_model_that_remembers_and_rejects_is_asked_by_both_rules():
+    model = Rejecting(bad_models.robust(), False)
+    record = record_of(Forgetful(model), reject_class=True)
+    assert set(marks(record)) == {"reject option", "stateful"}
+    expected = accuracy(model, reject_class=True)
+    assert record["headline"]["accuracy"] == pytest.approx(expected, abs=1 / IMAGES + 1e-9)
+
+
+def test_a_model_that_remembers_and_draws_is_judged_anew_once_it_is_reset():
+    images, _ = digits().test.batch(slice(0, 8))
+    asked = partial(ask_rightly, images=images, threats=[Linf(0.1)], reject=False)
+    seen = []
+
+    def run(model, copies):
+        seen.append(model.network)
+        if not is_reset(model.network):
+            StateCheck(model.network, copies, images, Linf(0.1)).compare()
+        return {"headline": {"accuracy": [1.0]}}
+
+    for network in (Forgetful(Noisy(bad_models.standard())), Forgetful(bad_models.standard())):
+        model = LoadedModel(network=network, card={}, name="m", home=Path("runs/m"))
+        record = run_from_fresh_state(model, digits().test, [Linf(0.1)], run, print, asked)
+        assert marks(record) == ["stateful"]
+    assert [is_reset(network) for network in seen] == [False, True] * 2
+    assert [draws_of(network) for network in seen] == [10, 10, 10, 0]
+    first, second = seen[1]._draw(images), seen[1]._draw(images)
+    assert not torch.equal(first, second)
+
+
+class WithGenerator(bad_models.Wrapper):
+    """Adds noise from a generator of its own."""
+
+    def __init__(self, net, generator):
+        super().__init__(net)
+        self.generator = generator
+
+    def forward(self, images):
+        if isinstance(self.generator, torch.Generator):
+            noise = torch.randn(images.shape, generator=self.generator)
+        elif isinstance(self.generator, random.Random):
+            noise = torch.tensor(
+                [self.generator.gauss(0, 1) for _ in range(images.numel())]
+            ).reshape(images.shape)
+        else:
+            noise = torch.from_numpy(self.generator.standard_normal(images.shape)).float()
+        return self.net(images + 0.1 * noise)
+
+
+GENERATORS = {
+    "torch": torch.Generator,
+    "numpy": partial(np.random.default_rng, 0),
+    "numpy, old": partial(np.random.RandomState, 0),
+    "python": partial(random.Random, 0),
+}
+
+
+@pytest.mark.parametrize("kind", GENERATORS)
+def test_a_model_with_a_generator_of_its_own_is_randomised_and_not_stateful(kind):
+    images, _ = digits().test.batch(slice(0, 8))
+    network = WithGenerator(bad_models.standard(), GENERATORS[kind]())
+    model = ask_rightly(network, images, [Linf(0.1)])
+    check = StateCheck(model, FreshCopies(model), images, Linf(0.1))
+    before = network(images)
+    assert torch.equal(model(images), model(images))
+    check.compare()
+    assert model.draws == 10
+    assert not check.randomised
+    assert not torch.equal(network(images), before)
+    reset = FreshEachCall(FreshCopies(network))
+    assert not torch.equal(reset(images), reset(images))
 
 
 def test_an_extra_class_without_the_flag_is_refused_by_its_name():

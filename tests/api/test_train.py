@@ -27,13 +27,9 @@ from equipoise.runtime.seeds import derive_seed
 from equipoise.training import checkpoint
 from equipoise.training.validation import Validation
 
+# Self-checks have their own tests and would take most of the time here.
+pytestmark = pytest.mark.usefixtures("no_self_checks")
 QUICK = Evaluation(epsilons=(0.0, 0.1), suites=("quick",), steps=1, restarts=1, images=8)
-
-
-@pytest.fixture(autouse=True)
-def _no_self_checks(monkeypatch):
-    """They have their own tests and would take most of the time here."""
-    monkeypatch.setattr("equipoise.api.evaluate.self_checks", lambda *arguments, **settings: [])
 
 
 @pytest.fixture(scope="module")

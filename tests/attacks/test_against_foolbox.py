@@ -4,8 +4,7 @@ import warnings
 
 import pytest
 import torch
-from tiny import digits
-from torch import nn
+from tiny import digits, fgsm_trained
 
 from equipoise.attacks import PGD, goals, losses
 from equipoise.attacks.finishable_goals import SuccessTracker
@@ -20,21 +19,7 @@ STEPS = 20
 
 @pytest.fixture(scope="module")
 def model():
-    torch.manual_seed(0)
-    network = nn.Sequential(
-        nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(512, 10)
-    )
-    images, labels = digits(600, 120).train.batch(slice(None))
-    optimiser = torch.optim.Adam(network.parameters(), 5e-3)
-    for _ in range(60):
-        points = images.clone().requires_grad_(True)
-        loss = nn.functional.cross_entropy(network(points), labels)
-        (gradient,) = torch.autograd.grad(loss, points)
-        attacked = (images + 0.1 * gradient.sign()).clamp(0, 1)
-        optimiser.zero_grad()
-        nn.functional.cross_entropy(network(attacked), labels).backward()
-        optimiser.step()
-    return network.eval()
+    return fgsm_trained(digits(600, 120).train)
 
 
 @pytest.mark.slow

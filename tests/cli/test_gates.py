@@ -9,7 +9,6 @@ import tiny
 from commands import output, refused, run
 
 from equipoise.api.train import train
-from equipoise.data import Digits
 from equipoise.evaluation.self_check_finding import Finding
 from equipoise.recipes import Evaluation
 
@@ -24,11 +23,8 @@ def finished(tmp_path_factory):
 
 
 @pytest.fixture
-def trained(finished, tmp_path, monkeypatch):
+def trained(finished, tmp_path, few_digits, no_self_checks):
     """That run without records."""
-    data = tiny.digits()
-    monkeypatch.setattr(Digits, "load", lambda self: data)
-    monkeypatch.setattr("equipoise.api.evaluate.self_checks", lambda *a, **b: [])
     return shutil.copytree(finished, tmp_path / "run")
 
 

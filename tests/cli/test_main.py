@@ -16,7 +16,7 @@ from equipoise.api.train import train
 from equipoise.attacks import Square
 from equipoise.cli.main import COMMANDS
 from equipoise.cli.options import Suites
-from equipoise.data import DataError, Digits
+from equipoise.data import DataError
 from equipoise.evaluation import SuiteName, suites
 from equipoise.models import save
 from equipoise.models.io.external import import_network
@@ -27,6 +27,8 @@ from equipoise.runtime.environment import version
 from equipoise.runtime.errors import InvalidInput, RunError, TrainingError, UserError
 from equipoise.runtime.files import read_json, write_json
 
+pytestmark = pytest.mark.usefixtures("few_digits", "no_self_checks")
+
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
@@ -35,13 +37,6 @@ def trained(tmp_path_factory):
     quick = Evaluation(epsilons=(0.0, 0.1), suites=("quick",), steps=1, restarts=1, images=8)
     train(replace(tiny.recipe(), evaluation=quick), folder, dataset=tiny.digits())
     return folder
-
-
-@pytest.fixture(autouse=True)
-def _few_digits(monkeypatch):
-    data = tiny.digits()
-    monkeypatch.setattr("equipoise.api.evaluate.self_checks", lambda *arguments, **settings: [])
-    monkeypatch.setattr(Digits, "load", lambda self: data)
 
 
 @pytest.mark.parametrize(

@@ -4,22 +4,15 @@ import re
 from dataclasses import replace
 
 import pytest
-import tiny
 from commands import output, refused, run, shown_help
 
-from equipoise.data import Digits
 from equipoise.recipes import RECIPES
 
+pytestmark = pytest.mark.usefixtures("few_digits")
 COMMON = (
     "--epochs --batch-size --learning-rate --seed --name --dataset --data --network --out "
     "--resume --devices --dry-run --evaluate --export --help-all"
 )
-
-
-@pytest.fixture(autouse=True)
-def few_digits(monkeypatch):
-    data = tiny.digits()
-    monkeypatch.setattr(Digits, "load", lambda self: data)
 
 
 @pytest.fixture

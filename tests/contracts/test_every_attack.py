@@ -8,8 +8,9 @@ from torch import nn
 
 from equipoise.attacks import APGD, PGD, Noise, Square, fgsm, iterative_fgsm
 from equipoise.attacks.goals import cross_entropy
-from equipoise.attacks.threat import L2, Linf
+from equipoise.attacks.threat import L2, Linf, check_images
 from equipoise.models.attack_mode.context import attack_mode
+from equipoise.runtime.errors import InvalidInput
 
 FIXED = {
     "fgsm": fgsm(),
@@ -195,3 +196,27 @@ def test_attacks_each_image_on_its_own(attack, clean):
     whole = attack(waves, clean, threat, torch.Generator())
     alone = attack(waves, clean[2:3], threat, torch.Generator())
     torch.testing.assert_close(whole[2:3], alone)
+
+
+NOT_IMAGES = {
+    "normalised": (lambda x: 4 * x - 2, r"in \[0, 1\], got values from -.*inside the model"),
+    "0 to 255": (lambda x: 255 * x, r"in \[0, 1\], got values from .*divide pixels of 0 to 255"),
+    "NaN": (lambda x: x * math.nan, r"in \[0, 1\], got values from nan to nan"),
+    "uint8": (lambda x: (255 * x).byte(), r"got torch.uint8; pass images.float\(\) / 255"),
+    "half": (lambda x: x.half(), r"got torch.float16; pass images.float\(\)"),
+    "one image": (lambda x: x[0], r"got \(3, 4, 4\); a single image is images\[None\]"),
+}
+
+
+@pytest.mark.usefixtures("no_shape_checks")
+@pytest.mark.parametrize(("change", "message"), NOT_IMAGES.values(), ids=NOT_IMAGES)
+@every_attack
+def test_refuses_what_no_threat_is_defined_for(attack, clean, generator, change, message):
+    goal = cross_entropy(lambda images: images.flatten(1), torch.zeros(4, dtype=torch.long))
+    with pytest.raises(InvalidInput, match=message):
+        attack(goal, change(clean), Linf(0.1), generator)
+
+
+def test_accepts_pixels_that_rounding_moved_out_of_range_and_an_empty_batch():
+    check_images(torch.tensor([[[[-1e-7, 1 + 1e-7]]]]))
+    check_images(torch.rand(0, 3, 4, 4))

@@ -11,11 +11,11 @@ import numpy
 import pytest
 import torch
 from tiny import (
-    ATTACK,
     SCHEDULE,
     AfterSteps,
     fabric,
     fit_stage,
+    one_stage,
     recipe,
     same,
     weights,
@@ -26,7 +26,6 @@ from writers import noise, write_images
 from equipoise.api.train import train
 from equipoise.data import DataError, ImageFolder, MappedImages, cache
 from equipoise.evaluation import images_hash
-from equipoise.methods.single_network import network_stage
 from equipoise.objectives import PGDAT
 from equipoise.runtime.errors import RunError
 from equipoise.runtime.signals import Interrupted
@@ -207,15 +206,8 @@ def test_training_is_bit_identical_from_a_file_and_from_memory(
     monkeypatch.setattr(cache, "MAX_BYTES_IN_MEMORY", 2**30)
     found = []
     for number, data in enumerate((source.load(), mapped)):
-        stage = network_stage(
-            "network",
-            lambda: wide_resnet(2),
-            objective=PGDAT(),
-            epsilon=0.1,
-            attack=ATTACK,
-            schedule=replace(SCHEDULE, epochs=1),
-            norm="Linf",
-        )
+        schedule = replace(SCHEDULE, epochs=1)
+        stage = one_stage(lambda: wide_resnet(2), PGDAT(), 0.1, schedule=schedule)
         task = stage.build({})
         fit_stage(
             stage, task, tmp_path / str(number), train=data.train, validation=data.test,

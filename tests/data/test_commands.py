@@ -62,10 +62,8 @@ def test_only_image_folders_take_a_size(tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_a_recipe_is_trained_and_evaluated_on_an_image_folder(
-    digits, tmp_path, capsys, monkeypatch
-):
-    monkeypatch.setattr("equipoise.api.evaluate.self_checks", lambda *arguments, **settings: [])
+@pytest.mark.usefixtures("no_self_checks")
+def test_a_recipe_is_trained_and_evaluated_on_an_image_folder(digits, tmp_path, capsys):
     run(
         *("train", "standard_digits", "--dataset", "imagefolder", "--data", digits),
         *("--dataset.size", "8", "--dataset.grey", "--name", "mine", "--out", tmp_path / "mine"),
@@ -89,8 +87,8 @@ def test_a_recipe_is_trained_and_evaluated_on_an_image_folder(
     assert stored.dataset == ImageFolder(folder=digits, size=8, grey=True)
 
 
+@pytest.mark.usefixtures("no_self_checks")
 def test_a_network_is_evaluated_on_an_image_folder(digits, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("equipoise.api.evaluate.self_checks", lambda *arguments, **settings: [])
     (tmp_path / "colour_networks.py").write_text(
         "from torch import nn\n\n\n"
         "def make():\n    return nn.Sequential(nn.Flatten(), nn.Linear(3 * 6 * 6, 10))\n"

@@ -28,20 +28,9 @@ from equipoise.recipes import Evaluation
 from equipoise.records.files import iterate_records
 from equipoise.runtime.errors import RunError
 
+# Without the tests' shape checks, which would fix the batch size of what torch traces.
+pytestmark = pytest.mark.usefixtures("few_digits", "no_shape_checks")
 FORMS = {"onnx": ".onnx", "torch-export": ".pt2"}
-
-
-@pytest.fixture(autouse=True)
-def _few_digits(monkeypatch, no_shape_checks):
-    """Without the tests' shape checks, which would fix the batch size of what torch traces."""
-    data = tiny.digits()
-    monkeypatch.setattr(Digits, "load", lambda self: data)
-
-
-@pytest.fixture
-def folder(tmp_path):
-    save(adaptive(), tmp_path / "run" / "model", CARD)
-    return tmp_path / "run"
 
 
 def attacked(model, images, labels):

@@ -4,12 +4,11 @@ import numpy
 import pytest
 import tiny
 import torch
-from exportable import CARD, MODELS, adaptive
+from exportable import CARD, MODELS
 from PIL import Image
 from rich.console import Console
 
 from equipoise.api import publish
-from equipoise.data import Digits
 from equipoise.deployment import (
     Prediction,
     export_model,
@@ -24,17 +23,7 @@ from equipoise.models.io.trust import trusting
 from equipoise.runtime.errors import RunError
 from equipoise.runtime.files import write_json
 
-
-@pytest.fixture(autouse=True)
-def _few_digits(monkeypatch, no_shape_checks):
-    data = tiny.digits()
-    monkeypatch.setattr(Digits, "load", lambda self: data)
-
-
-@pytest.fixture
-def folder(tmp_path):
-    save(adaptive(), tmp_path / "run" / "model", CARD)
-    return tmp_path / "run"
+pytestmark = pytest.mark.usefixtures("few_digits", "no_shape_checks")
 
 
 @pytest.fixture

@@ -2,36 +2,19 @@ import dataclasses
 
 import pytest
 import torch
-from equipoise.evaluation.autoattack import PARTS, AutoAttackPart
 from pyautoattack import AutoAttack
-from tiny import digits, linear
-from torch import nn
+from tiny import digits, fgsm_trained, linear
 
+from equipoise.attacks.autoattack import PARTS
 from equipoise.attacks.threat import L2, Linf
 from equipoise.data import Split
 from equipoise.evaluation import SearchOptions, measure_profile, suites_for
+from equipoise.evaluation.autoattack_part import AutoAttackPart
 
 
 @pytest.fixture(scope="module")
 def model():
-    """A small convolutional network, trained briefly on digits with FGSM."""
-    torch.manual_seed(0)
-    network = nn.Sequential(
-        nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(512, 10)
-    )
-    images, labels = digits(400, 40).train.batch(slice(None))
-    optimiser = torch.optim.Adam(network.parameters(), 5e-3)
-    for _ in range(60):
-        images.requires_grad_(True)
-        (gradient,) = torch.autograd.grad(
-            nn.functional.cross_entropy(network(images), labels), images
-        )
-        images = images.detach()
-        attacked = (images + 0.1 * gradient.sign()).clamp(0, 1)
-        optimiser.zero_grad()
-        nn.functional.cross_entropy(network(attacked), labels).backward()
-        optimiser.step()
-    return network.eval()
+    return fgsm_trained(digits(400, 40).train)
 
 
 def held_images() -> Split:

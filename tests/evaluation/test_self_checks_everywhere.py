@@ -86,10 +86,12 @@ def test_one_class_for_every_image_is_collapse():
     assert found["collapsed"].numbers["one_class"] == 1.0
 
 
-def test_guessing_is_a_warning(only):
+def test_guessing_is_collapse_even_where_attacks_break_every_image(only):
     only("collapsed")
     wrong = replace(data(N), labels=(data(N).labels + 3) % 10)
-    assert run(bad.standard(), wrong)["collapsed"].verdict == "warn"
+    for broken in (-1, 1):
+        found = run(bad.standard(), wrong, outcomes=[outcome("white box", [broken] * N)])
+        assert found["collapsed"].verdict == "fail"
     assert run(bad.standard(), data(N))["collapsed"].verdict == "pass"
 
 

@@ -1,6 +1,7 @@
 import dataclasses
 
 import pytest
+import scripted
 import torch
 from tiny import images_and_labels, linear, wide_resnet
 from torch import nn
@@ -13,7 +14,7 @@ from equipoise.evaluation import SearchAttack, suites_for
 from equipoise.evaluation.attack import NearMisses
 from equipoise.evaluation.gate_attacks import GATE_RATIOS
 from equipoise.evaluation.suites import QUERY_BUDGETS
-from equipoise.models import FeatureStack, fuse_branches, with_branches, with_conditioning
+from equipoise.models import FeatureStack, with_conditioning
 
 SEARCH = PGD(steps=4, relative_step=0.5, keep="best")
 
@@ -23,14 +24,7 @@ def generator() -> torch.Generator:
 
 
 def adaptive() -> nn.Module:
-    network = with_branches(wide_resnet(), 2)
-    drawn = torch.Generator().manual_seed(1)
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.uniform_(module.weight, 0.5, 1.5, generator=drawn)
-            nn.init.normal_(module.bias, generator=drawn)
-    torch.manual_seed(2)
-    fused = fuse_branches(network, placement="input").eval()
+    fused = scripted.adaptive()
     with torch.no_grad():
         # Larger weights, so that the generator's output differs between images.
         fused.generator.linears[-1].weight.mul_(20)

@@ -12,6 +12,7 @@ from tiny import (
     fabric,
     learnable,
     linear,
+    one_stage,
     same,
     split,
     weights,
@@ -21,7 +22,7 @@ from torch import nn
 from equipoise.data import DataError
 from equipoise.execution.local import execute
 from equipoise.methods import AFS
-from equipoise.methods.single_network import NetworkTask, network_stage
+from equipoise.methods.single_network import NetworkTask
 from equipoise.objectives import PGDAT, Standard
 from equipoise.runtime.signals import Interrupted
 from equipoise.training import TrainingConfig
@@ -33,16 +34,7 @@ def make() -> nn.Module:
 
 
 def stage(name: str, **changes) -> Stage:
-    network = network_stage(
-        name,
-        make,
-        objective=Standard(),
-        epsilon=0.0,
-        attack=ATTACK,
-        schedule=SCHEDULE,
-        norm="Linf",
-    )
-    return Stage(**(vars(network) | changes))
+    return Stage(**(vars(one_stage(make, name=name)) | changes))
 
 
 def run(stages, folder, **changes):

@@ -19,6 +19,10 @@ breaks 0 to 2 this way over three networks and two seeds, and the check fails fr
 0.05 broke 4 to 14, so the check failed or not by the rounding of the processor."""
 
 
+NOISE_OF_GRADIENT = 2.0
+"""Size of the noise as a multiple of the gradient's."""
+
+
 def network(seed: int = 0) -> nn.Module:
     """One hidden layer."""
     torch.manual_seed(seed)
@@ -179,6 +183,13 @@ class Reversed(Wrapper):
         return self.net(_Reverse.apply(images))
 
 
+class NoisyBackward(Wrapper):
+    """The right answer, with a gradient that is mostly noise, the same for the same images."""
+
+    def forward(self, images):
+        return self.net(_AddNoise.apply(images))
+
+
 class Slow(Wrapper):
     """Passes the gradient at a few random pixels, so that attacks converge slowly."""
 
@@ -289,6 +300,20 @@ class _WrongBackward(torch.autograd.Function):
             points = ctx.saved_tensors[0].detach().requires_grad_(True)
             (found,) = torch.autograd.grad(ctx.decoy(points), points, gradient)
         return found, None, None
+
+
+class _AddNoise(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, images):
+        ctx.seed = int(images.double().sum() * 1e9) % 2**31
+        return images.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        generator = torch.Generator().manual_seed(ctx.seed)
+        noise = torch.randn(gradient.shape, generator=generator)
+        size = gradient.square().mean(dim=(1, 2, 3), keepdim=True).sqrt()
+        return gradient + NOISE_OF_GRADIENT * size * noise
 
 
 class _Reverse(torch.autograd.Function):

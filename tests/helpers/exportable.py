@@ -19,14 +19,7 @@ CARD = DATA | {"classes": [f"digit {i}" for i in range(10)], "seed": 0}
 
 def disturbed(model: nn.Module) -> nn.Module:
     """Set statistics and affine parameters to values as after training."""
-    generator = torch.Generator().manual_seed(0)
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.running_mean.normal_(generator=generator)
-            module.running_var.uniform_(0.5, 2.0, generator=generator)
-            nn.init.uniform_(module.weight, 0.5, 1.5, generator=generator)
-            nn.init.normal_(module.bias, generator=generator)
-    return model.eval()
+    return tiny.drawn_norms(model, torch.Generator().manual_seed(0), statistics=True).eval()
 
 
 def adaptive(placement: str = "input", **settings) -> nn.Module:

@@ -3,7 +3,7 @@
 import dataclasses
 
 import torch
-from tiny import split, wide_resnet
+from tiny import drawn_norms, split, wide_resnet
 from torch import nn
 
 from equipoise.attacks.threat import Linf
@@ -19,12 +19,8 @@ STRENGTHS = (0.0, 0.02, 0.1)
 
 def adaptive() -> nn.Module:
     """Build an adaptive network whose two branches differ."""
-    network = with_branches(wide_resnet(), 2)
     generator = torch.Generator().manual_seed(1)
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.uniform_(module.weight, 0.5, 1.5, generator=generator)
-            nn.init.normal_(module.bias, generator=generator)
+    network = drawn_norms(with_branches(wide_resnet(), 2), generator)
     torch.manual_seed(2)
     return fuse_branches(network, placement="input").eval()
 

@@ -14,7 +14,9 @@ from torch import Tensor, nn
 
 from equipoise.data import DataSet, Digits, Split
 from equipoise.methods import TrainingAttack
+from equipoise.methods.single_network import network_stage
 from equipoise.models import WideResNet
+from equipoise.objectives import Standard
 from equipoise.recipes import RECIPES, Evaluation, Recipe
 from equipoise.runtime.reporter import NullReporter
 from equipoise.training import Trainer, TrainingConfig, fit
@@ -63,10 +65,43 @@ def wide_resnet(classes: int = 10, seed: int = 0) -> WideResNet:
     return WideResNet(depth=10, width=1, classes=classes, channels=1)
 
 
+def drawn_norms(
+    module: nn.Module, generator: torch.Generator, *, statistics: bool = False
+) -> nn.Module:
+    """Draw the scales and shifts of all batch norms and, if asked for, their statistics."""
+    for norm in module.modules():
+        if isinstance(norm, nn.BatchNorm2d):
+            if statistics:
+                norm.running_mean.normal_(generator=generator)
+                norm.running_var.uniform_(0.5, 2.0, generator=generator)
+            nn.init.uniform_(norm.weight, 0.5, 1.5, generator=generator)
+            nn.init.normal_(norm.bias, generator=generator)
+    return module
+
+
 def linear(classes: int = 10, seed: int = 0) -> nn.Module:
     """A linear classifier of 8x8 images."""
     torch.manual_seed(seed)
     return nn.Sequential(nn.Flatten(), nn.Linear(64, classes))
+
+
+def fgsm_trained(data: Split) -> nn.Module:
+    """A small convolutional network, trained briefly on digits with FGSM."""
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(512, 10)
+    )
+    images, labels = data.batch(slice(None))
+    optimiser = torch.optim.Adam(network.parameters(), 5e-3)
+    for _ in range(60):
+        points = images.clone().requires_grad_(True)
+        loss = nn.functional.cross_entropy(network(points), labels)
+        (gradient,) = torch.autograd.grad(loss, points)
+        attacked = (images + 0.1 * gradient.sign()).clamp(0, 1)
+        optimiser.zero_grad()
+        nn.functional.cross_entropy(network(attacked), labels).backward()
+        optimiser.step()
+    return network.eval()
 
 
 def recipe(name: str = "standard_digits", **changes: Any) -> Recipe:
@@ -112,6 +147,26 @@ def fabric() -> Fabric:
     found = Fabric(accelerator="cpu", devices=1)
     found.launch()
     return found
+
+
+def one_stage(
+    make: Callable[..., nn.Module],
+    objective: Any = None,
+    epsilon: float = 0.0,
+    *,
+    name: str = "network",
+    schedule: Schedule = SCHEDULE,
+) -> Stage:
+    """A stage that trains one network; ``Standard`` by default."""
+    return network_stage(
+        name,
+        make,
+        objective=objective or Standard(),
+        epsilon=epsilon,
+        attack=ATTACK,
+        schedule=schedule,
+        norm="Linf",
+    )
 
 
 def fit_stage(stage: Stage, task: Any, folder: Path, **changes: Any) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import torch
 from tiny import (
     ATTACK,
     SCHEDULE,
+    drawn_norms,
     fit_stage,
     images_and_labels,
     replace_attacks,
@@ -41,13 +42,7 @@ def method(**settings) -> AFA:
 
 def branched(classes: int = 10) -> nn.Module:
     """A network whose three branches give different logits."""
-    network = with_branches(wide_resnet(classes), 3)
-    generator = torch.Generator().manual_seed(1)
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.uniform_(module.weight, 0.5, 1.5, generator=generator)
-            nn.init.normal_(module.bias, generator=generator)
-    return network
+    return drawn_norms(with_branches(wide_resnet(classes), 3), torch.Generator().manual_seed(1))
 
 
 def gate_task(classes: int = 10, **settings) -> GateTask:
@@ -61,19 +56,6 @@ def gate_task(classes: int = 10, **settings) -> GateTask:
 def step(task: nn.Module, seed: int = 0, progress: float = 0.0) -> dict[str, torch.Tensor]:
     images, labels = images_and_labels()
     return task(images, labels, torch.Generator().manual_seed(seed), progress)
-
-
-@pytest.fixture
-def attacks(monkeypatch):
-    """Record every attack of a step: its goal, images and strengths."""
-    seen = []
-
-    def spy(search, **call):
-        seen.append(call | {"adversarial": search()})
-        return seen[-1]["adversarial"]
-
-    replace_attacks(monkeypatch, spy)
-    return seen
 
 
 def test_the_plan_is_branches_then_gate():

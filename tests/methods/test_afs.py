@@ -9,7 +9,6 @@ from tiny import (
     fit_stage,
     images_and_labels,
     linear,
-    replace_attacks,
     weights,
     wide_resnet,
 )
@@ -42,19 +41,6 @@ def make_task(classes: int = 10, **settings) -> MergerTask:
 def step(task: MergerTask, count: int = 8) -> dict[str, torch.Tensor]:
     images, labels = images_and_labels(count)
     return task(images, labels, torch.Generator().manual_seed(0), 0.0)
-
-
-@pytest.fixture
-def attacks(monkeypatch):
-    """Record every attack of a step: module, goal, images and strength."""
-    seen = []
-
-    def spy(search, **call):
-        seen.append(call | {"adversarial": search()})
-        return seen[-1]["adversarial"]
-
-    replace_attacks(monkeypatch, spy)
-    return seen
 
 
 def test_the_plan_is_one_extractor_for_each_budget_then_the_merger():

@@ -9,6 +9,7 @@ from tiny import (
     LOOP,
     SCHEDULE,
     digits,
+    drawn_norms,
     fit_stage,
     images_and_labels,
     learnable,
@@ -38,13 +39,9 @@ def make_task(classes: int = 10, **settings) -> ConditionalTask:
     """A task whose norms and FiLM layers differ from each other."""
     (stage,) = method(**settings).stages(partial(wide_resnet, classes))
     torch.manual_seed(2)
-    conditional = stage.build({})
-    generator = torch.Generator().manual_seed(1)
+    conditional = drawn_norms(stage.build({}), torch.Generator().manual_seed(1))
     for module in conditional.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.uniform_(module.weight, 0.5, 1.5, generator=generator)
-            nn.init.normal_(module.bias, generator=generator)
-        elif isinstance(module, FiLM):
+        if isinstance(module, FiLM):
             nn.init.ones_(module.linears[-1].bias)
     return conditional
 
@@ -59,19 +56,6 @@ def fixed(monkeypatch, preference: list[float]) -> torch.Tensor:
     drawn = torch.tensor(preference)
     monkeypatch.setattr(OAT, "draw", lambda self, images, generator: drawn)
     return drawn
-
-
-@pytest.fixture
-def attacks(monkeypatch):
-    """Every attack that a step runs: its module, goal, images, strength and what it adversarial."""
-    seen = []
-
-    def spy(search, **call):
-        seen.append(call | {"adversarial": search()})
-        return seen[-1]["adversarial"]
-
-    replace_attacks(monkeypatch, spy)
-    return seen
 
 
 def norms(task: nn.Module, branch: int) -> list[nn.BatchNorm2d]:

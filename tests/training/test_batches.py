@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy
 import pytest
 import torch
-from tiny import ATTACK, LOOP, SCHEDULE, fit_stage, linear, recipe, split
+from tiny import ATTACK, LOOP, SCHEDULE, fit_stage, linear, one_stage, recipe, split
 
 from equipoise.data import Augmentation, DataError
-from equipoise.methods.single_network import NetworkTask, network_stage
+from equipoise.methods.single_network import NetworkTask
 from equipoise.objectives import Standard
 from equipoise.recipes import from_json, to_json
 from equipoise.training import ExtraImages, TrainingConfig
@@ -189,15 +189,7 @@ def test_training_learns_from_extra_images(tmp_path):
     )
     path = write(tmp_path / "extra.npz", image=image, label=bright)
     task = NetworkTask(linear(2), Standard(), 0.0, ATTACK, "Linf")
-    of = network_stage(
-        "network",
-        lambda: linear(2),
-        objective=Standard(),
-        epsilon=0.0,
-        attack=ATTACK,
-        schedule=replace(SCHEDULE, epochs=4),
-        norm="Linf",
-    )
+    of = one_stage(lambda: linear(2), schedule=replace(SCHEDULE, epochs=4))
     loop = replace(LOOP, extra=path, extra_share=0.9)
     summary = fit_stage(of, task, tmp_path / "run", train=split(64, classes=2), loop=loop)
     assert summary["best_score"] == 1.0

@@ -16,6 +16,7 @@ from tiny import (
     fit_stage,
     learnable,
     linear,
+    one_stage,
     replace_attacks,
     same,
     weights,
@@ -25,7 +26,7 @@ from torch import nn
 
 from equipoise import training
 from equipoise.distributed.ranks import launched
-from equipoise.methods.single_network import NetworkTask, network_stage
+from equipoise.methods.single_network import NetworkTask
 from equipoise.objectives import PGDAT, Standard
 from equipoise.runtime.errors import TrainingError
 from equipoise.runtime.signals import Interrupted
@@ -42,15 +43,8 @@ class Killed(BaseException):
 
 
 def stage(objective=None, epsilon=0.0, make=lambda: linear(2), keep="best", **schedule) -> Stage:
-    network = network_stage(
-        "network",
-        make,
-        objective=objective or Standard(),
-        epsilon=epsilon,
-        attack=ATTACK,
-        schedule=Schedule(**({"epochs": 3, "learning_rate": 0.1} | schedule)),
-        norm="Linf",
-    )
+    schedule = Schedule(**({"epochs": 3, "learning_rate": 0.1} | schedule))
+    network = one_stage(make, objective, epsilon, schedule=schedule)
     return Stage(**(vars(network) | {"keep": keep}))
 
 

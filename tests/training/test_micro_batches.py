@@ -5,16 +5,15 @@ from dataclasses import replace
 import pytest
 import tiny
 import torch
-from tiny import ATTACK, LOOP, fabric, fit_stage, learnable, linear, weights
+from tiny import ATTACK, LOOP, fabric, fit_stage, learnable, linear, one_stage, weights
 from torch import nn
 
 from equipoise.methods import AFS
-from equipoise.methods.single_network import NetworkTask, network_stage
+from equipoise.methods.single_network import NetworkTask
 from equipoise.objectives import PGDAT, Standard
 from equipoise.runtime.errors import TrainingError
 from equipoise.training import Trainer, TrainingConfig, checkpoint
 from equipoise.training.micro_batches import is_out_of_memory
-from equipoise.training.schedule import Schedule
 from equipoise.training.stage import Stage
 
 MORE_THAN_THERE_IS = 2**47
@@ -48,16 +47,8 @@ class Recorder:
         self.lines.append(text)
 
 
-def stage(at_once: int, objective=None, epsilon=0.0) -> Stage:
-    return network_stage(
-        "network",
-        lambda: Hungry(at_once),
-        objective=objective or Standard(),
-        epsilon=epsilon,
-        attack=ATTACK,
-        schedule=Schedule(epochs=2, learning_rate=0.1),
-        norm="Linf",
-    )
+def stage(at_once: int, *attack) -> Stage:
+    return one_stage(lambda: Hungry(at_once), *attack)
 
 
 def run(folder, of: Stage, **changes):
@@ -195,16 +186,7 @@ class HungryInEvalMode(nn.Module):
 
 
 def validated(folder, at_once: int):
-    of = network_stage(
-        "network",
-        lambda: HungryInEvalMode(at_once),
-        objective=Standard(),
-        epsilon=0.0,
-        attack=ATTACK,
-        schedule=Schedule(epochs=2, learning_rate=0.1),
-        norm="Linf",
-    )
-    return run(folder, of)[0]
+    return run(folder, one_stage(lambda: HungryInEvalMode(at_once)))[0]
 
 
 def test_a_validation_that_does_not_fit_uses_smaller_batches_from_then_on(tmp_path):

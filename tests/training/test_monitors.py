@@ -3,10 +3,21 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tiny import ATTACK, LOOP, SCHEDULE, AfterSteps, fit_stage, learnable, linear, same, weights
+from tiny import (
+    ATTACK,
+    LOOP,
+    SCHEDULE,
+    AfterSteps,
+    fit_stage,
+    learnable,
+    linear,
+    one_stage,
+    same,
+    weights,
+)
 
 from equipoise.attacks.threat import Linf
-from equipoise.methods.single_network import NetworkTask, network_stage
+from equipoise.methods.single_network import NetworkTask
 from equipoise.objectives import PGDAT
 from equipoise.training import BEST, TrainingMonitor
 from equipoise.training.metrics import METRICS
@@ -156,15 +167,8 @@ def constant():
 
 
 def run(folder, task, alarm=True, reporter=None, **changes):
-    of = network_stage(
-        "network",
-        lambda: linear(2),
-        objective=PGDAT(),
-        epsilon=EPSILON,
-        attack=ATTACK,
-        schedule=replace(SCHEDULE, epochs=EPOCHS),
-        norm="Linf",
-    )
+    schedule = replace(SCHEDULE, epochs=EPOCHS)
+    of = one_stage(lambda: linear(2), PGDAT(), EPSILON, schedule=schedule)
     loop = replace(LOOP, validation_steps=6, alarms=alarm)
     changes = {"validation": constant()} | changes
     return fit_stage(of, task, folder, loop=loop, reporter=reporter, **changes)

@@ -9,13 +9,24 @@ from pathlib import Path
 import numpy
 import pytest
 import torch
-from tiny import ATTACK, LOOP, fabric, fit_stage, learnable, linear, same, weights, wide_resnet
+from tiny import (
+    ATTACK,
+    LOOP,
+    fabric,
+    fit_stage,
+    learnable,
+    linear,
+    one_stage,
+    same,
+    weights,
+    wide_resnet,
+)
 from torch import nn
 
 from equipoise.data import Augmentation
 from equipoise.execution.local import execute
 from equipoise.methods import AFA, AFS
-from equipoise.methods.single_network import NetworkTask, network_stage
+from equipoise.methods.single_network import NetworkTask
 from equipoise.objectives import PGDAT
 from equipoise.training import BEST, LAST, TrainingConfig, checkpoint
 from equipoise.training.metrics import METRICS
@@ -71,16 +82,7 @@ def plan(name: str):
 
 
 def single(make, schedule, **changes):
-    stage = network_stage(
-        "network",
-        make,
-        objective=PGDAT(),
-        epsilon=0.05,
-        attack=ATTACK,
-        schedule=schedule,
-        norm="Linf",
-    )
-    return replace(stage, **changes)
+    return replace(one_stage(make, PGDAT(), 0.05, schedule=schedule), **changes)
 
 
 @pytest.mark.skipif(

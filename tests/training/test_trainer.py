@@ -9,27 +9,20 @@ from tiny import (
     fabric,
     images_and_labels,
     linear,
+    one_stage,
     same,
     split,
     weights,
 )
 
-from equipoise.methods.single_network import NetworkTask, network_stage
+from equipoise.methods.single_network import NetworkTask
 from equipoise.objectives import Standard
 from equipoise.training import Trainer, fit
 from equipoise.training.trainer import NonFiniteLossError
 
 
 def trainer(schedule=SCHEDULE) -> Trainer:
-    stage = network_stage(
-        "network",
-        linear,
-        objective=Standard(),
-        epsilon=0.0,
-        attack=ATTACK,
-        schedule=schedule,
-        norm="Linf",
-    )
+    stage = one_stage(linear, schedule=schedule)
     return Trainer(stage, stage.build({}), LOOP, fabric(), seed=0)
 
 

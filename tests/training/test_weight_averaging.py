@@ -4,11 +4,11 @@ from functools import partial
 
 import pytest
 import torch
-from tiny import ATTACK, LOOP, fit_stage, learnable, linear, same, weights, wide_resnet
+from tiny import ATTACK, LOOP, fit_stage, learnable, linear, one_stage, same, weights, wide_resnet
 from torch import nn
 
 from equipoise.methods import AFA, AFS
-from equipoise.methods.single_network import NetworkTask, network_stage
+from equipoise.methods.single_network import NetworkTask
 from equipoise.objectives import PGDAT, Standard
 from equipoise.runtime.errors import TrainingError
 from equipoise.training import BEST, LAST, TrainingConfig, WeightAverage, checkpoint
@@ -36,16 +36,7 @@ def small() -> nn.Module:
 
 def stage(make=small, epsilon=0.05, **changes) -> Stage:
     objective = PGDAT() if epsilon else Standard()
-    network = network_stage(
-        "network",
-        make,
-        objective=objective,
-        epsilon=epsilon,
-        attack=ATTACK,
-        schedule=SCHEDULE,
-        norm="Linf",
-    )
-    return replace(network, **changes)
+    return replace(one_stage(make, objective, epsilon, schedule=SCHEDULE), **changes)
 
 
 class Recorded(NetworkTask):

@@ -8,6 +8,7 @@ from tiny import (
     SCHEDULE,
     fit_stage,
     images_and_labels,
+    one_stage,
     same,
     weights,
     wide_resnet,
@@ -16,7 +17,7 @@ from torch import nn
 
 from equipoise.methods import AFA
 from equipoise.methods.afa import BranchTask
-from equipoise.methods.single_network import NetworkTask, network_stage
+from equipoise.methods.single_network import NetworkTask
 from equipoise.models import with_branches
 from equipoise.objectives import PGDAT
 from equipoise.training import TrainingConfig, perturbed_weights
@@ -140,15 +141,7 @@ def test_a_task_without_weight_matrices_is_left_alone():
 
 
 def stage():
-    return network_stage(
-        "network",
-        wide_resnet,
-        objective=PGDAT(),
-        epsilon=0.1,
-        attack=ATTACK,
-        schedule=SCHEDULE,
-        norm="Linf",
-    )
+    return one_stage(wide_resnet, PGDAT(), 0.1)
 
 
 def calls_of_a_run(folder, **switches) -> list[float]:

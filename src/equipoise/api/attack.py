@@ -13,15 +13,9 @@ from equipoise.api.evaluate import run_evaluation
 from equipoise.api.evaluation_inputs import (
     EvaluationImages,
     load_surrogates,
-    resolve_data,
-    resolve_evaluation,
-    resolve_model,
+    resolve_inputs,
 )
-from equipoise.api.evaluation_settings import (
-    EvaluationChoices,
-    EvaluationSettings,
-    split_choices,
-)
+from equipoise.api.evaluation_settings import EvaluationChoices, EvaluationSettings
 from equipoise.api.model_source import LoadedModel
 from equipoise.attacks.goals import misclassified
 from equipoise.attacks.losses import margin
@@ -99,26 +93,17 @@ def attack(
         >>> metadata["strengths"][0]["file"], metadata["strengths"][0]["images"]
         ('epsilon_0.1.npz', 8)
     """
-    changes, choices_of_settings = split_choices(choices)
-    surrogates, trust = choices.get("surrogates", ()), choices.get("trust", ())
-    loaded = resolve_model(str(model), choices.get("logits"), choices.get("preference"), trust)
-    evaluation = resolve_evaluation(str(model), loaded.card, evaluation, changes)
-    images = resolve_data(loaded.card, evaluation, dataset, data)
+    loaded, images, settings = resolve_inputs(str(model), (dataset, data), evaluation, choices)
+    _check(settings.evaluation, images.split, png)
     profiles: list[Profile] = []
-    settings = EvaluationSettings(
-        evaluation=evaluation,
-        other_data=images.other_data(loaded.card),
-        on_profile=profiles.append,
-        **choices_of_settings,
-    )
-    _check(evaluation, images.split, png)
+    settings = replace(settings, on_profile=profiles.append)
     reporter = reporter or NullReporter()
     with AdversarialFolder.open(out, _request(loaded, images, settings, png)) as folder:
         run_evaluation(
             loaded,
             images,
             settings,
-            surrogates=load_surrogates(surrogates, trust),
+            surrogates=load_surrogates(settings.surrogates, choices.get("trust", ())),
             checks=False,
             workers=choices.get("workers", 1),
             reporter=reporter,

@@ -5,7 +5,6 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from types import TracebackType
 from typing import Any
 
 import psutil
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 
 from equipoise.data import DataSet, Split
 from equipoise.distributed.ranks import launched
+from equipoise.evaluation.random_draws import seeded
 from equipoise.models import FeatureExtractor, count_multiply_adds, count_parameters
 from equipoise.recipes import Recipe
 from equipoise.runtime.environment import environment
@@ -109,12 +109,7 @@ class Peak:
             torch.accelerator.reset_peak_memory_stats()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *problem: object) -> None:
         if self.on_cpu:
             self._done.set()
             self._watch.join()
@@ -191,8 +186,7 @@ def stage_costs(
     results: list[dict[str, Any]] = []
     for stage in stages(passes.counted(make_network)):
         reporter.begin(stage.name, 0, 0)
-        with torch.random.fork_rng():
-            torch.manual_seed(derive_seed(seed, stage.name, "weights"))
+        with seeded(derive_seed(seed, stage.name, "weights")):
             task: Any = stage.build({name: outcomes[name] for name in stage.needs})
         if not stage.trains:  # costs nothing, and its task has no step
             outcomes[stage.name] = task.outcome().eval()

@@ -16,15 +16,9 @@ from equipoise.api.evaluation_inputs import (
     check_types,
     load_stand_in,
     load_surrogates,
-    resolve_data,
-    resolve_evaluation,
-    resolve_model,
+    resolve_inputs,
 )
-from equipoise.api.evaluation_settings import (
-    EvaluationChoices,
-    EvaluationSettings,
-    split_choices,
-)
+from equipoise.api.evaluation_settings import EvaluationChoices, EvaluationSettings
 from equipoise.api.fresh_state import known_results, run_from_fresh_state
 from equipoise.api.model_source import LoadedModel
 from equipoise.attacks.threat import THREATS, Threat
@@ -107,20 +101,14 @@ def _evaluate(
     choices: EvaluationChoices,
 ) -> tuple[dict[str, Any], Path]:
     check_types(model, source[0])
-    changes, choices_of_settings = split_choices(choices)
-    surrogates, trust = choices.get("surrogates", ()), choices.get("trust", ())
-    loaded = resolve_model(model, choices.get("logits"), choices.get("preference"), trust)
-    evaluation = resolve_evaluation(loaded.name, loaded.card, evaluation, changes)
-    images = resolve_data(loaded.card, evaluation, *source)
-    settings = EvaluationSettings(
-        evaluation=evaluation, other_data=images.other_data(loaded.card), **choices_of_settings
-    )
+    loaded, images, settings = resolve_inputs(model, source, evaluation, choices)
+    trust = choices.get("trust", ())
     record = run_evaluation(
         loaded,
         images,
         settings,
-        surrogates=load_surrogates(surrogates, trust),
-        stand_in=load_stand_in(choices.get("gradient_of"), trust),
+        surrogates=load_surrogates(settings.surrogates, trust),
+        stand_in=load_stand_in(settings.gradient_of, trust),
         checks=checks,
         workers=choices.get("workers", 1),
         reporter=reporter or NullReporter(),
@@ -159,8 +147,8 @@ def run_evaluation(
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     images = replace(images, split=images.split.to(device))
-    network = _as_asked(model.network.to(device), images.split, settings, stand_in)
-    model = replace(model, network=network)
+    model = replace(model, network=model.network.to(device))
+    as_asked = partial(_as_asked, split=images.split, settings=settings, stand_in=stand_in)
     run = partial(
         _attack_and_check,
         images=images,
@@ -170,7 +158,9 @@ def run_evaluation(
         workers=workers,
         reporter=reporter,
     )
-    return run_from_fresh_state(model, images.split, _threats(settings), run, reporter.log)
+    return run_from_fresh_state(
+        model, images.split, _threats(settings), run, reporter.log, as_asked
+    )
 
 
 def _attack_and_check(
@@ -273,13 +263,11 @@ def _as_asked(
     network: nn.Module, split: Split, settings: EvaluationSettings, stand_in: nn.Module | None
 ) -> nn.Module:
     """A model as the engine must ask it."""
-    evaluation = settings.evaluation
-    threat = THREATS[evaluation.norm]
     images, _ = split.first(MARKED_IMAGES).batch(slice(None))
     return ask_rightly(
         network,
         images.contiguous(memory_format=torch.channels_last),
-        [threat(epsilon) for epsilon in sorted(set(evaluation.epsilons)) if epsilon > 0],
+        _threats(settings),
         draws=settings.draws,
         reject=settings.reject_class,
         stand_in=None if stand_in is None else stand_in.to(split.device),

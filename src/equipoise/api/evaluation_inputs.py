@@ -10,11 +10,14 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from equipoise.api.datasets import part_of, source_of
+from equipoise.api.evaluation_settings import (
+    EvaluationChoices,
+    EvaluationSettings,
+    split_choices,
+)
 from equipoise.api.model_source import LoadedModel, at_preference, find_model, loaded_module
 from equipoise.data import DataSet, Split
-from equipoise.evaluation import (
-    images_hash,
-)
+from equipoise.evaluation import images_hash
 from equipoise.models.io.external import load_external
 from equipoise.models.io.trust import Trusted
 from equipoise.recipes import Evaluation, from_json
@@ -51,54 +54,6 @@ def load_stand_in(spec: str | nn.Module | None, trust: Sequence[Trusted]) -> nn.
     return network
 
 
-def resolve_model(
-    model: Path | str | nn.Module,
-    logits: str | None,
-    preference: float | None,
-    trust: Sequence[Trusted],
-) -> LoadedModel:
-    """Load a model and fix its preference, if it is conditional.
-
-    Args:
-        model: The model, as for ``evaluate``.
-        logits: Which part of its output holds the logits.
-        preference: Lambda of a conditional network; its default if not given.
-        trust: Code that a model folder names and that may run.
-    """
-    if isinstance(model, nn.Module):
-        loaded = loaded_module(model, logits)
-    else:
-        loaded = find_model(str(model), logits, trust)
-    network, name = at_preference(loaded.network, loaded.name, preference)
-    return replace(loaded, network=network, name=name)
-
-
-def resolve_evaluation(
-    model: str, card: dict[str, Any], evaluation: Evaluation | None, changes: Mapping[str, Any]
-) -> Evaluation:
-    """The evaluation that was given, or the one in the model's card, with the changes applied.
-
-    Args:
-        model: What the refusal calls the model.
-        card: The model's card; empty for an external model.
-        evaluation: The evaluation, if one was given.
-        changes: Fields to change.
-
-    Raises:
-        RunError: If neither evaluation, card nor changes name the strengths.
-    """
-    if evaluation is None and "evaluation" in card:
-        evaluation = from_json(card["evaluation"], Evaluation)
-    if evaluation is not None:
-        return replace(evaluation, **changes)
-    if "epsilons" not in changes:
-        raise RunError(
-            f"{model} has no recipe that says how to evaluate it; name the strengths with "
-            "--epsilons."
-        )
-    return Evaluation(**changes)
-
-
 @dataclass(frozen=True, kw_only=True)
 class EvaluationImages:
     """The images that a model is evaluated on.
@@ -124,20 +79,62 @@ class EvaluationImages:
         return None if same else (self.data, self.digest)
 
 
-def resolve_data(
+def resolve_inputs(
+    model: Path | str | nn.Module,
+    source: tuple[DataSet | Split | None, Path | None],
+    evaluation: Evaluation | None,
+    choices: EvaluationChoices,
+) -> tuple[LoadedModel, EvaluationImages, EvaluationSettings]:
+    """Find the model, the images and the settings of an evaluation.
+
+    Args:
+        model: The model, as for ``evaluate``.
+        source: Data set and its folder, as for ``evaluate``.
+        evaluation: Strengths, attacks and images; by default those of the model's recipe.
+        choices: See ``EvaluationChoices``.
+
+    Raises:
+        RunError: If neither evaluation, recipe nor choices name the strengths.
+    """
+    changes, choices_of_settings = split_choices(choices)
+    logits = choices.get("logits")
+    if isinstance(model, nn.Module):
+        loaded = loaded_module(model, logits)
+    else:
+        loaded = find_model(str(model), logits, choices.get("trust", ()))
+    network, name = at_preference(loaded.network, loaded.name, choices.get("preference"))
+    loaded = replace(loaded, network=network, name=name)
+    evaluation = _evaluation_of(name, loaded.card, evaluation, changes)
+    images = _images_of(loaded.card, evaluation, *source)
+    settings = EvaluationSettings(
+        evaluation=evaluation, other_data=images.other_data(loaded.card), **choices_of_settings
+    )
+    return loaded, images, settings
+
+
+def _evaluation_of(
+    model: str, card: dict[str, Any], evaluation: Evaluation | None, changes: Mapping[str, Any]
+) -> Evaluation:
+    """The evaluation that was given, or the one in the model's card, with the changes applied."""
+    if evaluation is None and "evaluation" in card:
+        evaluation = from_json(card["evaluation"], Evaluation)
+    if evaluation is not None:
+        return replace(evaluation, **changes)
+    if "epsilons" not in changes:
+        raise RunError(
+            f"{model} has no recipe that says how to evaluate it; name the strengths with "
+            "--epsilons."
+        )
+    return Evaluation(**changes)
+
+
+def _images_of(
     card: dict[str, Any],
     evaluation: Evaluation,
     dataset: DataSet | Split | None,
     data: Path | None,
 ) -> EvaluationImages:
-    """Load the data set, if it is not given, and choose the images.
-
-    Args:
-        card: The model's card.
-        evaluation: Which part of the data set, and how many images of it.
-        dataset: The data set; by default the one that the model was trained on.
-        data: Folder of that data set, if it is elsewhere on this machine.
-    """
+    """Load the data set, if it is not given, and choose the images."""
     if isinstance(dataset, Split):
         part = Split(
             images=dataset.images, labels=dataset.labels.clone(), classes=dataset.classes

@@ -79,23 +79,14 @@ class EvaluationChoices(TypedDict, total=False):
 class EvaluationSettings:
     """What an evaluation was asked to do: the same model with equal settings has one record.
 
+    The fields that are not listed are those of ``EvaluationChoices``.
+
     Args:
         evaluation: Strengths, attacks and images.
-        seed: Random seed for the attacks.
-        batch_size: Images attacked at once.
-        search_precision: Precision of the searches; scores are always float32.
-        logits: Which part of the model's output holds the logits.
-        surrogates: Models that the suite ``transfer`` attacks in place of this one.
-        order: Whether strengths are attacked from weakest to strongest or the other way round.
         other_data: Name and digest of the data set, if it is not known to be the one that the
             model was trained on.
-        images_from: Files with adversarial images, scored as a further attack.
-        allow_rounding: Move 8-bit images of those files back into the threat.
         on_profile: Called with the profile before the record is made from it. It is not part of
             what identifies the evaluation.
-        draws: Draws of a randomised model that attacks average, if asked for.
-        reject_class: Whether the last logit means "reject".
-        gradient_of: Differentiable stand-in for the backward pass.
 
     Example:
         >>> from equipoise.recipes import Evaluation

@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
+from torch import nn
+
 from equipoise.api.model_source import LoadedModel
 from equipoise.attacks.threat import Threat
 from equipoise.data import Split
@@ -16,6 +18,7 @@ from equipoise.evaluation.fresh_copy import (
     FreshEachCall,
     StateCheck,
     StatefulModelError,
+    is_reset,
 )
 from equipoise.evaluation.identity import mark_stateful, open_cache
 from equipoise.evaluation.self_check_finding import Finding
@@ -30,6 +33,7 @@ def run_from_fresh_state(
     threats: Sequence[Threat],
     run: Callable[[LoadedModel, FreshCopies], Record],
     log: Callable[[str], None],
+    as_asked: Callable[[nn.Module], nn.Module] = lambda network: network,
 ) -> Record:
     """Evaluate a model; if it turns out to remember queries, evaluate it again, reset each time.
 
@@ -40,6 +44,9 @@ def run_from_fresh_state(
         run: Evaluates a model, given copies of it; raises ``StatefulModelError`` if it differs from
             them.
         log: Receives a sentence if the model is evaluated a second time.
+        as_asked: Wraps a network that is random, rejects or has no gradient, as ``ask_rightly``
+            does. A model that is reset is judged again: what looked like chance may have been
+            memory.
 
     Returns:
         The record. That of a model that was reset has the mark ``"stateful"``, and a finding of
@@ -48,13 +55,15 @@ def run_from_fresh_state(
     Source:
         docs/decisions/029-what-a-cached-result-belongs-to.md
     """
-    copies = FreshCopies(model.network)
+    given = FreshCopies(model.network)
+    asked = replace(model, network=as_asked(model.network))
+    copies = FreshCopies(asked.network)
     try:
-        record = run(model, copies)
+        record = run(asked, copies)
         return _with_finding(record, _not_copied(copies)) if copies.shared else record
     except StatefulModelError as error:
         log(f"{model.name} remembers queries: {error} It is evaluated reset before every query.")
-    reset = replace(model, network=FreshEachCall(copies))
+    reset = replace(model, network=as_asked(FreshEachCall(given)))
     copies = FreshCopies(reset.network)
     check = StateCheck(reset.network, copies, _questions(split), threats[-1])
     record = run(reset, copies)
@@ -100,7 +109,7 @@ def known_results(
         modules=model.modules,
         log=log,
     )
-    if cache.identity is None or not threats or isinstance(model.network, FreshEachCall):
+    if cache.identity is None or not threats or is_reset(model.network):
         yield cache, None
         return
     check = StateCheck(model.network, copies, _questions(split), threats[-1])

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from equipoise.attacks.goals import Finishable, Goal
-from equipoise.attacks.threat import Threat, select_rows
+from equipoise.attacks.threat import Threat, check_images, select_rows
 from equipoise.types import Images, PerImage
 
 
@@ -18,6 +18,9 @@ class ActiveBatch:
         goal: The goal to maximise.
         clean: Images in [0, 1].
         threat: Where to search.
+
+    Raises:
+        ValueError: If the images are not in [0, 1], not float32 or float64, or not a batch.
 
     Attributes:
         goal: The goal for the images that remain.
@@ -44,6 +47,7 @@ class ActiveBatch:
     """
 
     def __init__(self, goal: Goal, clean: Images, threat: Threat) -> None:
+        check_images(clean)
         self.goal, self.clean, self.threat = goal, clean, threat
         self.rows = torch.arange(len(clean), device=clean.device)
         self._whole_goal, self._whole_clean = goal, clean

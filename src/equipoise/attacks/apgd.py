@@ -79,17 +79,7 @@ class APGD:
     def __call__(
         self, goal: Goal, clean: Images, threat: Threat, generator: torch.Generator
     ) -> Images:
-        """Maximise ``goal`` inside ``threat`` around ``clean``, from random points.
-
-        Args:
-            goal: The goal to maximise.
-            clean: Images in [0, 1].
-            threat: Where to search.
-            generator: The only source of randomness.
-
-        Returns:
-            Images of the same shape, inside the threat, detached.
-        """
+        """Search from random points, as ``Search`` says."""
         clean = clean.detach()
         batch = ActiveBatch(goal, clean, threat)
         best: Sequence[Tensor] = ()

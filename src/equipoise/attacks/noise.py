@@ -43,14 +43,15 @@ class Noise:
     def __call__(
         self, goal: Goal, clean: Images, threat: Threat, generator: torch.Generator
     ) -> Images:
-        """Return the point with the highest goal; the generator is the only randomness."""
+        """Return the point with the highest goal, as ``Search`` says."""
         whole = clean.detach()
         batch = ActiveBatch(goal, whole, threat)
         best: tuple[torch.Tensor, ...] = ()
         for number in range(self.draws):
             points = threat.random_start(whole, generator)
             if number % 2 == 1:
-                full = threat.ascent(points - whole) * _radius(threat, whole)
+                full = threat.ascent(points - whole)
+                full = full * broadcast_epsilon(threat.epsilon, whole)
                 points = threat.project(whole + full, whole)
             best = batch.drop_finished(*best)
             if batch.is_empty():
@@ -58,7 +59,3 @@ class Noise:
             points = points[batch.rows]
             best = keep_better(best, points, value_only(batch.goal, points))
         return batch.whole_batch(best[0] if best else batch.clean)
-
-
-def _radius(threat: Threat, clean: Images) -> float | torch.Tensor:
-    return broadcast_epsilon(threat.epsilon, clean)

@@ -32,7 +32,17 @@ class Search(Protocol):
     def __call__(
         self, goal: Goal, clean: Images, threat: Threat, generator: torch.Generator
     ) -> Images:
-        """Return images inside the threat around ``clean`` at which the goal is high."""
+        """Return images inside the threat around ``clean`` at which the goal is high.
+
+        Args:
+            goal: The goal to maximise.
+            clean: Images in [0, 1].
+            threat: Where to search.
+            generator: The only source of randomness.
+
+        Returns:
+            Images of the same shape, inside the threat, detached.
+        """
         ...
 
 
@@ -118,18 +128,11 @@ class PGD:
         generator: torch.Generator,
         start: Images | None = None,
     ) -> Images:
-        """Maximise ``goal`` inside ``threat`` around ``clean``.
+        """Search as ``Search`` says.
 
         Args:
-            goal: The goal to maximise.
-            clean: Images in [0, 1].
-            threat: Where to search.
-            generator: The only source of randomness.
             start: Start of the first search, projected onto the threat. Overrides ``random_start``
                 and ``start_noise`` there.
-
-        Returns:
-            Images of the same shape, inside the threat, detached.
 
         Raises:
             ValueError: If ``start`` and ``clean`` have different shapes.

@@ -73,17 +73,7 @@ class Square:
     def __call__(
         self, goal: Goal, clean: Images, threat: Threat, generator: torch.Generator
     ) -> Images:
-        """Maximise ``goal`` from random stripes (L-inf) or random bumps (L2) around ``clean``.
-
-        Args:
-            goal: The goal to maximise.
-            clean: Images in [0, 1].
-            threat: Where to search, ``Linf`` or ``L2``.
-            generator: The only source of randomness.
-
-        Returns:
-            Images of the same shape, inside the threat, detached.
-        """
+        """Search from random stripes (``Linf``) or random bumps (``L2``), as ``Search`` says."""
         if not isinstance(threat, Linf | L2):
             raise TypeError(
                 f"the threat of Square must be Linf or L2, got {type(threat).__name__}."

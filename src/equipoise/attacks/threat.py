@@ -193,6 +193,43 @@ def broadcast_epsilon(epsilon: float | Float[Tensor, " batch"], images: Images) 
     return epsilon.to(images.device, images.dtype)[:, None, None, None]
 
 
+def check_images(images: Tensor) -> None:
+    """Reject images that no threat is defined for, before an attack moves them.
+
+    Args:
+        images: The clean images.
+
+    Raises:
+        ValueError: If they are not a batch of float32 or float64 images in [0, 1].
+
+    Example:
+        >>> import torch
+        >>> from equipoise.attacks.threat import check_images
+        >>> check_images(torch.tensor([[[[-2.0, 2.0]]]]))
+        Traceback (most recent call last):
+        ...
+        equipoise...InvalidInput: an attack needs images in [0, 1], got values from -2 to 2. Put ...
+    """
+    if images.dtype not in (torch.float32, torch.float64):
+        remedy = "images.float()" if images.is_floating_point() else "images.float() / 255"
+        raise InvalidInput(
+            f"an attack needs float32 or float64 images in [0, 1], got {images.dtype}; pass "
+            f"{remedy}."
+        )
+    if images.ndim != 4:
+        raise InvalidInput(
+            "an attack needs images of shape (batch, channel, height, width), got "
+            f"{tuple(images.shape)}; a single image is images[None]."
+        )
+    low, high = (value.item() for value in images.aminmax()) if images.numel() else (0.0, 1.0)
+    if not (low >= -_ROUNDING and high <= 1 + _ROUNDING):
+        raise InvalidInput(
+            f"an attack needs images in [0, 1], got values from {low:g} to {high:g}. Put the "
+            "normalisation inside the model (equipoise.models.Normalise), and divide pixels of 0 "
+            "to 255 by 255."
+        )
+
+
 def _length(perturbation: Images) -> Tensor:
     return perturbation.flatten(1).norm(dim=1)[:, None, None, None]
 
@@ -213,6 +250,9 @@ def _check_radius(epsilon: float | Tensor, largest: float | None) -> None:
         elif not 0.0 <= value < float("inf"):
             raise InvalidInput(f"epsilon must be a finite length of 0 or more, got {value:g}.")
 
+
+_ROUNDING = 1e-6
+"""How far outside [0, 1] rounding may move a pixel."""
 
 Norm = Literal["Linf", "L2"]
 

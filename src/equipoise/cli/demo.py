@@ -1,20 +1,18 @@
 """The command ``equipoise demo``."""
 
 from pathlib import Path
-from typing import Annotated
 
-import tyro
-
-from equipoise.cli.options import console, exit_interrupted, print_line
+from equipoise.cli.options import Folder, Number, console, exit_interrupted, print_line
 from equipoise.runtime.signals import Interrupted
 
 
 def demo(
     *,
-    out: Annotated[Path, tyro.conf.arg(metavar="FOLDER")] = Path("runs/demo"),
-    seed: Annotated[int, tyro.conf.arg(metavar="N")] = 0,
+    out: Folder = Path("runs/demo"),
+    seed: Number = 0,
 ) -> None:
-    """Train four models on handwritten digits, attack them at five strengths, print one table.
+    """Train four models on handwritten digits, evaluate them on clean images and at four strengths,
+    print one table.
     Takes a few minutes on two cores.
 
     Args:

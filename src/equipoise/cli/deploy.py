@@ -7,13 +7,20 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from equipoise.cli.options import console, optional, print_line
+from equipoise.cli.options import (
+    Data,
+    Model,
+    Number,
+    Preference,
+    Switch,
+    Trust,
+    console,
+    optional,
+    print_line,
+)
 from equipoise.runtime.errors import InvalidInput
 
-Model = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
-Preference = Annotated[float | None, optional("LAMBDA")]
 Size = Annotated[tuple[int, int] | None, optional("HEIGHT WIDTH")]
-Trust = Annotated[tuple[str, ...], optional("MODULE...")]
 
 
 def export(
@@ -22,8 +29,8 @@ def export(
     format: Literal["onnx", "torch-export"],
     out: Annotated[Path, tyro.conf.arg(metavar="FILE")],
     preference: Preference = None,
-    images: Annotated[int, tyro.conf.arg(metavar="N")] = 64,
-    data: Annotated[Path | None, optional("PATH")] = None,
+    images: Number = 64,
+    data: Data = None,
     size: Size = None,
     trust: Trust = (),
 ) -> None:
@@ -49,7 +56,7 @@ def predict(
     model: Model,
     images: Annotated[tuple[Path, ...], tyro.conf.Positional, optional("IMAGE...")],
     *,
-    json: Annotated[bool, optional()] = False,
+    json: Switch = False,
     preference: Preference = None,
     size: Size = None,
     trust: Trust = (),

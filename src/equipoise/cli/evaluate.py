@@ -2,45 +2,26 @@
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from equipoise.cli.options import Sources, Suites, console, errors, optional, print_line
-from equipoise.records.epsilon import Epsilons
+from equipoise.cli.attack import AttackFlags
+from equipoise.cli.options import Count, Switch, console, errors, optional, print_line
 from equipoise.runtime.errors import InvalidInput
 
 if TYPE_CHECKING:
     from equipoise.report.gates import Requirement
 
-Count = Annotated[int | None, optional("N")]
-
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateFlags:
+class EvaluateFlags(AttackFlags):
     """Flags of ``equipoise evaluate``.
 
     Args:
-        epsilons: Attack strengths, such as 0 1/255 2/255 4/255 8/255; by default the recipe's.
-        suite: Attack suites, in order: quick, tables, paper, standard, autoattack, adaptive,
-            transfer. By default the recipe's.
-        steps: Steps per search in the suites quick, adaptive and transfer.
-        restarts: Random restarts in the suite quick.
-        images: Evaluate on N images: the first ones, or evenly spaced ones if images are sorted by
-            class.
-        part: test, or validation for the images held out of training; choose settings on those.
-        norm: Norm of the threat, Linf or L2.
-        dataset: Data set, for a model that does not name the one it was trained on: digits,
-            cifar10, cifar100, svhn, tinyimagenet, imagefolder or npz.
-        data: Folder or file of the data set, if it is elsewhere on this machine.
-        size: With --dataset imagefolder, resize images to this height and width.
-        surrogates: Models that the suite transfer attacks in place of the evaluated one.
-        logits: Which part of the model's output holds the logits: a key, an index, or binary.
-        trust: Modules whose code may run to build an external network, and .pt2 files that may be
-            read.
         draws: For a randomised model, the draws that attacks average; 10 by default if the model is
             found to be random.
         reject_class: The last of K + 1 logits means "reject", which is not an error under attack.
@@ -56,28 +37,12 @@ class EvaluateFlags:
             up to half a grey level, and move them back before they are scored.
         self_checks: Look for signs of gradient masking; for AFA models also measure R_free, the
             accuracy that is left if the attacker sets the fusing weight.
-        workers: Processes that share the batches.
-        seed: Random seed for the attacks.
-        batch_size: Images attacked at once.
         per_class: Also print the accuracy of each class.
         fail_under: Exit with status 1 if an accuracy is lower, such as 0.3@8/255, or 0.8@0 for
             clean images. A failed self-check always does.
         sarif: Also write the findings to this file as SARIF 2.1.0.
     """
 
-    epsilons: Annotated[Epsilons, optional("EPSILON...")] = ()
-    suite: Annotated[tuple[Suites, ...] | None, optional("SUITE...")] = None
-    steps: Count = None
-    restarts: Count = None
-    images: Count = None
-    part: Annotated[Literal["test", "validation"] | None, optional("PART")] = None
-    norm: Annotated[Literal["Linf", "L2"] | None, optional("NORM")] = None
-    dataset: Annotated[Sources | None, optional("NAME")] = None
-    data: Annotated[Path | None, optional("PATH")] = None
-    size: Annotated[int | None, optional("PIXELS")] = None
-    surrogates: Annotated[tuple[str, ...], optional("MODEL...")] = ()
-    logits: Annotated[str | None, optional("KEY")] = None
-    trust: Annotated[tuple[str, ...], optional("MODULE...")] = ()
     draws: Count = None
     reject_class: bool = False
     gradient_of: Annotated[str | None, optional("MODULE:FUNCTION")] = None
@@ -87,33 +52,11 @@ class EvaluateFlags:
     images_from: Annotated[tuple[Path, ...], optional("FILE...")] = ()
     allow_rounding: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     self_checks: bool = True
-    workers: Annotated[int, tyro.conf.arg(metavar="N")] = 1
-    seed: Annotated[int, tyro.conf.arg(metavar="N")] = 0
-    batch_size: Annotated[int, tyro.conf.arg(metavar="N")] = 256
-    per_class: Annotated[bool, optional()] = False
+    per_class: Switch = False
     fail_under: Annotated[
         tuple[tuple[str, ...], ...], tyro.conf.UseAppendAction, optional("ACCURACY@EPSILON...")
     ] = ()
     sarif: Annotated[Path | None, optional("FILE")] = None
-
-    def choices(self) -> dict[str, Any]:
-        """Return the flags that were given, as keyword arguments of ``evaluate``."""
-        elsewhere: tuple[str, ...] = (
-            "dataset",
-            "data",
-            "size",
-            "preferences",
-            "self_checks",
-            "suite",
-        )
-        elsewhere += ("per_class", "fail_under", "sarif")
-        given = {
-            field.name: getattr(self, field.name)
-            for field in fields(self)
-            if field.name not in elsewhere
-        }
-        given |= {"epsilons": self.epsilons or None, "suites": self.suite}
-        return {name: value for name, value in given.items() if value is not None}
 
 
 def evaluate(
@@ -129,23 +72,17 @@ def evaluate(
             torch.export files.
         options: What to attack, and how.
     """
-    from equipoise.api.datasets import named_source
     from equipoise.report.gates import check_strengths, parse_requirement
 
     if not models:
         raise InvalidInput("evaluate needs at least one model, got none.")
-    if options.size is not None and options.dataset is None:
-        raise InvalidInput("--size needs --dataset imagefolder; add it, or leave --size out.")
     requirements = [parse_requirement(text) for texts in options.fail_under for text in texts]
     if options.epsilons:
         check_strengths(requirements, options.epsilons)
-    source = None
-    if options.dataset is not None:
-        source = named_source(options.dataset, options.data, options.size)
     evaluated = evaluate_and_print(
         models,
         options.preferences or (None,),
-        dataset=source.load() if source is not None else None,
+        dataset=options.load_dataset(),
         data=options.data,
         checks=options.self_checks,
         **options.choices(),

@@ -30,6 +30,7 @@ def train(
         recipe: A name from `equipoise list`, the folder or recipe.json of an earlier run, or `afs`
             to stack saved models: `equipoise train afs --extractors runs/a runs/b`.
     """
+    # Only this help is used: ``_run`` hands a recipe's flags to ``train_recipe``.
     raise AssertionError("parsed by train_recipe")
 
 

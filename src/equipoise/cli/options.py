@@ -29,7 +29,15 @@ def optional(metavar: str | None = None, **settings: Any) -> Any:
     return tyro.conf.arg(metavar=metavar, help_behavior_hint=hint, **settings)
 
 
+Model = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
 Records = Annotated[tuple[Path, ...], tyro.conf.Positional, optional("RECORD_OR_FOLDER...")]
+Count = Annotated[int | None, optional("N")]
+Number = Annotated[int, tyro.conf.arg(metavar="N")]
+Switch = Annotated[bool, optional()]
+Data = Annotated[Path | None, optional("PATH")]
+Folder = Annotated[Path, tyro.conf.arg(metavar="FOLDER")]
+Preference = Annotated[float | None, optional("LAMBDA")]
+Trust = Annotated[tuple[str, ...], optional("MODULE...")]
 
 
 def print_line(text: str) -> None:

@@ -3,9 +3,17 @@
 from pathlib import Path
 from typing import Annotated, Any
 
-import tyro
-
-from equipoise.cli.options import Records, Suites, console, optional, print_line
+from equipoise.cli.options import (
+    Data,
+    Number,
+    Records,
+    Suites,
+    Switch,
+    Trust,
+    console,
+    optional,
+    print_line,
+)
 from equipoise.runtime.errors import InvalidInput
 
 
@@ -13,12 +21,12 @@ def report(
     records: Records,
     *,
     suite: Annotated[Suites | None, optional("SUITE")] = None,
-    per_class: Annotated[bool, optional()] = False,
+    per_class: Switch = False,
     into: Annotated[Path | None, optional("FILE.md")] = None,
     out: Annotated[Path | None, optional("FILE")] = None,
-    gallery: Annotated[int, tyro.conf.arg(metavar="N")] = 0,
-    data: Annotated[Path | None, optional("PATH")] = None,
-    trust: Annotated[tuple[str, ...], optional("MODULE...")] = (),
+    gallery: Number = 0,
+    data: Data = None,
+    trust: Trust = (),
 ) -> None:
     """Print a table of records, write an HTML page or a figure, or update tables in Markdown.
 

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from equipoise.cli.options import console, errors, optional, print_line
+from equipoise.cli.options import Folder, Number, Switch, console, errors, optional, print_line
 from equipoise.runtime.signals import Interrupted, exit_status
 
 
@@ -14,10 +14,10 @@ def reproduce(
     entries: Annotated[tuple[str, ...], tyro.conf.Positional, optional("ENTRY...")],
     *,
     scale: Literal["tiny", "compact", "paper"] = "tiny",
-    seeds: Annotated[int, tyro.conf.arg(metavar="N")] = 1,
-    out: Annotated[Path, tyro.conf.arg(metavar="FOLDER")] = Path("runs/reproduce"),
+    seeds: Number = 1,
+    out: Folder = Path("runs/reproduce"),
     data: Annotated[Path | None, optional("FOLDER")] = None,
-    only_finished: Annotated[bool, optional()] = False,
+    only_finished: Switch = False,
 ) -> None:
     """Reproduce tables and figures of both papers, with published and measured values.
     To continue an interrupted reproduction, run the same command again.

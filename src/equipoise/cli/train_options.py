@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from equipoise.cli.options import Sources, optional
+from equipoise.cli.options import Data, Number, Sources, Switch, Trust, optional
 from equipoise.methods import AFA, AFS, SingleNetwork
 from equipoise.recipes import Recipe
 from equipoise.records.epsilon import format_epsilon
@@ -21,19 +21,19 @@ class CommonOptions:
 
     source: Annotated[Sources | None, optional("NAME", name="dataset")] = None
     """Data set: digits, cifar10, cifar100, svhn, tinyimagenet, imagefolder or npz."""
-    data: Annotated[Path | None, optional("PATH")] = None
+    data: Data = None
     """Folder or file of the data set."""
     network: Annotated[str | None, optional("MODULE:FUNCTION")] = None
     """Function that makes your own network, used in place of the recipe's."""
     out: Annotated[Path | None, optional("FOLDER")] = None
     """Run folder; runs/NAME by default."""
-    resume: Annotated[bool, optional()] = False
+    resume: Switch = False
     """Continue an interrupted run in the same folder."""
-    devices: Annotated[int, tyro.conf.arg(metavar="N")] = 1
+    devices: Number = 1
     """Processes per machine, one GPU or core each, that share every batch."""
-    dry_run: Annotated[bool, optional()] = False
+    dry_run: Switch = False
     """Measure a few steps, print what the run would cost on this machine, and train nothing."""
-    evaluate: Annotated[bool, optional()] = False
+    evaluate: Switch = False
     """After training, attack the model as the recipe says and print the table."""
     export: Annotated[Path | None, optional("FILE")] = None
     """After training, write the model and its scores to FILE.onnx or FILE.pt2."""
@@ -61,7 +61,7 @@ class ClusterOptions:
 class Options(CommonOptions):
     """All flags: the common ones, cluster settings and every field of the recipe."""
 
-    trust: Annotated[tuple[str, ...], optional("MODULE...")] = ()
+    trust: Trust = ()
     """Modules whose code may run because a recipe file or a saved model names it."""
     cluster: ClusterOptions = ClusterOptions()
     recipe: Annotated[Recipe, tyro.conf.arg(name="")]

@@ -235,7 +235,7 @@ def difference(exported: Any, deployed: DeployedModel, images: Images) -> float:
     batch size fails here.
 
     Args:
-        exported: The file, loaded; its method ``answers`` returns all outputs.
+        exported: The file, loaded; its method ``outputs`` returns all outputs.
         deployed: The original model.
         images: Two or more images.
 

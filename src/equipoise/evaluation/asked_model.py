@@ -9,8 +9,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from equipoise.attacks.goals import Fold, fold_reject, misclassified
-from equipoise.evaluation.random_draws import draw_seeds, global_seed, mean_logits
-from equipoise.types import Images, Labels, Logits
+from equipoise.evaluation.random_draws import draw_seeds, mean_logits, seeded
+from equipoise.types import Images, Labels, Logits, Predict
 
 VOTES = 50
 """Fresh draws that decide whether a randomised model misclassifies an image."""
@@ -124,7 +124,7 @@ class AskedModel(nn.Module):
         return wrong / len(draws)
 
     def _seeded(self, images: Images, seed: int) -> Logits:
-        with global_seed(seed, images.device):
+        with seeded(seed, images.device, self.network):
             return self._draw(images)
 
     def _draw(self, images: Images) -> Logits:
@@ -171,6 +171,16 @@ def fold_of(model: object) -> Fold | None:
         (True, None)
     """
     return model.fold if isinstance(model, AskedModel) else None
+
+
+def folded_logits(model: Predict, images: Images, labels: Labels) -> Logits:
+    """Return a model's logits as they are scored under attack, see ``fold_of``.
+
+    Returns:
+        ``(batch, classes)``, without the column of a reject option.
+    """
+    logits, fold = model(images), fold_of(model)
+    return logits if fold is None else fold(logits, labels)
 
 
 def draws_of(model: object) -> int:

@@ -14,7 +14,7 @@ from equipoise.attacks import Search, losses
 from equipoise.attacks.finishable_goals import SuccessTracker
 from equipoise.attacks.goals import JointForward
 from equipoise.attacks.threat import Threat, select_rows
-from equipoise.evaluation.asked_model import draws_of, fold_of, misclassifies
+from equipoise.evaluation.asked_model import draws_of, fold_of, folded_logits, misclassifies
 from equipoise.types import Images, Labels, Logits, PerImage, Predict
 
 Kind = Literal["white box", "black box", "transfer", "gate", "external"]
@@ -87,7 +87,16 @@ class Attack(Protocol):
         generator: torch.Generator,
         autocast: Autocast = contextlib.nullcontext,
     ) -> AttackResult:
-        """Attack a batch of images that the model classifies correctly."""
+        """Attack a batch of images that the model classifies correctly.
+
+        Args:
+            model: The function under evaluation.
+            images: Clean images in [0, 1].
+            labels: Class indices.
+            threat: Where to search.
+            generator: The only source of randomness.
+            autocast: Precision of the search; what it finds is confirmed in float32.
+        """
         ...
 
     def describe(self) -> dict[str, Any]:
@@ -148,21 +157,11 @@ class SearchAttack:
         generator: torch.Generator,
         autocast: Autocast = contextlib.nullcontext,
     ) -> AttackResult:
-        """Attack a batch.
+        """Attack a batch, as ``Attack`` says.
 
-        Args:
-            model: The function under evaluation.
-            images: Clean images in [0, 1].
-            labels: Class indices.
-            threat: Where to search.
-            generator: The only source of randomness.
-            autocast: Precision of the search; what it finds is confirmed in float32.
-
-        Returns:
-            The result. For a white-box search, every visited point counts; for a transfer attack,
-            only the point that it returns.
+        Of a white-box search every visited point counts, of a transfer attack only the last one.
         """
-        tracker = _tracker(model, labels, self._loss(), autocast, self.joint)
+        tracker = tracker_of(model, labels, self._loss(), autocast, self.joint)
         if self.source is None:
             ends = self._search(tracker, model, images, threat, generator)
         else:
@@ -207,9 +206,7 @@ class SearchAttack:
             return ends
         ends = images
         with torch.no_grad():
-            logits = model(images)
-            if tracker.fold is not None:
-                logits = tracker.fold(logits, tracker.labels)
+            logits = folded_logits(model, images, tracker.labels)
             wrong_classes = _wrong_classes(logits, tracker.labels)
         for number in range(min(self.targets, wrong_classes.shape[1])):
             if bool(tracker.broken.all()):
@@ -285,12 +282,14 @@ class NearMisses:
         generator: torch.Generator,
         autocast: Autocast = contextlib.nullcontext,
     ) -> AttackResult:
-        """Attack a batch; arguments and result as for ``SearchAttack.run``."""
-        tracker = _tracker(model, labels, losses.margin, autocast)
+        """Attack a batch, as ``Attack`` says."""
+        tracker = tracker_of(model, labels, losses.margin, autocast)
         points = self.probe(tracker, images, threat, generator)
         _record_last_point(tracker, points, model)
         with torch.no_grad():
-            clean, reached = (_margin(model, x, labels) for x in (images, points))
+            clean, reached = (
+                losses.margin(folded_logits(model, x, labels), labels) for x in (images, points)
+            )
         tracker.passes.forward += 2 * len(images)
         result = AttackResult.of(tracker, points, calls=max(1, draws_of(model)))
         near = (~tracker.broken & (reached > self.nearest * clean)).nonzero().squeeze(1)
@@ -322,14 +321,22 @@ class NearMisses:
         }
 
 
-def _tracker(
+def tracker_of(
     model: Predict,
     labels: Labels,
     loss: Callable[..., PerImage],
-    autocast: Autocast,
+    autocast: Autocast = contextlib.nullcontext,
     joint: JointForward | None = None,
 ) -> SuccessTracker:
-    """Make the tracker of an attack on a model, whichever way the model has to be asked."""
+    """Make the tracker of an attack on a model, whichever way the model has to be asked.
+
+    Args:
+        model: The function under evaluation.
+        labels: Class indices.
+        loss: Per-image loss to maximise.
+        autocast: Precision of the search.
+        joint: Called instead of the model; see ``JointForward``.
+    """
     exact = autocast is contextlib.nullcontext and not draws_of(model)
     return SuccessTracker(
         _under(autocast, model),
@@ -339,11 +346,6 @@ def _tracker(
         confirm=None if exact else partial(misclassifies, model),
         fold=fold_of(model),
     )
-
-
-def _margin(model: Predict, images: Images, labels: Labels) -> PerImage:
-    logits, fold = model(images), fold_of(model)
-    return losses.margin(logits if fold is None else fold(logits, labels), labels)
 
 
 @torch.no_grad()

@@ -2,9 +2,9 @@
 
 import math
 from itertools import pairwise
+from typing import Any
 
 from equipoise.evaluation.statistics import wilson_interval
-from equipoise.report.record import Record, attack_count
 
 COLLAPSED = "collapsed"
 """Name of the check that a record of a collapsed model fails, whatever its own checks say."""
@@ -15,7 +15,7 @@ _FLAT_AT_MOST = 0.5
 same at every strength and at most this high."""
 
 
-def chance_level(record: Record) -> float:
+def chance_level(record: dict[str, Any]) -> float:
     """Accuracy of a model that gives one class for every image: the largest class's share.
 
     Args:
@@ -32,17 +32,35 @@ def chance_level(record: Record) -> float:
     return max(counts, default=0) / record["images"]
 
 
-def above_chance(record: Record) -> bool:
+def above_chance(record: dict[str, Any]) -> bool:
     """Whether the accuracy at the strongest strength is above chance, or above 0 if unknown."""
     return bool(record["headline"]["accuracy"][-1] > chance_level(record))
 
 
-def collapse_of(record: Record) -> str | None:
+def at_chance(clean: float, chance: float, images: int) -> bool:
+    """Whether a model answers no better than one that gives the same class for every image.
+
+    Its clean accuracy is at most one standard error above chance. Few images show nothing: the 95 %
+    interval must end within ``_WITHIN`` of chance.
+
+    Args:
+        clean: Clean accuracy.
+        chance: Share of the largest class.
+        images: Number of images.
+
+    Example:
+        >>> at_chance(0.1, 0.1, 1000), at_chance(0.1, 0.1, 4), at_chance(0.2, 0.1, 1000)
+        (True, False, False)
+    """
+    error = math.sqrt(chance * (1 - chance) / images)
+    return chance < 1 and clean <= chance + error and _high(clean, images) <= chance + _WITHIN
+
+
+def collapse_of(record: dict[str, Any]) -> str | None:
     """Say why a model counts as collapsed.
 
-    A collapsed model's clean accuracy is at most one standard error above chance. In a record
-    without accuracies per class, it is the same at every strength, and at most 50 %. Few images
-    show nothing: the 95 % interval must end within ``_WITHIN`` of chance.
+    A collapsed model is ``at_chance``. In a record without accuracies per class, its accuracy is
+    the same at every strength, and at most 50 %.
 
     Args:
         record: An evaluation.
@@ -65,20 +83,24 @@ def collapse_of(record: Record) -> str | None:
         record["images"],
     )
     clean = accuracy[0]
-    high = wilson_interval(round(clean * images), images)[1]
     if chance:
-        error = math.sqrt(chance * (1 - chance) / images)
-        if chance == 1 or clean > chance + error or high > chance + _WITHIN:
+        if not at_chance(clean, chance, images):
             return None
         return (
             f"Clean accuracy is {100 * clean:.1f} %; one class for every image would reach "
             f"{100 * chance:.1f} %."
         )
-    attacked = record["epsilons"][-1] > 0 and attack_count(record) > 0
+    attacked = record["epsilons"][-1] > 0 and any(suite["attacks"] for suite in record["suites"])
     flat = all(first == second for first, second in pairwise(accuracy))
-    if attacked and flat and 0 < clean <= _FLAT_AT_MOST and high <= clean + _WITHIN:
-        return (
-            f"Accuracy is {100 * clean:.1f} % at every strength, without an attack and "
-            "under all of them."
-        )
-    return None
+    near = 0 < clean <= _FLAT_AT_MOST and _high(clean, images) <= clean + _WITHIN
+    if not (attacked and flat and near):
+        return None
+    return (
+        f"Accuracy is {100 * clean:.1f} % at every strength, without an attack and under all of "
+        "them."
+    )
+
+
+def _high(accuracy: float, images: int) -> float:
+    """Upper end of the 95 % interval of an accuracy."""
+    return wilson_interval(round(accuracy * images), images)[1]

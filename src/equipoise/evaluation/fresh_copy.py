@@ -15,6 +15,7 @@ from jaxtyping import Bool
 from torch import Tensor, nn
 
 from equipoise.attacks.threat import Threat
+from equipoise.evaluation.random_draws import own_generators, seeded
 from equipoise.models.attack_mode.context import attack_mode
 from equipoise.runtime.errors import RunError
 from equipoise.types import Images, Logits
@@ -101,15 +102,31 @@ class FreshEachCall(nn.Module):
         self.eval()
 
     def forward(self, images: Images) -> Any:
-        """Return what a fresh copy answers."""
-        with self._copies.fresh() as model:
+        """Return what a fresh copy answers; generators of its own are seeded by torch's."""
+        with self._copies.fresh() as model, contextlib.ExitStack() as stack:
+            if own_generators(model):
+                seed = int(torch.randint(2**31, ()))
+                stack.enter_context(seeded(seed, images.device, model))
             return model(images)
+
+
+def is_reset(model: nn.Module) -> bool:
+    """Return whether a model is reset before every forward pass.
+
+    Example:
+        >>> from torch import nn
+        >>> from equipoise.evaluation.fresh_copy import FreshCopies, FreshEachCall, is_reset
+        >>> reset = FreshEachCall(FreshCopies(nn.Flatten()))
+        >>> is_reset(nn.Flatten()), is_reset(nn.Sequential(reset))
+        (False, True)
+    """
+    return any(isinstance(module, FreshEachCall) for module in model.modules())
 
 
 def ask(model: nn.Module, images: Images) -> Any:
     """Return a model's output as an evaluation sees it, with the same random numbers every time.
 
-    The global generators are left alone. The output has no gradient.
+    All generators are left as they were. The output has no gradient.
     """
     with as_evaluated(model, images.device), torch.no_grad():
         return model(images.contiguous(memory_format=torch.channels_last))
@@ -117,14 +134,12 @@ def ask(model: nn.Module, images: Images) -> Any:
 
 @contextlib.contextmanager
 def as_evaluated(model: nn.Module, device: torch.device) -> Iterator[None]:
-    """Put a model into attack mode, in float32, with global generators that start from seed 0."""
-    devices = [device] if device.type == "cuda" else []
+    """Put a model into attack mode, in float32, with all generators starting from seed 0."""
     with (
         attack_mode(model),
         torch.autocast(device.type, enabled=False),
-        torch.random.fork_rng(devices=devices),
+        seeded(0, device, model),
     ):
-        torch.manual_seed(0)
         yield
 
 

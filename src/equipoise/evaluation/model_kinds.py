@@ -27,7 +27,7 @@ logits' spread over the classes; a copy that differs by more computes something 
 HALF = (torch.float16, torch.bfloat16)
 
 
-def is_randomised(network: nn.Module, images: Images, threats: list[Threat], seed: int = 0) -> bool:
+def is_randomised(network: nn.Module, images: Images, threats: list[Threat]) -> bool:
     """Return whether two queries with the same batch get different answers.
 
     The batches are the clean images, noise at each strength, and one gradient step at the largest.
@@ -37,7 +37,6 @@ def is_randomised(network: nn.Module, images: Images, threats: list[Threat], see
         network: Images to logits, in eval mode.
         images: Clean images.
         threats: Threats at the strengths of the evaluation.
-        seed: Seed of the noise.
 
     Example:
         >>> import torch
@@ -49,7 +48,7 @@ def is_randomised(network: nn.Module, images: Images, threats: list[Threat], see
         >>> is_randomised(Noisy(), images, []), is_randomised(torch.nn.Flatten(), images, [])
         (True, False)
     """
-    generator = torch.Generator(images.device).manual_seed(seed)
+    generator = torch.Generator(images.device).manual_seed(0)
     batches = [images, *(threat.random_start(images, generator) for threat in threats)]
     if threats:
         gradient = _gradient(network, images)

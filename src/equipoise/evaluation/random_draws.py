@@ -4,45 +4,105 @@ import contextlib
 import hashlib
 import random
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from equipoise.evaluation.statistics import wilson_interval
 from equipoise.runtime.seeds import derive_seed
 from equipoise.types import Images, Logits
 
+OwnGenerator = torch.Generator | np.random.Generator | np.random.RandomState | random.Random
+
 
 @contextlib.contextmanager
-def global_seed(seed: int, device: torch.device) -> Iterator[None]:
-    """Seed the global generators of torch, NumPy and Python, and restore them afterwards.
+def seeded(seed: int, device: torch.device | None = None, model: object = None) -> Iterator[None]:
+    """Seed all sources of randomness, and restore them afterwards.
+
+    They are the global generators of torch, NumPy and Python, and those that the modules of the
+    model keep as attributes.
 
     Args:
         seed: The seed; NumPy gets its last 32 bits.
-        device: Device of the images, whose generator is seeded too.
+        device: Device whose generator is restored too; all devices by default.
+        model: The model that will be asked, if it is an ``nn.Module``.
 
     Example:
         >>> import torch
-        >>> from equipoise.evaluation.random_draws import global_seed
-        >>> with global_seed(0, torch.device("cpu")):
-        ...     first = torch.rand(())
-        >>> with global_seed(0, torch.device("cpu")):
-        ...     bool(first == torch.rand(()))
+        >>> from equipoise.evaluation.random_draws import seeded
+        >>> model, cpu = torch.nn.Identity(), torch.device("cpu")
+        >>> model.noise = torch.Generator()
+        >>> with seeded(0, cpu, model):
+        ...     first = torch.rand(()) + torch.rand((), generator=model.noise)
+        >>> with seeded(0, cpu, model):
+        ...     bool(first == torch.rand(()) + torch.rand((), generator=model.noise))
         True
     """
+    own = own_generators(model) if isinstance(model, nn.Module) else []
+    states = [_state(generator) for generator in own]
     numpy_state, python_state = np.random.get_state(), random.getstate()
-    devices = [device] if device.type == "cuda" else []
+    devices = None if device is None else [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
         np.random.seed(seed % 2**32)
         random.seed(seed)
+        for generator in own:
+            _seed(generator, seed)
         try:
             yield
         finally:
             np.random.set_state(numpy_state)
             random.setstate(python_state)
+            for generator, state in zip(own, states, strict=True):
+                _restore(generator, state)
+
+
+def own_generators(model: nn.Module) -> list[OwnGenerator]:
+    """Return the generators that the modules of a model keep as attributes.
+
+    Example:
+        >>> import torch
+        >>> from equipoise.evaluation.random_draws import own_generators
+        >>> model = torch.nn.Sequential(torch.nn.Flatten())
+        >>> model[0].noise = torch.Generator()
+        >>> len(own_generators(model))
+        1
+    """
+    values = (value for module in model.modules() for value in vars(module).values())
+    found = {id(value): value for value in values if isinstance(value, OwnGenerator)}
+    return list(found.values())
+
+
+def _seed(generator: OwnGenerator, seed: int) -> None:
+    if isinstance(generator, torch.Generator):
+        generator.manual_seed(seed)
+    elif isinstance(generator, np.random.Generator):
+        bits: Any = generator.bit_generator
+        bits.state = type(bits)(seed).state
+    elif isinstance(generator, np.random.RandomState):
+        generator.seed(seed % 2**32)
+    else:
+        generator.seed(seed)
+
+
+def _state(generator: OwnGenerator) -> Any:
+    if isinstance(generator, np.random.Generator):
+        return generator.bit_generator.state
+    if isinstance(generator, random.Random):
+        return generator.getstate()
+    return generator.get_state()
+
+
+def _restore(generator: OwnGenerator, state: Any) -> None:
+    if isinstance(generator, np.random.Generator):
+        generator.bit_generator.state = state
+    elif isinstance(generator, random.Random):
+        generator.setstate(state)
+    else:
+        generator.set_state(state)
 
 
 def draw_seeds(images: Images, count: int, purpose: str) -> Iterator[int]:

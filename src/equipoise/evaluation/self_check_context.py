@@ -1,7 +1,7 @@
 """What self-checks look at: survivors of an evaluation, and attacks that run at most once."""
 
 from collections.abc import Callable
-from functools import cached_property, partial
+from functools import cached_property
 from itertools import pairwise
 from math import sqrt
 
@@ -14,8 +14,8 @@ from equipoise.attacks.finishable_goals import SuccessTracker
 from equipoise.attacks.goals import value_and_gradient
 from equipoise.attacks.threat import L2, Linf, Threat, broadcast_epsilon, select_rows
 from equipoise.data import Split
-from equipoise.evaluation.asked_model import draws_of, fold_of, misclassifies
-from equipoise.evaluation.attack import Attack, Kind
+from equipoise.evaluation.asked_model import misclassifies
+from equipoise.evaluation.attack import Attack, Kind, tracker_of
 from equipoise.evaluation.profile import NEVER, Profile
 from equipoise.evaluation.self_check_finding import Verdict, grade
 from equipoise.evaluation.self_check_measures import scale_free_cross_entropy
@@ -206,10 +206,7 @@ class SelfCheckContext:
         attacked = (self.attacked if among is None else among).nonzero().squeeze(1)
         generator, broken = self.generator(name), torch.zeros_like(self.correct)
         for rows in attacked.split(self.batch_size) if len(attacked) else ():
-            confirm = partial(misclassifies, self.model) if draws_of(self.model) else None
-            tracker = SuccessTracker(
-                self.model, self.labels[rows], loss, confirm=confirm, fold=fold_of(self.model)
-            )
+            tracker = tracker_of(self.model, self.labels[rows], loss)
             search(tracker, self.images[rows], select_rows(threat, rows), generator)
             broken[rows] = tracker.broken
         if threat is self.threat:

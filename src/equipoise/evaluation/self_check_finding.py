@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from math import isfinite
 from typing import Literal
 
+from equipoise.evaluation.collapse import COLLAPSED
 from equipoise.evaluation.statistics import wilson_interval
 
 Verdict = Literal["pass", "warn", "fail"]
@@ -54,6 +55,8 @@ class Finding:
     def weighed(self, exposed: float) -> "Finding":
         """Say by how many points the score could be too high; fail only if it could be.
 
+        A collapsed model fails whatever it scores, as in reports.
+
         Args:
             exposed: Upper bound of it, in [0, 1], where the check does not name one.
         """
@@ -61,10 +64,11 @@ class Finding:
             numbers = {**self.numbers, "could_flatter": self.numbers.get("could_flatter", 0.0)}
             return replace(self, numbers=numbers)
         share = self.numbers.get("could_flatter", exposed)
+        harmless = share < LEAST_FAILURE and self.name != COLLAPSED
         points = f"{100 * share:.1f} point{'' if f'{100 * share:.1f}' == '1.0' else 's'}"
         return replace(
             self,
-            verdict="warn" if share < LEAST_FAILURE else self.verdict,
+            verdict="warn" if harmless else self.verdict,
             found=f"{self.found} The score could be up to {points} too high because of this.",
             numbers={**self.numbers, "could_flatter": share},
         )

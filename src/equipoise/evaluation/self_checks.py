@@ -5,7 +5,6 @@ Each check looks for one known cause of the second case and reports what it meas
 """
 
 from collections.abc import Callable
-from math import sqrt
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +13,7 @@ from equipoise.attacks.threat import Threat
 from equipoise.data import Split
 from equipoise.evaluation import self_check_attacks, self_check_gradients
 from equipoise.evaluation.asked_model import draws_of
+from equipoise.evaluation.collapse import COLLAPSED, at_chance
 from equipoise.evaluation.profile import Profile
 from equipoise.evaluation.self_check_context import SelfCheckContext
 from equipoise.evaluation.self_check_finding import Finding
@@ -281,19 +281,19 @@ def _collapsed(context: SelfCheckContext) -> Finding | None:
         return None
     predicted = torch.bincount(context.logits.argmax(dim=1), minlength=context.classes)
     one_class = float(predicted.max()) / len(context)
-    accuracy, count = context.profile.accuracy(), len(context.profile.clean)
-    chance = largest_label + 2 * sqrt(largest_label * (1 - largest_label) / count)
+    accuracy, labels = context.profile.accuracy(), context.split.labels
+    chance = int(torch.bincount(labels).max()) / len(labels)
     collapsed = one_class > 0.95 or one_class - largest_label > 0.7
-    guessing = accuracy[0] <= chance
+    collapsed = collapsed or at_chance(accuracy[0], chance, len(labels))
     return Finding.of(
-        "collapsed",
-        "fail" if collapsed else "warn" if guessing else "pass",
+        COLLAPSED,
+        "fail" if collapsed else "pass",
         f"{one_class:.1%} of {len(context)} predictions are one class, where {largest_label:.1%} "
         f"of the labels are; clean accuracy is {accuracy[0]:.1%}.",
         {
             "one_class": one_class,
             "largest_label": largest_label,
-            "could_flatter": accuracy[-1] if collapsed or guessing else 0.0,
+            "could_flatter": accuracy[-1] if collapsed else 0.0,
         },
         good="the predictions follow the images.",
         bad="a network that answers alike for every image, or guesses, cannot be attacked, so what "
@@ -346,7 +346,7 @@ PASSIVE_CHECKS: dict[str, Check] = {
     "batch-dependent": _batch_dependent,
     "probabilities": _probabilities,
     "grid": _grid,
-    "collapsed": _collapsed,
+    COLLAPSED: _collapsed,
 }
 """Checks that apply whether or not an image is left to attack."""
 

@@ -10,7 +10,7 @@ from equipoise.attacks import PGD, losses
 from equipoise.attacks.goals import Goal
 from equipoise.attacks.threat import Threat
 from equipoise.data import Split
-from equipoise.evaluation.asked_model import AskedModel
+from equipoise.evaluation.asked_model import AskedModel, folded_logits
 from equipoise.runtime.seeds import derive_seed
 from equipoise.types import Images, Labels, PerImage
 
@@ -93,8 +93,7 @@ def _of_batch(
 def _goals(model: AskedModel, labels: Labels) -> list[Goal]:
     def goal_of(loss: Callable[..., PerImage]) -> Goal:
         def goal(images: Images) -> PerImage:
-            logits = model(images)
-            return loss(logits if model.fold is None else model.fold(logits, labels), labels)
+            return loss(folded_logits(model, images, labels), labels)
 
         return goal
 

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from equipoise.attacks import APGD, PGD, Noise, Square, fgsm
+from equipoise.attacks.autoattack import PARTS
 from equipoise.evaluation.attack import Attack, Loss, NearMisses, SearchAttack
-from equipoise.evaluation.autoattack import PARTS, AutoAttackPart
+from equipoise.evaluation.autoattack_part import AutoAttackPart
 from equipoise.evaluation.cache import weights_hash
 from equipoise.evaluation.gate_attacks import gate_attacks
 from equipoise.models import AdaptiveNetwork, FeatureStack

@@ -10,7 +10,7 @@ from torch import Tensor
 from equipoise.attacks.losses import margin
 from equipoise.attacks.threat import Threat
 from equipoise.data import Split
-from equipoise.evaluation.asked_model import AskedModel, draws_of, fold_of, misclassifies
+from equipoise.evaluation.asked_model import AskedModel, draws_of, folded_logits, misclassifies
 from equipoise.records.epsilon import format_epsilon
 from equipoise.runtime.errors import InvalidInput, RunError
 from equipoise.types import Images, Labels, Predict
@@ -104,9 +104,7 @@ def _near_boundary(model: Predict, images: Images, labels: Labels) -> Tensor:
     """Whether rounding, or other draws of a randomised model, may decide about each image."""
     if draws_of(model):
         return torch.ones_like(labels, dtype=torch.bool)
-    logits, fold = model(images), fold_of(model)
-    if fold is not None:
-        logits = fold(logits, labels)
+    logits = folded_logits(model, images, labels)
     tolerance = LOGIT_ROUNDING * logits.abs().amax(dim=1).clamp_min(1e-6)
     return margin(logits, labels) >= -tolerance
 

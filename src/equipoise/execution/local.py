@@ -1,18 +1,16 @@
 """Run the stages of a plan in this process, in order."""
 
-import random
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy
 import torch
 from lightning_fabric import Fabric
 from torch import nn
 
 from equipoise.data import Split
 from equipoise.distributed.ranks import Ranks
+from equipoise.evaluation.random_draws import seeded
 from equipoise.runtime.errors import TrainingError
 from equipoise.runtime.files import read_json
 from equipoise.runtime.reporter import Reporter
@@ -59,7 +57,7 @@ def execute(
     trained: list[str] = []
     for stage in stages:
         stage_folder = RunFolder(folder).stage(stage.name)
-        with _fresh_weights(derive_seed(seed, stage.name, "weights")):
+        with seeded(derive_seed(seed, stage.name, "weights")):
             task: Any = stage.build({name: outcomes[name] for name in stage.needs})
         if not stage.trains:
             task.to(fabric.device)
@@ -99,7 +97,7 @@ def check_forward(stage: Stage, train: Split) -> None:
         TrainingError: If the network fails on the images, or returns the wrong number of logits.
         ValueError: If the stage cannot be built.
     """
-    with _fresh_weights(0):
+    with seeded(0):
         task: Any = stage.build({})
         task.eval()
         check_answer(task.predictor(stage.validation[0]), train, f"the network of {stage.name}")
@@ -136,18 +134,3 @@ def check_answer(predict: Predict, train: Split, name: str) -> None:
             f"{name} must return {train.classes} logits per image, got shape {output_shape} for "
             f"{len(images)} images; build it for {train.classes} classes."
         )
-
-
-@contextmanager
-def _fresh_weights(seed: int) -> Iterator[None]:
-    """Seed the global generators, from which modules draw initial weights; restore them on exit."""
-    numpy_state, python_state = numpy.random.get_state(), random.getstate()
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        numpy.random.seed(seed % 2**32)
-        random.seed(seed)
-        try:
-            yield
-        finally:
-            numpy.random.set_state(numpy_state)
-            random.setstate(python_state)

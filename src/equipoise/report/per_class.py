@@ -65,12 +65,11 @@ def worst_class(rows: Sequence[ClassRow]) -> ClassRow:
     return min(rows, key=lambda row: (row.accuracy[-1], row.accuracy[0]))
 
 
-def rich_per_class(records: Sequence[Record], title: str = "Accuracy per class") -> Group:
+def rich_per_class(records: Sequence[Record]) -> Group:
     """Accuracy per class for the terminal: one table for each model.
 
     Args:
         records: Evaluations of models on the same images at the same strengths.
-        title: Title above the tables.
 
     Returns:
         Tables in percent; the class with the lowest accuracy at the strongest strength is bold.
@@ -80,7 +79,7 @@ def rich_per_class(records: Sequence[Record], title: str = "Accuracy per class")
     """
     check_comparable(records, "table of classes")
     records = apart_last(fullest(records))
-    parts: list[Table | Text] = [Text(title, style="italic")]
+    parts: list[Table | Text] = [Text("Accuracy per class", style="italic")]
     for model in dict.fromkeys(record["model"] for record in records):
         rows = class_rows([record for record in records if record["model"] == model])
         parts.append(Text(f"\n{marked_name(model, records)}", style="bold"))

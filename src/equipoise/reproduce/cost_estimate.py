@@ -17,17 +17,17 @@ ADAPTIVE = {AFA: 17, AFS: 3, OAT: 4}
 """Approximate number of searches in suite ``adaptive`` for a method; for AFS, for each member."""
 
 
-def seconds_a_pass(recipe: Recipe, dataset: DataSet, batches: int = 3) -> float:
+def seconds_a_pass(recipe: Recipe, dataset: DataSet) -> float:
     """Measure one forward and backward pass of an image on one thread.
 
     Args:
         recipe: Recipe of the network, which is newly initialised.
         dataset: Data set of the images.
-        batches: Number of timed batches, after one for warm-up.
 
     Returns:
         Seconds for each image.
     """
+    batches = 3  # timed, after one for warm-up
     device = "cuda" if torch.cuda.is_available() else "cpu"
     network = recipe.network.maker(dataset)().to(device)
     images = dataset.train.take(slice(0, recipe.loop.batch_size)).batch(slice(None))[0].to(device)

@@ -189,6 +189,7 @@ class Trainer:
         for part, part_labels in micro_batches(images, labels, parts):
             share = len(part) / len(images)
             with self._weight_perturbation(part, part_labels, progress):
+                # The method's task: NetworkTask for one network, in methods/single_network.py.
                 terms = self.wrapped(part, part_labels, self.generator, progress)
                 self.fabric.backward(terms["loss"] * share)
             for name, term in terms.items():

@@ -55,7 +55,15 @@ class Normalise(nn.Module):
 
 
 class SharedSettings(TypedDict, total=False):
-    """Keyword arguments of every backbone; ``shared_settings`` checks them."""
+    """Keyword arguments of every backbone; ``shared_settings`` checks them.
+
+    Attributes:
+        classes: Number of classes, 2 or more.
+        channels: Number of image channels, 1 or more; 3 by default.
+        mean: Mean of the data for each channel, in [0, 1] pixel units; 0.5 by default.
+        std: Standard deviation for each channel; 0.25 by default.
+        activation: ``"relu"``, the default, or ``"silu"``.
+    """
 
     classes: Required[int]
     channels: int
@@ -73,13 +81,6 @@ def shared_settings(
     activation: str = "relu",
 ) -> dict[str, Any]:
     """Check the settings that all backbones have and fill in their defaults.
-
-    Args:
-        classes: Number of classes, 2 or more.
-        channels: Number of image channels, 1 or more.
-        mean: Mean of the data for each channel, in [0, 1] pixel units; 0.5 by default.
-        std: Standard deviation for each channel; 0.25 by default.
-        activation: ``"relu"`` or ``"silu"``.
 
     Returns:
         The settings by name, as a backbone's ``config`` lists them.

@@ -35,9 +35,7 @@ class PreActResNet(nn.Module):
         final_norm: Whether a norm and an activation precede the pooling. Some published weights
             lack them.
         width: Channels of the stem and the first stage; each stage has twice those before it.
-        shared: Settings of every backbone: ``classes``; ``channels``, 3 by default; ``mean`` and
-            ``std`` of the data, a number for each channel in [0, 1] pixel units, 0.5 and 0.25 by
-            default; ``activation``, ``"relu"`` or ``"silu"``.
+        shared: Settings that every backbone has; see ``SharedSettings``.
 
     Shape:
         Images ``(batch, channels, height, width)`` in [0, 1], 8x8 or larger, to logits

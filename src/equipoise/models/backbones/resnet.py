@@ -85,9 +85,7 @@ class ResNet(nn.Module):
         stem: ``"small"`` is one 3x3 convolution, for images of 32 or 64 pixels; ``"imagenet"`` is a
             7x7 convolution of stride 2 and a 3x3 max pooling of stride 2.
         width: Channels of the stem and the first stage; each stage has twice those before it.
-        shared: Settings of every backbone: ``classes``; ``channels``, 3 by default; ``mean`` and
-            ``std`` of the data, a number for each channel in [0, 1] pixel units, 0.5 and 0.25 by
-            default; ``activation``, ``"relu"`` or ``"silu"``.
+        shared: Settings that every backbone has; see ``SharedSettings``.
 
     Shape:
         Images ``(batch, channels, height, width)`` in [0, 1], 8x8 or larger, to logits

@@ -59,9 +59,7 @@ class ResNet9(nn.Module):
         widths: Channels of the stem and of the three groups.
         residual: Convolutions inside the shortcut of each group, 0 for none.
         pooling: 2x2 pooling in the groups: ``"max"`` or ``"average"``.
-        shared: Settings of every backbone: ``classes``; ``channels``, 3 by default; ``mean`` and
-            ``std`` of the data, a number for each channel in [0, 1] pixel units, 0.5 and 0.25 by
-            default; ``activation``, ``"relu"`` or ``"silu"``.
+        shared: Settings that every backbone has; see ``SharedSettings``.
 
     Shape:
         Images ``(batch, channels, height, width)`` in [0, 1], 8x8 or larger, to logits

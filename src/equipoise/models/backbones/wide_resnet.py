@@ -31,9 +31,7 @@ class WideResNet(nn.Module):
         width: Factor on the 16, 32 and 64 channels of the three stages.
         padding: Where convolutions that halve the image pad it: on ``"both_sides"``, or on
             ``"one_side"`` (right and below), as networks from TensorFlow and JAX do.
-        shared: Settings of every backbone: ``classes``; ``channels``, 3 by default; ``mean`` and
-            ``std`` of the data, a number for each channel in [0, 1] pixel units, 0.5 and 0.25 by
-            default; ``activation``, ``"relu"`` or ``"silu"``.
+        shared: Settings that every backbone has; see ``SharedSettings``.
 
     Shape:
         Images ``(batch, channels, height, width)`` in [0, 1], 8x8 or larger, to logits

@@ -1,5 +1,7 @@
 """Tables and figures of the AFS paper (arXiv:2103.13124), except its schematic drawing."""
 
+from dataclasses import replace
+
 from equipoise.report.papers.entry import (
     MEASURED,
     SMALL,
@@ -22,6 +24,15 @@ _ALPHAS = tuple(
     Row(label=f"α = {alpha}", recipe=f"afs_{{}}_alpha_{alpha.replace('.', '_')}")
     for alpha in ("0", "0.2", "0.4", "0.6", "0.8", "1")
 )
+_ALPHA_HALF = Row(label="α = 0.5", recipe="afs_{}_alpha_0_5")
+_MASKS = tuple(
+    Row(label=mask, recipe=f"afs_{{}}_mask_{mask}", scales=scales)
+    for scales, masks in (
+        (("paper",), ("100000001", "100010001", "101010101", "111111111")),
+        (SMALL, ("001", "011", "101", "111")),
+    )
+    for mask in masks
+)
 _METHODS = (
     Row(label="FAT", recipe="fat_trades_{}_afs"),
     Row(label="TLA", recipe="tla_{}"),
@@ -42,6 +53,16 @@ _AA_NOTE = (
     "Every row is trained from scratch with one architecture; the paper's rows come from several "
     "papers and architectures."
 )
+
+
+def _table(
+    data: str,
+    source: str,
+    rows: tuple[Row, ...],
+    columns: tuple[Column, ...] = (_CLEAN, *_PGD, _WORST),
+) -> Table:
+    part = Part(data=data, source=_AFS + source, rows=rows)
+    return Table(parts=(part,), columns=columns, readings=(MEASURED,))
 
 
 AFS_ENTRIES = (
@@ -84,7 +105,7 @@ AFS_ENTRIES = (
                 data="cifar10",
                 rows=(
                     *(_BUDGETS[k] for k in (2, 4, 6, 8)),
-                    Row(label="AFS, α = 0.5", recipe="afs_{}_alpha_0_5"),
+                    replace(_ALPHA_HALF, label="AFS, α = 0.5"),
                 ),
             ),
             drawn_by="line_figures.accuracy_curves",
@@ -128,32 +149,14 @@ AFS_ENTRIES = (
         paper="AFS Table I",
         title="Single networks trained at different budgets",
         note="The training budget of #k is k/8 of the strongest strength.",
-        content=Table(
-            parts=(Part(data="cifar10", source=_AFS + "Table I", rows=_BUDGETS),),
-            columns=(_CLEAN, *_PGD, _WORST),
-            readings=(MEASURED,),
-        ),
+        content=_table("cifar10", "Table I", _BUDGETS),
     ),
     Entry(
         name="afs-table-2",
         paper="AFS Table II",
         title="AFS for different α",
         note="The recipe sets the number of stacked networks.",
-        content=Table(
-            parts=(
-                Part(
-                    data="cifar10",
-                    source=_AFS + "Table II",
-                    rows=(
-                        *_ALPHAS[:3],
-                        Row(label="α = 0.5", recipe="afs_{}_alpha_0_5"),
-                        *_ALPHAS[3:],
-                    ),
-                ),
-            ),
-            columns=(_CLEAN, *_PGD, _WORST),
-            readings=(MEASURED,),
-        ),
+        content=_table("cifar10", "Table II", (*_ALPHAS[:3], _ALPHA_HALF, *_ALPHAS[3:])),
     ),
     Entry(
         name="afs-table-3",
@@ -161,24 +164,7 @@ AFS_ENTRIES = (
         title="Choice of the stacked networks",
         note="The mask has a 1 for each network that is stacked, out of nine in the paper and "
         "three at smaller scales.",
-        content=Table(
-            parts=(
-                Part(
-                    data="cifar10",
-                    source=_AFS + "Table III",
-                    rows=tuple(
-                        Row(label=mask, recipe=f"afs_{{}}_mask_{mask}", scales=("paper",))
-                        for mask in ("100000001", "100010001", "101010101", "111111111")
-                    )
-                    + tuple(
-                        Row(label=mask, recipe=f"afs_{{}}_mask_{mask}", scales=SMALL)
-                        for mask in ("001", "011", "101", "111")
-                    ),
-                ),
-            ),
-            columns=(_CLEAN, *_PGD, _WORST),
-            readings=(MEASURED,),
-        ),
+        content=_table("cifar10", "Table III", _MASKS),
     ),
     Entry(
         name="afs-table-4",
@@ -187,40 +173,28 @@ AFS_ENTRIES = (
         note=_AA_NOTE + " Published FAT: clean and PGD are those of FAT for TRADES trained at "
         "16/255, which is what is measured here, at twice the strongest strength; AA is that of "
         "another model, whose clean accuracy is 84.52.",
-        content=Table(
-            parts=(Part(data="cifar10", source=_AFS + "Table IV", rows=_METHODS),),
-            columns=_TRADE_OFF_COLUMNS,
-            readings=(MEASURED,),
-        ),
+        content=_table("cifar10", "Table IV", _METHODS, _TRADE_OFF_COLUMNS),
     ),
     Entry(
         name="afs-table-5",
         paper="AFS Table V",
         title="AFS and other methods, CIFAR-100",
         note=_AA_NOTE,
-        content=Table(
-            parts=(Part(data="cifar100", source=_AFS + "Table V", rows=_METHODS[3:]),),
-            columns=_TRADE_OFF_COLUMNS,
-            readings=(MEASURED,),
-        ),
+        content=_table("cifar100", "Table V", _METHODS[3:], _TRADE_OFF_COLUMNS),
     ),
     Entry(
         name="afs-table-6",
         paper="AFS Table VI",
         title="Ablations: random budgets, a large network, AFS",
         note="The large network is three times as wide, as in the paper.",
-        content=Table(
-            parts=(
-                Part(
-                    data="cifar10",
-                    source=_AFS + "Table VI",
-                    rows=(
-                        Row(label="Baseline", recipe="pgd_at_{}_afs"),
-                        Row(label="Rand. pert.", recipe="random_budget_{}"),
-                        Row(label="Large model", recipe="large_{}"),
-                        _AFS_ROW,
-                    ),
-                ),
+        content=_table(
+            "cifar10",
+            "Table VI",
+            rows=(
+                Row(label="Baseline", recipe="pgd_at_{}_afs"),
+                Row(label="Rand. pert.", recipe="random_budget_{}"),
+                Row(label="Large model", recipe="large_{}"),
+                _AFS_ROW,
             ),
             columns=(
                 Column(head="Para. (M)", published="parameters, M", under="parameters", digits=3),
@@ -231,7 +205,6 @@ AFS_ENTRIES = (
                 _PGD[1],
                 _WORST,
             ),
-            readings=(MEASURED,),
         ),
     ),
 )
