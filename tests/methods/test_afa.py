@@ -49,11 +49,10 @@ def branched(classes: int = 10) -> nn.Module:
 
 
 def gate_task(classes: int = 10, **settings) -> GateTask:
-    placement = settings.pop("placement", "input")
     network = branched(classes)
     torch.manual_seed(2)
-    gate = Gate(placement=placement, **settings)
-    return GateTask(fuse_branches(network, placement=placement), method(gate=gate))
+    gate = Gate(**settings)
+    return GateTask(fuse_branches(network, placement=gate.reads), method(gate=gate))
 
 
 def step(task: nn.Module, seed: int = 0, progress: float = 0.0) -> dict[str, torch.Tensor]:
