@@ -2,6 +2,7 @@
 
 import copy
 import difflib
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -137,7 +138,7 @@ def layer_path(network: nn.Module, layer: str) -> str:
 def traced(branched: BranchedNetwork, at: AtLayer) -> AtLayer:
     """Check that a generator can read a layer, and find its channels, by running the network.
 
-    A copy of the network runs two grey images, of the sizes in ``SIDES`` until one is accepted. It
+    A copy of the network runs two grey images, of the sizes in ``SIDES`` until one is accepted; it
     need not come to its end: what counts is that the layer runs and a norm runs after it.
 
     Args:
@@ -162,8 +163,10 @@ def traced(branched: BranchedNetwork, at: AtLayer) -> AtLayer:
     if at.channels is not None:
         return replace(at, layer=path)
     best = _Trace()
-    for side in SIDES:
-        trace = _trace(branched, side)
+    registered_first = first_convolution(branched).in_channels  # it need not run first
+    colours = dict.fromkeys((registered_first, 3, 1))
+    for channels, side in itertools.product(colours, SIDES):
+        trace = _trace(branched, (ROWS, channels, side, side))
         if path in trace.usable():
             return replace(at, layer=path, channels=int(trace.outputs[path].shape[1]))
         if not best.ends or len(trace.ends) > len(best.ends):
@@ -209,8 +212,8 @@ class _Trace:
         ]
 
 
-def _trace(branched: BranchedNetwork, side: int) -> _Trace:
-    """Run a copy of a network on grey images of one size."""
+def _trace(branched: BranchedNetwork, shape: tuple[int, ...]) -> _Trace:
+    """Run a copy of a network on grey images of one shape."""
     trace, twin = _Trace(), copy.deepcopy(branched).eval()
     names: dict[nn.Module, list[str]] = {}
     for name, module in _layers(twin.network).items():
@@ -218,7 +221,6 @@ def _trace(branched: BranchedNetwork, side: int) -> _Trace:
     for module, own in names.items():
         module.register_forward_hook(partial(trace.ended, own))
     like = next(twin.parameters())
-    shape = (ROWS, first_convolution(twin).in_channels, side, side)
     try:
         with torch.no_grad():
             twin(torch.full(shape, 0.5, device=like.device, dtype=like.dtype), branch=0)
@@ -230,8 +232,9 @@ def _trace(branched: BranchedNetwork, side: int) -> _Trace:
 def _why_not(trace: _Trace, path: str) -> str:
     if path not in trace.ends:
         if trace.error is not None:
+            reason = (str(trace.error).splitlines() or [type(trace.error).__name__])[0]
             return (
-                f"no traced forward pass came to its end ({trace.error}); name an earlier layer, "
+                f"no traced forward pass came to its end ({reason}); name an earlier layer, "
                 "or give the channels of its output, AtLayer(channels=...)"
             )
         return "it does not run in a forward pass, so it has no output"
