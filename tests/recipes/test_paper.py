@@ -4,7 +4,9 @@ import pytest
 import torch
 
 from equipoise.data import SVHN, Cifar10, Cifar100, DataSet, Split, TinyImageNet
-from equipoise.models import count_parameters
+from equipoise.methods import Gate
+from equipoise.models import count_parameters, with_branches
+from equipoise.models.afa.layer_placement import traced
 from equipoise.objectives import PGDAT, Standard
 from equipoise.recipes import GROUPS, RECIPES
 
@@ -99,6 +101,19 @@ def test_afas_tables_have_all_rows(group, data, objectives):
     assert rows == [*(f"{row}_{data}_paper" for row in expected), f"afa_{data}_paper_led"]
     assert all(RECIPES[row]().method.strengths == FIVE for row in rows if row.startswith("afa"))
     assert {RECIPES[row]().dataset for row in rows} == {SOURCES[data]()}
+
+
+@pytest.mark.parametrize("recipe", AFA, ids=name_of)
+def test_afas_generator_reads_the_end_of_the_first_stage(recipe):
+    gate = getattr(recipe.method, "gate", None)
+    if gate is None or "led" in recipe.name:
+        return
+    assert gate == Gate(placement="layer", layer="stages.0", before="robust")
+    make = recipe.network.maker(like(recipe))
+    with torch.device("meta"):
+        found = traced(with_branches(make(), 2), gate.reads)
+    width = recipe.network.width
+    assert (found.layer, found.channels) == ("stages.0", 16 * width)
 
 
 def test_table_5_of_afs_is_on_cifar_100():

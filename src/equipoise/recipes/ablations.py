@@ -115,6 +115,19 @@ DIGITS: tuple[MakeRecipe, ...] = (
         placement="stem",
     ),
     _gate(
+        "afa_digits_layer",
+        "AFA whose generator reads the end of the first stage, as the paper's does.",
+        placement="layer",
+        layer="stages.0",
+    ),
+    _gate(
+        "afa_digits_layer_clean",
+        "AFA whose generator reads the end of the first stage, clean branch before it.",
+        placement="layer",
+        layer="stages.0",
+        before="clean",
+    ),
+    _gate(
         "afa_digits_per_norm",
         "AFA with a small generator in front of each pair of norms.",
         placement="per_norm",
@@ -172,6 +185,12 @@ SERIES: tuple[MakeRecipe, ...] = (
             mask=mask,
         )
         for mask in ("111", "101", "011", "001")
+    ),
+    variant(
+        "afa_cifar10_compact_layer",
+        "AFA whose generator reads the end of the first stage, as the paper's does.",
+        cifar10.afa_cifar10_compact,
+        gate=replace(cifar10.GUIDED_GATE, placement="layer", layer="stages.0"),
     ),
     _afa_k((0.0, 8 / 255)),
     _afa_k(cifar10.STRENGTHS),

@@ -359,7 +359,7 @@ def _with_generator(
     if placement != "per_norm":
         channels = stem.in_channels if placement == "input" else stem.out_channels
         if isinstance(placement, AtLayer):
-            assert placement.channels is not None, "the layer was not traced"
+            assert placement.channels is not None  # _check
             channels = placement.channels
         generator = WeightGenerator(channels, hidden, outputs=total if each == "channel" else 1)
     return AdaptiveNetwork(network, state, placement, generator, hidden, each)
@@ -368,6 +368,8 @@ def _with_generator(
 def _check(placement: Placement | AtLayer, each: WeightGranularity, ceiling: float) -> None:
     if placement == "layer":
         raise InvalidInput("placement 'layer' needs the layer's name: AtLayer(layer=...).")
+    if isinstance(placement, AtLayer) and placement.channels is None:
+        raise InvalidInput(f"channels of layer {placement.layer!r} must be given, got None.")
     if isinstance(placement, AtLayer) and each != "image":
         raise InvalidInput(
             f"each must be 'image' with a generator at a layer ({placement.layer!r}), got "
