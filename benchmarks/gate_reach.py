@@ -1,8 +1,8 @@
 """How far a perfect weight generator at each layer could go: AFA's accuracy at W0 = 1 and W0 = 0.
 
 Norms that run before the layer have no weight yet and use a fixed branch, so at W0 = 1 the network
-need not be its clean branch, nor at W0 = 0 its robust one. This script takes the trained branches of
-AFA runs and measures both ends for several layers and both fixed branches, on the validation images
+need not be its clean branch, nor at W0 = 0 its robust one. This script takes the trained branches
+of AFA runs and measures both ends for several layers and both fixed branches, on validation images
 held out of each run's training: clean accuracy, and accuracy under two PGD searches of 20 steps
 (cross-entropy and margin) at the strongest training strength with W0 held fixed. No generator is
 trained.

@@ -103,17 +103,23 @@ def test_afas_tables_have_all_rows(group, data, objectives):
     assert {RECIPES[row]().dataset for row in rows} == {SOURCES[data]()}
 
 
-@pytest.mark.parametrize("recipe", AFA, ids=name_of)
-def test_afas_generator_reads_the_end_of_the_first_stage(recipe):
-    gate = getattr(recipe.method, "gate", None)
-    if gate is None or "led" in recipe.name:
-        return
-    assert gate == Gate(placement="layer", layer="stages.0", before="robust")
+def test_the_generator_of_every_plain_row_reads_the_first_convolution():
+    readings = {
+        make.__name__ for make in GROUPS["AFA, Table 1, CIFAR-10: other readings of Sec. 4.3"]
+    }
+    assert readings == {"afa_cifar10_paper_layer", "afa_cifar10_paper_per_norm"}
+    plain = [recipe for recipe in AFA if recipe.name not in readings and "led" not in recipe.name]
+    gates = [recipe.method.gate for recipe in plain if hasattr(recipe.method, "gate")]
+    assert len(gates) == 4 + 4 + 3 + 3  # the tables' rows and the numbers of branches
+    assert set(gates) == {Gate(placement="stem")}
+
+
+def test_the_layer_of_another_reading_is_one_of_the_network():
+    recipe = RECIPES["afa_cifar10_paper_layer"]()
     make = recipe.network.maker(like(recipe))
     with torch.device("meta"):
-        found = traced(with_branches(make(), 2), gate.reads)
-    width = recipe.network.width
-    assert (found.layer, found.channels) == ("stages.0", 16 * width)
+        found = traced(with_branches(make(), 2), recipe.method.gate.reads)
+    assert (found.layer, found.before, found.channels) == ("stages.0", "robust", 160)
 
 
 def test_table_5_of_afs_is_on_cifar_100():

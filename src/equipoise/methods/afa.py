@@ -30,8 +30,8 @@ class Gate:
     """Settings of the weight generator and of stage II, which trains it.
 
     The defaults train as the paper's plain stage II does: one strength drawn for each image, the
-    classification loss alone, and a white-box attack through the generator. They do not place the
-    generator where the paper does, which is ``placement="layer"``: the default reads the pixels.
+    classification loss alone, and a white-box attack through the generator. The default placement
+    is not the paper's: it reads the pixels, where the paper reads "an intermediate layer".
 
     Args:
         placement: What the generator reads: ``"input"``, ``"stem"``, ``"layer"`` or ``"per_norm"``,

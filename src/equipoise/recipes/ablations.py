@@ -116,7 +116,7 @@ DIGITS: tuple[MakeRecipe, ...] = (
     ),
     _gate(
         "afa_digits_layer",
-        "AFA whose generator reads the end of the first stage, as the paper's does.",
+        "AFA whose generator reads the end of the first stage, robust branch before it.",
         placement="layer",
         layer="stages.0",
     ),
@@ -188,7 +188,7 @@ SERIES: tuple[MakeRecipe, ...] = (
     ),
     variant(
         "afa_cifar10_compact_layer",
-        "AFA whose generator reads the end of the first stage, as the paper's does.",
+        "AFA whose generator reads the end of the first stage, robust branch before it.",
         cifar10.afa_cifar10_compact,
         gate=replace(cifar10.GUIDED_GATE, placement="layer", layer="stages.0"),
     ),
