@@ -20,6 +20,8 @@ import torch
 from steps import batch, our_step, pgd_task
 from timing import take_turns
 
+from equipoise.api.evaluate import evaluate
+from equipoise.api.train import train
 from equipoise.data import Cifar10
 from equipoise.execution.process_pool import side_by_side
 from equipoise.methods import SingleNetwork, TrainingAttack
@@ -31,8 +33,6 @@ from equipoise.runtime.environment import environment
 from equipoise.runtime.files import read_json, write_json
 from equipoise.runtime.reporter import NullReporter, Reporter
 from equipoise.training.schedule import Schedule
-from equipoise.workflows.evaluate import evaluate
-from equipoise.workflows.train import train
 
 RECORD = Path(__file__).with_suffix(".json")
 TOP = 8 / 255

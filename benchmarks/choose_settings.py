@@ -13,14 +13,14 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+from equipoise.api.evaluate import evaluate
+from equipoise.api.train import train
 from equipoise.execution.process_pool import side_by_side
 from equipoise.recipes import RECIPES, Evaluation, Recipe, to_json
 from equipoise.records.files import read_record
 from equipoise.runtime.environment import environment
 from equipoise.runtime.files import write_json
 from equipoise.runtime.reporter import NullReporter, Reporter
-from equipoise.workflows.evaluate import evaluate
-from equipoise.workflows.train import train
 
 SEEDS = (100, 101, 102)
 JUDGE = Evaluation(epsilons=(0.0, 0.2), steps=10, part="validation")

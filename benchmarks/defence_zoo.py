@@ -30,10 +30,10 @@ from defences import base, catalogue
 from defences.catalogue import Entry
 from defences.truth import true_accuracy
 
+from equipoise.api.evaluate import evaluate
 from equipoise.runtime.environment import environment
 from equipoise.runtime.errors import UserError
 from equipoise.runtime.files import read_json, write_json
-from equipoise.workflows.evaluate import evaluate
 
 TOLERANCE = 0.03
 MARKS = ("randomised", "black box only", "stateful", "reject option")

@@ -60,7 +60,7 @@ def estimate(name: str, data: Path | None) -> dict[str, Any]:
     """What the dry run says, by the clock of the processor."""
     from lightning_fabric import Fabric
 
-    from equipoise.workflows.dry_run import Timing, stage_costs
+    from equipoise.api.dry_run import Timing, stage_costs
 
     recipe = shortened(name, data)
     dataset = recipe.dataset.load()
@@ -86,8 +86,8 @@ def estimate(name: str, data: Path | None) -> dict[str, Any]:
 
 def train(name: str, data: Path | None) -> dict[str, Any]:
     """What training takes, checkpoints and all."""
+    from equipoise.api.train import train as jobs_train
     from equipoise.runtime.environment import environment
-    from equipoise.workflows.train import train as jobs_train
 
     recipe = shortened(name, data)
     dataset = recipe.dataset.load()

@@ -31,6 +31,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from equipoise.api.evaluate import evaluate
+from equipoise.api.train import train
 from equipoise.data import Cifar10
 from equipoise.distributed.ranks import launched
 from equipoise.execution.local import execute
@@ -42,8 +44,6 @@ from equipoise.runtime.environment import environment
 from equipoise.runtime.files import read_json, write_json
 from equipoise.runtime.reporter import NullReporter, Reporter
 from equipoise.training.schedule import Schedule
-from equipoise.workflows.evaluate import evaluate
-from equipoise.workflows.train import train
 
 RECORD = Path(__file__).with_suffix(".json")
 LEAST_UPDATES = 2000

@@ -17,6 +17,7 @@ import torch
 from timing import rounded, settings
 from timing import write_record as write
 
+from equipoise.api.train import train
 from equipoise.attacks import PGD
 from equipoise.attacks.goals import misclassified
 from equipoise.attacks.threat import Linf
@@ -24,7 +25,6 @@ from equipoise.data import Split
 from equipoise.evaluation.attack import SearchAttack
 from equipoise.models.attack_mode.context import attack_mode
 from equipoise.recipes import RECIPES
-from equipoise.workflows.train import train
 
 PRECISIONS = ("32-true", "bf16-mixed")
 

@@ -11,6 +11,8 @@ import user_nets
 from torch import nn
 
 from equipoise import load, save
+from equipoise.api.evaluate import evaluate
+from equipoise.api.train import train
 from equipoise.data import DataSet, Split
 from equipoise.methods import AFA, AFS, OAT, Gate
 from equipoise.models import (
@@ -30,8 +32,6 @@ from equipoise.models.last_linear import find_last_linear
 from equipoise.objectives import PGDAT
 from equipoise.recipes import RECIPES, ImportedNetwork, WideResNetShape, from_json, to_json
 from equipoise.runtime.errors import RunError
-from equipoise.workflows.evaluate import evaluate
-from equipoise.workflows.train import train
 
 TRUST = ("user_nets",)
 WITH_NORMS = ["resnet", "regnet", "mobilenet"]

@@ -23,7 +23,7 @@ def few_digits(monkeypatch):
     def begin() -> pytest.MonkeyPatch:
         patch = pytest.MonkeyPatch()
         patch.setattr(Digits, "load", lambda self: data)
-        patch.setattr("equipoise.workflows.evaluate.self_checks", lambda *arguments, **settings: [])
+        patch.setattr("equipoise.api.evaluate.self_checks", lambda *arguments, **settings: [])
         for name, recipe in short.items():
             patch.setitem(RECIPES, name, lambda recipe=recipe: recipe)
         return patch

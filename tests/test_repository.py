@@ -13,8 +13,8 @@ import pytest
 import tiny
 
 import equipoise
+from equipoise.api.train import train
 from equipoise.report import fill_markers
-from equipoise.workflows.train import train
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "src" / "equipoise"

@@ -15,14 +15,14 @@ import numpy
 import pytest
 import tiny
 
+from equipoise.api.evaluate import evaluate
+from equipoise.api.train import train
 from equipoise.cli.main import main
-from equipoise.cli.progress import Terminal
 from equipoise.recipes import RECIPES, to_json
 from equipoise.recipes.recipe import Recipe
 from equipoise.runtime.files import read_json, write_json
+from equipoise.runtime.progress import Terminal
 from equipoise.training import checkpoint
-from equipoise.workflows.evaluate import evaluate
-from equipoise.workflows.train import train
 
 COMMAND = [sys.executable, "-m", "equipoise", "train"]
 

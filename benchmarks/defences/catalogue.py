@@ -6,8 +6,8 @@ from pathlib import Path
 from torch import nn
 
 from defences import base
+from equipoise.api.train import train
 from equipoise.recipes import RECIPES, Recipe
-from equipoise.workflows.train import train
 
 CONSTRUCTED = "constructed here"
 

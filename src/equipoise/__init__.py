@@ -14,14 +14,14 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from equipoise.api.evaluate import evaluate
+    from equipoise.api.publish import push
+    from equipoise.api.train import find_recipe, train
     from equipoise.attacks import APGD, PGD, Square
     from equipoise.attacks.threat import L2, Linf
     from equipoise.methods import AFA, AFS, OAT, SingleNetwork
     from equipoise.models import fuse_branches, load, save, with_branches
     from equipoise.recipes import RECIPES, Evaluation, Recipe
-    from equipoise.workflows.evaluate import evaluate
-    from equipoise.workflows.model_card import push
-    from equipoise.workflows.train import find_recipe, train
 
     __version__: str
 
@@ -55,9 +55,9 @@ _MODULES = {
     "methods": ("AFA", "AFS", "OAT", "SingleNetwork"),
     "models": ("fuse_branches", "load", "save", "with_branches"),
     "recipes": ("RECIPES", "Evaluation", "Recipe"),
-    "workflows.evaluate": ("evaluate",),
-    "workflows.model_card": ("push",),
-    "workflows.train": ("find_recipe", "train"),
+    "api.evaluate": ("evaluate",),
+    "api.publish": ("push",),
+    "api.train": ("find_recipe", "train"),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 

@@ -8,10 +8,10 @@ import pytest
 import tiny
 from commands import output, refused, run
 
+from equipoise.api.train import train
 from equipoise.data import Digits
 from equipoise.evaluation.self_check_finding import Finding
 from equipoise.recipes import Evaluation
-from equipoise.workflows.train import train
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,7 @@ def trained(finished, tmp_path, monkeypatch):
     """That run without records."""
     data = tiny.digits()
     monkeypatch.setattr(Digits, "load", lambda self: data)
-    monkeypatch.setattr("equipoise.workflows.evaluate.self_checks", lambda *a, **b: [])
+    monkeypatch.setattr("equipoise.api.evaluate.self_checks", lambda *a, **b: [])
     return shutil.copytree(finished, tmp_path / "run")
 
 
@@ -68,7 +68,7 @@ def test_a_failed_self_check_exits_with_status_1_and_is_in_the_sarif_file(
     finding = Finding(
         name="gradients", verdict="fail", found="F.", meaning="M.", numbers={"could_flatter": 0.1}
     )
-    monkeypatch.setattr("equipoise.workflows.evaluate.self_checks", lambda *a, **b: [finding])
+    monkeypatch.setattr("equipoise.api.evaluate.self_checks", lambda *a, **b: [finding])
     file = tmp_path / "checks.sarif"
     line = failed(capsys, "evaluate", trained, "--sarif", file)
     assert line == "failed: standard_digits: check gradients"

@@ -12,6 +12,7 @@ import torch
 from commands import output, refused, run
 from PIL import Image
 
+from equipoise.api.train import train
 from equipoise.attacks import Square
 from equipoise.cli.main import COMMANDS
 from equipoise.cli.options import Suites
@@ -25,7 +26,6 @@ from equipoise.records.files import iterate_records, read_record
 from equipoise.runtime.environment import version
 from equipoise.runtime.errors import InvalidInput, RunError, TrainingError, UserError
 from equipoise.runtime.files import read_json, write_json
-from equipoise.workflows.train import train
 
 
 @pytest.fixture(scope="module")
@@ -40,9 +40,7 @@ def trained(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def _few_digits(monkeypatch):
     data = tiny.digits()
-    monkeypatch.setattr(
-        "equipoise.workflows.evaluate.self_checks", lambda *arguments, **settings: []
-    )
+    monkeypatch.setattr("equipoise.api.evaluate.self_checks", lambda *arguments, **settings: [])
     monkeypatch.setattr(Digits, "load", lambda self: data)
 
 
@@ -221,7 +219,7 @@ def test_evaluate_refuses_an_epsilon_of_8(capsys, trained):
 def test_strengths_may_be_separated_by_commas(monkeypatch, trained):
     given = {}
     monkeypatch.setattr(
-        "equipoise.workflows.evaluate.evaluate",
+        "equipoise.api.evaluate.evaluate",
         lambda *a, **settings: given.update(settings) or exit(),
     )
     with pytest.raises(SystemExit):
@@ -285,7 +283,7 @@ def test_report_without_records_is_refused(capsys, tmp_path):
     ids=["ValueError", "KeyError", "RuntimeError of torch", "ValueError of torch"],
 )
 def test_a_bug_keeps_its_traceback(monkeypatch, tmp_path, bug):
-    monkeypatch.setattr("equipoise.workflows.train.train", lambda *a, **settings: bug())
+    monkeypatch.setattr("equipoise.api.train.train", lambda *a, **settings: bug())
     with pytest.raises((ValueError, KeyError, RuntimeError)) as error_info:
         run("train", "standard_digits", "--out", tmp_path)
     assert not isinstance(error_info.value, UserError)
@@ -298,7 +296,7 @@ def test_an_error_of_the_user_ends_in_its_message_wherever_it_is_raised(
     def refuse(*arguments, **settings):
         raise error("alpha must be in [0, 1], got 2.")
 
-    monkeypatch.setattr("equipoise.workflows.train.train", refuse)
+    monkeypatch.setattr("equipoise.api.train.train", refuse)
     printed = refused(capsys, "train", "standard_digits", "--out", tmp_path)
     assert printed.endswith("error: alpha must be in [0, 1], got 2.")
 
@@ -307,7 +305,7 @@ def test_ctrl_c_outside_of_training_exits_130(monkeypatch, tmp_path):
     def interrupted(*arguments, **settings):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("equipoise.workflows.train.train", interrupted)
+    monkeypatch.setattr("equipoise.api.train.train", interrupted)
     with pytest.raises(SystemExit) as exit_info:
         run("train", "standard_digits", "--out", tmp_path)
     assert exit_info.value.code == 130
@@ -321,7 +319,7 @@ def test_a_signal_ends_an_evaluation_and_tells_how_to_continue(
     # Who starts the tests in the background of a shell has SIGINT ignored for them.
     ignored = signal.signal(signal.SIGINT, signal.default_int_handler)
     monkeypatch.setattr(
-        "equipoise.workflows.evaluate.evaluate", lambda *given, **rest: os.kill(os.getpid(), number)
+        "equipoise.api.evaluate.evaluate", lambda *given, **rest: os.kill(os.getpid(), number)
     )
     with pytest.raises(SystemExit) as exit_info:
         run("evaluate", tmp_path)

@@ -27,7 +27,7 @@ def trained(monkeypatch):
     """Recipes that the command line would have trained, without training them."""
     recipes = []
     monkeypatch.setattr(
-        "equipoise.workflows.train.train", lambda recipe, folder, **rest: recipes.append(recipe)
+        "equipoise.api.train.train", lambda recipe, folder, **rest: recipes.append(recipe)
     )
     return recipes
 
@@ -190,7 +190,7 @@ def test_an_epsilon_may_be_written_as_a_fraction(trained, tmp_path):
 def test_flags_change_nested_fields_and_only_those(monkeypatch, tmp_path):
     calls = []
     monkeypatch.setattr(
-        "equipoise.workflows.train.train",
+        "equipoise.api.train.train",
         lambda recipe, folder, **rest: calls.append((recipe, rest)),
     )
     run(

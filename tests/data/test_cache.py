@@ -23,13 +23,13 @@ from tiny import (
 )
 from writers import noise, write_images
 
+from equipoise.api.train import train
 from equipoise.data import DataError, ImageFolder, MappedImages, cache
 from equipoise.evaluation import images_hash
 from equipoise.methods.single_network import network_stage
 from equipoise.objectives import PGDAT
 from equipoise.runtime.errors import RunError
 from equipoise.runtime.signals import Interrupted
-from equipoise.workflows.train import train
 
 
 @pytest.fixture

@@ -12,12 +12,12 @@ from commands import output, refused, run
 from sklearn.datasets import load_digits
 from writers import write_images
 
+from equipoise.api.datasets import named_source
 from equipoise.cli.options import Sources
 from equipoise.data import SOURCES, Cifar10, DataSource, Digits, ImageFolder, NpzFile
 from equipoise.recipes import RECIPES, from_json, to_json
 from equipoise.records.files import iterate_records, read_record
 from equipoise.runtime.files import read_json
-from equipoise.workflows.datasets import named_source
 
 
 @pytest.fixture(scope="module")
@@ -65,9 +65,7 @@ def test_only_image_folders_take_a_size(tmp_path, capsys):
 def test_a_recipe_is_trained_and_evaluated_on_an_image_folder(
     digits, tmp_path, capsys, monkeypatch
 ):
-    monkeypatch.setattr(
-        "equipoise.workflows.evaluate.self_checks", lambda *arguments, **settings: []
-    )
+    monkeypatch.setattr("equipoise.api.evaluate.self_checks", lambda *arguments, **settings: [])
     run(
         *("train", "standard_digits", "--dataset", "imagefolder", "--data", digits),
         *("--dataset.size", "8", "--dataset.grey", "--name", "mine", "--out", tmp_path / "mine"),
@@ -92,9 +90,7 @@ def test_a_recipe_is_trained_and_evaluated_on_an_image_folder(
 
 
 def test_a_network_is_evaluated_on_an_image_folder(digits, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(
-        "equipoise.workflows.evaluate.self_checks", lambda *arguments, **settings: []
-    )
+    monkeypatch.setattr("equipoise.api.evaluate.self_checks", lambda *arguments, **settings: [])
     (tmp_path / "colour_networks.py").write_text(
         "from torch import nn\n\n\n"
         "def make():\n    return nn.Sequential(nn.Flatten(), nn.Linear(3 * 6 * 6, 10))\n"
@@ -111,7 +107,7 @@ def test_a_network_is_evaluated_on_an_image_folder(digits, tmp_path, capsys, mon
 def test_fields_of_another_data_set_become_flags(monkeypatch, tmp_path):
     recipes = []
     monkeypatch.setattr(
-        "equipoise.workflows.train.train", lambda recipe, folder, **rest: recipes.append(recipe)
+        "equipoise.api.train.train", lambda recipe, folder, **rest: recipes.append(recipe)
     )
     arguments = ("--dataset=cifar100", "--dataset.limit", "7", "--data", tmp_path)
     run("train", "standard_digits", *arguments)

@@ -13,6 +13,7 @@ from PIL import Image
 from torch import nn
 
 from equipoise import PGD, Linf
+from equipoise.api.evaluate import evaluate
 from equipoise.attacks import goals
 from equipoise.data import Digits
 from equipoise.deployment import export as export_module
@@ -26,7 +27,6 @@ from equipoise.models.io.trust import trusting
 from equipoise.recipes import Evaluation
 from equipoise.records.files import iterate_records
 from equipoise.runtime.errors import RunError
-from equipoise.workflows.evaluate import evaluate
 
 FORMS = {"onnx": ".onnx", "torch-export": ".pt2"}
 
@@ -318,7 +318,7 @@ class Untraceable(nn.Module):
 @pytest.mark.filterwarnings("ignore:Converting a tensor:UserWarning")
 def test_a_network_that_cannot_be_traced_is_named(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(
-        "equipoise.workflows.model_source.load", lambda folder, trust: Untraceable().eval()
+        "equipoise.api.model_source.load", lambda folder, trust: Untraceable().eval()
     )
     path = tmp_path / "file.pt2"
     with pytest.raises(ExportError, match="Untraceable cannot be exported: torch could not trace"):

@@ -8,6 +8,7 @@ from exportable import CARD, MODELS, adaptive
 from PIL import Image
 from rich.console import Console
 
+from equipoise.api import publish
 from equipoise.data import Digits
 from equipoise.deployment import (
     Prediction,
@@ -22,7 +23,6 @@ from equipoise.models import load, save
 from equipoise.models.io.trust import trusting
 from equipoise.runtime.errors import RunError
 from equipoise.runtime.files import write_json
-from equipoise.workflows import model_card
 
 
 @pytest.fixture(autouse=True)
@@ -53,7 +53,7 @@ def add_record(folder, means):
     record = tiny.record(
         "tiny",
         training_seed=0,
-        weights_sha256=model_card.weights_sha256(folder / "model"),
+        weights_sha256=publish.weights_sha256(folder / "model"),
         fusing_weight={"through_generator": curve, "through_robust_branch": curve},
     )
     write_json(folder / "records" / "tiny.json", record)

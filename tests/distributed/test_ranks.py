@@ -16,6 +16,7 @@ import ranks_worker
 import tiny
 import torch
 
+from equipoise.api.train import train
 from equipoise.attacks.threat import L2, Linf
 from equipoise.cli.main import main
 from equipoise.distributed.ranks import FloatInputPrecision, launched
@@ -35,7 +36,6 @@ from equipoise.runtime import signals
 from equipoise.runtime.errors import RunError, TrainingError
 from equipoise.runtime.files import LOCK, locked, read_json, write_json
 from equipoise.training import checkpoint
-from equipoise.workflows.train import train
 
 WORKER = Path(ranks_worker.__file__)
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from equipoise.api.train import find_recipe
 from equipoise.cli.main import main
 from equipoise.execution import ray_cluster
-from equipoise.workflows.train import find_recipe
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples" / "cluster"
 SCRIPTS = ("torchrun.sh", "train.sbatch")
@@ -40,7 +40,7 @@ def calls(monkeypatch):
 
     monkeypatch.setattr("equipoise.distributed.ranks.launched", launch)
     monkeypatch.setattr(
-        "equipoise.workflows.train.train",
+        "equipoise.api.train.train",
         lambda recipe, folder, **rest: calls.append((recipe, rest)),
     )
     return calls

@@ -13,6 +13,7 @@ import pytest
 import tiny
 import torch
 
+from equipoise.api.train import train
 from equipoise.cli.main import main
 from equipoise.execution import ray_cluster
 from equipoise.models.io.trust import trusted_names, trusting
@@ -20,7 +21,6 @@ from equipoise.recipes import to_json
 from equipoise.runtime.errors import RunError
 from equipoise.runtime.files import LOCK, write_json
 from equipoise.training import checkpoint
-from equipoise.workflows.train import train
 
 COMMAND = [sys.executable, "-m", "equipoise", "train"]
 EXTRACTORS = ("extractor0_0.1", "extractor1_0.2")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from equipoise.records.statistics import wilson_interval
+from equipoise.evaluation.statistics import wilson_interval
 from equipoise.report import compare_models, markdown_comparison, rich_comparison
 from equipoise.report.compare import TRADE_OFF, broken_at, mcnemar, paired_interval
 from equipoise.report.table import check_comparable

@@ -1,8 +1,8 @@
 import pytest
 from headline_records import record
 
+from equipoise.evaluation.collapse import above_chance, chance_level, collapse_of
 from equipoise.report import checks_line, markdown_checks, rich_table
-from equipoise.report.collapse import above_chance, chance_level, collapse_of
 from equipoise.report.reliability import can_be_best, unreliable_reasons, warning_of
 from equipoise.report.table import best_model, ranked
 

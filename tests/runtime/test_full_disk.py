@@ -8,9 +8,9 @@ import pytest
 import tiny
 
 from equipoise import load
+from equipoise.api.train import train
 from equipoise.runtime.errors import RunError
 from equipoise.training.metrics import METRICS, metrics_log
-from equipoise.workflows.train import train
 
 
 @pytest.fixture

@@ -66,7 +66,7 @@ class AttackFlags:
     batch_size: Annotated[int, tyro.conf.arg(metavar="N")] = 256
 
     def choices(self) -> dict[str, Any]:
-        """Return the flags that were given, as keyword arguments of ``workflows.attack``."""
+        """Return the flags that were given, as keyword arguments of ``api.attack``."""
         elsewhere = ("out", "png", "dataset", "data", "size", "suite", "epsilons")
         given = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in elsewhere}
         given |= {"epsilons": self.epsilons or None, "suites": self.suite}
@@ -85,9 +85,9 @@ def attack(
             torch.export file.
         options: What to attack, and how.
     """
-    from equipoise.cli.progress import Terminal
-    from equipoise.workflows.attack import attack
-    from equipoise.workflows.datasets import named_source
+    from equipoise.api.attack import attack
+    from equipoise.api.datasets import named_source
+    from equipoise.runtime.progress import Terminal
 
     if options.size is not None and options.dataset is None:
         raise InvalidInput("--size needs --dataset imagefolder; add it, or leave --size out.")

@@ -21,9 +21,9 @@ def demo(
         out: Folder for runs, records and models; finished runs in it are reused.
         seed: Random seed for weights, data order and attacks.
     """
-    from equipoise.cli.progress import Terminal
+    from equipoise.api.demo import demo as run_demo
     from equipoise.report import rich_table
-    from equipoise.workflows.demo import demo as run_demo
+    from equipoise.runtime.progress import Terminal
 
     try:
         with Terminal(console) as terminal:

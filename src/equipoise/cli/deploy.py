@@ -86,11 +86,11 @@ def card(
         model: Run folder or model folder.
         robustbench: Also write an entry for RobustBench's model_info to this JSON file.
     """
-    from equipoise.workflows import model_card
+    from equipoise.api import publish
 
-    print_line(f"card: {model_card.write_card(model)}")
+    print_line(f"card: {publish.write_card(model)}")
     if robustbench is not None:
-        for note in model_card.robustbench(model, robustbench):
+        for note in publish.robustbench(model, robustbench):
             print_line(f"note: {note}")
         print_line(f"RobustBench entry: {robustbench}")
 

@@ -129,8 +129,8 @@ def evaluate(
             torch.export files.
         options: What to attack, and how.
     """
+    from equipoise.api.datasets import named_source
     from equipoise.report.gates import check_strengths, parse_requirement
-    from equipoise.workflows.datasets import named_source
 
     if not models:
         raise InvalidInput("evaluate needs at least one model, got none.")
@@ -192,16 +192,16 @@ def evaluate_and_print(
     """Evaluate models and print one table, the self-checks and the paths of the records.
 
     Args:
-        models: As for ``workflows.evaluate.evaluate``.
+        models: As for ``api.evaluate.evaluate``.
         preferences: Values of lambda for conditional networks; ``None`` is the network's default.
-        settings: Other arguments of ``workflows.evaluate.evaluate``.
+        settings: Other arguments of ``api.evaluate.evaluate``.
 
     Returns:
         The records and their files.
     """
-    from equipoise.cli.progress import Terminal
+    from equipoise.api.evaluate import evaluate
     from equipoise.report import r_free_sentence, rich_checks, rich_columns, rich_table
-    from equipoise.workflows.evaluate import evaluate
+    from equipoise.runtime.progress import Terminal
 
     records, paths = [], []
     with Terminal(console) as terminal:

@@ -47,8 +47,8 @@ def report(
         return
     _print_tables([record for _, record in pairs], suite, per_class=per_class)
     if gallery:
+        from equipoise.api.gallery import write_galleries
         from equipoise.models.io.trust import trusting
-        from equipoise.workflows.gallery import write_galleries
 
         with trusting(*trust):
             write_galleries(pairs, gallery, data)

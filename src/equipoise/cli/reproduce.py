@@ -41,8 +41,8 @@ def reproduce(
             table.add_row(entry.name, entry.paper, entry.title)
         console.print(table)
         return
-    from equipoise.cli.progress import Terminal
     from equipoise.reproduce import reproduce as run_entries
+    from equipoise.runtime.progress import Terminal
 
     try:
         with Terminal(console) as terminal:

@@ -20,9 +20,9 @@ from equipoise.runtime.signals import Interrupted
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-    from equipoise.cli.progress import Terminal
     from equipoise.cli.train_options import Options
     from equipoise.recipes import Recipe
+    from equipoise.runtime.progress import Terminal
 
 
 def train_recipe(name: str, arguments: list[str]) -> None:
@@ -72,6 +72,7 @@ class TrainCommand:
 
 def parse(name: str, arguments: list[str]) -> TrainCommand:
     """Parse the arguments of ``equipoise train NAME``. ``--help`` prints the flags and exits."""
+    from equipoise.api.datasets import with_folder
     from equipoise.cli.train_options import (
         Options,
         describe,
@@ -79,7 +80,6 @@ def parse(name: str, arguments: list[str]) -> TrainCommand:
         print_common_help,
         short_flags,
     )
-    from equipoise.workflows.datasets import with_folder
 
     prog = f"equipoise train {name}"
     early = _recipe_arguments(arguments)
@@ -121,10 +121,10 @@ def _recipe_arguments(arguments: list[str]) -> argparse.Namespace:
 
 def _base_recipe(name: str, early: argparse.Namespace, *, for_help: bool) -> "Recipe":
     """The recipe before its fields are changed by flags."""
+    from equipoise.api.datasets import named_source
+    from equipoise.api.stacking import stacking
+    from equipoise.api.train import find_recipe
     from equipoise.recipes import ImportedNetwork
-    from equipoise.workflows.datasets import named_source
-    from equipoise.workflows.stacking import stacking
-    from equipoise.workflows.train import find_recipe
 
     if name == "afs" and for_help and not early.extractors:
         name = "afs_digits"  # has the same flags, and needs no models
@@ -140,10 +140,10 @@ def _base_recipe(name: str, early: argparse.Namespace, *, for_help: bool) -> "Re
 
 
 def _dry_run(command: TrainCommand) -> None:
-    from equipoise.cli.progress import Terminal
+    from equipoise.api.dry_run import dry_run
     from equipoise.models.io.trust import trusting
     from equipoise.report import rich_costs
-    from equipoise.workflows.dry_run import dry_run
+    from equipoise.runtime.progress import Terminal
 
     with Terminal(console) as terminal, trusting(*command.trust):
         cost = dry_run(command.recipe, reporter=terminal)
@@ -152,9 +152,9 @@ def _dry_run(command: TrainCommand) -> None:
 
 def _train(command: TrainCommand) -> bool:
     """Train, and return whether this process is the first of those that share the work."""
-    from equipoise.cli.progress import Terminal, quiet
+    from equipoise.api.train import train
     from equipoise.runtime.errors import RunError
-    from equipoise.workflows.train import train
+    from equipoise.runtime.progress import Terminal, quiet
 
     began, is_first = time.monotonic(), True
     quiet()

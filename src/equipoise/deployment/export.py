@@ -14,6 +14,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from equipoise.api import publish
+from equipoise.api.datasets import source_of
+from equipoise.api.model_source import LoadedModel, at_preference, find_model
 from equipoise.attacks import PGD
 from equipoise.attacks.goals import margin
 from equipoise.attacks.threat import THREATS
@@ -31,9 +34,6 @@ from equipoise.runtime.environment import commit
 from equipoise.runtime.errors import RunError
 from equipoise.runtime.files import write_bytes
 from equipoise.types import Images, Labels
-from equipoise.workflows import model_card
-from equipoise.workflows.datasets import source_of
-from equipoise.workflows.model_source import LoadedModel, at_preference, find_model
 
 Format = Literal["onnx", "torch-export"]
 SUFFIXES: dict[Format, str] = {"onnx": ".onnx", "torch-export": ".pt2"}
@@ -167,7 +167,7 @@ def export_model(
     fixed = network.preference if isinstance(network, FixedPreference) else None
     shape = image_shape(loaded, size)
     deployed = DeployedModel(network.requires_grad_(False)).eval()
-    card = score_card(loaded.card, model_card.record_at(loaded.folder, fixed)) | {
+    card = score_card(loaded.card, publish.record_at(loaded.folder, fixed)) | {
         "name": name,
         "image_shape": list(shape),
         "outputs": deployed.outputs,

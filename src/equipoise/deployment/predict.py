@@ -14,6 +14,8 @@ from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
+from equipoise.api import publish
+from equipoise.api.model_source import at_preference, find_model
 from equipoise.deployment.export import DeployedModel, image_shape
 from equipoise.deployment.read_image import load_image
 from equipoise.models.conditional_network import FixedPreference
@@ -22,8 +24,6 @@ from equipoise.records.epsilon import format_epsilon
 from equipoise.report.score_card import score_card
 from equipoise.runtime.errors import InvalidInput, RunError
 from equipoise.types import Images
-from equipoise.workflows import model_card
-from equipoise.workflows.model_source import at_preference, find_model
 
 BATCH = 256
 
@@ -262,7 +262,7 @@ def _load(
     assert loaded.folder is not None
     network, _ = at_preference(loaded.network, loaded.name, preference)
     fixed = network.preference if isinstance(network, FixedPreference) else None
-    card = score_card(loaded.card, model_card.record_at(loaded.folder, fixed))
+    card = score_card(loaded.card, publish.record_at(loaded.folder, fixed))
     return DeployedModel(network).eval(), card, image_shape(loaded, size)
 
 

@@ -9,9 +9,9 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from equipoise.evaluation.attack import Kind
+from equipoise.evaluation.statistics import wilson_interval
 from equipoise.evaluation.suites import Suite
 from equipoise.evaluation.verification import Rescoring
-from equipoise.records.statistics import wilson_interval
 
 NEVER = -1
 """Level at which an image was broken that was never broken."""

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from equipoise.records.statistics import wilson_interval
+from equipoise.evaluation.statistics import wilson_interval
 from equipoise.runtime.seeds import derive_seed
 from equipoise.types import Images, Logits
 

@@ -12,7 +12,7 @@ def rich_costs(cost: dict[str, Any]) -> Group:
     """Table of training costs for the terminal, with a column for each stage that was measured.
 
     Args:
-        cost: Result of ``equipoise.workflows.dry_run.dry_run``.
+        cost: Result of ``equipoise.api.dry_run.dry_run``.
 
     Returns:
         A table with a caption, for ``rich.print``.

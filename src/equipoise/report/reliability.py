@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from equipoise.report.collapse import COLLAPSED, above_chance
+from equipoise.evaluation.collapse import COLLAPSED, above_chance
 from equipoise.report.marks import APART, BLACK_BOX, black_box_only, marks_of
 from equipoise.report.record import Record, attack_count
 from equipoise.report.self_checks import open_checks

@@ -8,7 +8,7 @@ from rich.console import Group
 from rich.padding import Padding
 from rich.text import Text
 
-from equipoise.report.collapse import COLLAPSED, collapse_of
+from equipoise.evaluation.collapse import COLLAPSED, collapse_of
 from equipoise.report.record import Record
 from equipoise.runtime.errors import InvalidInput
 

@@ -8,6 +8,9 @@ from itertools import compress
 from pathlib import Path
 from typing import Any
 
+from equipoise.api.datasets import with_folder
+from equipoise.api.evaluation_settings import EvaluationSettings
+from equipoise.api.resume_checks import differences
 from equipoise.evaluation.work_unit import Precision
 from equipoise.methods import AFA, AFS, SingleNetwork
 from equipoise.models.io.model_folder import CONFIG
@@ -20,9 +23,6 @@ from equipoise.runtime.files import PART, read_json, write_json
 from equipoise.runtime.run_folder import RunFolder
 from equipoise.training import is_done
 from equipoise.training.schedule import Schedule
-from equipoise.workflows.datasets import with_folder
-from equipoise.workflows.evaluation_settings import EvaluationSettings
-from equipoise.workflows.resume_checks import differences
 
 SURROGATE = "surrogate_{}"
 """Recipe of the network on which images of the transfer attack are made."""

@@ -20,6 +20,8 @@ from typing import Any
 
 import torch
 
+from equipoise.api.evaluate import evaluate
+from equipoise.api.train import train
 from equipoise.data import DataSet, DataSource
 from equipoise.execution.process_pool import side_by_side
 from equipoise.recipes import to_json
@@ -48,8 +50,6 @@ from equipoise.reproduce.plan import (
 )
 from equipoise.runtime.errors import InvalidInput
 from equipoise.runtime.reporter import NullReporter, Reporter
-from equipoise.workflows.evaluate import evaluate
-from equipoise.workflows.train import train
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,8 +16,8 @@ import pytest
 from headline_records import RECORD
 from real_records import HOSTILE, RESULTS, digits, gallery
 
+from equipoise.evaluation.statistics import wilson_interval
 from equipoise.records.files import iterate_records
-from equipoise.records.statistics import wilson_interval
 from equipoise.report.html.models import models_of, published_beside
 from equipoise.report.html.page import html_report, table_as_csv, write_page
 from equipoise.report.run_files import gallery_path

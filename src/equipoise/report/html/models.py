@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from equipoise.records.statistics import wilson_interval
+from equipoise.evaluation.statistics import wilson_interval
 from equipoise.report.marks import APART, BLACK_BOX, marks_of
 from equipoise.report.papers.published import published_tables
 from equipoise.report.per_class import ClassRow, class_rows

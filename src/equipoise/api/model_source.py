@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from equipoise.api import publish
 from equipoise.models import AdaptiveNetwork, ConditionalNetwork, FeatureStack, load
 from equipoise.models.conditional_network import FixedPreference
 from equipoise.models.io.external import is_external, load_external
@@ -16,7 +17,6 @@ from equipoise.models.io.model_folder import locate, read_config
 from equipoise.models.io.trust import Trusted
 from equipoise.records.redaction import functions_named
 from equipoise.runtime.errors import InvalidInput
-from equipoise.workflows import model_card
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,12 +68,12 @@ def find_model(model: str, logits: str | None = None, trust: Sequence[Trusted] =
     card = document["card"]
     modules = tuple(name.partition(":")[0] for name in functions_named(document["model"]))
     network = load(folder, trust=trust)
-    weights = model_card.weights_sha256(folder)  # now, because the folder may be rewritten later
+    weights = publish.weights_sha256(folder)  # now, because the folder may be rewritten later
     if logits is not None:
         network = LogitsOf(network, logits).eval()
     name = card.get("name", folder.name)
     # Records do not belong in the cache of the hub.
-    home = Path("runs") / name if model.startswith(HUB) else model_card.home_of(folder)
+    home = Path("runs") / name if model.startswith(HUB) else publish.home_of(folder)
     return LoadedModel(
         network=network,
         card=card,
@@ -96,7 +96,7 @@ def loaded_module(network: nn.Module, logits: str | None = None) -> LoadedModel:
         ValueError: If it is in train mode.
 
     Example:
-        >>> from equipoise.workflows.model_source import loaded_module
+        >>> from equipoise.api.model_source import loaded_module
         >>> loaded_module(nn.Flatten().eval()).home.as_posix()
         'runs/Flatten'
     """

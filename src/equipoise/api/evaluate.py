@@ -10,6 +10,23 @@ from typing import Any, Unpack
 import torch
 from torch import nn
 
+from equipoise.api import publish
+from equipoise.api.evaluation_inputs import (
+    EvaluationImages,
+    check_types,
+    load_stand_in,
+    load_surrogates,
+    resolve_data,
+    resolve_evaluation,
+    resolve_model,
+)
+from equipoise.api.evaluation_settings import (
+    EvaluationChoices,
+    EvaluationSettings,
+    split_choices,
+)
+from equipoise.api.fresh_state import known_results, run_from_fresh_state
+from equipoise.api.model_source import LoadedModel
 from equipoise.attacks.threat import THREATS, Threat
 from equipoise.data import DataSet, Split
 from equipoise.evaluation import (
@@ -33,23 +50,6 @@ from equipoise.recipes import Evaluation
 from equipoise.runtime.files import read_json, write_json
 from equipoise.runtime.reporter import NullReporter, Reporter
 from equipoise.runtime.run_folder import RunFolder
-from equipoise.workflows import model_card
-from equipoise.workflows.evaluation_inputs import (
-    EvaluationImages,
-    check_types,
-    load_stand_in,
-    load_surrogates,
-    resolve_data,
-    resolve_evaluation,
-    resolve_model,
-)
-from equipoise.workflows.evaluation_settings import (
-    EvaluationChoices,
-    EvaluationSettings,
-    split_choices,
-)
-from equipoise.workflows.fresh_state import known_results, run_from_fresh_state
-from equipoise.workflows.model_source import LoadedModel
 
 MARKED_IMAGES = 1000
 """Number of images, the first ones, from which the numbers of marks are taken."""
@@ -126,8 +126,8 @@ def _evaluate(
         reporter=reporter or NullReporter(),
     )
     path = write_record(record, loaded, settings)
-    if loaded.folder is not None and model_card.home_of(loaded.folder) == loaded.home:
-        model_card.write_card(loaded.folder)
+    if loaded.folder is not None and publish.home_of(loaded.folder) == loaded.home:
+        publish.write_card(loaded.folder)
     return record, path
 
 

@@ -4,13 +4,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from equipoise.api.datasets import source_of
 from equipoise.data import Augmentation, DataSource
 from equipoise.methods import AFS
 from equipoise.models.io.external import is_external
 from equipoise.models.io.model_folder import locate, read_config
 from equipoise.recipes import RECIPES, Evaluation, Recipe, from_json
 from equipoise.runtime.errors import InvalidInput
-from equipoise.workflows.datasets import source_of
 
 
 def stacking(extractors: Sequence[str]) -> Recipe:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
+from equipoise.api.model_source import LoadedModel
 from equipoise.attacks.threat import Threat
 from equipoise.data import Split
 from equipoise.evaluation import EvaluationCache, EvaluationError
@@ -19,7 +20,6 @@ from equipoise.evaluation.fresh_copy import (
 from equipoise.evaluation.identity import mark_stateful, open_cache
 from equipoise.evaluation.self_check_finding import Finding
 from equipoise.runtime.run_folder import RunFolder
-from equipoise.workflows.model_source import LoadedModel
 
 Record = dict[str, Any]
 

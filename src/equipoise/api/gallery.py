@@ -12,6 +12,8 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor, nn
 
+from equipoise.api.datasets import part_of, source_of
+from equipoise.api.model_source import at_preference, find_model
 from equipoise.attacks import PGD
 from equipoise.attacks.goals import margin
 from equipoise.attacks.threat import THREATS
@@ -24,8 +26,6 @@ from equipoise.report.score_card import preference_in
 from equipoise.runtime.errors import InvalidInput, RunError
 from equipoise.runtime.files import write_json
 from equipoise.runtime.seeds import derive_seed
-from equipoise.workflows.datasets import part_of, source_of
-from equipoise.workflows.model_source import at_preference, find_model
 
 SEARCH = PGD(steps=20, relative_step=0.25, keep="best")
 

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
+from equipoise.api.evaluate import evaluate
+from equipoise.api.evaluation_settings import EvaluationSettings
 from equipoise.recipes import RECIPES, from_json, to_json
 from equipoise.recipes.recipe import Evaluation
 from equipoise.runtime.errors import InvalidInput
 from equipoise.runtime.files import read_json
-from equipoise.workflows.evaluate import evaluate
-from equipoise.workflows.evaluation_settings import EvaluationSettings
 
 RESULTS = Path(__file__).resolve().parents[2] / "results"
 DIGITS = RECIPES["standard_digits"]().evaluation

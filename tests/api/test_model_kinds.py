@@ -9,11 +9,11 @@ import torch
 from tiny import digits
 from torch import nn
 
+from equipoise.api.evaluate import evaluate
 from equipoise.attacks.threat import Linf
 from equipoise.evaluation import measure_profile, suites_for
 from equipoise.evaluation.asked_model import AskedModel
 from equipoise.runtime.errors import InvalidInput
-from equipoise.workflows.evaluate import evaluate
 
 IMAGES = 40
 CHOICES = {"epsilons": (0.0, 0.15), "suites": ("quick",), "steps": 10, "images": IMAGES}

@@ -10,16 +10,16 @@ import torch
 from commands import output, refused, run
 from PIL import Image
 
+from equipoise.api.adversarial_files import StrengthImages
+from equipoise.api.attack import attack
+from equipoise.api.evaluate import evaluate
+from equipoise.api.train import train
 from equipoise.data import DataSet, Digits, Split
 from equipoise.evaluation import verification
 from equipoise.models import save
 from equipoise.recipes import Evaluation
 from equipoise.runtime.errors import InvalidInput, RunError
 from equipoise.runtime.files import read_json
-from equipoise.workflows.adversarial_files import StrengthImages
-from equipoise.workflows.attack import attack
-from equipoise.workflows.evaluate import evaluate
-from equipoise.workflows.train import train
 
 EPSILONS = (0.0, 0.05, 0.15)
 SETTINGS = {"epsilons": EPSILONS, "suites": ("quick",), "steps": 2, "images": 20}
@@ -37,9 +37,7 @@ def trained(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def _few_digits(monkeypatch):
     data = tiny.digits()
-    monkeypatch.setattr(
-        "equipoise.workflows.evaluate.self_checks", lambda *arguments, **settings: []
-    )
+    monkeypatch.setattr("equipoise.api.evaluate.self_checks", lambda *arguments, **settings: [])
     monkeypatch.setattr(Digits, "load", lambda self: data)
 
 
@@ -123,7 +121,7 @@ def test_repeating_the_command_writes_the_same_files_without_attacking(
     trained, tmp_path, monkeypatch
 ):
     out = tmp_path / "out"
-    monkeypatch.setattr("equipoise.workflows.attack.environment", dict)  # it names the commit
+    monkeypatch.setattr("equipoise.api.attack.environment", dict)  # it names the commit
     attack(trained, out, png=True, **SETTINGS)
     before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
     next(out.glob("*.npz")).unlink()

@@ -8,13 +8,13 @@ import tiny
 import torch
 from PIL import Image
 
+from equipoise.api.evaluate import evaluate
+from equipoise.api.gallery import search, spread_out, write_galleries
+from equipoise.api.train import train
 from equipoise.models import load, save
 from equipoise.records.files import iterate_records
 from equipoise.runtime.errors import RunError
 from equipoise.runtime.files import read_json
-from equipoise.workflows.evaluate import evaluate
-from equipoise.workflows.gallery import search, spread_out, write_galleries
-from equipoise.workflows.train import train
 
 
 @pytest.fixture(scope="module")

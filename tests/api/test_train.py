@@ -8,6 +8,11 @@ import tiny
 import torch
 
 from equipoise import load
+from equipoise.api import publish
+from equipoise.api.datasets import with_folder
+from equipoise.api.demo import DEMO, demo
+from equipoise.api.evaluate import evaluate
+from equipoise.api.train import find_recipe, train
 from equipoise.data import Cifar10, DataError, Digits
 from equipoise.evaluation import images_hash, measure_profile
 from equipoise.models import AdaptiveNetwork, save, with_conditioning
@@ -21,11 +26,6 @@ from equipoise.runtime.files import read_json, write_json
 from equipoise.runtime.seeds import derive_seed
 from equipoise.training import checkpoint
 from equipoise.training.validation import Validation
-from equipoise.workflows import model_card
-from equipoise.workflows.datasets import with_folder
-from equipoise.workflows.demo import DEMO, demo
-from equipoise.workflows.evaluate import evaluate
-from equipoise.workflows.train import find_recipe, train
 
 QUICK = Evaluation(epsilons=(0.0, 0.1), suites=("quick",), steps=1, restarts=1, images=8)
 
@@ -33,9 +33,7 @@ QUICK = Evaluation(epsilons=(0.0, 0.1), suites=("quick",), steps=1, restarts=1, 
 @pytest.fixture(autouse=True)
 def _no_self_checks(monkeypatch):
     """They have their own tests and would take most of the time here."""
-    monkeypatch.setattr(
-        "equipoise.workflows.evaluate.self_checks", lambda *arguments, **settings: []
-    )
+    monkeypatch.setattr("equipoise.api.evaluate.self_checks", lambda *arguments, **settings: [])
 
 
 @pytest.fixture(scope="module")
@@ -253,7 +251,7 @@ def test_evaluations_on_other_data_have_their_own_records(trained, tmp_path, dat
     ]
     paths = [evaluate_model(dataset=each)[1] for each in (data, *others)]
     assert len(set(paths)) == 3
-    shown = model_card.record_at(tmp_path / "model")
+    shown = publish.record_at(tmp_path / "model")
     assert shown["images_sha256"] == read_json(paths[0])["images_sha256"]
 
 
@@ -364,8 +362,8 @@ def test_a_data_folder_replaces_that_of_the_data_set(tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_the_demo_trains_and_evaluates_its_recipes_once(tmp_path, monkeypatch):
     small = {name: (lambda name=name: tiny.recipe(name)) for name in DEMO[:2]}
-    monkeypatch.setattr("equipoise.workflows.demo.RECIPES", small)
-    monkeypatch.setattr("equipoise.workflows.demo.DEMO", DEMO[:2])
+    monkeypatch.setattr("equipoise.api.demo.RECIPES", small)
+    monkeypatch.setattr("equipoise.api.demo.DEMO", DEMO[:2])
     reporters: dict[str, tiny.AfterSteps] = {}
 
     def listen(name: str) -> tiny.AfterSteps:
@@ -383,7 +381,7 @@ def test_the_demo_trains_and_evaluates_its_recipes_once(tmp_path, monkeypatch):
 def test_validation_images_are_those_held_out_of_this_training(trained, data, monkeypatch):
     seen = []
     monkeypatch.setattr(
-        "equipoise.workflows.evaluate.measure_profile",
+        "equipoise.api.evaluate.measure_profile",
         lambda model, split, **rest: seen.append(split) or measure_profile(model, split, **rest),
     )
     settings = replace(QUICK, images=None, part="validation")
@@ -437,22 +435,22 @@ def test_training_and_evaluation_update_the_models_card(tmp_path, trained, data)
 def test_a_record_stores_the_weights_hash_and_a_card_the_image_size(tmp_path, trained, data):
     shutil.copytree(trained / "model", tmp_path / "model")
     record, _ = evaluate(tmp_path / "model", evaluation=QUICK, dataset=data)
-    assert record["weights_sha256"] == model_card.weights_sha256(tmp_path / "model")
+    assert record["weights_sha256"] == publish.weights_sha256(tmp_path / "model")
     assert read_config(tmp_path / "model")["card"]["image_shape"] == [1, 8, 8]
 
 
 def test_a_record_stores_the_hash_of_the_evaluated_weights(tmp_path, trained, data, monkeypatch):
     place = tmp_path / "model"
     shutil.copytree(trained / "model", place)
-    evaluated = model_card.weights_sha256(place)
+    evaluated = publish.weights_sha256(place)
 
     def replaced(*arguments, **settings):
         save(tiny.wide_resnet(seed=5), place, read_config(place)["card"])
         return measure_profile(*arguments, **settings)
 
-    monkeypatch.setattr("equipoise.workflows.evaluate.measure_profile", replaced)
+    monkeypatch.setattr("equipoise.api.evaluate.measure_profile", replaced)
     record, _ = evaluate(place, evaluation=QUICK, dataset=data)
-    assert record["weights_sha256"] == evaluated != model_card.weights_sha256(place)
+    assert record["weights_sha256"] == evaluated != publish.weights_sha256(place)
 
 
 def test_records_of_a_hub_model_are_written_outside_the_hub_cache(

@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional
 
 from equipoise.models import PreActResNet, ResNet, WideResNet, load_pretrained, with_branches
-from equipoise.models.backbones.pretrained import LAYOUTS
+from equipoise.models.io.pretrained import LAYOUTS
 from equipoise.runtime.errors import RunError
 
 PLAIN = {"mean": [0.0] * 3, "std": [1.0] * 3}

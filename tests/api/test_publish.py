@@ -4,11 +4,11 @@ from types import SimpleNamespace
 import pytest
 import tiny
 
+from equipoise.api import publish
 from equipoise.models import save, with_conditioning
 from equipoise.models.io.model_folder import ModelFolderError
 from equipoise.runtime.errors import RunError
 from equipoise.runtime.files import read_json, write_bytes, write_json
-from equipoise.workflows import model_card
 
 CARD = {"name": "tiny", "data": "digits", "seed": 0, "evaluation": {"norm": "Linf"}}
 
@@ -29,7 +29,7 @@ def put(folder, name, **changes):
     record = tiny.record(
         changes.pop("model", "tiny"),
         training_seed=0,
-        weights_sha256=model_card.weights_sha256(folder / "model"),
+        weights_sha256=publish.weights_sha256(folder / "model"),
         **changes,
     )
     path = folder / "records" / f"{name}.json"
@@ -38,30 +38,30 @@ def put(folder, name, **changes):
 
 
 def test_a_card_is_made_from_the_records_of_the_model(folder):
-    assert "Not evaluated yet" in model_card.write_card(folder).read_text()
+    assert "Not evaluated yet" in publish.write_card(folder).read_text()
     put(folder, "b")
-    path = model_card.write_card(folder)
+    path = publish.write_card(folder)
     assert path == folder / "model" / "README.md"
     assert "| 0.1 | 50.0 | 10.0 to 90.0 | 2 |" in path.read_text()
 
 
 def test_a_model_folder_outside_a_run_holds_its_own_records(folder, tmp_path):
     (folder / "model").rename(tmp_path / "alone")
-    assert model_card.home_of(tmp_path / "alone") == tmp_path / "alone"
-    assert model_card.records_of(tmp_path / "alone") == []
+    assert publish.home_of(tmp_path / "alone") == tmp_path / "alone"
+    assert publish.records_of(tmp_path / "alone") == []
 
 
 def test_records_of_weights_that_were_replaced_no_longer_count(folder):
     put(folder, "a")
     save(tiny.wide_resnet(seed=1), folder / "model", CARD)
-    assert model_card.records_of(folder / "model") == []
-    assert "Not evaluated yet" in model_card.write_card(folder).read_text()
+    assert publish.records_of(folder / "model") == []
+    assert "Not evaluated yet" in publish.write_card(folder).read_text()
 
 
 def test_the_newest_of_equal_records_is_shown(folder):
     put(folder, "z", seed=1)
     put(folder, "a", seed=2)
-    assert model_card.record_at(folder / "model")["seed"] == 2
+    assert publish.record_at(folder / "model")["seed"] == 2
 
 
 def test_a_record_with_attacks_is_preferred_to_one_of_clean_images(folder):
@@ -79,27 +79,27 @@ def test_a_record_with_attacks_is_preferred_to_one_of_clean_images(folder):
         suites=[suite | outcomes],
         broken_at=[-1] * 3,
     )
-    assert model_card.record_at(folder / "model")["epsilons"][-1] > 0
+    assert publish.record_at(folder / "model")["epsilons"][-1] > 0
 
 
 def test_a_record_on_the_models_own_data_is_preferred(folder):
     put(folder, "a")
     put(folder, "b", data="elsewhere", **THREE)
-    assert model_card.record_at(folder / "model")["data"] == "digits"
+    assert publish.record_at(folder / "model")["data"] == "digits"
 
 
 def test_a_record_with_the_recipes_norm_is_preferred_to_a_fuller_one(folder):
     put(folder, "a", norm="L2", **THREE)
-    assert model_card.record_at(folder / "model")["norm"] == "L2"
+    assert publish.record_at(folder / "model")["norm"] == "L2"
     put(folder, "b")
-    assert model_card.record_at(folder / "model")["norm"] == "Linf"
+    assert publish.record_at(folder / "model")["norm"] == "Linf"
 
 
 def test_a_preference_has_its_own_record(folder):
     put(folder, "a", model="tiny@0.2")
-    assert model_card.record_at(folder / "model", 0.2)["model"] == "tiny@0.2"
-    assert model_card.record_at(folder / "model", 1.0) is None
-    assert model_card.record_at(folder / "model") is None
+    assert publish.record_at(folder / "model", 0.2)["model"] == "tiny@0.2"
+    assert publish.record_at(folder / "model", 1.0) is None
+    assert publish.record_at(folder / "model") is None
 
 
 def test_an_at_sign_in_a_name_is_not_read_as_a_preference(folder):
@@ -107,14 +107,14 @@ def test_an_at_sign_in_a_name_is_not_read_as_a_preference(folder):
     put(folder, "a", model="tiny@home")
     put(folder, "b", model="tiny@home@0.2")
     put(folder, "c", model="tiny")
-    assert len(model_card.records_of(folder / "model")) == 2
-    assert model_card.record_at(folder / "model")["model"] == "tiny@home"
-    assert model_card.record_at(folder / "model", 0.2)["model"] == "tiny@home@0.2"
+    assert len(publish.records_of(folder / "model")) == 2
+    assert publish.record_at(folder / "model")["model"] == "tiny@home"
+    assert publish.record_at(folder / "model", 0.2)["model"] == "tiny@home@0.2"
 
 
 def test_a_robustbench_entry_is_written_from_the_record(folder, tmp_path):
     put(folder, "a")
-    notes = model_card.robustbench(folder, tmp_path / "entry.json")
+    notes = publish.robustbench(folder, tmp_path / "entry.json")
     assert read_json(tmp_path / "entry.json")["reported"] == "50.00"
     assert "RobustBench has no leaderboard for digits." in notes
 
@@ -126,13 +126,13 @@ def test_the_entry_of_a_conditional_model_is_for_its_default_preference(tmp_path
     save(model, tmp_path / "run" / "model", CARD)
     put(tmp_path / "run", "a", model="tiny@0")
     put(tmp_path / "run", "b", model="tiny@0.5", **THREE)
-    model_card.robustbench(tmp_path / "run", tmp_path / "entry.json")
+    publish.robustbench(tmp_path / "run", tmp_path / "entry.json")
     assert "on 3 test images" in read_json(tmp_path / "entry.json")["footnote"]
 
 
 def test_no_entry_is_written_without_a_record(folder, tmp_path):
     with pytest.raises(RunError, match=r"has no record; run: equipoise evaluate"):
-        model_card.robustbench(folder, tmp_path / "entry.json")
+        publish.robustbench(folder, tmp_path / "entry.json")
     assert not (tmp_path / "entry.json").exists()
 
 
@@ -142,7 +142,7 @@ def test_no_entry_is_written_without_a_record(folder, tmp_path):
 )
 def test_a_card_is_written_only_for_local_model_folders(model, message):
     with pytest.raises(ModelFolderError, match=message):
-        model_card.write_card(model)
+        publish.write_card(model)
 
 
 @pytest.fixture
@@ -157,18 +157,18 @@ def upload(monkeypatch):
         received.private = private
         return f"https://hub/{repository}"
 
-    monkeypatch.setattr(model_card, "upload", upload)
+    monkeypatch.setattr(publish, "upload", upload)
     return received
 
 
 def test_a_pushed_folder_loads_with_its_card_and_records(folder, upload, tmp_path):
     put(folder, "a")
-    assert model_card.push(folder, "owner/name", private=True) == "https://hub/owner/name"
+    assert publish.push(folder, "owner/name", private=True) == "https://hub/owner/name"
     assert upload.private is True
     assert set(upload.files) == {"config.json", "model.safetensors", "README.md", "records/a.json"}
     for name, content in upload.files.items():
         write_bytes(tmp_path / "copy" / name, content)
-    assert model_card.record_at(tmp_path / "copy")["images"] == 2
+    assert publish.record_at(tmp_path / "copy")["images"] == 2
     assert "| 0.1 | 50.0 |" in (tmp_path / "copy" / "README.md").read_text()
 
 
@@ -176,7 +176,7 @@ def test_no_absolute_path_is_pushed(folder, upload):
     card = CARD | {"dataset": {"kind": "Cifar10", "folder": "/home/somebody/cifar10"}}
     save(tiny.wide_resnet(), folder / "model", card)
     put(folder, "a", surrogates=["/home/somebody/other"])
-    model_card.push(folder, "owner/name")
+    publish.push(folder, "owner/name")
     assert not any(b"/home" in content for content in upload.files.values())
     assert b'"folder": "cifar10"' in upload.files["config.json"]
 
@@ -184,5 +184,5 @@ def test_no_absolute_path_is_pushed(folder, upload):
 def test_a_folder_that_does_not_load_is_not_pushed(folder, upload):
     (folder / "model" / "model.safetensors").write_bytes(b"")
     with pytest.raises(ModelFolderError, match="is damaged"):
-        model_card.push(folder, "owner/name")
+        publish.push(folder, "owner/name")
     assert not upload.files

@@ -11,12 +11,12 @@ import torch
 from torch import nn
 
 from equipoise import save
+from equipoise.api.dry_run import Passes, Timing, dry_run, stage_costs
 from equipoise.evaluation import robust_accuracy
 from equipoise.methods import AFA, AFS, OAT, Gate, SingleNetwork, TrainingAttack
 from equipoise.objectives import LBGAT, PGDAT, TRADES, Standard
 from equipoise.training.stage import Stage
 from equipoise.training.validation import VALIDATION_BATCH
-from equipoise.workflows.dry_run import Passes, Timing, dry_run, stage_costs
 
 STEPS = 3
 ATTACK = TrainingAttack(steps=STEPS, relative_step=0.5)
@@ -189,7 +189,7 @@ def test_steps_are_spread_over_the_stage():
 
 
 def test_memory_of_larger_batches_is_extrapolated_from_two_measurements():
-    from equipoise.workflows.dry_run import _at
+    from equipoise.api.dry_run import _at
 
     assert _at(128, [(2, 1000), (4, 1200)]) == 1200 + 100 * 124
     assert _at(4, [(2, 1000), (4, 1200)]) == 1200
@@ -204,7 +204,7 @@ def test_validation_has_the_batch_size_that_the_dry_run_assumes():
 
 PEAK = """
 import torch
-from equipoise.workflows.dry_run import Peak
+from equipoise.api.dry_run import Peak
 with Peak(torch.device("cpu")) as before:
     pass
 with Peak(torch.device("cpu")) as peak:

@@ -9,6 +9,8 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
+from equipoise.api.datasets import part_of, source_of
+from equipoise.api.model_source import LoadedModel, at_preference, find_model, loaded_module
 from equipoise.data import DataSet, Split
 from equipoise.evaluation import (
     images_hash,
@@ -17,8 +19,6 @@ from equipoise.models.io.external import load_external
 from equipoise.models.io.trust import Trusted
 from equipoise.recipes import Evaluation, from_json
 from equipoise.runtime.errors import InvalidInput, RunError
-from equipoise.workflows.datasets import part_of, source_of
-from equipoise.workflows.model_source import LoadedModel, at_preference, find_model, loaded_module
 
 
 def check_types(model: Any, dataset: Any) -> None:

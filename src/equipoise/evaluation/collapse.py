@@ -3,7 +3,7 @@
 import math
 from itertools import pairwise
 
-from equipoise.records.statistics import wilson_interval
+from equipoise.evaluation.statistics import wilson_interval
 from equipoise.report.record import Record, attack_count
 
 COLLAPSED = "collapsed"

@@ -176,7 +176,7 @@ def split_choices(choices: EvaluationChoices) -> tuple[dict[str, Any], dict[str,
             positive.
 
     Example:
-        >>> from equipoise.workflows.evaluation_settings import split_choices
+        >>> from equipoise.api.evaluation_settings import split_choices
         >>> split_choices({"epsilons": (0.0, 0.1), "seed": 3, "workers": 2})
         ({'epsilons': (0.0, 0.1)}, {'seed': 3})
     """

@@ -7,6 +7,9 @@ import tiny
 import torch
 
 from equipoise import load, save
+from equipoise.api.evaluate import evaluate
+from equipoise.api.stacking import stacking
+from equipoise.api.train import train
 from equipoise.cli.main import main
 from equipoise.data import Augmentation
 from equipoise.methods import AFS
@@ -17,9 +20,6 @@ from equipoise.models.io.trust import trusting
 from equipoise.recipes import RECIPES, Evaluation, to_json
 from equipoise.runtime.errors import RunError
 from equipoise.runtime.files import write_json
-from equipoise.workflows.evaluate import evaluate
-from equipoise.workflows.stacking import stacking
-from equipoise.workflows.train import train
 
 CARD = {
     "data": "digits",
@@ -165,7 +165,7 @@ def asked(monkeypatch):
     """What the command line asks of ``train``."""
     found = []
     monkeypatch.setattr(
-        "equipoise.workflows.train.train",
+        "equipoise.api.train.train",
         lambda recipe, folder, **rest: found.append((recipe, folder, rest)),
     )
     return found

@@ -8,6 +8,21 @@ from typing import Any, Unpack
 import torch
 from torch import Tensor, nn
 
+from equipoise.api.adversarial_files import AdversarialFolder, StrengthImages
+from equipoise.api.evaluate import run_evaluation
+from equipoise.api.evaluation_inputs import (
+    EvaluationImages,
+    load_surrogates,
+    resolve_data,
+    resolve_evaluation,
+    resolve_model,
+)
+from equipoise.api.evaluation_settings import (
+    EvaluationChoices,
+    EvaluationSettings,
+    split_choices,
+)
+from equipoise.api.model_source import LoadedModel
 from equipoise.attacks.goals import misclassified
 from equipoise.attacks.losses import margin
 from equipoise.attacks.threat import THREATS
@@ -20,21 +35,6 @@ from equipoise.runtime.environment import environment
 from equipoise.runtime.errors import InvalidInput
 from equipoise.runtime.reporter import NullReporter, Reporter
 from equipoise.runtime.seeds import derive_seed
-from equipoise.workflows.adversarial_files import AdversarialFolder, StrengthImages
-from equipoise.workflows.evaluate import run_evaluation
-from equipoise.workflows.evaluation_inputs import (
-    EvaluationImages,
-    load_surrogates,
-    resolve_data,
-    resolve_evaluation,
-    resolve_model,
-)
-from equipoise.workflows.evaluation_settings import (
-    EvaluationChoices,
-    EvaluationSettings,
-    split_choices,
-)
-from equipoise.workflows.model_source import LoadedModel
 
 BATCH = 256
 """Images that are scored at once."""

@@ -1,6 +1,6 @@
 import pytest
 
-from equipoise.records.statistics import wilson_interval
+from equipoise.evaluation.statistics import wilson_interval
 
 
 @pytest.mark.parametrize(

@@ -8,11 +8,11 @@ import pytest
 import tiny
 import torch
 
+from equipoise.api import demo
+from equipoise.api.evaluate import evaluate
+from equipoise.api.evaluation_settings import EvaluationSettings
 from equipoise.data import DataSet
 from equipoise.runtime.files import write_json
-from equipoise.workflows import demo
-from equipoise.workflows.evaluate import evaluate
-from equipoise.workflows.evaluation_settings import EvaluationSettings
 
 HEADER = """
 import torch
@@ -225,7 +225,7 @@ def test_a_stateful_model_has_a_finding_that_says_so(data, tmp_path):
 def test_the_demo_uses_a_record_again_only_of_the_same_weights(tmp_path, monkeypatch):
     recipe, calls = tiny.recipe(), []
     monkeypatch.setattr(demo, "train", lambda *arguments, **settings: None)
-    monkeypatch.setattr(demo.model_card, "weights_sha256", lambda folder: "these weights")
+    monkeypatch.setattr(demo.publish, "weights_sha256", lambda folder: "these weights")
     monkeypatch.setattr(demo, "evaluate", lambda folder, reporter: calls.append(folder) or [{}])
     settings = EvaluationSettings(evaluation=recipe.evaluation).to_json()
     made = tiny.record() | {"weights_sha256": "these weights", "settings": settings}

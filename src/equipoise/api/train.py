@@ -8,6 +8,9 @@ from pathlib import Path
 from lightning_fabric import Fabric
 from torch import nn
 
+from equipoise.api import publish
+from equipoise.api.resume_checks import check_same_data, claimed
+from equipoise.api.stacking import card_of
 from equipoise.data import DataSet
 from equipoise.distributed.ranks import Ranks, launched
 from equipoise.execution.local import check_answer, check_forward, execute, keeps_its_last_epoch
@@ -23,9 +26,6 @@ from equipoise.runtime.files import read_json, write_json
 from equipoise.runtime.reporter import NullReporter, Reporter
 from equipoise.runtime.run_folder import RunFolder
 from equipoise.training.stage import Stage
-from equipoise.workflows import model_card
-from equipoise.workflows.resume_checks import check_same_data, claimed
-from equipoise.workflows.stacking import card_of
 
 
 def find_recipe(name: str) -> Recipe:
@@ -167,7 +167,7 @@ def _save(
             "commit": commit(),
         }
         save(model, folder, card)
-        model_card.write_card(folder)
+        publish.write_card(folder)
 
 
 def _check_networks(
