@@ -14,7 +14,7 @@ from equipoise import load, save
 from equipoise.api.evaluate import evaluate
 from equipoise.api.train import train
 from equipoise.data import DataSet, Split
-from equipoise.methods import AFA, AFS, OAT
+from equipoise.methods import AFA, AFS, OAT, Gate
 from equipoise.models import (
     AdaptiveNetwork,
     BranchedNetwork,
@@ -109,6 +109,27 @@ def test_afa_trains_a_network_with_batch_norms(name, photographs, tmp_path):
     assert isinstance(model, AdaptiveNetwork)
     assert any(type(m).__module__.startswith("transformers.") for m in model.modules())
     check_saved(model, photographs, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "layer"),
+    [
+        ("resnet", "resnet.encoder.stages.0"),
+        ("regnet", "regnet.embedder"),
+        ("mobilenet", "mobilenet_v2.layer.3"),
+    ],
+)
+def test_a_generator_reads_any_layer_of_any_network(name, layer, photographs, tmp_path):
+    method = replace(AFA_METHOD, gate=Gate(placement="layer", layer=layer))
+    shape = network(name, logits="logits")
+    model = one_step_of_each_stage(method, shape, photographs)
+    assert model.layer.layer == f"network.{layer}"
+    check_saved(model, photographs, tmp_path)
+    images = photographs.test.batch(slice(None))[0]
+    assert bool((model.logits_and_weight(images)[1] > 0).all())
+    wrong = replace(AFA_METHOD, gate=Gate(placement="layer", layer=f"{layer}s"))
+    with pytest.raises(ValueError, match=f"got '{layer}s'.*Near names: .*{layer}"):
+        one_step_of_each_stage(wrong, shape, photographs)
 
 
 @pytest.mark.parametrize("name", [*WITH_NORMS, *WITHOUT])

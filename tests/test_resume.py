@@ -18,7 +18,7 @@ import tiny
 from equipoise.api.evaluate import evaluate
 from equipoise.api.train import train
 from equipoise.cli.main import main
-from equipoise.recipes import to_json
+from equipoise.recipes import RECIPES, to_json
 from equipoise.recipes.recipe import Recipe
 from equipoise.runtime.files import read_json, write_json
 from equipoise.runtime.progress import Terminal
@@ -145,6 +145,20 @@ def resumes_alike(tmp_path, monkeypatch, data):
 @pytest.mark.parametrize("call", [6, 11])
 def test_other_methods_resume_bit_identical(resumes_alike, name, call):
     resumes_alike(tiny.recipe(name), call)
+
+
+@pytest.mark.parametrize("call", [13, 16, 18])
+def test_a_generator_at_a_layer_resumes_bit_identical(tmp_path, monkeypatch, data, call):
+    method = replace(small().method, gate=RECIPES["afa_digits_layer"]().method.gate)
+    recipe = replace(small(), method=method)
+    train(recipe, tmp_path / "whole", dataset=data)
+    killed_at(monkeypatch, os, "replace", call)
+    with pytest.raises(Killed):
+        train(recipe, tmp_path / "cut", dataset=data)
+    monkeypatch.undo()
+    assert (tmp_path / "cut" / "stages" / "branches" / "done.json").exists()  # killed in stage II
+    train(recipe, tmp_path / "cut", dataset=data, resume=True)
+    assert weights(tmp_path / "cut") == weights(tmp_path / "whole")
 
 
 @pytest.mark.parametrize("call", [5, 6])

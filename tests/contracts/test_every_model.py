@@ -10,6 +10,7 @@ from equipoise.attacks import PGD
 from equipoise.attacks.goals import cross_entropy
 from equipoise.attacks.threat import Linf
 from equipoise.models import (
+    AtLayer,
     FeatureStack,
     FusedBatchNorm2d,
     PreActResNet,
@@ -66,6 +67,11 @@ MODELS = {
     "adaptive_input": partial(adaptive, "input"),
     "adaptive_stem": partial(adaptive, "stem"),
     "adaptive_per_norm": partial(adaptive, "per_norm"),
+    "adaptive_layer": partial(adaptive, AtLayer(layer="stages.0")),
+    "adaptive_layer_clean": partial(adaptive, AtLayer(layer="stages.1.0", before="clean")),
+    "adaptive_preact_resnet_layer": lambda: fuse_branches(
+        with_branches(preact_resnet(), 2), placement=AtLayer(layer="stages.1"), hidden=4
+    ),
     "conditional": lambda: with_conditioning(wide_resnet(), size=8),
     "stack": lambda: FeatureStack([wide_resnet(), wide_resnet("silu")], classes=3),
     "stack_of_resnets": lambda: FeatureStack([resnet(50), preact_resnet()], classes=3),

@@ -11,7 +11,13 @@ from equipoise.data import Split
 from equipoise.evaluation import Profile
 from equipoise.evaluation.free_gate import _Gates, free_gate
 from equipoise.evaluation.verification import Rescoring
-from equipoise.models import AdaptiveNetwork, fuse_branches, with_branches
+from equipoise.models import (
+    AdaptiveNetwork,
+    AtLayer,
+    FusedBatchNorm2d,
+    fuse_branches,
+    with_branches,
+)
 from equipoise.report import r_free_sentence
 from equipoise.runtime.errors import InvalidInput
 
@@ -19,7 +25,9 @@ CEILING = 0.4
 EPSILONS = (0.0, 0.05, 0.1)
 
 
-def two_branches(placement: str = "input", each: str = "image", sites: int = 1) -> AdaptiveNetwork:
+def two_branches(
+    placement: str | AtLayer = "input", each: str = "image", sites: int = 1
+) -> AdaptiveNetwork:
     """A linear network with one feature a pixel; only the norms' two branches differ."""
     torch.manual_seed(3)
     layers: list[nn.Module] = []
@@ -121,6 +129,8 @@ def test_the_same_seed_gives_the_same_result_and_leaves_the_network_alone():
         ("input", "image", 1),
         ("stem", "image", 1),
         ("per_norm", "image", 3),
+        (AtLayer(layer="3"), "image", 1),
+        (AtLayer(layer="3", before="clean"), "image", 1),
         ("input", "channel", 6),
     ],
 )
@@ -133,6 +143,16 @@ def test_equal_weights_for_all_gates_are_one_fixed_weight(placement, each, count
         given = gates.logits(images, torch.full((5, count), weight))
         torch.testing.assert_close(given, model(images, weight=weight))
     assert model.state.weight is None
+
+
+def test_norms_before_the_layer_are_not_the_attackers():
+    model = two_branches(AtLayer(layer="3"), sites=3)
+    images = torch.rand(2, 1, 4, 4)
+    seen = []
+    for norm in (m for m in model.modules() if isinstance(m, FusedBatchNorm2d)):
+        norm.register_forward_hook(lambda norm, given, out: seen.append(given[1].flatten()))
+    _Gates.of(model).logits(images, torch.full((2, 1), 0.3))
+    assert [weight.tolist() for weight in seen] == [pytest.approx([0.3, 0.3])] * 2  # of three
 
 
 def test_each_of_several_gates_is_chosen_by_itself():

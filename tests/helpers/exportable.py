@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from equipoise.models import (
+    AtLayer,
     FeatureStack,
     ResNet,
     WideResNet,
@@ -22,7 +23,7 @@ def disturbed(model: nn.Module) -> nn.Module:
     return tiny.drawn_norms(model, torch.Generator().manual_seed(0), statistics=True).eval()
 
 
-def adaptive(placement: str = "input", **settings) -> nn.Module:
+def adaptive(placement: str | AtLayer = "input", **settings) -> nn.Module:
     """AFA; with one generator and weight, W0 is spread over [0, 1]."""
     branched = disturbed(with_branches(tiny.wide_resnet(), 2))
     torch.manual_seed(1)
@@ -59,6 +60,8 @@ MODELS = {
     "afa": adaptive,
     "afa, stem": lambda: adaptive("stem"),
     "afa, per norm": lambda: adaptive("per_norm", ceiling=0.5),
+    "afa, layer": lambda: adaptive(AtLayer(layer="stages.0")),
+    "afa, layer, clean before": lambda: adaptive(AtLayer(layer="stages.1", before="clean")),
     "afa, per channel": lambda: adaptive(each="channel"),
     "afs": stack,
     "oat": conditional,

@@ -98,11 +98,13 @@ EXTRACTORS = {
     "extractor1_0.1": tiny.wide_resnet(seed=2).eval(),
 }
 GUIDED_GATE = Gate(pairs=True, lead=0.5, detection=1.0)
+LAYER_GATE = Gate(placement="layer", layer="stages.0")
 Case = tuple[Callable[[], Stage], Mapping[str, nn.Module], TrainingConfig]
 CASES: dict[str, Case] = {
     "pgd_at": (lambda: single(PGDAT()), {}, LOOP),
     "branches": (lambda: afa()[0], {}, LOOP),
     "gate": (lambda: afa(GUIDED_GATE)[1], {"branches": branched()}, LOOP),
+    "gate_layer": (lambda: afa(LAYER_GATE)[1], {"branches": branched()}, LOOP),
     "merger": (lambda: merger(False), EXTRACTORS, LOOP),
     "merger_split": (lambda: merger(True), EXTRACTORS, LOOP),
     "oat": (oat, {}, LOOP),

@@ -21,12 +21,19 @@ from equipoise.attacks import losses
 from equipoise.distributed.shared_generator import SharedGenerator
 from equipoise.methods import AFA, Gate, afa
 from equipoise.methods.afa import BranchTask, GateTask
-from equipoise.models import fuse_branches, with_branches
+from equipoise.models import AtLayer, fuse_branches, with_branches
 from equipoise.models.afa.weight_generator import WeightGenerator
 from equipoise.objectives import AVM, FAT, IAT, MART, PGDAT, TLA, TRADES, Standard
 from equipoise.training.metrics import METRICS
 
 STRENGTHS = (0.0, 0.05, 0.2)
+EVERY_PLACEMENT = (
+    {"placement": "input"},
+    {"placement": "stem"},
+    {"placement": "layer", "layer": "stages.0"},
+    {"placement": "layer", "layer": "stages.1.0", "before": "clean"},
+    {"placement": "per_norm"},
+)
 
 
 def method(**settings) -> AFA:
@@ -46,11 +53,10 @@ def branched(classes: int = 10) -> nn.Module:
 
 
 def gate_task(classes: int = 10, **settings) -> GateTask:
-    placement = settings.pop("placement", "input")
     network = branched(classes)
     torch.manual_seed(2)
-    gate = Gate(placement=placement, **settings)
-    return GateTask(fuse_branches(network, placement=placement), method(gate=gate))
+    gate = Gate(**settings)
+    return GateTask(fuse_branches(network, placement=gate.reads), method(gate=gate))
 
 
 def step(task: nn.Module, seed: int = 0, progress: float = 0.0) -> dict[str, torch.Tensor]:
@@ -355,8 +361,9 @@ def test_validation_of_stage_one_uses_the_branch_of_the_strength():
         assert torch.equal(task.predictor(epsilon)(images), expected)
 
 
-def test_stage_two_trains_the_generator_and_nothing_else(tmp_path):
-    whole = method(gate=Gate())
+@pytest.mark.parametrize("placement", EVERY_PLACEMENT[:3], ids=str)
+def test_stage_two_trains_the_generator_and_nothing_else(placement, tmp_path):
+    whole = method(gate=Gate(**placement))
     _, gate = whole.stages(partial(wide_resnet, 2))
     task = gate.build({"branches": branched(classes=2)})
     before = weights(task)
@@ -368,9 +375,9 @@ def test_stage_two_trains_the_generator_and_nothing_else(tmp_path):
     assert {name for name in generator if name.endswith("weight")} <= moved
 
 
-@pytest.mark.parametrize("placement", ["input", "stem", "per_norm"])
-def test_only_the_generator_gets_gradients(placement):
-    task = gate_task(placement=placement).train()
+@pytest.mark.parametrize("gate", EVERY_PLACEMENT, ids=str)
+def test_only_the_generator_gets_gradients(gate):
+    task = gate_task(**gate).train()
     step(task)["loss"].backward()
     inside = {id(p) for p in task.network.generator_parameters()}
     assert inside
@@ -379,8 +386,9 @@ def test_only_the_generator_gets_gradients(placement):
         assert parameter.requires_grad == (id(parameter) in inside)
 
 
-def test_stage_twos_attack_goes_through_the_generator(attacks):
-    task = gate_task()
+@pytest.mark.parametrize("placement", EVERY_PLACEMENT[:3], ids=str)
+def test_stage_twos_attack_goes_through_the_generator(placement, attacks):
+    task = gate_task(**placement)
     step(task)
     images, labels = images_and_labels()
     task.eval()
@@ -521,6 +529,33 @@ def test_the_gates_ceiling_bounds_the_weight():
         network.generator.linears[-1].bias.fill_(50)
         weight = network.logits_and_weight(images_and_labels()[0])[1]
     assert weight.tolist() == pytest.approx([0.6] * 8)
+
+
+def test_the_gates_layer_is_the_generators():
+    gate = Gate(placement="layer", layer="stages.1", before="clean", hidden=4)
+    assert gate.reads == AtLayer(layer="stages.1", before="clean")
+    stages = method(gate=gate).stages(wide_resnet)
+    network = stages[1].build({"branches": branched()}).outcome()
+    assert network.layer == AtLayer(layer="stages.1", before="clean", channels=32)
+
+
+def test_a_wrong_layer_is_refused_before_stage_one():
+    stages = method(gate=Gate(placement="layer", layer="stages.7")).stages(wide_resnet)
+    with pytest.raises(ValueError, match=r"got 'stages.7'. Near names: stages.*stages"):
+        stages[0].build({})
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"placement": "layer"}, r"layer must name a layer if placement is 'layer' .* layer None"),
+        ({"layer": "stages.0"}, r"None otherwise, got placement 'input' and layer 'stages.0'"),
+        ({"placement": "layer", "layer": "conv", "each": "channel"}, "each must be 'image' if"),
+    ],
+)
+def test_a_gate_with_a_layer_that_it_cannot_use_is_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        Gate(**settings)
 
 
 def test_one_step_is_the_same_with_the_same_generator():

@@ -5,7 +5,9 @@ import torch
 
 from equipoise.attacks.threat import Linf
 from equipoise.data import SVHN, Cifar10, Cifar100, DataSet, Split, TinyImageNet
-from equipoise.models import count_parameters
+from equipoise.methods import Gate
+from equipoise.models import count_parameters, with_branches
+from equipoise.models.afa.layer_placement import traced
 from equipoise.objectives import FAT, PGDAT, TRADES, Standard
 from equipoise.objectives.fat import AUTHORS_RAISES
 from equipoise.recipes import GROUPS, RECIPES
@@ -103,6 +105,25 @@ def test_afas_tables_have_all_rows(group, data, objectives):
     assert rows == [*(f"{row}_{data}_paper" for row in expected), f"afa_{data}_paper_led"]
     assert all(RECIPES[row]().method.strengths == FIVE for row in rows if row.startswith("afa"))
     assert {RECIPES[row]().dataset for row in rows} == {SOURCES[data]()}
+
+
+def test_the_generator_of_every_plain_row_reads_the_first_convolution():
+    readings = {
+        make.__name__ for make in GROUPS["AFA, Table 1, CIFAR-10: other readings of Sec. 4.3"]
+    }
+    assert readings == {"afa_cifar10_paper_layer", "afa_cifar10_paper_per_norm"}
+    plain = [recipe for recipe in AFA if recipe.name not in readings and "led" not in recipe.name]
+    gates = [recipe.method.gate for recipe in plain if hasattr(recipe.method, "gate")]
+    assert len(gates) == 4 + 4 + 3 + 3  # the tables' rows and the numbers of branches
+    assert set(gates) == {Gate(placement="stem")}
+
+
+def test_the_layer_of_another_reading_is_one_of_the_network():
+    recipe = RECIPES["afa_cifar10_paper_layer"]()
+    make = recipe.network.maker(like(recipe))
+    with torch.device("meta"):
+        found = traced(with_branches(make(), 2), recipe.method.gate.reads)
+    assert (found.layer, found.before, found.channels) == ("stages.0", "robust", 160)
 
 
 def test_table_5_of_afs_is_on_cifar_100():

@@ -23,7 +23,7 @@ from equipoise.attacks.threat import THREATS
 from equipoise.data import DataError
 from equipoise.evaluation.cache import images_hash
 from equipoise.models import AdaptiveNetwork
-from equipoise.models.afa.adaptive_network import first_convolution
+from equipoise.models.afa.layer_placement import first_convolution
 from equipoise.models.attack_mode.context import attack_mode
 from equipoise.models.conditional_network import FixedPreference
 from equipoise.models.io.exported import CARD_FILE, CARD_KEY

@@ -17,6 +17,7 @@ from equipoise.methods.training_attack import TrainingAttack
 from equipoise.models import AdaptiveNetwork, BranchedNetwork, fuse_branches, with_branches
 from equipoise.models.afa.adaptive_network import Placement, WeightGranularity
 from equipoise.models.afa.branches import Separate, model_soup
+from equipoise.models.afa.layer_placement import AtLayer, FixedBranch, traced
 from equipoise.objectives import AnyObjective, single_network_objective
 from equipoise.records.epsilon import Epsilons
 from equipoise.runtime.errors import InvalidInput
@@ -29,12 +30,16 @@ from equipoise.types import Images, Labels, Predict
 class Gate:
     """Settings of the weight generator and of stage II, which trains it.
 
-    The defaults are the paper's plain stage II: one strength drawn for each image, the
-    classification loss alone, and a white-box attack through the generator.
+    The defaults train as the paper's plain stage II does: one strength drawn for each image, the
+    classification loss alone, and a white-box attack through the generator. The default placement
+    is not the paper's: it reads the pixels, where the paper reads "an intermediate layer".
 
     Args:
-        placement: What the generator reads: ``"input"``, ``"stem"`` or ``"per_norm"``, as in
-            ``AdaptiveNetwork``.
+        placement: What the generator reads: ``"input"``, ``"stem"``, ``"layer"`` or ``"per_norm"``,
+            as in ``AdaptiveNetwork``.
+        layer: With ``placement="layer"``, the layer's name as in ``named_modules()``.
+        before: With ``placement="layer"``, the branch of the norms that run before the layer ends:
+            ``"robust"`` or ``"clean"``.
         hidden: Channels inside the generator, 1 or more.
         each: One fusing weight for each ``"image"``, or for each ``"channel"`` of each norm.
         ceiling: Largest W0, in (0, 1]. It bounds what an attack on the generator can gain.
@@ -47,11 +52,12 @@ class Gate:
             highest strength, and linear in between.
 
     Raises:
-        ValueError: If a number is out of range.
+        ValueError: If a number is out of range, or a layer is missing or not used.
 
     Source:
-        AFA Sec. 4.3, stage 2. Deviations: every setting that is off by default
-        (docs/decisions/006-guided-gate.md, 007-ceiling-of-the-fusing-weight.md).
+        AFA Sec. 4.3, stage 2. Deviations: the default placement
+        (docs/decisions/034-the-layer-that-the-generator-reads.md), and every setting that is off by
+        default (006-guided-gate.md, 007-ceiling-of-the-fusing-weight.md).
 
     Example:
         >>> Gate(ceiling=0.1, pairs=True, lead=0.5, detection=1.0).placement
@@ -63,6 +69,8 @@ class Gate:
     """
 
     placement: Placement = "input"
+    layer: str | None = None
+    before: FixedBranch = "robust"
     hidden: int = 16
     each: WeightGranularity = "image"
     ceiling: float = 1.0
@@ -79,6 +87,20 @@ class Gate:
             raise InvalidInput(f"detection must be 0 or more, got {self.detection}.")
         if self.hidden < 1:
             raise InvalidInput(f"hidden must be 1 channel or more, got {self.hidden}.")
+        if (self.placement == "layer") != (self.layer is not None):
+            raise InvalidInput(
+                "layer must name a layer if placement is 'layer' and be None otherwise, got "
+                f"placement {self.placement!r} and layer {self.layer!r}."
+            )
+        if self.placement == "layer" and self.each != "image":
+            raise InvalidInput(f"each must be 'image' if placement is 'layer', got {self.each!r}.")
+
+    @property
+    def reads(self) -> Placement | AtLayer:
+        """The placement as ``fuse_branches`` takes it."""
+        if self.layer is None:
+            return self.placement
+        return AtLayer(layer=self.layer, before=self.before)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,6 +192,8 @@ class AFA:
 
         def build_branches(needed: Mapping[str, nn.Module]) -> "BranchTask":
             network = with_branches(make_network(), len(self.strengths), self.separate)
+            if isinstance(self.gate.reads, AtLayer) and self.soup is None:
+                traced(network, self.gate.reads)  # refuses a wrong layer before hours of stage I
             return BranchTask(network, self)
 
         def build_gate(needed: Mapping[str, nn.Module]) -> "GateTask":
@@ -177,7 +201,7 @@ class AFA:
             assert isinstance(branched, BranchedNetwork)
             adaptive = fuse_branches(
                 branched,
-                placement=self.gate.placement,
+                placement=self.gate.reads,
                 hidden=self.gate.hidden,
                 each=self.gate.each,
                 ceiling=self.gate.ceiling,

@@ -3,6 +3,7 @@
 from equipoise.models.afa.adaptive_network import AdaptiveNetwork, fuse_branches
 from equipoise.models.afa.branches import BranchedNetwork, MultiBatchNorm2d, with_branches
 from equipoise.models.afa.fused_batch_norm import FusedBatchNorm2d
+from equipoise.models.afa.layer_placement import AtLayer
 from equipoise.models.afa.weight_generator import WeightGenerator
 from equipoise.models.backbones.common import Normalise
 from equipoise.models.backbones.preact_resnet import PreActResNet
@@ -17,6 +18,7 @@ from equipoise.models.io.pretrained import load_pretrained
 
 __all__ = [
     "AdaptiveNetwork",
+    "AtLayer",
     "BranchedNetwork",
     "ConditionalNetwork",
     "FeatureExtractor",

@@ -35,6 +35,7 @@ GROUPS: dict[str, tuple[MakeRecipe, ...]] = {
     "AFA, Figure 1": afa_paper.FIGURE_1,
     "AFA, Table 1, SVHN": afa_paper.TABLE_1_SVHN,
     "AFA, Table 1, CIFAR-10": afa_paper.TABLE_1_CIFAR10,
+    "AFA, Table 1, CIFAR-10: other readings of Sec. 4.3": afa_paper.READINGS,
     "AFA, Table 2": afa_paper.TABLE_2,
     "AFA, Table 3": afa_paper.TABLE_3,
     "AFA, Table 4": afa_paper.TABLE_4,

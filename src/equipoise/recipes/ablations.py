@@ -132,6 +132,19 @@ DIGITS: tuple[MakeRecipe, ...] = (
         placement="stem",
     ),
     _gate(
+        "afa_digits_layer",
+        "AFA whose generator reads the end of the first stage, robust branch before it.",
+        placement="layer",
+        layer="stages.0",
+    ),
+    _gate(
+        "afa_digits_layer_clean",
+        "AFA whose generator reads the end of the first stage, clean branch before it.",
+        placement="layer",
+        layer="stages.0",
+        before="clean",
+    ),
+    _gate(
         "afa_digits_per_norm",
         "AFA with a small generator in front of each pair of norms.",
         placement="per_norm",
@@ -191,6 +204,12 @@ SERIES: tuple[MakeRecipe, ...] = (
             mask=mask,
         )
         for mask in ("111", "101", "011", "001")
+    ),
+    variant(
+        "afa_cifar10_compact_layer",
+        "AFA whose generator reads the end of the first stage, robust branch before it.",
+        cifar10.afa_cifar10_compact,
+        gate=replace(cifar10.GUIDED_GATE, placement="layer", layer="stages.0"),
     ),
     _afa_k((0.0, 8 / 255)),
     _afa_k(cifar10.STRENGTHS),

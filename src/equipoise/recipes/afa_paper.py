@@ -4,6 +4,11 @@ Settings that the paper does not give are ours and equal in all rows: batches of
 5e-4, ten attack steps of epsilon / 4 in training (epsilon / 8 on SVHN, also for OAT, whose authors
 take seven), crops, and flips except on SVHN.
 
+The weight generator reads the end of the first convolution, before which no norm runs: our reading
+of "the end of an intermediate layer". Rows with the other readings are ``READINGS``
+(docs/decisions/034-the-layer-that-the-generator-reads.md). The rows named ``_led`` have our guided
+gate instead, whose generator reads the pixels.
+
 Decays "at the 75th and the 90th epoch" and "at the 10th" are read as in ``recipes.afs_paper``:
 epochs count from 1, and the one named is the first at the lower rate.
 """
@@ -27,6 +32,9 @@ OBJECTIVES: dict[str, tuple[str, AnyObjective]] = {
     "iat": ("IAT", IAT()),
     "mart": ("MART", MART(beta=6.0)),  # the authors' for wide ResNets
 }
+
+PLAIN_GATE = Gate(placement="stem")
+"""The paper's stage II, Sec. 4.3; the placement is a reading: docs/decisions/034."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +86,7 @@ class Setting:
         """Make a row of AFA with the paper's plain stage II or a guided gate."""
         rate = self.learning_rate / 10
         second = Schedule(epochs=20, learning_rate=rate, decay_epochs=(9,))
-        if gate != Gate():  # with SGD a guided generator stays at chance: docs/decisions/008
+        if gate.pairs:  # with SGD a guided generator stays at chance: docs/decisions/008
             second = replace(second, optimiser="adamw", learning_rate=3e-3, shape="one_cycle")
         method = AFA(
             objective=objective,
@@ -103,7 +111,7 @@ class Setting:
                     f"{label} + ours: AFA, K = 5, plain stage II.",
                     objective,
                     STRENGTHS,
-                    Gate(),
+                    PLAIN_GATE,
                 ),
             ]
         summary = "AFA over PGD-AT, K = 5, with a guided gate."
@@ -195,7 +203,7 @@ TABLE_4 = tuple(
         f"AFA over PGD-AT, K = {len(strengths)}, plain stage II.",
         PGDAT(),
         strengths,
-        Gate(),
+        PLAIN_GATE,
     )
     for strengths in (
         (0.0, 8 / 255),
@@ -204,3 +212,20 @@ TABLE_4 = tuple(
     )
 )
 """``afa_cifar10_paper_k2``, ``_k3`` and ``_k9``; K = 5 is ``afa_cifar10_paper``."""
+
+READINGS = tuple(
+    ON_CIFAR10.afa(f"afa_cifar10_paper_{name}", summary, PGDAT(), STRENGTHS, gate)
+    for name, summary, gate in (
+        (
+            "layer",
+            "AFA, K = 5, whose generator reads the end of the first stage, robust branch before.",
+            Gate(placement="layer", layer="stages.0"),
+        ),
+        (
+            "per_norm",
+            "AFA, K = 5, with a generator in front of each pair of norms.",
+            Gate(placement="per_norm"),
+        ),
+    )
+)
+"""``afa_cifar10_paper_layer`` and ``_per_norm``: other readings of where the generator is."""

@@ -49,7 +49,7 @@ def afa_cifar10_compact() -> Recipe:
 
 
 def afa_cifar10_compact_plain() -> Recipe:
-    """AFA over PGD-AT, K = 3, with the paper's plain stage II."""
+    """AFA over PGD-AT, K = 3, with a plain stage II; its generator reads pixels."""
     schedule = replace(SCHEDULE, epochs=1, learning_rate=0.02)
     return _recipe("afa_cifar10_compact_plain", _afa(Gate(), schedule))
 

@@ -44,7 +44,7 @@ def afa_digits() -> Recipe:
 
 
 def afa_digits_plain() -> Recipe:
-    """AFA over PGD-AT on digits with the paper's plain stage II."""
+    """AFA over PGD-AT on digits with a plain stage II; its generator reads pixels."""
     return _recipe("afa_digits_plain", _afa(Gate()))
 
 

@@ -8,7 +8,7 @@ from tiny import images_and_labels, together, wide_resnet
 from torch import nn
 
 from equipoise.models import FusedBatchNorm2d, MultiBatchNorm2d, fuse_branches, with_branches
-from equipoise.models.afa.adaptive_network import first_convolution
+from equipoise.models.afa.layer_placement import first_convolution
 
 PLACEMENTS = ["input", "stem", "per_norm"]
 every_placement = pytest.mark.parametrize("placement", PLACEMENTS)

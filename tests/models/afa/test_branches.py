@@ -7,8 +7,8 @@ from tiny import together
 from torch import nn
 
 from equipoise.models import BranchedNetwork, MultiBatchNorm2d, WideResNet, with_branches
-from equipoise.models.afa.adaptive_network import first_convolution
 from equipoise.models.afa.branches import model_soup
+from equipoise.models.afa.layer_placement import first_convolution
 
 
 def norms(model):

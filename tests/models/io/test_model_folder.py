@@ -6,7 +6,15 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from equipoise.models import FeatureStack, WideResNet, fuse_branches, load, save, with_branches
+from equipoise.models import (
+    AtLayer,
+    FeatureStack,
+    WideResNet,
+    fuse_branches,
+    load,
+    save,
+    with_branches,
+)
 from equipoise.models.io.model_folder import KINDS, ModelFolderError, read_config
 
 
@@ -89,6 +97,38 @@ def test_an_adaptive_network_keeps_its_generator(each, network, tmp_path, images
     save(model.eval(), tmp_path)
     expected = model.logits_and_weight(images)
     torch.testing.assert_close(load(tmp_path).logits_and_weight(images), expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("before", ["robust", "clean"])
+def test_an_adaptive_network_keeps_the_layer_that_it_reads(before, network, tmp_path, images):
+    placement = AtLayer(layer="stages.0", before=before)
+    model = fuse_branches(with_branches(network, 2), placement=placement, hidden=4)
+    model.train()(images)
+    save(model.eval(), tmp_path)
+    loaded, expected = load(tmp_path), model.logits_and_weight(images)
+    assert loaded.layer == model.layer
+    torch.testing.assert_close(loaded.logits_and_weight(images), expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"layer": "stages.9"}, "layer must name a layer of WideResNet .* got 'stages.9'"),
+        ({"layer": 3}, "layer must be the name of a layer, got 3"),
+        ({"before": "both"}, "before must be one of"),
+        ({"channels": -1}, "channels must be 1 or more, got -1"),
+        ({"channels": None}, "channels"),
+        ({"channels": 17}, "generator.blocks.0.weight has shape"),
+        ({"placement": "stem"}, "unexpected keyword argument"),
+    ],
+)
+@pytest.mark.usefixtures("no_shape_checks")
+def test_a_folder_with_a_layer_that_cannot_be_read_is_refused(changes, message, network, tmp_path):
+    model = fuse_branches(with_branches(network, 2), placement=AtLayer(layer="stages.0"))
+    save(model, tmp_path)
+    rewrite_config(tmp_path, lambda config: config["model"].update(changes))
+    with pytest.raises(ModelFolderError, match=message):
+        load(tmp_path)
 
 
 def test_folders_from_before_a_setting_existed_load(network, tmp_path, images):

@@ -77,6 +77,13 @@ class FusedBatchNorm2d(nn.Module):
         shift = self.shift[1] + share * (self.shift[0] - self.shift[1])
         return _affine(features, scale, shift)
 
+    def through(
+        self, features: Float[Tensor, "batch channel height width"], row: int
+    ) -> Float[Tensor, "batch channel height width"]:
+        """Normalise through one norm of the pair: 0 is the first, 1 the second."""
+        rows = (part[row].expand(features.shape[0], -1) for part in (self.scale, self.shift))
+        return _affine(features, *rows)
+
 
 def _affine(features: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     """Compute ``features * scale + shift``, one row of factors for each image.

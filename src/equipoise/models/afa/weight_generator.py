@@ -56,4 +56,5 @@ class WeightGenerator(nn.Module):
     ) -> Float[Tensor, "batch *outputs"]:
         """Return W0 before the sigmoid, which attacks maximise because it does not saturate."""
         pooled = self.blocks(features).mean(dim=(2, 3))
-        return self.linears(pooled).squeeze(1).float()
+        gate: Tensor = self.linears(pooled).squeeze(1)
+        return gate if gate.dtype == torch.float64 else gate.float()
