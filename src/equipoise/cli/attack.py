@@ -33,7 +33,7 @@ class AttackFlags:
     Args:
         epsilons: Attack strengths, such as 0 1/255 2/255 4/255 8/255; by default the recipe's.
         suites: Attack suites, in order: quick, tables, paper, standard, autoattack, adaptive,
-            transfer. By default the recipe's.
+            ratios, queries, transfer. By default the recipe's.
         steps: Steps per search in the suites quick, adaptive and transfer.
         restarts: Random restarts in the suite quick.
         images: Attack N images: the first ones, or evenly spaced ones if images are sorted by

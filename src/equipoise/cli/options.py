@@ -9,7 +9,17 @@ from rich.console import Console
 
 from equipoise.runtime.signals import exit_status
 
-Suites = Literal["quick", "tables", "paper", "standard", "autoattack", "adaptive", "transfer"]
+Suites = Literal[
+    "quick",
+    "tables",
+    "paper",
+    "standard",
+    "autoattack",
+    "adaptive",
+    "ratios",
+    "queries",
+    "transfer",
+]
 Sources = Literal["digits", "cifar10", "cifar100", "svhn", "tinyimagenet", "imagefolder", "npz"]
 console = Console()
 errors = Console(stderr=True, soft_wrap=True)

@@ -222,7 +222,7 @@ def test_markdown_csv_and_latex_hold_the_same_numbers():
     (ada,) = [
         row
         for row in rows
-        if (row["row"], row["column"], row["source"]) == ("MART + AFA", "PGD+Ada.", "measured")
+        if (row["row"], row["column"], row["source"]) == ("MART + AFA", "PGD+Ada.", "measured, worst case")
     ]
     assert (ada["data"], float(ada["value"]), ada["seeds"]) == ("digits", 25.0, "1")
     tex = latex_entry(entry, TINY, results)
@@ -258,6 +258,7 @@ FIGURE_DATA = {
         "mean": [[0.0, 1.0]] * 5,
         "variance": [[1.0, 2.0]] * 5,
     },
+    "transferred_weights": {"epsilons": [0.0, 0.1, 0.2], "w1": [[0.1, 0.5, 0.9]] * 2},
     "embeddings": {"labels": [0, 1, 1], "embeddings": [THREE_POINTS] * 3},
     "weights": {"edges": [0, 1, 2], "models": [{"density": [0.5, 0.5], "kurtosis": 0.1}] * 3},
     "gradients": {"images": [[[[0, 255], [9, 9]]]], "gradients": [[[[0.0, 1.0], [0.1, 0.2]]]] * 6},
