@@ -111,6 +111,7 @@ def test_afa_trains_a_network_with_batch_norms(name, photographs, tmp_path):
     check_saved(model, photographs, tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "layer"),
     [

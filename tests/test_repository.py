@@ -200,6 +200,7 @@ def test_symbols_that_exist_are_told_from_those_that_do_not(symbol):
 TABLES = [page for page in PAGES if "<!-- " in page.read_text()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", TABLES, ids=name_of)
 def test_the_tables_of_a_page_are_up_to_date(page, tmp_path):
     """On a copy, beside links to everything that its markers may name."""

@@ -110,6 +110,7 @@ def whole(tmp_path_factory, data):
 
 
 # A run of ``small`` renames 23 files, the last three of them into its model folder.
+@pytest.mark.slow
 @pytest.mark.parametrize("call", range(24))
 def test_a_run_killed_before_any_rename_resumes(tmp_path, monkeypatch, data, whole, call):
     folder = tmp_path / "run"
@@ -141,6 +142,7 @@ def resumes_alike(tmp_path, monkeypatch, data):
     return check
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["afs_digits", "standard_digits"])
 @pytest.mark.parametrize("call", [6, 11])
 def test_other_methods_resume_bit_identical(resumes_alike, name, call):
@@ -168,6 +170,7 @@ def test_adamw_resumes_bit_identical(resumes_alike, call):
     resumes_alike(replace(recipe, method=replace(recipe.method, schedule=schedule)), call)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("call", [7, 12, 17])
 def test_all_options_of_the_loop_at_once_resume_bit_identical(tmp_path, resumes_alike, data, call):
     extra = tmp_path / "extra.npz"

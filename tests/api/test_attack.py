@@ -40,6 +40,7 @@ def arrays(path):
         return dict(file)
 
 
+@pytest.mark.slow
 def test_every_strength_gets_a_file_whose_arrays_say_what_they_are(trained, tmp_path):
     metadata = attack(trained, tmp_path / "out", **SETTINGS)
     record, _ = evaluate(trained, checks=False, **SETTINGS)
@@ -63,6 +64,7 @@ def test_every_strength_gets_a_file_whose_arrays_say_what_they_are(trained, tmp_
         assert int(file["broken"].sum()) == entry["broken"] > 0
 
 
+@pytest.mark.slow
 def test_the_images_that_were_written_count_the_same_when_they_are_read_again(trained, tmp_path):
     attack(trained, tmp_path / "out", **SETTINGS)
     files = sorted((tmp_path / "out").glob("*.npz"))
@@ -76,6 +78,7 @@ def test_the_images_that_were_written_count_the_same_when_they_are_read_again(tr
     assert path != other_path
 
 
+@pytest.mark.slow
 def test_stronger_images_from_a_file_lower_the_headline_and_never_raise_it(trained, tmp_path):
     attack(trained, tmp_path / "out", **SETTINGS)
     weak = SETTINGS | {"steps": 1, "suites": ("tables",)}
@@ -89,6 +92,7 @@ def test_stronger_images_from_a_file_lower_the_headline_and_never_raise_it(train
     assert kinds == {"external"}
 
 
+@pytest.mark.slow
 def test_png_files_are_the_images_that_were_scored(trained, tmp_path):
     metadata = attack(trained, tmp_path / "out", png=True, **SETTINGS)
     from equipoise.models import load
@@ -111,6 +115,7 @@ def test_png_files_are_the_images_that_were_scored(trained, tmp_path):
         assert entry["broken_png_by_rounding"] <= entry["broken_png"]
 
 
+@pytest.mark.slow
 def test_repeating_the_command_writes_the_same_files_without_attacking(
     trained, tmp_path, monkeypatch
 ):
@@ -126,6 +131,7 @@ def test_repeating_the_command_writes_the_same_files_without_attacking(
     assert before == {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
 
 
+@pytest.mark.slow
 def test_an_interrupted_attack_continues_in_its_folder(trained, tmp_path, monkeypatch):
     out = tmp_path / "out"
     with monkeypatch.context() as patch:
@@ -145,6 +151,7 @@ def test_a_folder_with_other_content_is_refused_and_kept(trained, tmp_path):
         attack(trained, tmp_path / "thesis.tex", **SETTINGS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "field"),
     [({"seed": 1}, "settings"), ({"images": 8}, "images"), ({"png": True}, "png")],
@@ -155,6 +162,7 @@ def test_a_folder_of_another_attack_is_refused(trained, tmp_path, changes, field
         attack(trained, tmp_path / "out", **(SETTINGS | changes))
 
 
+@pytest.mark.slow
 def test_rows_are_those_of_the_data_when_the_images_are_spread_over_it(trained, tmp_path):
     test = tiny.digits().test
     order = test.labels.argsort(stable=True)
@@ -173,6 +181,7 @@ def test_rows_are_those_of_the_data_when_the_images_are_spread_over_it(trained, 
     assert record["suites"][-1]["accuracy"][-1] == record["headline"]["accuracy"][-1]
 
 
+@pytest.mark.slow
 def test_strengths_of_almost_the_same_size_have_different_file_names(trained, tmp_path):
     epsilons = (0.0, 0.12345, 0.12346, 8 / 255)
     metadata = attack(trained, tmp_path / "out", **(SETTINGS | {"epsilons": epsilons, "images": 2}))
@@ -198,6 +207,7 @@ def test_png_files_need_one_or_three_channels(tmp_path):
         attack(tmp_path / "model", tmp_path / "out", png=True, dataset=data, **SETTINGS)
 
 
+@pytest.mark.slow
 def test_the_record_of_an_afa_model_has_r_free_and_the_terminal_says_it(trained, capsys):
     record, _ = evaluate(trained, **SETTINGS)
     assert len(record["r_free"]["accuracy"]) == len(EPSILONS)
@@ -219,6 +229,7 @@ def test_a_network_without_a_gate_has_no_r_free(tmp_path):
     assert "r_free" not in record
 
 
+@pytest.mark.slow
 def test_the_command_writes_the_images_and_counts_them(trained, tmp_path, capsys):
     flags = ("--epsilons", "0", "0.15", "--steps", "2", "--images", "20", "--png")
     run("attack", trained, *flags, "--out", tmp_path / "out")
@@ -241,6 +252,7 @@ def test_the_command_refuses_files_that_do_not_fit(trained, tmp_path, capsys):
     assert "--out" in refused(capsys, "attack", trained)
 
 
+@pytest.mark.slow
 def test_a_wrong_attack_is_still_caught_by_the_verification(trained, tmp_path, monkeypatch):
     attack(trained, tmp_path / "out", **SETTINGS)
     file = tmp_path / "out" / "epsilon_0.15.npz"

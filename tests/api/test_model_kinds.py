@@ -70,6 +70,7 @@ class Rejecting(bad_models.Wrapper):
         return torch.cat([logits, high[:, None]], dim=1)
 
 
+@pytest.mark.slow
 def test_a_plain_network_gets_no_mark_and_is_asked_as_it_is():
     record = record_of(bad_models.robust())
     assert "marks" not in record
@@ -109,6 +110,7 @@ def test_a_randomised_model_repeats_its_record_and_has_self_checks():
     assert "batch-dependent" not in verdicts
 
 
+@pytest.mark.slow
 def test_a_detector_that_rejects_every_attack_breaks_no_image():
     record = record_of(Rejecting(bad_models.standard(), True), reject_class=True)
     clean, attacked = record["headline"]["accuracy"]
@@ -117,6 +119,7 @@ def test_a_detector_that_rejects_every_attack_breaks_no_image():
     assert record["marks"][0]["clean_rejected"] == 0.0
 
 
+@pytest.mark.slow
 def test_a_model_that_never_rejects_scores_as_without_the_extra_class():
     model = bad_models.robust()
     with_class = accuracy(Rejecting(model, False), reject_class=True)
@@ -214,6 +217,7 @@ def test_an_extra_class_without_the_flag_is_refused_by_its_name():
         record_of(Rejecting(bad_models.robust(), False))
 
 
+@pytest.mark.slow
 def test_a_stand_in_finds_what_rounding_hides():
     model = bad_models.Quantised(bad_models.standard())
     without, record = accuracy(model)[1], record_of(model, gradient_of=bad_models.standard())
@@ -228,6 +232,7 @@ def test_a_stand_in_that_returns_images_is_refused_with_the_remedy():
         record_of(bad_models.standard(), gradient_of=nn.Identity())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_a_network_in_another_dtype_scores_as_in_float32(dtype):
     record = record_of(copy.deepcopy(bad_models.robust()).to(dtype))
@@ -236,6 +241,7 @@ def test_a_network_in_another_dtype_scores_as_in_float32(dtype):
     assert marks(record) == ([] if dtype == torch.float64 else ["lower precision"])
 
 
+@pytest.mark.slow
 def test_small_gradients_do_not_underflow_in_half_precision():
     class Cast(bad_models.Wrapper):
         def forward(self, images):
@@ -253,6 +259,7 @@ class InInferenceMode(bad_models.Wrapper):
             return self.net(images)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wrap", [bad_models.Detached, InInferenceMode])
 def test_a_model_without_a_graph_is_attacked_as_a_black_box(wrap):
     record = record_of(wrap(bad_models.standard()), checks=True)
@@ -270,6 +277,7 @@ def test_the_grad_mode_of_the_caller_does_not_matter(mode):
         assert accuracy(bad_models.robust()) == expected
 
 
+@pytest.mark.slow
 def test_a_module_in_memory_gets_checks_and_a_record_named_after_its_class():
     record, path = evaluate(
         bad_models.Quantised(bad_models.standard()),

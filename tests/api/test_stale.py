@@ -130,6 +130,7 @@ def measure(data, **settings):
     return kept, path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("edit", EDITS)
 def test_an_evaluation_after_an_edit_gives_the_record_of_one_from_nothing(
     edit, data, tmp_path, monkeypatch
@@ -154,6 +155,7 @@ def test_an_unchanged_model_is_not_attacked_again(data, tmp_path):
     assert units == {unit: unit.stat().st_mtime_ns for unit in folders[0].rglob("*.safetensors")}
 
 
+@pytest.mark.slow
 def test_behaviour_that_no_file_tells_of_is_noticed_where_searches_ended(data, tmp_path):
     """The source is the same, and a variable says whether the mask is there."""
     switch = MASKED.replace("return torch", "if REPAIRED: return logits\n        return torch")
@@ -166,6 +168,7 @@ def test_behaviour_that_no_file_tells_of_is_noticed_where_searches_ended(data, t
     assert measure(data)[0] == edited
 
 
+@pytest.mark.slow
 def test_checks_are_carried_over_only_to_the_same_function(data, tmp_path):
     write(tmp_path, "1.0", PLAIN, "1.0")
     checked, path = measure(data, checks=True)
@@ -199,6 +202,7 @@ STATEFUL = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", STATEFUL)
 def test_a_model_that_remembers_queries_gets_the_score_of_a_fresh_one_and_a_mark(
     kind, data, tmp_path
@@ -214,6 +218,7 @@ def test_a_model_that_remembers_queries_gets_the_score_of_a_fresh_one_and_a_mark
     assert again == record
 
 
+@pytest.mark.slow
 def test_a_stateful_model_has_a_finding_that_says_so(data, tmp_path):
     write(tmp_path, "1.0", STATEFUL["changes with the first call"], "1.0")
     record, _ = measure(data, checks=True)

@@ -53,6 +53,7 @@ def test_training_returns_the_saved_model_in_eval_mode(tmp_path, data):
     assert tiny.same(tiny.weights(saved), tiny.weights(model))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("scores", "kept"), [((0.9, 0.1), "best"), ((0.1, 0.9), "last")])
 def test_the_last_epoch_is_saved_as_a_model_if_the_best_is_another(
     tmp_path, data, monkeypatch, scores, kept
@@ -189,6 +190,7 @@ def test_several_workers_write_the_same_record_as_one(tmp_path, trained, data):
     assert timeless(records[0]) == timeless(records[1])
 
 
+@pytest.mark.slow
 def test_evaluating_a_run_writes_a_record_into_its_folder(trained, data):
     record, path = evaluate(trained, evaluation=QUICK, dataset=data)
     try:
@@ -204,6 +206,7 @@ def test_evaluating_a_run_writes_a_record_into_its_folder(trained, data):
         path.parent.rmdir()
 
 
+@pytest.mark.slow
 def test_a_model_folder_can_be_evaluated_without_its_run(trained, tmp_path, data):
     shutil.copytree(trained / "model", tmp_path / "elsewhere")
     record, path = evaluate(tmp_path / "elsewhere", evaluation=QUICK, dataset=data)
@@ -212,6 +215,7 @@ def test_a_model_folder_can_be_evaluated_without_its_run(trained, tmp_path, data
     assert {**record, "seconds": 0} == {**again, "seconds": 0}
 
 
+@pytest.mark.slow
 def test_evaluation_takes_settings_and_data_from_the_card(tmp_path, trained):
     shutil.copytree(trained / "model", tmp_path / "model")
     path = tmp_path / "model" / "config.json"
@@ -226,6 +230,7 @@ def test_evaluation_takes_settings_and_data_from_the_card(tmp_path, trained):
     assert (attack["steps"], attack["restarts"]) == (1, 1)
 
 
+@pytest.mark.slow
 def test_evaluations_with_other_settings_have_their_own_records(trained, tmp_path, data):
     shutil.copytree(trained / "model", tmp_path / "model")
     changes = [{}, {"seed": 1}, {"evaluation": replace(QUICK, steps=2)}]
@@ -237,6 +242,7 @@ def test_evaluations_with_other_settings_have_their_own_records(trained, tmp_pat
     assert evaluate(tmp_path / "model", dataset=data, evaluation=QUICK)[1] == paths[0]
 
 
+@pytest.mark.slow
 def test_evaluations_on_other_data_have_their_own_records(trained, tmp_path, data):
     shutil.copytree(trained / "model", tmp_path / "model")
     evaluate_model = partial(evaluate, tmp_path / "model", evaluation=QUICK)
@@ -251,6 +257,7 @@ def test_evaluations_on_other_data_have_their_own_records(trained, tmp_path, dat
     assert shown["images_sha256"] == read_json(paths[0])["images_sha256"]
 
 
+@pytest.mark.slow
 def test_a_model_without_known_data_has_a_record_per_data_set(tmp_path, data):
     save(tiny.wide_resnet(), tmp_path / "model")
     evaluate_model = partial(evaluate, tmp_path / "model", evaluation=QUICK)
@@ -262,6 +269,7 @@ def test_a_model_without_known_data_has_a_record_per_data_set(tmp_path, data):
     )
 
 
+@pytest.mark.slow
 def test_data_with_the_models_classes_in_another_order_are_refused(trained, tmp_path, data):
     shutil.copytree(trained / "model", tmp_path / "model")
     moved = replace(data, class_names=(*data.class_names[1:], data.class_names[0]))
@@ -271,6 +279,7 @@ def test_data_with_the_models_classes_in_another_order_are_refused(trained, tmp_
     assert evaluate(tmp_path / "model", evaluation=QUICK, dataset=named)
 
 
+@pytest.mark.slow
 def test_earlier_self_checks_stay_in_the_record(trained, tmp_path, data):
     shutil.copytree(trained / "model", tmp_path / "model")
     evaluate_model = partial(evaluate, tmp_path / "model", evaluation=QUICK, dataset=data)
@@ -318,6 +327,7 @@ def test_too_many_validation_images_are_refused_before_anything_is_written(tmp_p
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_subset_of_sorted_images_covers_all_classes(trained, tmp_path, data):
     model = shutil.copytree(trained / "model", tmp_path / "model")
     part = data.test.take(data.test.labels.argsort())
@@ -374,6 +384,7 @@ def test_the_demo_trains_and_evaluates_its_recipes_once(tmp_path, monkeypatch):
     assert all(reporter.stages == [] for reporter in reporters.values())
 
 
+@pytest.mark.slow
 def test_validation_images_are_those_held_out_of_this_training(trained, data, monkeypatch):
     seen = []
     monkeypatch.setattr(
@@ -395,6 +406,7 @@ def test_a_model_without_known_validation_images_is_refused(tmp_path, data):
         evaluate(tmp_path, evaluation=replace(QUICK, part="validation"), dataset=data)
 
 
+@pytest.mark.slow
 def test_a_conditional_network_is_evaluated_at_each_preference(tmp_path, data):
     network = with_conditioning(tiny.wide_resnet(), preferences=(0.0, 1.0), size=4)
     save(network, tmp_path / "oat", {"name": "oat", "seed": 0})
@@ -413,6 +425,7 @@ def test_a_plain_network_takes_no_preference(trained, data):
         evaluate(trained, evaluation=QUICK, dataset=data, preference=0.5)
 
 
+@pytest.mark.slow
 def test_training_and_evaluation_update_the_models_card(tmp_path, trained, data):
     shutil.copytree(trained, tmp_path / "run")
     card = tmp_path / "run" / "model" / "README.md"
@@ -428,6 +441,7 @@ def test_training_and_evaluation_update_the_models_card(tmp_path, trained, data)
     assert "| 12 |\n" in card.read_text()
 
 
+@pytest.mark.slow
 def test_a_record_stores_the_weights_hash_and_a_card_the_image_size(tmp_path, trained, data):
     shutil.copytree(trained / "model", tmp_path / "model")
     record, _ = evaluate(tmp_path / "model", evaluation=QUICK, dataset=data)
@@ -435,6 +449,7 @@ def test_a_record_stores_the_weights_hash_and_a_card_the_image_size(tmp_path, tr
     assert read_config(tmp_path / "model")["card"]["image_shape"] == [1, 8, 8]
 
 
+@pytest.mark.slow
 def test_a_record_stores_the_hash_of_the_evaluated_weights(tmp_path, trained, data, monkeypatch):
     place = tmp_path / "model"
     shutil.copytree(trained / "model", place)
@@ -449,6 +464,7 @@ def test_a_record_stores_the_hash_of_the_evaluated_weights(tmp_path, trained, da
     assert record["weights_sha256"] == evaluated != publish.weights_sha256(place)
 
 
+@pytest.mark.slow
 def test_records_of_a_hub_model_are_written_outside_the_hub_cache(
     tmp_path, trained, data, monkeypatch
 ):

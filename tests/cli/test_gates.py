@@ -37,6 +37,7 @@ def failed(capsys, *arguments) -> str:
     return line
 
 
+@pytest.mark.slow
 def test_fail_under_exits_with_status_1_after_the_record_is_written(capsys, trained):
     needed = ("--fail-under", "0@0", "1@0.1", "--fail-under", "1@0")
     line = failed(
@@ -58,6 +59,7 @@ def test_a_strength_of_fail_under_that_is_not_evaluated_is_refused_at_once(capsy
     assert not (trained / "records").exists()
 
 
+@pytest.mark.slow
 def test_a_failed_self_check_exits_with_status_1_and_is_in_the_sarif_file(
     capsys, trained, monkeypatch, tmp_path
 ):
@@ -72,6 +74,7 @@ def test_a_failed_self_check_exits_with_status_1_and_is_in_the_sarif_file(
     assert (result["ruleId"], result["level"]) == ("check/gradients", "error")
 
 
+@pytest.mark.slow
 def test_evaluate_and_report_print_the_accuracy_of_each_class(capsys, trained):
     run("evaluate", trained, "--no-self-checks", "--per-class")
     assert "Accuracy per class" in output(capsys)

@@ -169,6 +169,7 @@ def test_a_file_is_refused_as_run_folder(capsys, tmp_path):
     assert "--out" in refused(capsys, "train", "standard_digits", "--out", tmp_path / "file")
 
 
+@pytest.mark.slow
 def test_training_evaluating_and_reporting_from_the_command_line(capsys, tmp_path):
     recipe = replace(tiny.recipe(), evaluation=Evaluation(epsilons=(0.0, 0.1), steps=1))
     write_json(tmp_path / "recipe.json", to_json(recipe))
@@ -193,6 +194,7 @@ def test_training_evaluating_and_reporting_from_the_command_line(capsys, tmp_pat
     assert f"{100 * record['headline']['accuracy'][0]:.1f}" in printed
 
 
+@pytest.mark.slow
 def test_evaluate_uses_the_recipes_settings_by_default(capsys, trained):
     run("evaluate", trained)
     (path,) = (trained / "records").iterdir()

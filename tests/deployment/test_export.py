@@ -123,6 +123,7 @@ def test_the_file_contains_the_score_card(exported, run):
         assert [size.dim_value for size in sizes] == [1, 8, 8]
 
 
+@pytest.mark.slow
 def test_an_exported_file_can_be_evaluated(exported, run, tmp_path, monkeypatch):
     path, _ = exported
     monkeypatch.chdir(tmp_path)
@@ -156,6 +157,7 @@ def test_an_exported_file_gives_the_predictions_of_its_folder(exported, run, tmp
         assert (actual.strength is None) == (expected.strength is None)
 
 
+@pytest.mark.slow
 def test_a_preference_is_fixed_in_the_file(tmp_path):
     model = MODELS["oat"]()
     save(model, tmp_path / "model", CARD)
@@ -192,6 +194,7 @@ def _is_attacked(images):
     return bool((levels - levels.round()).abs().max() > 1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("off", "only"),
     [(2e-4, "everywhere"), (-1.0, "adversarial"), (1.0, "clean"), (float("nan"), "everywhere")],
@@ -213,6 +216,7 @@ def test_a_file_with_other_outputs_is_refused_and_not_written(
     assert not path.exists()
 
 
+@pytest.mark.slow
 def test_a_refused_export_keeps_an_earlier_file(folder, tmp_path, monkeypatch):
     path = tmp_path / "file.pt2"
     path.write_bytes(b"earlier")

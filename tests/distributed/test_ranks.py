@@ -161,6 +161,7 @@ def environment(**more: str) -> dict[str, str]:
     return os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"} | more
 
 
+@pytest.mark.slow
 def test_the_process_group_is_destroyed_before_the_process_exits():
     """Threads of gloo that outlive the interpreter sometimes abort the process."""
     script = """

@@ -210,6 +210,7 @@ def bright_is_wrong(split: Split) -> torch.nn.Module:
     return ByBrightness().eval()
 
 
+@pytest.mark.slow
 def test_external_images_count_at_each_strength_that_their_distance_does_not_exceed(tmp_path, data):
     by = numpy.full((COUNT, 1, 1, 1), 0.09, numpy.float32)
     by[3] = 0.01

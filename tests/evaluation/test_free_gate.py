@@ -81,6 +81,7 @@ def worst_margin(model: AdaptiveNetwork, split: Split, epsilon: float) -> torch.
     return torch.stack(margins).amax(dim=0)
 
 
+@pytest.mark.slow
 def test_r_free_of_a_linear_network_is_the_exact_worst_case():
     model = two_branches()
     split = images_near_the_boundary(model)
@@ -97,6 +98,7 @@ def test_r_free_of_a_linear_network_is_the_exact_worst_case():
     assert result["gates"] == 1
 
 
+@pytest.mark.slow
 def test_images_that_the_evaluation_broke_stay_broken_and_are_not_attacked():
     model = two_branches()
     split = images_near_the_boundary(model)
@@ -110,6 +112,7 @@ def test_images_that_the_evaluation_broke_stay_broken_and_are_not_attacked():
     assert result["accuracy"] == sorted(result["accuracy"], reverse=True)
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_result_and_leaves_the_network_alone():
     model = two_branches()
     split = images_near_the_boundary(model, count=8)

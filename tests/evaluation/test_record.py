@@ -50,6 +50,7 @@ def record(model: nn.Module | None = None, seed: int = 0, images: int = 12) -> d
     return record_of(profile, facts)
 
 
+@pytest.mark.slow
 def test_a_record_is_json():
     found = record(adaptive())
     assert json.loads(json.dumps(found, allow_nan=False)) == found
@@ -72,6 +73,7 @@ def test_the_headline_is_the_worst_case_with_its_interval():
     assert headline["clean_and_strongest"] == pytest.approx((accuracy[0] + accuracy[-1]) / 2)
 
 
+@pytest.mark.slow
 def test_the_record_of_an_attack_holds_its_settings():
     found = record(adaptive())
     assert [suite["name"] for suite in found["suites"]] == ["quick", "adaptive"]

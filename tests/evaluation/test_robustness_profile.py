@@ -149,6 +149,7 @@ def test_every_adversarial_image_is_evaluated_again_in_batches_of_another_size(o
     assert found.rescored.boundary == 0
 
 
+@pytest.mark.slow
 def test_searches_of_lower_precision_start_from_the_same_clean_accuracy(of_adaptive):
     model, data, suites, _ = of_adaptive
     found = run(model, data, suites[:1], epsilons=STRENGTHS, precision="bf16-mixed")
@@ -190,6 +191,7 @@ def test_attacks_without_a_correctly_classified_image_change_nothing(threat):
     assert run(always_zero(), numbered(wrong=6), suites, threat=threat).accuracy() == [0.0] * 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [7, 256])
 def test_a_linear_models_robust_accuracy_is_exact(batch_size):
     model, data = linear(2).eval(), grey()
@@ -204,6 +206,7 @@ def test_a_linear_models_robust_accuracy_is_exact(batch_size):
     assert len(set(shares)) >= 3  # or the strengths would test nothing
 
 
+@pytest.mark.slow
 def test_a_linear_models_robust_accuracy_is_exact_under_l2_too():
     model, data = linear(2).eval(), grey()
     suites = suites_for(model, ("quick",), classes=2, steps=40, restarts=1)
@@ -223,6 +226,7 @@ def test_the_profile_is_monotone_and_starts_at_the_clean_accuracy(of_adaptive):
     assert accuracy[-1] < accuracy[0]
 
 
+@pytest.mark.slow
 def test_the_first_suite_alone_equals_a_run_with_that_suite_only(of_adaptive):
     model, data, suites, found = of_adaptive
     alone = run(model, data, suites[:1], epsilons=STRENGTHS)
@@ -237,6 +241,7 @@ def test_more_suites_never_give_a_higher_accuracy(of_adaptive):
     assert all(a <= b for a, b in zip(both, alone, strict=True))
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_profile(of_adaptive):
     model, data, suites, found = of_adaptive
     again = run(model, data, suites, epsilons=STRENGTHS)
@@ -371,6 +376,7 @@ def test_descending_order_attacks_only_images_that_were_broken_above():
     assert found.order == "descending"
 
 
+@pytest.mark.slow
 def test_descending_order_is_exact_for_a_linear_model():
     model, data = linear(2).eval(), grey()
     suites = suites_for(model, ("quick",), classes=2, steps=20, restarts=1)

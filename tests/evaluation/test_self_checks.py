@@ -29,6 +29,7 @@ SOUND = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("make", "threat", "epsilon"), SOUND.values(), ids=SOUND)
 def test_a_sound_model_passes_every_check(make, threat, epsilon):
     found = run(make(), threat=threat, epsilons=(0.0, epsilon))
@@ -96,6 +97,7 @@ def test_every_check_fails_for_some_model_of_these_tests():
     assert ALL_CHECKS - caught == elsewhere  # test_self_checks_everywhere.py
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("factor", [1e-2, 10.0])
 def test_logits_of_an_unusual_scale_do_not_fail(factor):
     found = run(bad.Times(bad.robust(), factor))
@@ -231,6 +233,7 @@ def test_images_that_gradients_break_too_do_not_count_for_the_black_box(only):
     assert found.numbers["resisting"] <= 1 / IMAGES  # one, found by this check's own queries
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "level", "counts"),
     [("white box", 1, False), ("white box", 2, True), ("gate", 1, True)],
@@ -244,6 +247,7 @@ def test_a_black_box_attack_counts_if_white_box_ones_need_more_strength(only, ki
     assert (found.numbers["resisting"] > 0.2) == counts
 
 
+@pytest.mark.slow
 def test_images_that_the_evaluation_missed_are_reported():
     found = run(bad.robust(), outcomes=[outcome("white box", NEVER_BROKEN)])
     assert not_passed(found) == {"missed": "fail"}
@@ -298,6 +302,7 @@ def test_a_model_without_a_gate_has_no_finding_about_one(only):
 # Checks that do not apply, errors, and side effects
 
 
+@pytest.mark.slow
 def test_a_model_that_raises_fails_with_the_text_of_the_error():
     found = run(bad.Raising(bad.robust()))
     assert found["more steps"].verdict == "fail"
@@ -314,12 +319,14 @@ def test_a_model_that_does_not_return_a_tensor_is_a_finding():
     assert set(not_passed(found)) >= {"randomised", "probabilities", "gradients", "more steps"}
 
 
+@pytest.mark.slow
 def test_a_model_without_gradients_is_attacked_by_queries_alone():
     found = run(bad.Detached(bad.robust()))
     assert not_passed(found) == {"gradients": "fail", "black box": "fail"}
     assert not set(found) & set(module.ATTACK_CHECKS)
 
 
+@pytest.mark.slow
 def test_a_model_that_says_it_has_no_gradients_gets_the_checks_that_need_none():
     model = bad.Detached(bad.robust())
     model.gives_gradients = False
@@ -366,12 +373,14 @@ def test_an_unknown_threat_has_no_huge_epsilon():
     assert "huge epsilon" not in found
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_findings():
     first = run(bad.robust(), seed=3)
     assert run(bad.robust(), seed=3) == first
     assert run(bad.robust(), seed=4) != first
 
 
+@pytest.mark.slow
 def test_a_sound_model_passes_at_another_batch_size():
     assert not_passed(run(bad.robust(), batch_size=50)) == {}
 
@@ -407,12 +416,14 @@ def test_only_so_many_images_are_attacked():
     assert model.seen <= 1900 * 2 + IMAGES
 
 
+@pytest.mark.slow
 def test_findings_are_json():
     for model in (bad.NotNumbers(bad.robust()), bad.robust()):
         for finding in run(model, data(16)).values():
             assert json.loads(json.dumps(asdict(finding), allow_nan=False))["name"] == finding.name
 
 
+@pytest.mark.slow
 def test_found_and_meaning_are_sentences():
     for model in (bad.Quantised(bad.robust()), bad.robust()):
         for finding in run(model, data(16)).values():

@@ -28,6 +28,7 @@ def evaluated(model, *epsilons, suites=("quick",), steps=10):
     return profile.accuracy(), {finding.name: finding for finding in findings}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("epsilons", [(0.15,), (0.15, 1.0)])
 def test_a_wrong_backward_pass_is_flagged_whichever_strengths_are_added(epsilons):
     accuracy, found = evaluated(bad.Decoy(bad.standard()), *epsilons)
@@ -55,6 +56,7 @@ def test_a_gradient_that_is_not_the_functions_fails(only, make):
     assert found.numbers["share"] > 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "make",
     [
@@ -73,6 +75,7 @@ def test_an_honest_gradient_passes(only, make):
     assert not_passed(run(make(), data(N))) == {}
 
 
+@pytest.mark.slow
 def test_a_model_that_goes_flat_off_the_grid_fails():
     found = run(bad.FlatOffGrid(bad.robust()), data(N))
     assert found["grid"].verdict == "fail"
@@ -80,6 +83,7 @@ def test_a_model_that_goes_flat_off_the_grid_fails():
     assert found["gradients"].verdict == "fail"
 
 
+@pytest.mark.slow
 def test_one_class_for_every_image_is_collapse():
     found = run(bad.Constant(), data(N), outcomes=[outcome("white box", [-1] * N)])
     assert found["collapsed"].verdict == "fail"
@@ -124,6 +128,7 @@ def test_a_score_that_cannot_be_flattered_cannot_fail(only):
         assert "points too high because of this" in found.found
 
 
+@pytest.mark.slow
 def test_images_broken_at_every_strength_are_not_looked_at():
     broken = [1] * 40 + [-1] * (N - 40)
     found = run(bad.robust(), data(N), outcomes=[outcome("white box", broken)])
@@ -131,6 +136,7 @@ def test_images_broken_at_every_strength_are_not_looked_at():
     assert 10 <= looked_at <= N - 40
 
 
+@pytest.mark.slow
 def test_each_image_is_attacked_at_the_strongest_strength_that_it_survived():
     levels = [2] * 20 + [-1] * (N - 20)  # the first twenty survived 0.02 and not 0.2
     outcomes = [outcome("white box", levels)]

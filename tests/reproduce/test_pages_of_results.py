@@ -34,6 +34,7 @@ def results_of(scale, tmp_path):
     return results
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.parent.name)
 def test_a_page_of_reproduced_tables_equals_its_records(page, tmp_path):
     scale, text = SCALES[page.parent.name], page.read_text()

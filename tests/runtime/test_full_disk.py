@@ -34,6 +34,7 @@ def small_disk(tmp_path):
     subprocess.run(["umount", "-l", str(disk)], check=True, capture_output=True)
 
 
+@pytest.mark.slow
 def test_a_full_disk_stops_training_with_the_remedy_and_no_loss(small_disk, tmp_path):
     disk, grow = small_disk
     data, recipe = tiny.digits(), tiny.recipe("afa_digits")

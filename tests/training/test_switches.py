@@ -208,6 +208,7 @@ def entries(folder) -> list[dict]:
     return [json.loads(line) | {"seconds": 0} for line in lines]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("call", [1, 6, 9, 11, 14])
 @pytest.mark.parametrize("name", list(SWITCHES))
 def test_a_run_killed_in_any_call_resumes_bit_identical_with_every_option(

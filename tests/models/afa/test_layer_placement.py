@@ -208,6 +208,7 @@ class Smooth(nn.Module):
         return self.head(torch.tanh(self.shared_norm(features)).mean(dim=(2, 3)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layer", ["stem", "block.0", "block.3"])
 @both_branches
 def test_gradients_through_the_generator_are_those_of_finite_differences(layer, before, generator):

@@ -338,6 +338,7 @@ def zoo() -> list[tuple[Path, dict]]:
     return pairs
 
 
+@pytest.mark.slow
 def test_the_first_card_names_the_best_average_among_reliable_models():
     text = html_report(zoo())
     card = re.search(r"Best average accuracy</dt><dd>(.*?)</dd><dd class=\"note\">(.*?)</dd>", text)

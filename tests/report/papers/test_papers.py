@@ -222,7 +222,8 @@ def test_markdown_csv_and_latex_hold_the_same_numbers():
     (ada,) = [
         row
         for row in rows
-        if (row["row"], row["column"], row["source"]) == ("MART + AFA", "PGD+Ada.", "measured, worst case")
+        if (row["row"], row["column"], row["source"])
+        == ("MART + AFA", "PGD+Ada.", "measured, worst case")
     ]
     assert (ada["data"], float(ada["value"]), ada["seeds"]) == ("digits", 25.0, "1")
     tex = latex_entry(entry, TINY, results)
