@@ -19,6 +19,7 @@ from equipoise.attacks.goals import misclassified
 from equipoise.attacks.losses import margin
 from equipoise.attacks.threat import Threat, broadcast_epsilon
 from equipoise.data import Split
+from equipoise.evaluation.attack import NearMisses
 from equipoise.evaluation.profile import Profile
 from equipoise.evaluation.suites import suites_for
 from equipoise.models import AdaptiveNetwork
@@ -54,7 +55,8 @@ def free_gate(
     """Measure which images survive an attacker who chooses W0 for each image.
 
     Only images that survived the evaluation are attacked, at each strength: with the suite
-    ``quick`` on the network with its gate held at 0 and at its ceiling, and with a joint search
+    ``quick``, without its queries and its longest search, on the network with its gate held at 0
+    and at its ceiling, and with a joint search
     over image and W0 from each value of ``GRID``: ``steps`` steps on the image, then as many on
     both. Whatever the evaluation broke counts as broken, because the gate's own W0 is in the range.
     A network with a gate for each pair of norms, or for each channel, has all of them chosen.
@@ -198,13 +200,15 @@ class _FreeGateSearch:
         return [*GRID, None, None] if self.gates.count > 1 else [*GRID]
 
     def _fixed(self, weight: float, images: Images, labels: Labels) -> Tensor:
-        """Attack with the suite ``quick`` while W0 is held fixed."""
+        """Attack with the first searches of the suite ``quick`` while W0 is held fixed."""
         broken = torch.zeros(len(images), dtype=torch.bool, device=images.device)
         if _is_zero(self.threat):
             return broken  # the joint search has tried this value
         model = partial(self.gates.model, weight=weight)
         (quick,) = suites_for(self.gates.model, ["quick"], classes=self.classes, steps=self.steps)
         for attack in quick.attacks:
+            if attack.kind == "black box" or isinstance(attack, NearMisses):
+                continue  # the evaluation has run them; here they would cost most and find least
             rows = (~broken).nonzero().squeeze(1)
             if not len(rows):
                 break
