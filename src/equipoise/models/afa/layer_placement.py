@@ -32,7 +32,7 @@ class AtLayer:
 
     The generator reads what the layer returns. Norms that run later in the same forward pass are
     fused with its weight; norms that ran before have no weight yet and use a fixed branch. The
-    order is that of execution, in each pass anew: a norm that runs twice can be on both sides. If
+    order is that of execution, in each pass: a norm that runs twice can be on both sides. If
     the layer runs several times in a pass, its first output counts.
 
     Args:
@@ -247,7 +247,7 @@ def _why_not(trace: _Trace, path: str) -> str:
 
 
 def _layers(network: nn.Module) -> dict[str, nn.Module]:
-    """All layers by every name they have; what is inside a branched norm is no layer."""
+    """All layers by every name they have; what is inside a branched norm does not count."""
     layers: dict[str, nn.Module] = {}
     hidden: list[str] = []
     for name, module in network.named_modules(remove_duplicate=False):
