@@ -39,7 +39,7 @@ TOLERANCE = 0.03
 MARKS = ("randomised", "black box only", "stateful", "reject option")
 """Names of a record's marks that say its score is of another kind than a plain network's."""
 
-LIMIT = 600
+LIMIT = 3600
 """Seconds after which an evaluation is given up."""
 
 

@@ -11,7 +11,7 @@ from equipoise.attacks.finishable_goals import SuccessTracker
 from equipoise.attacks.losses import cross_entropy, gate_cross_entropy
 from equipoise.attacks.threat import Linf
 from equipoise.evaluation import SearchAttack, suites_for
-from equipoise.evaluation.attack import NearMisses
+from equipoise.evaluation.attack import NearMisses, run_all_targets
 from equipoise.evaluation.gate_attacks import GATE_RATIOS
 from equipoise.evaluation.suites import QUERY_BUDGETS
 from equipoise.models import FeatureStack, with_conditioning
@@ -72,6 +72,33 @@ def test_near_misses_get_the_longer_attack_and_other_images_do_not():
     assert passes[0] < passes[1]
     assert attack.describe()["probe"]["steps"] == 4
     assert attack.describe()["nearest"] == 0.9
+
+
+def test_pairs_of_image_and_target_share_batches_that_are_no_larger_than_asked():
+    model, sizes = wide_resnet().eval(), []
+
+    def watched(images):
+        sizes.append(len(images))
+        return model(images)
+
+    images, _ = images_and_labels(5)
+    labels = labels_of(model, images)
+    search = PGD(steps=4, relative_step=0.5, random_start=False)  # alike in every order
+    attack = SearchAttack(name="all", search=search, loss="targeted_margin", targets=9)
+    one_by_one = attack.run(model, images, labels, Linf(0.03), generator())
+    assert 0 < int(one_by_one.broken.sum()) < 5
+    for batch_size in (7, 45):
+        sizes.clear()
+        result = run_all_targets(
+            attack, watched, images, labels, Linf(0.03), generator(), batch_size=batch_size
+        )
+        assert torch.equal(result.broken, one_by_one.broken)
+        broken = result.broken
+        assert bool((labels_of(model, result.images[broken]) != labels[broken]).all())
+        assert bool((labels_of(model, result.images[~broken]) == labels[~broken]).all())
+        assert float((result.images - images).abs().max()) <= 0.03 + 1e-6
+        assert max(sizes) == batch_size
+        assert result.forward_passes >= result.backward_passes > 0
 
 
 def test_the_adaptive_suite_needs_a_model_with_a_generator():
