@@ -1,4 +1,4 @@
-"""The page about one's own network: its Python and its commands run, on few digits."""
+"""The pages about Python and about one's own network run, on few digits."""
 
 import re
 import sys
@@ -11,7 +11,8 @@ from equipoise.cli.main import main
 from equipoise.data import Digits
 from equipoise.recipes import RECIPES
 
-PAGE = Path(__file__).resolve().parents[1] / "docs" / "how-to" / "your-own-network.md"
+PAGES = Path(__file__).resolve().parents[1] / "docs" / "how-to"
+PAGE = PAGES / "your-own-network.md"
 CUT = ("afa_digits", "afs_digits", "pgd_at_digits", "standard_digits")
 
 
@@ -60,3 +61,20 @@ def test_the_page_about_your_own_network_runs(tmp_path, monkeypatch, few_digits,
     assert "True" in capsys.readouterr().out.splitlines()
     for module in ("my_models", "my_other_models"):
         sys.modules.pop(module, None)
+
+
+@pytest.mark.slow
+def test_the_page_about_python_runs_in_ten_lines_each(tmp_path, monkeypatch, few_digits, capsys):
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(
+        r"^```python\n(.*?)^```", (PAGES / "python.md").read_text(), re.DOTALL | re.M
+    )
+    assert len(blocks) >= 8
+    names: dict[str, object] = {}
+    patch = few_digits()
+    for block in blocks:
+        assert len(block.splitlines()) <= 10
+        exec(compile(block, "python.md", "exec"), names)
+    patch.undo()
+    assert {path.name for path in Path().iterdir()} >= {"robust.png", "robust.json", "robust.onnx"}
+    assert "robust against plain" in capsys.readouterr().out

@@ -6,14 +6,13 @@ import inspect
 import json
 import pkgutil
 import re
-import shutil
 from pathlib import Path
 
 import pytest
 import tiny
 
 import equipoise
-from equipoise.api.train import train
+from equipoise.data import Digits
 from equipoise.report import fill_markers
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -235,23 +234,14 @@ def test_the_readme_has_at_most_1000_words_of_prose():
 
 
 @pytest.mark.slow
-def test_the_readmes_python_runs_on_a_tiny_model(tmp_path, monkeypatch):
+def test_the_readmes_python_runs_on_few_digits(tmp_path, monkeypatch):
     blocks = fenced(README, "python")
     assert blocks
-    folders = {
-        path
-        for block in blocks
-        for path in re.findall(r"""["']([\w./-]*runs/[\w./-]+)["']""", block)
-    }
-    model = train(tiny.recipe("afa_digits"), tmp_path / "trained", dataset=tiny.digits())
-    assert not model.training
-    for folder in folders:
-        place = tmp_path / folder
-        place.parent.mkdir(parents=True, exist_ok=True)
-        copied = "trained/model" if place.name == "model" else "trained"
-        shutil.copytree(tmp_path / copied, place, dirs_exist_ok=True)
+    few = tiny.digits()
+    monkeypatch.setattr(Digits, "load", lambda self: few)
     monkeypatch.chdir(tmp_path)
     for block in blocks:
+        assert len(block.splitlines()) <= 11
         exec(compile(block, "README.md", "exec"), {"__name__": "__main__"})
 
 

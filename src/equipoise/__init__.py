@@ -16,10 +16,15 @@ from equipoise.runtime.lazy_names import lazy_names
 
 if TYPE_CHECKING:
     from equipoise.api.evaluate import evaluate
+    from equipoise.api.evaluation_result import EvaluationResult, compare
     from equipoise.api.publish import push
     from equipoise.api.train import find_recipe, train
+    from equipoise.api.train_network import stack
     from equipoise.attacks import APGD, PGD, Square
+    from equipoise.attacks.goals import cross_entropy, margin
     from equipoise.attacks.threat import L2, Linf
+    from equipoise.data import as_split
+    from equipoise.deployment import export_model
     from equipoise.methods import AFA, AFS, OAT, SingleNetwork
     from equipoise.models import fuse_branches, load, save, with_branches
     from equipoise.recipes import RECIPES, Evaluation, Recipe
@@ -35,30 +40,42 @@ __all__ = [
     "PGD",
     "RECIPES",
     "Evaluation",
+    "EvaluationResult",
     "Linf",
     "Recipe",
     "SingleNetwork",
     "Square",
     "__version__",
+    "as_split",
+    "compare",
+    "cross_entropy",
     "evaluate",
+    "export_model",
     "find_recipe",
     "fuse_branches",
     "load",
+    "margin",
     "push",
     "save",
+    "stack",
     "train",
     "with_branches",
 ]
 
 _MODULES = {
     "attacks": ("APGD", "PGD", "Square"),
+    "attacks.goals": ("cross_entropy", "margin"),
     "attacks.threat": ("L2", "Linf"),
     "methods": ("AFA", "AFS", "OAT", "SingleNetwork"),
     "models": ("fuse_branches", "load", "save", "with_branches"),
     "recipes": ("RECIPES", "Evaluation", "Recipe"),
     "api.evaluate": ("evaluate",),
+    "api.evaluation_result": ("EvaluationResult", "compare"),
     "api.publish": ("push",),
     "api.train": ("find_recipe", "train"),
+    "api.train_network": ("stack",),
+    "data": ("as_split",),
+    "deployment": ("export_model",),
 }
 
 

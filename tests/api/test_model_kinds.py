@@ -286,7 +286,7 @@ def test_a_module_in_memory_gets_checks_and_a_record_named_after_its_class():
     )
     assert path == Path("runs/Quantised/records") / path.name
     assert path.exists()
-    assert record["data"] == "in memory"
+    assert record["data"] == "data in memory"
     assert record["self_checks"]
 
 
@@ -323,7 +323,7 @@ class TestArgumentsOfAnotherKind:
         with pytest.raises(InvalidInput, match=r"name of a model or an nn\.Module, got function"):
             record_of(lambda images: images)
         loader = torch.utils.data.DataLoader([1])
-        with pytest.raises(InvalidInput, match="DataSet or a Split, got DataLoader"):
+        with pytest.raises(InvalidInput, match="a batch of the DataLoader must be"):
             evaluate(bad_models.robust(), dataset=loader, epsilons=(0.0,))
 
 

@@ -11,8 +11,8 @@ from equipoise.attacks.finishable_goals import SuccessTracker
 from equipoise.attacks.losses import cross_entropy, gate_cross_entropy
 from equipoise.attacks.threat import Linf
 from equipoise.evaluation import SearchAttack, suites_for
-from equipoise.evaluation.attack import NearMisses, run_all_targets
 from equipoise.evaluation.gate_attacks import GATE_RATIOS
+from equipoise.evaluation.near_misses import NearMisses, run_all_targets
 from equipoise.evaluation.suites import QUERY_BUDGETS
 from equipoise.models import FeatureStack, with_conditioning
 

@@ -13,11 +13,12 @@ from torch import nn
 from equipoise.api import publish
 from equipoise.api.evaluation_inputs import (
     EvaluationImages,
-    check_types,
+    data_of,
     load_stand_in,
     load_surrogates,
     resolve_inputs,
 )
+from equipoise.api.evaluation_result import EvaluationResult
 from equipoise.api.evaluation_settings import EvaluationChoices, EvaluationSettings
 from equipoise.api.fresh_state import known_results, run_from_fresh_state
 from equipoise.api.model_source import LoadedModel
@@ -54,14 +55,14 @@ ATTACK_SHARE = 900
 
 def evaluate(
     model: Path | str | nn.Module,
+    data: Any = None,
     *,
     dataset: DataSet | Split | None = None,
-    data: Path | None = None,
     evaluation: Evaluation | None = None,
     checks: bool = True,
     reporter: Reporter | None = None,
     **choices: Unpack[EvaluationChoices],
-) -> tuple[dict[str, Any], Path]:
+) -> EvaluationResult:
     """Attack a model at many strengths and write the record beside it.
 
     Results are cached under ``evaluations/`` next to the record: an interrupted evaluation
@@ -71,25 +72,34 @@ def evaluate(
         model: A run folder, a model folder, ``hf://owner/name``, or an external network:
             ``module:function``, an ONNX file, a ``torch.export`` file, or an ``nn.Module`` in
             eval mode, whose records go to ``runs/`` and the name of its class.
-        dataset: Data set, or a ``Split`` of its own; by default the one that the model was trained
-            on.
-        data: Folder of that data set, if it is elsewhere on this machine.
+        data: Labelled images: ``(images, labels)`` as tensors or arrays, a ``torch`` ``Dataset`` or
+            ``DataLoader``, a ``datasets.Dataset``, a ``Split`` or a ``DataSet``; see
+            ``data.as_split``. By default the data that the model was trained on; a path is their
+            folder on this machine, and for an ``nn.Module`` a folder of images.
+        dataset: A data set to evaluate on, in place of ``data``.
         evaluation: Strengths, attacks and images; by default those of the model's recipe.
         checks: Run the self-checks for signs of gradient masking, and R_free for AFA models.
         reporter: Receives progress and log messages.
         choices: See ``EvaluationChoices``: ``epsilons``, ``suites``, ``images``, ``seed``, ...
 
     Returns:
-        The record and the path of its file.
+        The record and the path of its file, with a table, a plot and a data frame.
 
     Raises:
         ModelFolderError: If the model cannot be loaded.
         DataError: If the data cannot be read.
         ValueError: If model, data and suites do not fit together.
         EvaluationError: If a result does not hold when it is computed again.
+
+    Example:
+        >>> result = evaluate("runs/demo/afa_digits")  # doctest: +SKIP
+        >>> result.accuracy[0.1], result.checks_passed  # doctest: +SKIP
+        (0.889, True)
     """
     with torch.inference_mode(False), torch.enable_grad():
-        return _evaluate(model, (dataset, data), evaluation, checks, reporter, choices)
+        return _evaluate(
+            model, data_of(model, data, dataset), evaluation, checks, reporter, choices
+        )
 
 
 def _evaluate(
@@ -99,8 +109,7 @@ def _evaluate(
     checks: bool,
     reporter: Reporter | None,
     choices: EvaluationChoices,
-) -> tuple[dict[str, Any], Path]:
-    check_types(model, source[0])
+) -> EvaluationResult:
     loaded, images, settings = resolve_inputs(model, source, evaluation, choices)
     trust = choices.get("trust", ())
     record = run_evaluation(
@@ -116,7 +125,7 @@ def _evaluate(
     path = write_record(record, loaded, settings)
     if loaded.folder is not None and publish.home_of(loaded.folder) == loaded.home:
         publish.write_card(loaded.folder)
-    return record, path
+    return EvaluationResult(record, path)
 
 
 def run_evaluation(

@@ -16,7 +16,7 @@ from equipoise.api.evaluation_settings import (
     split_choices,
 )
 from equipoise.api.model_source import LoadedModel, at_preference, find_model, loaded_module
-from equipoise.data import DataSet, Split
+from equipoise.data import DataSet, ImageFolder, Split, as_split
 from equipoise.evaluation import images_hash
 from equipoise.models.io.external import load_external
 from equipoise.models.io.trust import Trusted
@@ -24,24 +24,41 @@ from equipoise.recipes import Evaluation, from_json
 from equipoise.runtime.errors import InvalidInput, RunError
 
 
-def check_types(model: Any, dataset: Any) -> None:
-    """Refuse a model or a data set of another kind with the remedy."""
+def data_of(
+    model: Any, data: Any, dataset: DataSet | Split | None = None
+) -> tuple[DataSet | Split | None, Path | None]:
+    """Find the images to evaluate on in what a caller passes as data.
+
+    Args:
+        model: The model.
+        data: Labelled images in any form that ``as_split`` takes, a ``DataSet``, or the folder of
+            the data set that the model was trained on.
+        dataset: A data set or a split, in place of ``data``.
+
+    Returns:
+        The data set or the split, if given, and the folder, if given.
+
+    Raises:
+        ValueError: If the model is no model, or the data are not named or have no known form.
+    """
     if not isinstance(model, str | Path | nn.Module):
         raise InvalidInput(
             "model must be the name of a model or an nn.Module, got "
             f"{type(model).__name__}. Wrap a function in a module whose forward calls it."
         )
-    if dataset is not None and not isinstance(dataset, DataSet | Split):
+    data = data if dataset is None else dataset
+    if data is None and isinstance(model, nn.Module):
         raise InvalidInput(
-            f"dataset must be a DataSet or a Split, got {type(dataset).__name__}. Make a Split of "
-            "uint8 images (n, channel, height, width): "
-            "Split(images=images, labels=labels, classes=10)."
+            f"{type(model).__name__} does not name its data; pass them as the second argument: "
+            "evaluate(network, (images, labels), epsilons=...)."
         )
-    if dataset is None and isinstance(model, nn.Module):
-        raise InvalidInput(
-            f"{type(model).__name__} does not name its data; pass dataset=, for example "
-            "dataset=Digits().load()."
-        )
+    if data is None:
+        return None, None
+    if isinstance(data, str | Path) and not isinstance(model, nn.Module):
+        return None, Path(data)
+    if isinstance(data, str | Path):
+        return ImageFolder(folder=Path(data)).load(), None
+    return data if isinstance(data, DataSet) else as_split(data), None
 
 
 def load_stand_in(spec: str | nn.Module | None, trust: Sequence[Trusted]) -> nn.Module | None:
@@ -99,7 +116,7 @@ def resolve_inputs(
     changes, choices_of_settings = split_choices(choices)
     logits = choices.get("logits")
     if isinstance(model, nn.Module):
-        loaded = loaded_module(model, logits)
+        loaded = loaded_module(model, logits, choices.get("name"), choices.get("folder"))
     else:
         loaded = find_model(str(model), logits, choices.get("trust", ()))
     network, name = at_preference(loaded.network, loaded.name, choices.get("preference"))
@@ -139,7 +156,7 @@ def _images_of(
         part = Split(
             images=dataset.images, labels=dataset.labels.clone(), classes=dataset.classes
         )  # a clone, because labels made in inference mode cannot be used by autograd
-        name, digest = "in memory", images_hash(part)
+        name, digest = "data in memory", images_hash(part)
     else:
         dataset = dataset or source_of(card, data).load()
         part = part_of(dataset, card, evaluation.part)

@@ -50,6 +50,8 @@ class EvaluationChoices(TypedDict, total=False):
         reject_class: Whether the last of K + 1 logits means "reject".
         gradient_of: Differentiable stand-in for the backward pass (BPDA): ``module:function``, a
             ``torch.export`` file or a module; it returns logits.
+        name: Name in tables of an ``nn.Module``; by default that of its class.
+        folder: Where the records of an ``nn.Module`` go; by default ``runs/`` and its name.
     """
 
     epsilons: Sequence[float]
@@ -73,6 +75,8 @@ class EvaluationChoices(TypedDict, total=False):
     draws: int | None
     reject_class: bool
     gradient_of: str | nn.Module | None
+    name: str
+    folder: Path
 
 
 @dataclass(frozen=True, kw_only=True)

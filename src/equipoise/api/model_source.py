@@ -85,12 +85,19 @@ def find_model(model: str, logits: str | None = None, trust: Sequence[Trusted] =
     )
 
 
-def loaded_module(network: nn.Module, logits: str | None = None) -> LoadedModel:
-    """Describe a network in memory; its records go to ``runs/`` and the name of its class.
+def loaded_module(
+    network: nn.Module,
+    logits: str | None = None,
+    name: str | None = None,
+    folder: Path | None = None,
+) -> LoadedModel:
+    """Describe a network in memory.
 
     Args:
         network: The network, in eval mode.
         logits: Which part of its output holds the logits.
+        name: Name in records and tables; by default that of its class.
+        folder: Where its records go; by default ``runs/`` and its name.
 
     Raises:
         ValueError: If it is in train mode.
@@ -100,17 +107,18 @@ def loaded_module(network: nn.Module, logits: str | None = None) -> LoadedModel:
         >>> loaded_module(nn.Flatten().eval()).home.as_posix()
         'runs/Flatten'
     """
-    name = type(network).__name__
+    name = name or type(network).__name__
     if network.training:
         raise InvalidInput(
-            f"{name} is in train mode, where its output depends on the batch; call .eval() first."
+            f"{type(network).__name__} is in train mode, where its output depends on the batch; "
+            "call .eval() first."
         )
     ours = isinstance(
         network, AdaptiveNetwork | FeatureStack | ConditionalNetwork | FixedPreference
     )
     if logits is not None or not ours:
         network = LogitsOf(network, logits).eval()
-    return LoadedModel(network=network, card={}, name=name, home=Path("runs") / name)
+    return LoadedModel(network=network, card={}, name=name, home=folder or Path("runs") / name)
 
 
 def at_preference(network: nn.Module, name: str, preference: float | None) -> tuple[nn.Module, str]:

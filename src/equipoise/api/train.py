@@ -4,6 +4,7 @@ import contextlib
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any, TypedDict, Unpack, cast, overload
 
 from lightning_fabric import Fabric
 from torch import nn
@@ -11,6 +12,7 @@ from torch import nn
 from equipoise.api import publish
 from equipoise.api.resume_checks import check_same_data, claimed
 from equipoise.api.stacking import card_of
+from equipoise.api.train_network import NetworkTraining, train_network
 from equipoise.data import DataSet
 from equipoise.distributed.ranks import Ranks, launched
 from equipoise.execution.local import check_answer, check_forward, execute, keeps_its_last_epoch
@@ -64,7 +66,80 @@ def find_recipe(name: str) -> Recipe:
     raise InvalidInput(f"there is no recipe or recipe file {name!r}. {remedy}")
 
 
-def train(
+class RecipeTraining(TypedDict, total=False):
+    """Keyword arguments of ``train`` for a recipe.
+
+    Attributes:
+        resume: Continue in a folder that already holds this recipe's run.
+        trust: Code that may run because the recipe, or a model it stacks, names it: modules,
+            ``module:function``, or the functions themselves.
+        reporter: Receives progress and log messages; by default nothing does.
+        dataset: The recipe's data set, if it is already loaded.
+        fabric: Fabric of several processes that train together, from ``launched``; every process
+            calls ``train``. By default this process trains alone.
+        elsewhere: Trains the stages in place of this process, such as a
+            ``execution.ray_cluster.RayExecutor``.
+    """
+
+    resume: bool
+    trust: Sequence[Trusted]
+    reporter: Reporter | None
+    dataset: DataSet | None
+    fabric: Fabric | None
+    elsewhere: Callable[[Recipe, Path], None] | None
+
+
+@overload
+def train(what: Recipe, where: Path, **settings: Unpack[RecipeTraining]) -> nn.Module: ...
+
+
+@overload
+def train(what: nn.Module | str, where: Any, **settings: Unpack[NetworkTraining]) -> nn.Module: ...
+
+
+def train(what: Any, where: Any, **settings: Any) -> nn.Module:
+    """Train a network on data, or a recipe into a run folder.
+
+    Args:
+        what: A network, trained or fresh, of which a copy is trained; or a ``Recipe``.
+        where: For a network, labelled images: ``(images, labels)`` as tensors or arrays, a
+            ``torch`` ``Dataset`` or ``DataLoader``, a ``datasets.Dataset``, a ``Split`` or a
+            ``DataSet``; see ``data.as_split``. For a recipe, its run folder.
+        settings: For a network see ``NetworkTraining``: ``method``, ``epsilon``, ``epochs``, ...
+            For a recipe see ``RecipeTraining``: ``resume``, ``reporter``, ...
+
+    Returns:
+        The trained model in eval mode; that of a recipe is also saved in ``model`` in its folder.
+
+    Raises:
+        RunError: If the folder is not empty and ``resume`` is not set, holds the run of another
+            recipe or other data, is in use, or the recipe needs code that is not trusted.
+        ValueError: If a setting is out of range, or the recipe's name or a class name is not
+            allowed in a model card.
+        DataError: If the data cannot be read.
+        TrainingError: If a stage cannot be trained, or a network does not fit the data.
+        Interrupted: If the run was asked to stop.
+
+    Example:
+        >>> import torch
+        >>> network = nn.Sequential(nn.Flatten(), nn.Linear(64, 2))
+        >>> images, labels = torch.rand(20, 1, 8, 8), torch.arange(20) % 2
+        >>> quiet = {"epochs": 1, "reporter": NullReporter()}
+        >>> hardened = train(network, (images, labels), method="trades", epsilon=0.1, **quiet)
+        >>> hardened(images).shape
+        torch.Size([20, 2])
+    """
+    if isinstance(what, Recipe):
+        return _train_recipe(what, where, **settings)
+    if not isinstance(what, nn.Module | str):
+        raise InvalidInput(
+            "train takes a Recipe and a folder, or a network and data; the network must be an "
+            f"nn.Module or module:function, got {type(what).__name__}."
+        )
+    return train_network(what, where, cast(NetworkTraining, settings))
+
+
+def _train_recipe(
     recipe: Recipe,
     folder: Path,
     *,
@@ -75,32 +150,7 @@ def train(
     fabric: Fabric | None = None,
     elsewhere: Callable[[Recipe, Path], None] | None = None,
 ) -> nn.Module:
-    """Train a recipe into a run folder, and continue from what an earlier run left there.
-
-    Args:
-        recipe: What to train.
-        folder: The run folder.
-        resume: Continue in a folder that already holds this recipe's run.
-        trust: Code that may run because the recipe, or a model it stacks, names it: modules,
-            ``module:function``, or the functions themselves.
-        reporter: Receives progress and log messages.
-        dataset: The recipe's data set, if it is already loaded.
-        fabric: Fabric of several processes that train together, from ``launched``; every process
-            calls this function. By default this process trains alone.
-        elsewhere: Trains the stages in place of this process, such as a
-            ``execution.ray_cluster.RayExecutor``.
-
-    Returns:
-        The trained model in eval mode, which is also saved in ``folder/model``.
-
-    Raises:
-        RunError: If the folder is not empty and ``resume`` is not set, holds the run of another
-            recipe or other data, is in use, or the recipe needs code that is not trusted.
-        ValueError: If the recipe's name or a class name is not allowed in a model card.
-        DataError: If the data cannot be read.
-        TrainingError: If a stage cannot be trained, or a network does not fit the data.
-        Interrupted: If the run was asked to stop.
-    """
+    """Train a recipe into a run folder, and continue from what an earlier run left there."""
     reporter = reporter or NullReporter()
     with trusting(*trust), contextlib.ExitStack() as stack:
         fabric = fabric or launched(recipe.loop.precision, recipe.loop.batch_size)

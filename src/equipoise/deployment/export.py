@@ -16,11 +16,16 @@ from torch import Tensor, nn
 
 from equipoise.api import publish
 from equipoise.api.datasets import source_of
-from equipoise.api.model_source import LoadedModel, at_preference, find_model
+from equipoise.api.model_source import (
+    LoadedModel,
+    at_preference,
+    find_model,
+    loaded_module,
+)
 from equipoise.attacks import PGD
 from equipoise.attacks.goals import margin
 from equipoise.attacks.threat import THREATS
-from equipoise.data import DataError
+from equipoise.data import DataError, Split, as_split
 from equipoise.evaluation.cache import images_hash
 from equipoise.models import AdaptiveNetwork
 from equipoise.models.afa.layer_placement import first_convolution
@@ -117,13 +122,13 @@ class DeployedModel(nn.Module):
 
 
 def export_model(
-    model: str,
-    file: Path,
+    model: str | Path | nn.Module,
+    file: Path | str,
     *,
-    form: Format,
+    form: Format | None = None,
     preference: float | None = None,
     images: int = 64,
-    data: Path | None = None,
+    data: Any = None,
     size: tuple[int, int] | None = None,
 ) -> ExportedFile:
     """Write a model as an ONNX or ``torch.export`` file that contains its score card.
@@ -132,13 +137,14 @@ def export_model(
     original model's on clean images and on adversarial images made on the original.
 
     Args:
-        model: A run folder, a model folder, or ``hf://owner/name``.
+        model: A run folder, a model folder, ``hf://owner/name``, or a network in eval mode.
         file: File to write; it must end in ``.onnx`` or ``.pt2``.
-        form: ``"onnx"``, or ``"torch-export"`` for a ``.pt2`` file.
+        form: ``"onnx"``, or ``"torch-export"`` for a ``.pt2`` file; by default as ``file`` ends.
         preference: For a conditional network (OAT), the lambda to fix; its default if ``None``.
         images: Number of images to compare: test images of the model's data set, or noise if the
             data set is not available.
-        data: Folder of the data set, if it has moved.
+        data: Folder of the data set, if it has moved; for a network, labelled images as for
+            ``as_split``, from which the first are compared.
         size: Height and width of images, for a folder that does not specify them.
 
     Returns:
@@ -156,24 +162,29 @@ def export_model(
         True
     """
     file = Path(file)
+    if form is None:
+        form = "torch-export" if file.suffix == SUFFIXES["torch-export"] else "onnx"
     if file.suffix != SUFFIXES[form]:
         raise ExportError(f"a file of {form} must end in {SUFFIXES[form]}, got {file}.")
     if images < 2:
         raise ExportError(f"images must be 2 or more, got {images}.")
-    loaded = find_model(model)
-    if loaded.folder is None:
-        raise ExportError(f"{model} must be a model folder to be exported; name a folder.")
+    loaded, split = _loaded(model, data)
     network, name = at_preference(loaded.network, loaded.name, preference)
     fixed = network.preference if isinstance(network, FixedPreference) else None
-    shape = image_shape(loaded, size)
+    shape = image_shape(loaded, size) if split is None else tuple(split.images.shape[1:])
     deployed = DeployedModel(network.requires_grad_(False)).eval()
-    card = score_card(loaded.card, publish.record_at(loaded.folder, fixed)) | {
+    record = None if loaded.folder is None else publish.record_at(loaded.folder, fixed)
+    card = score_card(loaded.card, record) | {
         "name": name,
         "image_shape": list(shape),
         "outputs": deployed.outputs,
         "exported_by": commit(),
     }
-    clean, labels, source = _examples(deployed, loaded, shape, images, data)
+    if split is None:
+        clean, labels, source = _examples(deployed, loaded, shape, images, data)
+    else:
+        clean, labels = split.first(images).batch(slice(None))
+        source = f"data in memory, {images_hash(split)[:12]}"
     norm, epsilon = _threat(card, loaded.card)
     with attack_mode(network):
         goal = margin(lambda batch: deployed(batch)[0], labels)
@@ -197,6 +208,21 @@ def export_model(
         difference_clean=on_clean,
         difference_adversarial=on_adversarial,
     )
+
+
+def _loaded(model: str | Path | nn.Module, data: Any) -> tuple[LoadedModel, Split | None]:
+    """The model, and the images that were passed with a network in memory."""
+    if isinstance(model, nn.Module):
+        if data is None:
+            raise ExportError(
+                f"{type(model).__name__} does not name its data; pass labelled images with data=, "
+                "on which the file is compared with it."
+            )
+        return loaded_module(model), as_split(data)
+    loaded = find_model(str(model))
+    if loaded.folder is None:
+        raise ExportError(f"{model} must be a model folder to be exported; name a folder.")
+    return loaded, None
 
 
 def image_shape(loaded: LoadedModel, size: tuple[int, int] | None = None) -> tuple[int, ...]:

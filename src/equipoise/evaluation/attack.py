@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, is_dataclass, replace
+from dataclasses import asdict, dataclass, is_dataclass
 from functools import partial
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -11,9 +11,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from equipoise.attacks import Search, losses
-from equipoise.attacks.finishable_goals import PassCount, SuccessTracker
+from equipoise.attacks.finishable_goals import SuccessTracker
 from equipoise.attacks.goals import JointForward
-from equipoise.attacks.threat import Threat, select_rows
+from equipoise.attacks.threat import Threat
 from equipoise.evaluation.asked_model import draws_of, fold_of, folded_logits, misclassifies
 from equipoise.types import Images, Labels, Logits, PerImage, Predict
 
@@ -203,18 +203,18 @@ class SearchAttack:
     ) -> Images:
         if not self.targets:
             ends = self.search(tracker, images, threat, generator)
-            _record_last_point(tracker, ends, model)
+            record_last_point(tracker, ends, model)
             return ends
         ends = images
         with torch.no_grad():
             logits = folded_logits(model, images, tracker.labels)
-            wrong_classes = _wrong_classes(logits, tracker.labels)
-        for number in range(min(self.targets, wrong_classes.shape[1])):
+            wrong = wrong_classes(logits, tracker.labels)
+        for number in range(min(self.targets, wrong.shape[1])):
             if bool(tracker.broken.all()):
                 break
-            goal = tracker.with_targets(wrong_classes[:, number])
+            goal = tracker.with_targets(wrong[:, number])
             ends = self.search(goal, images, threat, generator)
-            _record_last_point(tracker, ends, model)
+            record_last_point(tracker, ends, model)
         return ends
 
     def _transfer(
@@ -235,154 +235,8 @@ class SearchAttack:
             return loss(source(points), tracker.labels)
 
         found = self.search(goal, images, threat, generator)
-        _record_last_point(tracker, found, model)
+        record_last_point(tracker, found, model)
         return found
-
-
-@dataclass(frozen=True, kw_only=True)
-class NearMisses:
-    """A search on all images, then a longer attack on those that it brought near the boundary.
-
-    An image is near if its margin has shrunk to a share of that of the clean image. An attack with
-    many steps finds little elsewhere, and this spares its cost there.
-
-    Args:
-        name: Name, unique within its suite.
-        probe: The search on all images; it maximises the margin.
-        attack: The attack on those that are near; it needs targets.
-        nearest: Share of its clean margin that an image's margin has to fall below, in [0, 1].
-        kind: What the attacker knows.
-
-    Example:
-        >>> import torch
-        >>> from equipoise.attacks import APGD, PGD
-        >>> from equipoise.attacks.threat import Linf
-        >>> from equipoise.evaluation.attack import NearMisses, SearchAttack
-        >>> longer = SearchAttack(
-        ...     name="longer", search=APGD(steps=100), loss="targeted_margin", targets=1
-        ... )
-        >>> probe = PGD(steps=2, relative_step=0.25, random_start=False)
-        >>> attack = NearMisses(name="near", probe=probe, attack=longer, nearest=0.5)
-        >>> model = lambda x: torch.cat([0.5 - x, x - 0.5, 0 * x - 1], dim=1)[:, :, 0, 0]
-        >>> images, labels = torch.tensor([0.43, 0.1]).reshape(2, 1, 1, 1), torch.tensor([0, 0])
-        >>> result = attack.run(model, images, labels, Linf(0.1), torch.Generator().manual_seed(0))
-        >>> result.broken, result.backward_passes < 50
-        (tensor([ True, False]), True)
-    """
-
-    name: str
-    probe: Search
-    attack: SearchAttack
-    nearest: float
-    kind: Kind = "white box"
-
-    def run(
-        self,
-        model: Predict,
-        images: Images,
-        labels: Labels,
-        threat: Threat,
-        generator: torch.Generator,
-        autocast: Autocast = contextlib.nullcontext,
-    ) -> AttackResult:
-        """Attack a batch, as ``Attack`` says."""
-        tracker = tracker_of(model, labels, losses.margin, autocast)
-        points = self.probe(tracker, images, threat, generator)
-        _record_last_point(tracker, points, model)
-        with torch.no_grad():
-            clean, reached = (
-                losses.margin(folded_logits(model, x, labels), labels) for x in (images, points)
-            )
-        tracker.passes.forward += 2 * len(images)
-        result = AttackResult.of(tracker, points, calls=max(1, draws_of(model)))
-        near = (~tracker.broken & (reached > self.nearest * clean)).nonzero().squeeze(1)
-        if not len(near):
-            return result
-        found = run_all_targets(
-            self.attack,
-            model,
-            images[near],
-            labels[near],
-            select_rows(threat, near),
-            generator,
-            autocast,
-            batch_size=len(images),
-        )
-        result.broken[near] |= found.broken
-        return replace(
-            result,
-            images=result.images.index_copy(0, near, found.images.to(result.images.dtype)),
-            forward_passes=result.forward_passes + found.forward_passes,
-            backward_passes=result.backward_passes + found.backward_passes,
-        )
-
-    def describe(self) -> dict[str, Any]:
-        """Return the settings for the record and the cache key."""
-        probe = {
-            "search": type(self.probe).__name__,
-            **(asdict(self.probe) if is_dataclass(self.probe) else {}),
-        }
-        return {
-            **self.attack.describe(),
-            "name": self.name,
-            "kind": self.kind,
-            "probe": probe,
-            "nearest": self.nearest,
-        }
-
-
-def run_all_targets(
-    attack: SearchAttack,
-    model: Predict,
-    images: Images,
-    labels: Labels,
-    threat: Threat,
-    generator: torch.Generator,
-    autocast: Autocast = contextlib.nullcontext,
-    *,
-    batch_size: int,
-) -> AttackResult:
-    """Run a targeted attack on every pair of image and target, many pairs at once.
-
-    For few images this is several times faster than one target after the other.
-
-    Args:
-        attack: The attack, with targets and without ``joint`` or ``source``.
-        model: The function under evaluation.
-        images: Clean images in [0, 1].
-        labels: Class indices.
-        threat: Where to search.
-        generator: The only source of randomness.
-        autocast: Precision of the search.
-        batch_size: Pairs attacked at once. An image that is broken is left out of later batches.
-    """
-    with torch.no_grad():
-        wrong = _wrong_classes(folded_logits(model, images, labels), labels)[:, : attack.targets]
-    count, targets = len(images), wrong.T.flatten()
-    rows = torch.arange(count, device=images.device).repeat(wrong.shape[1])
-    broken, points = torch.zeros_like(rows, dtype=torch.bool), images[rows]
-    passes = PassCount()
-    for pairs in torch.arange(len(rows), device=images.device).split(batch_size):
-        done = broken.reshape(-1, count).any(dim=0)
-        chosen = pairs[~done[rows[pairs]]]
-        if not len(chosen):
-            continue
-        few = rows[chosen]
-        tracker = tracker_of(model, labels[few], attack.loss_function(), autocast)
-        goal = tracker.with_targets(targets[chosen])
-        ends = attack.search(goal, images[few], select_rows(threat, few), generator)
-        _record_last_point(tracker, ends, model)
-        broken[chosen], points[chosen] = tracker.broken, tracker.replace_finished(ends)
-        passes.forward += tracker.passes.forward
-        passes.backward += tracker.passes.backward
-    first = broken.reshape(-1, count).int().argmax(dim=0)
-    calls = max(1, draws_of(model))
-    return AttackResult(
-        broken=broken.reshape(-1, count).any(dim=0),
-        images=points[first * count + torch.arange(count, device=images.device)],
-        forward_passes=calls * passes.forward,
-        backward_passes=calls * passes.backward,
-    )
 
 
 def tracker_of(
@@ -413,8 +267,14 @@ def tracker_of(
 
 
 @torch.no_grad()
-def _record_last_point(tracker: SuccessTracker, images: Images, model: Predict) -> None:
-    """Count the point that a search returns, which FGSM, for example, never evaluates."""
+def record_last_point(tracker: SuccessTracker, images: Images, model: Predict) -> None:
+    """Count the point that a search returns, which FGSM, for example, never evaluates.
+
+    Args:
+        tracker: Counts it, if the image is not broken yet.
+        images: The points.
+        model: Decides whether they are misclassified.
+    """
     rows = (~tracker.broken).nonzero().squeeze(1)
     if len(rows):
         part, points = tracker.select(rows), images[rows]
@@ -422,7 +282,7 @@ def _record_last_point(tracker: SuccessTracker, images: Images, model: Predict) 
         tracker.passes.forward += len(rows)
 
 
-def _wrong_classes(logits: Logits, labels: Labels) -> Tensor:
+def wrong_classes(logits: Logits, labels: Labels) -> Tensor:
     """Return every wrong class of each image, by descending logit."""
     wrong = logits.float().scatter(1, labels[:, None].long(), float("-inf"))
     return wrong.argsort(dim=1, descending=True)[:, :-1]

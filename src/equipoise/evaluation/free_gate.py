@@ -19,7 +19,7 @@ from equipoise.attacks.goals import misclassified
 from equipoise.attacks.losses import margin
 from equipoise.attacks.threat import Threat, broadcast_epsilon
 from equipoise.data import Split
-from equipoise.evaluation.attack import NearMisses
+from equipoise.evaluation.near_misses import NearMisses
 from equipoise.evaluation.profile import Profile
 from equipoise.evaluation.suites import suites_for
 from equipoise.models import AdaptiveNetwork

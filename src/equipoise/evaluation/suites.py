@@ -10,10 +10,11 @@ from torch import Tensor, nn
 
 from equipoise.attacks import APGD, PGD, Noise, Square, fgsm
 from equipoise.attacks.autoattack import PARTS
-from equipoise.evaluation.attack import Attack, Loss, NearMisses, SearchAttack
+from equipoise.evaluation.attack import Attack, Loss, SearchAttack
 from equipoise.evaluation.autoattack_part import AutoAttackPart
 from equipoise.evaluation.cache import weights_hash
 from equipoise.evaluation.gate_attacks import gate_attacks
+from equipoise.evaluation.near_misses import NearMisses
 from equipoise.models import AdaptiveNetwork, FeatureStack
 from equipoise.models.conditional_network import FixedPreference
 from equipoise.runtime.errors import InvalidInput

@@ -32,7 +32,8 @@ Precision = Literal["32-true", "bf16-mixed"]
 PACKAGE = Path(__file__).parents[1]
 CODE = (
     *("attacks/*", "distributed/shared_generator"),
-    *(f"evaluation/{name}" for name in ("attack", "autoattack_part", "suites", "work_unit")),
+    *(f"evaluation/{name}" for name in ("attack", "autoattack_part", "near_misses")),
+    *("evaluation/suites", "evaluation/work_unit"),
     *("evaluation/asked_model", "evaluation/random_draws", "evaluation/external_*"),
 )
 """Globs of the package's modules whose code, together with the model, decides what attacks find."""

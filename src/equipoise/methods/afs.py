@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import compress
 from pathlib import Path
@@ -136,23 +136,40 @@ class AFS:
         ]
         extractors = [] if self.extractors else list(compress(extractors, self.selected()))
 
-        def build(needed: Mapping[str, nn.Module]) -> "MergerTask":
+        def stack(needed: Mapping[str, nn.Module]) -> FeatureStack:
             loaded = {name: load_extractor(name) for name in self.selected_extractors()}
-            stack = stack_networks(needed or loaded)
-            if self.merger == "average":
-                stack.average()
-            return MergerTask(stack, self)
+            return stack_networks(needed or loaded)
 
-        merger = Stage(
+        needs = tuple(stage.name for stage in extractors)
+        return [*extractors, self.merger_stage(stack, needs)]
+
+    def merger_stage(
+        self,
+        stack: Callable[[Mapping[str, nn.Module]], FeatureStack],
+        needs: tuple[str, ...] = (),
+    ) -> Stage:
+        """Plan the training of the merger.
+
+        Args:
+            stack: Stacks the outcomes of the stages that are needed under a fresh merger.
+            needs: Names of these stages.
+        """
+
+        def build(needed: Mapping[str, nn.Module]) -> "MergerTask":
+            stacked = stack(needed)
+            if self.merger == "average":
+                stacked.average()
+            return MergerTask(stacked, self)
+
+        return Stage(
             name="merger",
             build=build,
             schedule=self.merger_schedule,
             validation=(0.0, self.merger_epsilon),
             norm=self.norm,
-            needs=tuple(stage.name for stage in extractors),
+            needs=needs,
             trains=self.merger == "trained",
         )
-        return [*extractors, merger]
 
 
 class MergerTask(nn.Module):

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from equipoise.report.extras import report_extra
 from equipoise.report.papers.entry import FORMATS
@@ -10,6 +11,9 @@ from equipoise.report.record import Record
 from equipoise.report.table import fullest
 from equipoise.runtime.errors import InvalidInput
 from equipoise.runtime.files import write_bytes
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 ENDINGS = tuple(f".{kind}" for kind in FORMATS)
 
@@ -37,6 +41,23 @@ def write_curves(records: Sequence[Record], file: Path) -> None:
     """
     if file.suffix not in ENDINGS:
         raise InvalidInput(f"a figure file must end in {', '.join(ENDINGS)}, got {file}.")
+    figure = curves_figure(records)
+    from equipoise.report.papers.style import encoded, styled
+
+    with styled():
+        write_bytes(file, encoded(figure, file.suffix[1:]))
+
+
+def curves_figure(records: Sequence[Record]) -> "Figure":
+    """Draw one line for each model, as ``write_curves`` does, and return the figure.
+
+    Args:
+        records: Evaluations at the same strengths.
+
+    Raises:
+        ValueError: If there is no record, or strengths differ.
+        RunError: If matplotlib is not installed.
+    """
     if not records:
         raise InvalidInput("a figure needs at least one record, got none; name record files.")
     shown = fullest(records)
@@ -56,7 +77,6 @@ def write_curves(records: Sequence[Record], file: Path) -> None:
     )
     with report_extra("a figure file"):
         from equipoise.report.papers.line_figures import accuracy_curves
-        from equipoise.report.papers.style import encoded, styled
+        from equipoise.report.papers.style import styled
     with styled():
-        content = encoded(accuracy_curves(drawing), file.suffix[1:])
-    write_bytes(file, content)
+        return accuracy_curves(drawing)

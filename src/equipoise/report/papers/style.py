@@ -16,6 +16,8 @@ from equipoise.runtime.files import write_bytes
 
 WIDTH = 3.3
 """Inches: one column of a two-column page."""
+SCREEN_DPI = 160
+"""Dots per inch in a notebook; files have more."""
 COLOURS = (*OKABE_ITO, "#000000", GREY)
 MARKS = ("o", "s", "D", "^", "v", "P", "X", "*")
 DASHES = ("-", "--", ":", "-.")
@@ -54,6 +56,15 @@ def styled() -> Iterator[None]:
         yield
 
 
+class _ShownCanvas(Canvas):
+    """A figure that a notebook shows; matplotlib's own is shown only if pyplot made it."""
+
+    def _repr_png_(self) -> bytes:
+        content = BytesIO()
+        self.savefig(content, format="png", dpi=SCREEN_DPI)
+        return content.getvalue()
+
+
 def canvas(rows: int, columns: int, height: float, **settings: Any) -> tuple[Canvas, list[Axes]]:
     """Make an empty figure of a column's width.
 
@@ -66,7 +77,7 @@ def canvas(rows: int, columns: int, height: float, **settings: Any) -> tuple[Can
     Returns:
         The figure and its panels, row by row.
     """
-    figure = Canvas(figsize=(WIDTH, height), layout="constrained")
+    figure = _ShownCanvas(figsize=(WIDTH, height), layout="constrained")
     panels = figure.subplots(rows, columns, squeeze=False, **settings)
     return figure, list(panels.flat)
 
