@@ -9,6 +9,7 @@ import tiny
 
 from equipoise.cli.main import main
 from equipoise.data import Digits
+from equipoise.models import WideResNet
 from equipoise.recipes import RECIPES
 
 PAGES = Path(__file__).resolve().parents[1] / "docs" / "how-to"
@@ -78,3 +79,19 @@ def test_the_page_about_python_runs_in_ten_lines_each(tmp_path, monkeypatch, few
     patch.undo()
     assert {path.name for path in Path().iterdir()} >= {"robust.png", "robust.json", "robust.onnx"}
     assert "robust against plain" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_our_side_of_the_page_about_other_tools_runs(tmp_path, monkeypatch):
+    pytest.importorskip("pyautoattack")
+    monkeypatch.chdir(tmp_path)
+    images, labels = tiny.split(24).batch(slice(None))
+    network = WideResNet(depth=10, width=1, classes=10, channels=1).eval()
+    page = (PAGES / "coming-from.md").read_text()
+    blocks = re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+    ours = [block for block in blocks if "import equipoise" in block]
+    assert len(ours) == len(blocks) / 2
+    for block in ours:
+        assert len(block.splitlines()) <= 10
+        names = {"model": network, "images": images, "labels": labels}
+        exec(compile(block, "coming-from.md", "exec"), names)
