@@ -27,11 +27,11 @@ from equipoise.models import (
 )
 from equipoise.models.io.external import import_network
 from equipoise.models.io.logits_of import LogitsOf
-from equipoise.models.io.trust import trusting
 from equipoise.models.last_linear import find_last_linear
 from equipoise.objectives import PGDAT
 from equipoise.recipes import RECIPES, ImportedNetwork, WideResNetShape, from_json, to_json
 from equipoise.runtime.errors import RunError
+from equipoise.runtime.trust import trusting
 
 TRUST = ("user_nets",)
 WITH_NORMS = ["resnet", "regnet", "mobilenet"]

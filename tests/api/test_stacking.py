@@ -16,10 +16,10 @@ from equipoise.methods import AFS
 from equipoise.methods.afs import load_extractor
 from equipoise.models import AdaptiveNetwork, WideResNet, fuse_branches, with_branches
 from equipoise.models.io.external import import_network
-from equipoise.models.io.trust import trusting
 from equipoise.recipes import RECIPES, Evaluation, to_json
 from equipoise.runtime.errors import RunError
 from equipoise.runtime.files import write_json
+from equipoise.runtime.trust import trusting
 
 CARD = {
     "data": "digits",

@@ -20,12 +20,12 @@ from equipoise.data import DataError
 from equipoise.evaluation import SuiteName, suites
 from equipoise.models import save
 from equipoise.models.io.external import import_network
-from equipoise.models.io.trust import trusting
 from equipoise.recipes import RECIPES, Evaluation, to_json
 from equipoise.records.files import iterate_records, read_record
 from equipoise.runtime.environment import version
 from equipoise.runtime.errors import InvalidInput, RunError, TrainingError, UserError
 from equipoise.runtime.files import read_json, write_json
+from equipoise.runtime.trust import trusting
 
 pytestmark = pytest.mark.usefixtures("few_digits", "no_self_checks")
 

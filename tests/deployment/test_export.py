@@ -23,10 +23,10 @@ from equipoise.evaluation import images_hash
 from equipoise.models import load, save
 from equipoise.models.io.exported import CARD_KEY
 from equipoise.models.io.external import load_external
-from equipoise.models.io.trust import trusting
 from equipoise.recipes import Evaluation
 from equipoise.records.files import iterate_records
 from equipoise.runtime.errors import RunError
+from equipoise.runtime.trust import trusting
 
 # Without the tests' shape checks, which would fix the batch size of what torch traces.
 pytestmark = pytest.mark.usefixtures("few_digits", "no_shape_checks")

@@ -19,9 +19,9 @@ from equipoise.deployment import (
 from equipoise.deployment import predict as predict_module
 from equipoise.deployment.predict import estimated_strength
 from equipoise.models import load, save
-from equipoise.models.io.trust import trusting
 from equipoise.runtime.errors import RunError
 from equipoise.runtime.files import write_json
+from equipoise.runtime.trust import trusting
 
 pytestmark = pytest.mark.usefixtures("few_digits", "no_shape_checks")
 

@@ -16,10 +16,10 @@ import torch
 from equipoise.api.train import train
 from equipoise.cli.main import main
 from equipoise.execution import ray_cluster
-from equipoise.models.io.trust import trusted_names, trusting
 from equipoise.recipes import to_json
 from equipoise.runtime.errors import RunError
 from equipoise.runtime.files import LOCK, write_json
+from equipoise.runtime.trust import trusted_names, trusting
 from equipoise.training import checkpoint
 
 COMMAND = [sys.executable, "-m", "equipoise", "train"]

@@ -19,9 +19,9 @@ from equipoise.api.model_source import LoadedModel, at_preference, find_model, l
 from equipoise.data import DataSet, ImageFolder, Split, as_split
 from equipoise.evaluation import images_hash
 from equipoise.models.io.external import load_external
-from equipoise.models.io.trust import Trusted
 from equipoise.recipes import Evaluation, from_json
 from equipoise.runtime.errors import InvalidInput, RunError
+from equipoise.runtime.trust import Trusted
 
 
 def data_of(

@@ -12,10 +12,10 @@ from torch import nn
 from equipoise.evaluation.external_files import file_sha256
 from equipoise.evaluation.profile import Order, Profile
 from equipoise.evaluation.suites import SuiteName
-from equipoise.models.io.trust import Trusted
 from equipoise.recipes import Evaluation, to_json
 from equipoise.runtime.errors import InvalidInput
 from equipoise.runtime.seeds import derive_seed
+from equipoise.runtime.trust import Trusted
 
 SearchPrecision = Literal["32-true", "bf16-mixed"]
 

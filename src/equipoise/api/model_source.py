@@ -14,9 +14,9 @@ from equipoise.models.io.external import is_external, load_external
 from equipoise.models.io.hub import HUB
 from equipoise.models.io.logits_of import LogitsOf
 from equipoise.models.io.model_folder import locate, read_config
-from equipoise.models.io.trust import Trusted
 from equipoise.records.redaction import functions_named
 from equipoise.runtime.errors import InvalidInput
+from equipoise.runtime.trust import Trusted
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,6 @@ from equipoise.models.io.model_folder import (
     locate,
     read_config,
 )
-from equipoise.models.io.trust import Trusted
 from equipoise.records.files import iterate_records
 from equipoise.records.redaction import without_folders
 from equipoise.report.model_card import model_card
@@ -25,6 +24,7 @@ from equipoise.report.score_card import fullest_by_threat, preference_in, record
 from equipoise.runtime.errors import RunError
 from equipoise.runtime.files import write_bytes, write_json
 from equipoise.runtime.run_folder import RunFolder
+from equipoise.runtime.trust import Trusted
 
 
 def weights_sha256(folder: Path) -> str:

@@ -19,7 +19,6 @@ from equipoise.execution.local import check_answer, check_forward, execute, keep
 from equipoise.methods import AFS
 from equipoise.methods.afs import load_extractor
 from equipoise.models import FeatureExtractor, save
-from equipoise.models.io.trust import Trusted, trusting
 from equipoise.models.io.validate_card import check_card
 from equipoise.recipes import RECIPES, Recipe, from_json, to_json
 from equipoise.runtime.environment import commit, environment
@@ -27,6 +26,7 @@ from equipoise.runtime.errors import InvalidInput, RunError
 from equipoise.runtime.files import read_json, write_json
 from equipoise.runtime.reporter import NullReporter, Reporter
 from equipoise.runtime.run_folder import RunFolder
+from equipoise.runtime.trust import Trusted, trusting
 from equipoise.training.stage import Stage
 
 

@@ -22,7 +22,6 @@ from equipoise.methods import AFS, AnyMethod
 from equipoise.methods.afs import stack_networks
 from equipoise.models import save
 from equipoise.models.io.external import import_network
-from equipoise.models.io.trust import trusting
 from equipoise.models.model_config import config_of
 from equipoise.recipes import to_json
 from equipoise.recipes.default_methods import default_method
@@ -31,6 +30,7 @@ from equipoise.runtime.files import locked, write_json
 from equipoise.runtime.progress import Terminal
 from equipoise.runtime.reporter import Reporter
 from equipoise.runtime.run_folder import RunFolder
+from equipoise.runtime.trust import trusting
 from equipoise.training import TrainingConfig
 from equipoise.training.schedule import Schedule
 from equipoise.training.stage import Stage

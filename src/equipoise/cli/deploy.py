@@ -74,7 +74,7 @@ def predict(
             files that may be read.
     """
     from equipoise import deployment
-    from equipoise.models.io.trust import trusting
+    from equipoise.runtime.trust import trusting
 
     with trusting(*trust):
         predictions = deployment.predict_images(model, images, preference=preference, size=size)
@@ -128,7 +128,7 @@ def export_and_print(model: str, file: Path, *, trust: Sequence[str] = (), **set
         settings: Other arguments of ``deployment.export_model``.
     """
     from equipoise import deployment
-    from equipoise.models.io.trust import trusting
+    from equipoise.runtime.trust import trusting
 
     settings.setdefault("form", export_form(file))
     with trusting(*trust):

@@ -56,7 +56,7 @@ def report(
     _print_tables([record for _, record in pairs], suite, per_class=per_class)
     if gallery:
         from equipoise.api.gallery import write_galleries
-        from equipoise.models.io.trust import trusting
+        from equipoise.runtime.trust import trusting
 
         with trusting(*trust):
             write_galleries(pairs, gallery, data)

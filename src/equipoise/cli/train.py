@@ -141,9 +141,9 @@ def _base_recipe(name: str, early: argparse.Namespace, *, for_help: bool) -> "Re
 
 def _dry_run(command: TrainCommand) -> None:
     from equipoise.api.dry_run import dry_run
-    from equipoise.models.io.trust import trusting
     from equipoise.report import rich_costs
     from equipoise.runtime.progress import Terminal
+    from equipoise.runtime.trust import trusting
 
     with Terminal(console) as terminal, trusting(*command.trust):
         cost = dry_run(command.recipe, reporter=terminal)

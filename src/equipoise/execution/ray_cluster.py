@@ -17,12 +17,12 @@ from typing import Any
 from equipoise.distributed.ranks import launched
 from equipoise.execution.local import execute
 from equipoise.execution.relay import RelayReporter
-from equipoise.models.io.trust import trusted_names, trusting
 from equipoise.recipes import Recipe
 from equipoise.runtime.errors import RunError
 from equipoise.runtime.files import locked
 from equipoise.runtime.reporter import Reporter
 from equipoise.runtime.signals import Interrupted, stop_on_signals
+from equipoise.runtime.trust import trusted_names, trusting
 from equipoise.training import is_done
 from equipoise.training.stage import Stage
 

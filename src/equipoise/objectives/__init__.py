@@ -9,6 +9,7 @@ from equipoise.objectives.base import (
 )
 from equipoise.objectives.fat import FAT, FATBase
 from equipoise.objectives.iat import IAT
+from equipoise.objectives.imported import ImportedObjective
 from equipoise.objectives.lbgat import LBGAT
 from equipoise.objectives.mart import MART
 from equipoise.objectives.pgd_at import PGDAT
@@ -16,7 +17,7 @@ from equipoise.objectives.standard import Standard
 from equipoise.objectives.tla import TLA
 from equipoise.objectives.trades import TRADES
 
-AnyObjective = Standard | PGDAT | TRADES | MART | IAT | FAT | TLA | LBGAT | AVM
+AnyObjective = Standard | PGDAT | TRADES | MART | IAT | FAT | TLA | LBGAT | AVM | ImportedObjective
 """Every objective that a recipe may name. To add one: one file, one import and one entry here."""
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "AnyObjective",
     "Batch",
     "FATBase",
+    "ImportedObjective",
     "Objective",
     "Standard",
     "TwoNetworkObjective",

@@ -1,11 +1,10 @@
 """Backbones as frozen dataclasses that a recipe stores."""
 
 import inspect
-import json
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import tyro
 from torch import nn
@@ -13,8 +12,9 @@ from torch import nn
 from equipoise.data import DataSet
 from equipoise.models import PreActResNet, ResNet, ResNet9, WideResNet
 from equipoise.models.io.external import import_network, load_initial_weights
-from equipoise.models.io.trust import import_trusted_function
 from equipoise.runtime.errors import InvalidInput
+from equipoise.runtime.json_argument import JsonObject
+from equipoise.runtime.trust import import_trusted_function
 from equipoise.training.stage import MakeNetwork
 
 
@@ -102,31 +102,6 @@ class ResNet9Shape:
         return partial(ResNet9, **asdict(self), classes=dataset.classes, channels=dataset.channels)
 
 
-def _parse_object(text: str) -> dict[str, Any]:
-    try:
-        value = json.loads(text)
-    except ValueError as error:
-        raise InvalidInput(f"arguments must be a JSON object, got {text!r} ({error})") from None
-    if not isinstance(value, dict):
-        raise InvalidInput(
-            f"arguments must be a JSON object such as '{{\"depth\": 3}}', got {text!r}"
-        )
-    return value
-
-
-Arguments = Annotated[
-    dict[str, Any],
-    tyro.constructors.PrimitiveConstructorSpec(
-        nargs=1,
-        metavar="JSON",
-        instance_from_str=lambda words: _parse_object(words[0]),
-        is_instance=lambda value: isinstance(value, dict),
-        str_from_instance=lambda value: [json.dumps(value)],
-    ),
-]
-"""Keyword arguments of a function; a JSON object on the command line."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class ImportedNetwork:
     """Your own network, made by an importable function.
@@ -149,7 +124,7 @@ class ImportedNetwork:
     """
 
     function: str
-    arguments: Arguments = field(default_factory=dict)
+    arguments: JsonObject = field(default_factory=dict)
     weights: Path | None = None
     logits: Annotated[str | None, tyro.conf.arg(aliases=["--logits"])] = None
     last_linear: str | None = None

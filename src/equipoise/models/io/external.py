@@ -11,8 +11,8 @@ from torch import nn
 from equipoise.models.io.exported import ExportedNetwork, OnnxNetwork
 from equipoise.models.io.hub import HUB
 from equipoise.models.io.logits_of import LogitsOf
-from equipoise.models.io.trust import Trusted, check_file, import_trusted_function, trusting
 from equipoise.runtime.errors import RunError
+from equipoise.runtime.trust import Trusted, check_file, import_trusted_function, trusting
 
 
 def is_external(name: str) -> bool:
@@ -81,7 +81,7 @@ def import_network(
         ValueError: If ``last_linear`` does not name a linear layer.
 
     Example:
-        >>> from equipoise.models.io.trust import trusting
+        >>> from equipoise.runtime.trust import trusting
         >>> with trusting("torch.nn"):
         ...     network = import_network("torch.nn:Linear", {"in_features": 4, "out_features": 3})
         >>> network.config["function"]

@@ -29,12 +29,12 @@ from equipoise.models.conditional_network import with_conditioning
 from equipoise.models.feature_stack import FeatureStack
 from equipoise.models.io.external import import_network
 from equipoise.models.io.hub import HUB, download
-from equipoise.models.io.trust import Trusted, trusting
 from equipoise.models.io.validate_card import check_card
 from equipoise.models.model_config import config_of
 from equipoise.records.redaction import functions_named
 from equipoise.runtime.errors import InvalidInput, RunError
 from equipoise.runtime.files import read_json, write_bytes
+from equipoise.runtime.trust import Trusted, trusting
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 MAX_CONFIG_BYTES = 1 << 20  # ours have a few kB

@@ -10,9 +10,9 @@ from equipoise import load, save
 from equipoise.models import FeatureStack, fuse_branches, with_branches
 from equipoise.models.io.external import import_network
 from equipoise.models.io.model_folder import read_config
-from equipoise.models.io.trust import import_trusted_function, trusting
 from equipoise.records.redaction import functions_named
 from equipoise.runtime.errors import RunError
+from equipoise.runtime.trust import import_trusted_function, trusting
 
 SMALL = {"classes": 3, "channels": 3}
 
