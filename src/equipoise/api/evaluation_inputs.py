@@ -39,7 +39,7 @@ def data_of(
         The data set or the split, if given, and the folder, if given.
 
     Raises:
-        ValueError: If the model is no model, or the data are not named or have no known form.
+        ValueError: If the model is of another kind, or the data are not named or have no known form.
     """
     if not isinstance(model, str | Path | nn.Module):
         raise InvalidInput(

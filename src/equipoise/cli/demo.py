@@ -13,7 +13,7 @@ def demo(
 ) -> None:
     """Train four models on handwritten digits, evaluate them on clean images and at four strengths,
     print one table.
-    Takes about ten minutes on two cores.
+    Takes ten to fifteen minutes on two cores.
 
     Args:
         out: Folder for runs, records and models; finished runs in it are reused.

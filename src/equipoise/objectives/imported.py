@@ -87,7 +87,7 @@ def _made(function: str, arguments: str) -> Objective:
     if isinstance(objective, Objective):
         return objective
     lacking = [name for name in _PARTS if not hasattr(objective, name)]
-    reason = f"lacks {', '.join(lacking)}" if lacking else "is no objective"
+    reason = f"lacks {', '.join(lacking)}" if lacking else "has other parts"
     raise InvalidInput(
         f"{function} must return an objective, got {type(objective).__name__}, which {reason}."
     )
