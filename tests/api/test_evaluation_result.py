@@ -73,7 +73,7 @@ def test_a_figure_has_a_line_for_each_model(result, tmp_path):
     )
     figure = result.plot(other)
     lines = figure.axes[0].get_lines()
-    assert [line.get_label() for line in lines if line.get_label() in ("bright", "dark")]
+    assert {line.get_label() for line in lines} >= {"bright", "dark"}
     assert figure._repr_png_().startswith(b"\x89PNG")
     found = compare(result, other)
     assert "dark against bright" in repr(found)
@@ -115,5 +115,22 @@ def test_a_network_in_memory_is_exported(tmp_path):
     done = equipoise.export_model(linear(1.0), file, data=learnable())
     assert file.exists()
     assert done.images == 64
+    network = linear(1.0)
+    equipoise.export_model(network, file, data=learnable())
+    assert all(parameter.requires_grad for parameter in network.parameters())
     with pytest.raises(RunError, match="pass labelled images with data="):
         equipoise.export_model(linear(1.0), file)
+
+
+def test_images_that_lack_the_last_classes_say_how_to_name_them(tmp_path):
+    network = nn.Sequential(nn.Flatten(), nn.Linear(64, 4)).eval()
+    data = learnable().batch(slice(None))
+    with pytest.raises(InvalidInput, match=r"as_split\(data, classes=4\)"):
+        evaluate(network, data, epsilons=(0.0, 0.02), folder=tmp_path)
+    split = equipoise.as_split(data, classes=4)
+    assert len(evaluate(network, split, epsilons=(0.0, 0.02), folder=tmp_path).accuracy) == 2
+
+
+def test_a_saved_model_keeps_its_own_name():
+    with pytest.raises(InvalidInput, match=r"name can be given for an nn\.Module only; runs/a has"):
+        evaluate("runs/a", learnable(), epsilons=STRENGTHS, name="mine")

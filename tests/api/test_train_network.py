@@ -113,6 +113,10 @@ def test_a_folder_continues_its_own_run_and_refuses_another(tmp_path):
         train(network(), learnable(), epsilon=0.2, folder=folder)
     with pytest.raises(RunError, match=r"differs in images"):
         train(network(), learnable(40), folder=folder)
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "mine.txt").write_text("mine")
+    with pytest.raises(RunError, match="exists and holds no run"):
+        train(network(), learnable(), folder=tmp_path / "notes")
 
 
 def test_a_network_that_cannot_be_built_again_is_trained_all_the_same(tmp_path):

@@ -1,21 +1,30 @@
 """An objective of another package: stored by name, trained with, refused with the reason."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 from by_hand import batch as batch_of
-from tiny import learnable
+from tiny import images_and_labels, learnable, wide_resnet
 from torch import nn
 
 import equipoise
 from equipoise.methods import SingleNetwork
 from equipoise.objectives import TRADES, AnyObjective, ImportedObjective, Objective
-from equipoise.recipes import from_json, to_json
+from equipoise.objectives.imported import _made
+from equipoise.recipes import RECIPES, from_json, to_json
 from equipoise.runtime.errors import InvalidInput, RunError
 from equipoise.runtime.reporter import NullReporter
 from equipoise.runtime.trust import trusting
 from equipoise.training.schedule import Schedule
+
+
+@pytest.fixture(autouse=True)
+def not_imported_before():
+    """Each test starts as a new process does, so that none passes by what another has trusted."""
+    _made.cache_clear()
+
 
 MINE = ImportedObjective(function="equipoise.objectives:TRADES", arguments={"beta": 2.0})
 
@@ -36,6 +45,32 @@ def test_it_behaves_as_the_objective_that_the_function_makes():
 
 def test_a_recipe_stores_it_by_name():
     assert from_json(json.loads(json.dumps(to_json(MINE))), AnyObjective) == MINE
+
+
+@pytest.mark.usefixtures("no_shape_checks")  # they ask what they check
+@pytest.mark.parametrize("name", ["pgd_at_digits", "afa_digits", "afs_digits", "oat_digits"])
+def test_a_recipe_is_read_without_its_code_and_planned_only_with_it(name):
+    recipe = RECIPES[name]()
+    recipe = replace(recipe, method=replace(recipe.method, objective=MINE))
+    read = from_json(json.loads(json.dumps(to_json(recipe))))
+    assert read == recipe
+
+    def run():
+        task = read.method.stages(lambda: wide_resnet())[0].build({})
+        return task(*images_and_labels(2), torch.Generator(), 0.0)
+
+    with pytest.raises(RunError, match=r"equipoise\.objectives, which is not trusted"):
+        run()
+    with trusting("equipoise"):
+        assert run()["loss"].isfinite()
+
+
+def test_what_a_method_cannot_train_with_is_refused_before_training():
+    plain = ImportedObjective(function="equipoise.objectives:Standard")
+    recipe = RECIPES["afa_digits"]()
+    method = replace(recipe.method, objective=plain)
+    with trusting("equipoise"), pytest.raises(InvalidInput, match="AFA needs an objective with an"):
+        method.stages(lambda: wide_resnet())
 
 
 def test_a_method_in_python_takes_it():

@@ -39,7 +39,7 @@ def data_of(
         The data set or the split, if given, and the folder, if given.
 
     Raises:
-        ValueError: If the model is of another kind, or the data are not named or have no known form.
+        ValueError: If the model is of another kind, or the data are missing or of no known form.
     """
     if not isinstance(model, str | Path | nn.Module):
         raise InvalidInput(
@@ -117,6 +117,11 @@ def resolve_inputs(
     logits = choices.get("logits")
     if isinstance(model, nn.Module):
         loaded = loaded_module(model, logits, choices.get("name"), choices.get("folder"))
+    elif named := [key for key in ("name", "folder") if key in choices]:
+        raise InvalidInput(
+            f"{' and '.join(named)} can be given for an nn.Module only; {model} has its own. Leave "
+            "it out."
+        )
     else:
         loaded = find_model(str(model), logits, choices.get("trust", ()))
     network, name = at_preference(loaded.network, loaded.name, choices.get("preference"))

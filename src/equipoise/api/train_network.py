@@ -26,7 +26,7 @@ from equipoise.models.model_config import config_of
 from equipoise.recipes import to_json
 from equipoise.recipes.default_methods import default_method
 from equipoise.runtime.errors import InvalidInput, RunError
-from equipoise.runtime.files import locked, write_json
+from equipoise.runtime.files import LOCK, locked, write_json
 from equipoise.runtime.progress import Terminal
 from equipoise.runtime.reporter import Reporter
 from equipoise.runtime.run_folder import RunFolder
@@ -131,10 +131,8 @@ def stack(networks: Sequence[nn.Module], data: Any, **settings: Any) -> nn.Modul
     if len(members) < 2:
         raise InvalidInput(f"a stack needs two or more networks, got {len(members)}.")
     method = replace(method, alpha=alpha, budgets=(method.merger_epsilon,) * len(members))
-    if isinstance(known.get("epochs"), int):
-        method = replace(
-            method, merger_schedule=replace(method.merger_schedule, epochs=known["epochs"])
-        )
+    asked: Any = {key: known[key] for key in ("epochs", "learning_rate") if key in known}
+    method = replace(method, merger_schedule=replace(method.merger_schedule, **asked))
     merger = method.merger_stage(lambda _: stack_networks(members))
     about = {"method": to_json(method), "start": [weights_hash(part) for part in members.values()]}
     return _run([merger], _training_split(data), known, about)
@@ -234,6 +232,9 @@ def _folder(folder: Path | str | None, about: dict[str, Any]) -> Iterator[Path]:
         return
     path = RunFolder(Path(folder)).recipe
     with locked(Path(folder)):
+        others = [child.name for child in Path(folder).iterdir() if child.name != LOCK]
+        if others and not path.exists():
+            raise RunError(f"{folder} exists and holds no run; name another folder.")
         changed = differences(Path(folder), about) if path.exists() else []
         if changed:
             raise RunError(

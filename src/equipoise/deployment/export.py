@@ -1,6 +1,7 @@
 """Export a saved model as one file for other programs, and verify it against the original."""
 
 import contextlib
+import copy
 import io
 import json
 import logging
@@ -218,7 +219,7 @@ def _loaded(model: str | Path | nn.Module, data: Any) -> tuple[LoadedModel, Spli
                 f"{type(model).__name__} does not name its data; pass labelled images with data=, "
                 "on which the file is compared with it."
             )
-        return loaded_module(model), as_split(data)
+        return loaded_module(copy.deepcopy(model)), as_split(data)  # the copy will be frozen
     loaded = find_model(str(model))
     if loaded.folder is None:
         raise ExportError(f"{model} must be a model folder to be exported; name a folder.")

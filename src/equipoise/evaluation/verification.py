@@ -143,6 +143,11 @@ def _check_shape(model: Predict, logits: Any, images: int, classes: int) -> None
         advice = ' and the last logit means "reject"'
     elif isinstance(logits, Tensor) and logits.shape == (images, classes + 1):
         advice = '. If the last logit means "reject", pass --reject-class (reject_class=True)'
+    elif isinstance(logits, Tensor) and logits.shape[0] == images and logits.shape[-1] > classes:
+        advice = (
+            ". If the images lack its last classes, say how many there are: "
+            f"as_split(data, classes={logits.shape[-1]})"
+        )
     raise InvalidInput(
         f"the model must return logits of shape ({images}, {columns}), got {got}; the data has "
         f"{classes} classes{advice}."

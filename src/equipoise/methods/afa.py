@@ -18,7 +18,7 @@ from equipoise.models import AdaptiveNetwork, BranchedNetwork, fuse_branches, wi
 from equipoise.models.afa.adaptive_network import Placement, WeightGranularity
 from equipoise.models.afa.branches import Separate, model_soup
 from equipoise.models.afa.layer_placement import AtLayer, FixedBranch, traced
-from equipoise.objectives import AnyObjective, single_network_objective
+from equipoise.objectives import AnyObjective, ImportedObjective, single_network_objective
 from equipoise.records.epsilon import Epsilons
 from equipoise.runtime.errors import InvalidInput
 from equipoise.training.schedule import Schedule
@@ -180,6 +180,11 @@ class AFA:
             )
         if self.soup is not None and not 0 <= self.soup <= 1:
             raise InvalidInput(f"soup must be a share in [0, 1], got {self.soup}.")
+        if not isinstance(self.objective, ImportedObjective):
+            self._check_objective()
+
+    def _check_objective(self) -> None:
+        """Refuse an objective that no branch can be trained with; asks an imported one."""
         if not single_network_objective(self.objective, "AFA").attacks:
             raise InvalidInput(
                 f"AFA needs an objective with an attack, got {type(self.objective).__name__}: "
@@ -189,6 +194,7 @@ class AFA:
 
     def stages(self, make_network: MakeNetwork) -> list[Stage]:
         """Plan ``branches`` (stage I), then ``gate`` (stage II) or ``soup``."""
+        self._check_objective()
 
         def build_branches(needed: Mapping[str, nn.Module]) -> "BranchTask":
             network = with_branches(make_network(), len(self.strengths), self.separate)

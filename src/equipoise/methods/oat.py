@@ -15,7 +15,13 @@ from equipoise.methods.training_attack import TrainingAttack
 from equipoise.models import ConditionalNetwork, with_conditioning
 from equipoise.models.film import Start
 from equipoise.models.preference_encoding import PREFERENCES, Encoding, check_code
-from equipoise.objectives import PGDAT, AnyObjective, Batch, single_network_objective
+from equipoise.objectives import (
+    PGDAT,
+    AnyObjective,
+    Batch,
+    ImportedObjective,
+    single_network_objective,
+)
 from equipoise.records.epsilon import Epsilon
 from equipoise.runtime.errors import InvalidInput
 from equipoise.training.schedule import Schedule
@@ -90,6 +96,11 @@ class OAT:
             )
         if not self.epsilon > 0:
             raise InvalidInput(f"OAT needs an epsilon above 0, got {self.epsilon}.")
+        if not isinstance(self.objective, ImportedObjective):
+            self._check_objective()
+
+    def _check_objective(self) -> None:
+        """Refuse an objective that no preference applies to; asks an imported one."""
         objective = single_network_objective(self.objective, "OAT")
         if not objective.attacks or not objective.per_image_loss:
             raise InvalidInput(
@@ -100,6 +111,7 @@ class OAT:
 
     def stages(self, make_network: MakeNetwork) -> list[Stage]:
         """Plan a single stage named ``conditional``."""
+        self._check_objective()
 
         def build(needed: Mapping[str, nn.Module]) -> "ConditionalTask":
             network = with_conditioning(

@@ -10,7 +10,13 @@ from torch import Tensor, nn
 from equipoise.attacks.threat import THREATS, Norm, check_strengths
 from equipoise.distributed.shared_generator import randint
 from equipoise.methods.training_attack import TrainingAttack
-from equipoise.objectives import AnyObjective, Batch, Objective, TwoNetworkObjective
+from equipoise.objectives import (
+    AnyObjective,
+    Batch,
+    ImportedObjective,
+    Objective,
+    TwoNetworkObjective,
+)
 from equipoise.objectives.base import objective_at
 from equipoise.records.epsilon import Epsilon, Epsilons
 from equipoise.runtime.errors import InvalidInput
@@ -71,6 +77,11 @@ class SingleNetwork:
                 "stage must be lower-case letters, digits and underscores, because it names a "
                 f"folder, got {self.stage!r}."
             )
+        if not isinstance(self.objective, ImportedObjective):
+            self._check_objective()
+
+    def _check_objective(self) -> None:
+        """Refuse random budgets for an objective without an attack; asks an imported one."""
         attacks = isinstance(self.objective, TwoNetworkObjective) or self.objective.attacks
         if self.random_budgets and not attacks:
             raise InvalidInput(
@@ -80,6 +91,7 @@ class SingleNetwork:
 
     def stages(self, make_network: MakeNetwork) -> list[Stage]:
         """Plan a single stage."""
+        self._check_objective()
         return [
             network_stage(
                 self.stage,

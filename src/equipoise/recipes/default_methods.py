@@ -31,7 +31,7 @@ def default_method(
         norm: Norm of the threat.
 
     Raises:
-        ValueError: If there is no such method, or the norm cannot have such a strength.
+        ValueError: If the method is unknown, or the norm cannot have such a strength.
 
     Example:
         >>> schedule = Schedule(epochs=10, learning_rate=0.05)

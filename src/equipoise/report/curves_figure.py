@@ -55,7 +55,7 @@ def curves_figure(records: Sequence[Record]) -> "Figure":
         records: Evaluations at the same strengths.
 
     Raises:
-        ValueError: If there is no record, or strengths differ.
+        ValueError: If records is empty, or strengths differ.
         RunError: If matplotlib is not installed.
     """
     if not records:

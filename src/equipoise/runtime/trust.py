@@ -84,7 +84,7 @@ def import_trusted_function(name: str) -> Callable[..., Any]:
     """
     module, _, function = name.partition(":")
     if not module or not function.isidentifier():
-        raise RunError(f"a network's function is written module:function, got {name!r}.")
+        raise RunError(f"a function is written module:function, got {name!r}.")
     for code in _trusted.get():
         if callable(code) and getattr(code, "__name__", None) == function:
             return code
