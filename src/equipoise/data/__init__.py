@@ -10,6 +10,7 @@ from equipoise.data.cifar import Cifar10, Cifar100
 from equipoise.data.dataset import DataError, DataSet, Split
 from equipoise.data.digits import Digits
 from equipoise.data.image_folder import ImageFolder
+from equipoise.data.in_memory import as_split
 from equipoise.data.memory_mapped import MappedImages
 from equipoise.data.npz import NpzFile
 from equipoise.data.svhn import SVHN
@@ -43,4 +44,5 @@ __all__ = [
     "NpzFile",
     "Split",
     "TinyImageNet",
+    "as_split",
 ]
