@@ -37,10 +37,20 @@ def test_grey_images_get_a_channel():
 @pytest.mark.parametrize(
     ("images", "value_range", "message"),
     [
-        (LAST / 255, None, r"range must be stated, got torch.float64 from 0 to 1; add value_range"),
-        (PIXELS.float(), None, r"must be in \[0, 1\], got torch.float32 from 0 to 255; state"),
+        (
+            LAST / 255,
+            None,
+            r"must be stated, got torch.float64 from 0 to 1; pass value_range=\(0, 1\)\.",
+        ),
+        (
+            PIXELS.float(),
+            None,
+            r"in \[0, 1\], got torch.float32 from 0 to 255; pass value_range=\(0, 255\)\.",
+        ),
+        (PIXELS.float() / 255 - 3, (-1, 1), r"from -3 to -2; pass value_range=\(black, white\)"),
+        (LAST / 127.5 - 1, None, r"pass value_range=\(-1, 1\)"),
         (PIXELS.float() / 255 * float("nan"), None, "from nan to nan"),
-        (PIXELS.float(), (1, 0), r"black must be below white, got \(1, 0\)"),
+        (PIXELS.float(), (1, 0), r"ascending, got \(1, 0\)"),
         (PIXELS, (0, 1), "uint8, which need no range"),
         (PIXELS.long(), None, r"images.astype\('uint8'\)"),
         (torch.from_numpy(LAST.copy()), None, r"images.permute\(0, 3, 1, 2\)"),

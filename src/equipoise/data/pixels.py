@@ -16,7 +16,11 @@ ValueRange = tuple[float, float]
 
 
 def to_uint8(
-    images: Any, value_range: ValueRange | None = None, *, name: str = "images", option: str = ""
+    images: Any,
+    value_range: ValueRange | None = None,
+    *,
+    name: str = "images",
+    remedy: str = "pass value_range={}",
 ) -> UInt8[Tensor, "n channel height width"]:
     """Convert a batch of images to uint8 with channels first.
 
@@ -27,7 +31,7 @@ def to_uint8(
         value_range: Pixel values of black and of white, if the images are floats. Floats in a
             tensor are in [0, 1] by default, as torchvision makes them.
         name: Name of the images in messages.
-        option: How the user states the range; ``value_range=(0, 1)`` by default.
+        remedy: How to state the range, for messages.
 
     Returns:
         The images.
@@ -41,7 +45,6 @@ def to_uint8(
     """
     is_tensor = isinstance(images, Tensor)
     array = images.detach().cpu() if is_tensor else torch.from_numpy(_plain(images, name))
-    option = option or "value_range=(0, 1)"
     if array.dtype != torch.uint8:
         if not array.is_floating_point():
             raise DataError(
@@ -49,7 +52,7 @@ def to_uint8(
                 "convert them with images.astype('uint8')."
             )
         default = (0.0, 1.0) if is_tensor else None
-        array = _rescaled(array, value_range or default, name, option)
+        array = _rescaled(array, value_range or default, name, remedy)
     elif value_range not in (None, (0, 255)):
         raise DataError(f"{name} are uint8, which need no range, got {value_range}; leave it out.")
     return _channels_first(array, is_tensor, name).contiguous()
@@ -83,6 +86,40 @@ def to_labels(labels: Any, count: int, *, name: str = "labels") -> Int[Tensor, "
     return torch.from_numpy(values.astype(numpy.int64))
 
 
+def number_classes(
+    train: Int[Tensor, " n"], test: Int[Tensor, " m"], where: str
+) -> tuple[Int[Tensor, " n"], Int[Tensor, " m"], tuple[str, ...], tuple[str, ...]]:
+    """Number the classes from 0 without gaps, so that every class has training images.
+
+    Args:
+        train: Labels of the training images, any whole numbers.
+        test: Labels of the test images.
+        where: Name of the data in messages.
+
+    Returns:
+        Both as class indices, the labels as names of the classes, and a note if they changed.
+
+    Raises:
+        DataError: If a test image has a label that no training image has.
+
+    Example:
+        >>> number_classes(torch.tensor([1, 3, 1]), torch.tensor([3]), "mine")[2:]
+        (('1', '3'), ('the labels 1 to 3 were numbered as classes 0 to 1',))
+    """
+    values, indices = train.unique(return_inverse=True)
+    names = tuple(map(str, values.tolist()))
+    if values.tolist() == list(range(len(values))):
+        return train, test, names, ()
+    unknown = test[~torch.isin(test, values)]
+    if len(unknown):
+        raise DataError(
+            f"{where}: each label of a test image must have training images, got "
+            f"{int(unknown[0])}, which none has; correct the labels."
+        )
+    note = f"the labels {names[0]} to {names[-1]} were numbered as classes 0 to {len(names) - 1}"
+    return indices, torch.searchsorted(values, test), names, (note,)
+
+
 def _plain(images: Any, name: str) -> Any:
     """A NumPy array that PyTorch can read."""
     array = numpy.asarray(images)
@@ -95,28 +132,36 @@ def _plain(images: Any, name: str) -> Any:
     return numpy.ascontiguousarray(native) if native.flags.writeable else native.copy()
 
 
-def _rescaled(array: Tensor, value_range: ValueRange | None, name: str, option: str) -> Tensor:
+def _rescaled(array: Tensor, value_range: ValueRange | None, name: str, remedy: str) -> Tensor:
     if array.numel() == 0:
         return array.to(torch.uint8)
     least, most = array.min().item(), array.max().item()
     got = f"got {array.dtype} from {least:g} to {most:g}"
     if value_range is None:
+        remedy = remedy.format(_likely_range(least, most))
         raise DataError(
-            f"{name} are floats, whose range must be stated, {got}; add {option} with the values "
-            "of black and white."
+            f"{name} are floats, whose black and white must be stated, {got}; {remedy}."
         )
     black, white = value_range
     if not black < white:
-        raise DataError(f"black must be below white, got {value_range}; correct {option}.")
+        raise DataError(f"value_range must be black and white, ascending, got {value_range}.")
     slack = 1e-3 * (white - black)
-    if not (black - slack <= least and most <= white + slack):  # also not a number
+    if not (black - slack <= least and most <= white + slack):  # also if they are not numbers
+        remedy = remedy.format(_likely_range(least, most))
         raise DataError(
-            f"{name} must be in [{black:g}, {white:g}], {got}; state the values of black and white "
-            f"like {option}. Undo a normalisation by mean and deviation: that is a layer of the "
-            "network."
+            f"{name} must be in [{black:g}, {white:g}], {got}; {remedy}. If mean and deviation "
+            "were normalised, undo that: it is a layer of the network."
         )
     scale = 255.0 / (white - black)
     return array.float().sub(black).mul_(scale).round_().clamp_(0, 255).to(torch.uint8)
+
+
+def _likely_range(least: float, most: float) -> str:
+    """The usual range that fits the values, as Python writes it."""
+    for black, white in ((0, 1), (-1, 1), (0, 255)):
+        if black <= least and most <= white:
+            return f"({black}, {white})"
+    return "(black, white)"
 
 
 def _channels_first(array: Tensor, is_tensor: bool, name: str) -> Tensor:
