@@ -9,11 +9,10 @@ import torch
 
 from equipoise import load
 from equipoise.api import publish
-from equipoise.api.datasets import with_folder
 from equipoise.api.demo import DEMO, demo
 from equipoise.api.evaluate import evaluate
 from equipoise.api.train import find_recipe, train
-from equipoise.data import Cifar10, DataError, Digits
+from equipoise.data import DataError
 from equipoise.evaluation import images_hash, measure_profile
 from equipoise.models import AdaptiveNetwork, save, with_conditioning
 from equipoise.models.io import model_folder
@@ -353,16 +352,6 @@ def test_data_with_another_number_of_classes_are_refused(trained):
     )
     with pytest.raises(ValueError, match="the data has 2 classes"):
         evaluate(trained, evaluation=QUICK, dataset=other)
-
-
-def test_a_data_folder_replaces_that_of_the_data_set(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    from pathlib import Path
-
-    moved = with_folder(Cifar10(limit=3), Path("here"))
-    assert moved == Cifar10(folder=tmp_path / "here", limit=3)
-    with pytest.raises(ValueError, match="leave --data out"):
-        with_folder(Digits(), tmp_path)
 
 
 @pytest.mark.slow

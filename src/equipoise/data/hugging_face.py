@@ -1,21 +1,295 @@
-"""Data sets of the library ``datasets``: which of their columns are images and labels."""
+"""Data sets that the library ``datasets`` reads: saved to disk, WebDataset, metadata, the hub."""
 
+import csv
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
 
-from equipoise.data.dataset import DataError
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from equipoise.data.cache import cache_folder, decode_once, load_if_small
+from equipoise.data.dataset import DataError, DataSet, Split
+from equipoise.data.encoded import EncodedImages
+from equipoise.data.image_folder import (
+    TEST_FOLDERS,
+    TRAIN_FOLDERS,
+    check_broken,
+    check_size_and_share,
+    first_of,
+)
+from equipoise.data.pixels import number_classes
 
 LABELS = ("label", "labels", "fine_label", "class", "cls", "target")
 """Names of a column of labels; the first one that exists is used, unless a column is declared to
 hold class labels."""
+FILE_NAMES = ("file_name", "filename", "file", "path", "image", "id")
+"""Names of the column of file names in ``labels.csv``; the first one that exists is used."""
+LABELS_FILE = "labels.csv"
 
 
-def find_columns(features: Mapping[str, Any], where: str) -> tuple[str, str]:
+@dataclass(frozen=True, kw_only=True)
+class HuggingFace:
+    """A data set in any form that the library ``datasets`` reads, or on its hub.
+
+    Args:
+        folder: A folder that ``save_to_disk`` wrote; images with ``metadata.csv`` or
+            ``metadata.jsonl``; images with ``labels.csv``, which has the columns ``file_name``,
+            ``label`` and perhaps ``split``; WebDataset tars, or a single one; parquet or arrow
+            files. Splits are recognised by their names.
+        hub: Repository on the hub, if there is no folder.
+        config: Configuration on the hub.
+        name: Name in records; the name of the folder or repository by default.
+        image: Column of images, if there are several.
+        label: Column of labels, if there are several: classes, whole numbers or names.
+        test: Split that is used for testing; by default the first of the usual names.
+        size: Side of the images in pixels, see ``ImageFolder``.
+        grey: Convert to one channel instead of three.
+        test_share: Fraction of each class that is drawn for testing if there is only one split, in
+            (0, 1).
+        split_seed: Random seed of that selection.
+        on_broken: ``"refuse"`` or ``"skip"`` broken images; either way they are counted.
+
+    Raises:
+        ValueError: If a number is out of range.
+
+    Example:
+        >>> source = HuggingFace(folder=Path("pets"), size=32)
+        >>> print(source.load().summary())  # doctest: +SKIP
+        pets: 160 training and 40 test images, 32x32, 3 channels; 2 classes of 80 training images.
+    """
+
+    folder: Path | None = None
+    hub: str | None = None
+    config: str | None = None
+    name: str | None = None
+    image: str | None = None
+    label: str | None = None
+    test: str | None = None
+    size: int | None = None
+    grey: bool = False
+    test_share: float = 0.2
+    split_seed: int = 0
+    on_broken: Literal["refuse", "skip"] = "refuse"
+
+    def __post_init__(self) -> None:
+        check_size_and_share(self.size, self.test_share)
+
+    @property
+    def origin(self) -> str:
+        """The folder or the repository, for messages."""
+        return str(self.hub if self.folder is None else self.folder)
+
+    def load(self) -> DataSet:
+        """Read the splits, and decode the images that are not in the cache.
+
+        Returns:
+            The data set; without a training split, a test set.
+
+        Raises:
+            DataError: If there is no such data set, its splits or columns are not recognised, or
+                images or labels cannot be used.
+        """
+        splits = self._splits()
+        training, testing, notes = self._choose(splits)
+        parts = [part for part in (training, testing) if part is not None]
+        columns = [self._columns(splits[part], part) for part in parts]
+        read = [
+            _labels(splits[part], label, f"{self.origin}: {part}")
+            for part, (_, label) in zip(parts, columns, strict=True)
+        ]
+        labels, names, more = _number(read, self.origin, test_only=training is None)
+        loaded = []
+        for part, (image, _), indices in zip(parts, columns, labels, strict=False):
+            encoded = EncodedImages(splits[part], image, self.origin, part)
+            split, broken = self._decode(encoded, indices, len(names))
+            loaded.append(split)
+            more += broken
+        name = self.name or (
+            self.folder.resolve().name.removesuffix(".tar") if self.folder else self.origin
+        )
+        dataset = DataSet(
+            name=name.replace("/", "-"),
+            train=loaded[0] if training else loaded[0].none(),
+            test=loaded[-1],
+            class_names=names,
+            notes=(*notes, *more),
+        )
+        return dataset if testing else self._with_test_split(dataset)
+
+    def _splits(self) -> dict[str, Any]:
+        """The splits by name."""
+        import datasets
+
+        if self.folder is None and self.hub is None:
+            raise DataError("the data set must have a folder, got none; give --data FOLDER.")
+        if self.folder is not None and not self.folder.exists():
+            raise DataError(f"{self.folder} does not exist; check --data.")
+        try:
+            if self.folder is None:
+                read = datasets.load_dataset(self.hub, self.config)
+            elif (self.folder / LABELS_FILE).is_file():
+                return read_labels_file(self.folder)
+            elif is_saved_to_disk(self.folder):
+                read = datasets.load_from_disk(str(self.folder))
+            else:
+                read = _load_files(self.folder)
+        except DataError:
+            raise
+        except Exception as error:  # the library and its parsers raise almost anything
+            remedy = "check the files; docs/how-to/data.md has the layouts"
+            if self.folder is None:
+                remedy = "to work offline, save a copy with save_to_disk and give --data FOLDER"
+            raise DataError(
+                f"{self.origin} cannot be read by the library datasets ({error}); {remedy}."
+            ) from error
+        return dict(read) if isinstance(read, dict) else {"train": read}
+
+    def _choose(self, splits: Mapping[str, Any]) -> tuple[str | None, str | None, tuple[str, ...]]:
+        """Names of the training and the test split, and a note about others."""
+        training = first_of(set(splits), TRAIN_FOLDERS)
+        testing = self.test or first_of(set(splits), TEST_FOLDERS)
+        if testing is not None and testing not in splits:
+            raise DataError(f"{self.origin} has no split {testing}; it has {', '.join(splits)}.")
+        if training is None and testing is None and len(splits) == 1:
+            training = next(iter(splits))
+        if training is None and testing is None:
+            raise DataError(
+                f"{self.origin} must have a split named train or test, got {', '.join(splits)}; "
+                "rename one."
+            )
+        others = [name for name in splits if name not in (training, testing)]
+        notes = (f"the split {', '.join(others)} was not read",) if others else ()
+        return training, testing, notes
+
+    def _columns(self, split: Any, part: str) -> tuple[str, str]:
+        chosen = {"image": self.image, "label": self.label}
+        for option, column in chosen.items():
+            if column is not None and column not in split.features:
+                raise DataError(
+                    f"{self.origin}: {part} lacks the column {column}; it has "
+                    f"{list(split.features)}. Correct --dataset.{option}."
+                )
+        if self.image is not None and self.label is not None:
+            return self.image, self.label
+        remedy = "name them with --dataset.image and --dataset.label"
+        image, label = find_columns(
+            {
+                name: feature
+                for name, feature in split.features.items()
+                if self.image in (None, name) or not _is_image(feature)
+            },
+            f"{self.origin}: {part}",
+            remedy,
+            need_label=self.label is None,
+        )
+        return image, self.label or label
+
+    def _decode(
+        self, images: EncodedImages, labels: Int[Tensor, " n"], classes: int
+    ) -> tuple[Split, tuple[str, ...]]:
+        names = [images.where(number) for number in range(len(images))]
+        pixels, broken = decode_once(
+            names,
+            images.__getitem__,
+            key=images.fingerprint(),
+            size=self.size,
+            grey=self.grey,
+            where=self.origin,
+        )
+        notes = check_broken(broken, names, self.origin, self.on_broken)
+        good = torch.tensor([number not in broken for number in range(len(images))])
+        split = Split(images=load_if_small(pixels.take(good)), labels=labels[good], classes=classes)
+        return split, notes
+
+    def _with_test_split(self, dataset: DataSet) -> DataSet:
+        """Draw a fraction of each class for testing."""
+        selected = draw_share(dataset.train.labels, self.test_share, self.split_seed)
+        return replace(
+            dataset,
+            train=dataset.train.take((~selected).nonzero()[:, 0]),
+            test=dataset.train.take(selected.nonzero()[:, 0]),
+            notes=(
+                *dataset.notes,
+                f"about {self.test_share:g} of each class was selected for testing",
+            ),
+        )
+
+
+def is_saved_to_disk(folder: Path) -> bool:
+    """Whether ``save_to_disk`` of the library ``datasets`` wrote this folder."""
+    return any((folder / name).is_file() for name in ("dataset_dict.json", "state.json"))
+
+
+def _load_files(folder: Path) -> Any:
+    """Let the library recognise the files; what it converts goes into our cache."""
+    import datasets
+
+    cache = str(cache_folder() / "datasets")
+    if folder.is_file():
+        return datasets.load_dataset("webdataset", data_files=str(folder), cache_dir=cache)
+    return datasets.load_dataset(str(folder), cache_dir=cache)
+
+
+def read_labels_file(folder: Path) -> dict[str, Any]:
+    """Read ``labels.csv``, which names images in its folder and their labels.
+
+    Returns:
+        ``datasets.Dataset`` of the columns ``image`` and ``label``, by the value of the column
+        ``split``, or ``train`` if there is none.
+
+    Raises:
+        DataError: If a column is missing, or a row has no image.
+    """
+    import datasets
+
+    path = folder / LABELS_FILE
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        rows = list(csv.DictReader(file))
+    columns = list(rows[0]) if rows else []
+    file_name = next((name for name in FILE_NAMES if name in columns), None)
+    label = next((name for name in LABELS if name in columns), None)
+    if file_name is None or label is None:
+        raise DataError(
+            f"{path} must have a header with the columns file_name and label, got "
+            f"{columns or 'no rows'}."
+        )
+    splits: dict[str, dict[str, list[Any]]] = {}
+    for number, row in enumerate(rows, start=2):
+        image = folder / row[file_name]
+        if not image.is_file():
+            raise DataError(
+                f"{path}, line {number}: there is no image {image}; paths are relative to "
+                f"{LABELS_FILE}."
+            )
+        part = splits.setdefault(row.get("split") or "train", {"image": [], "label": []})
+        part["image"].append(str(image.resolve()))
+        part["label"].append(row[label])
+    whole = all(text.lstrip("-").isdecimal() for part in splits.values() for text in part["label"])
+    for part in splits.values():
+        part["label"] = [int(text) for text in part["label"]] if whole else part["label"]
+    return {
+        name: datasets.Dataset.from_dict(part).cast_column("image", datasets.Image())
+        for name, part in splits.items()
+    }
+
+
+def find_columns(
+    features: Mapping[str, Any],
+    where: str,
+    remedy: str = "select them with select_columns and name them with rename_column",
+    *,
+    need_label: bool = True,
+) -> tuple[str, str]:
     """Find the column of images and the column of labels.
 
     Args:
         features: The features of a ``datasets.Dataset``.
         where: Name of the data set in messages.
+        remedy: How to name the columns, for messages.
+        need_label: Whether there must be a column of labels; without one, its name is empty.
 
     Raises:
         DataError: If there is not exactly one column of images, or no column of labels.
@@ -27,21 +301,102 @@ def find_columns(features: Mapping[str, Any], where: str) -> tuple[str, str]:
     """
     import datasets
 
-    images = [name for name, feature in features.items() if isinstance(feature, datasets.Image)]
+    images = [name for name, feature in features.items() if _is_image(feature)]
     if len(images) != 1:
         raise DataError(
             f"{where} must have exactly one column of images, got {images or 'none'} among "
-            f"{list(features)}; select the columns with select_columns, or declare one with "
-            "cast_column(name, datasets.Image())."
+            f"{list(features)}; {remedy}."
         )
     declared = [
         name for name, feature in features.items() if isinstance(feature, datasets.ClassLabel)
     ]
     named = [name for name in LABELS if name in features]
     labels = declared if len(declared) == 1 else named
-    if not labels:
+    if not labels and need_label:
         raise DataError(
             f"{where} must have a column of labels ({', '.join(LABELS)}), got {list(features)}; "
-            "rename one with rename_column."
+            f"{remedy}."
         )
-    return images[0], labels[0]
+    return images[0], labels[0] if labels else ""
+
+
+def _is_image(feature: Any) -> bool:
+    import datasets
+
+    return isinstance(feature, datasets.Image)
+
+
+def _labels(split: Any, column: str, where: str) -> tuple[list[Any], tuple[str, ...]]:
+    """Labels of a split as they are stored, and the declared names of the classes."""
+    labels = split.select_columns([column]).with_format("arrow")[:][column].to_pylist()
+    names = tuple(getattr(split.features[column], "names", None) or ())
+    if not labels:
+        raise DataError(f"{where} must have at least one image, got none.")
+    kinds = {type(label) for label in labels}
+    if kinds not in ({int}, {str}) or (names and min(labels) < 0):
+        wrong = next(label for label in labels if label is None or not isinstance(label, str))
+        wrong = min(labels) if kinds == {int} else wrong
+        raise DataError(
+            f"{where} must have a whole number or a name as each label in the column {column}, got "
+            f"{wrong!r}; a split without labels cannot be used: leave it out, or name another one "
+            "with --dataset.test."
+        )
+    return labels, names
+
+
+def _number(
+    read: list[tuple[list[Any], tuple[str, ...]]], origin: str, *, test_only: bool
+) -> tuple[list[Int[Tensor, " n"]], tuple[str, ...], tuple[str, ...]]:
+    """Class indices of each split, names of the classes, and a note if labels were renumbered."""
+    labels, names = [values for values, _ in read], read[0][1]
+    if any(declared != names for _, declared in read):
+        raise DataError(f"{origin}: train and test have different class names.")
+    if not names and isinstance(labels[0][0], str):
+        names = tuple(sorted(set(labels[0])))
+        index = {name: position for position, name in enumerate(names)}
+        unknown = [label for values in labels for label in values if label not in index]
+        if unknown:
+            raise DataError(
+                f"{origin}: each label of a test image must have training images, got "
+                f"{unknown[0]!r}, which none has; correct the labels."
+            )
+        labels = [[index[label] for label in values] for values in labels]
+    indices = [torch.tensor(values) for values in labels]
+    if names:
+        return indices, names, ()
+    if test_only:
+        return indices, tuple(map(str, range(max(labels[0]) + 1))), ()
+    train, test, names, notes = number_classes(indices[0], indices[-1], origin)
+    return [train, test], names, notes
+
+
+def draw_share(labels: Int[Tensor, " n"], share: float, seed: int) -> Bool[Tensor, " n"]:
+    """Draw a share of each class: at least one image, and not all.
+
+    Args:
+        labels: Class indices.
+        share: Fraction of each class, in (0, 1).
+        seed: Random seed of the selection.
+
+    Returns:
+        Whether each image was drawn.
+
+    Raises:
+        DataError: If a class has fewer than two images.
+
+    Example:
+        >>> draw_share(torch.tensor([0, 0, 0, 0, 1, 1]), 0.25, seed=0).sum()
+        tensor(2)
+    """
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.zeros(len(labels), dtype=torch.bool)
+    for label in labels.unique():
+        rows = (labels == label).nonzero()[:, 0]
+        if len(rows) < 2:
+            raise DataError(
+                f"each class must have two images or more, one for each split, got {len(rows)} of "
+                f"class {int(label)}; add some, or name a test split."
+            )
+        count = min(max(1, round(share * len(rows))), len(rows) - 1)
+        drawn[rows[torch.randperm(len(rows), generator=generator)[:count]]] = True
+    return drawn
