@@ -94,6 +94,7 @@ def resolve_inputs(
         choices: See ``EvaluationChoices``.
 
     Raises:
+        ValueError: If more images are asked for than there are.
         RunError: If neither evaluation, recipe nor choices name the strengths.
     """
     changes, choices_of_settings = split_choices(choices)
@@ -106,10 +107,29 @@ def resolve_inputs(
     loaded = replace(loaded, network=network, name=name)
     evaluation = _evaluation_of(name, loaded.card, evaluation, changes)
     images = _images_of(loaded.card, evaluation, *source)
+    check_count(changes.get("images"), images.part_size, evaluation.part)
     settings = EvaluationSettings(
         evaluation=evaluation, other_data=images.other_data(loaded.card), **choices_of_settings
     )
     return loaded, images, settings
+
+
+def check_count(asked: int | None, available: int, part: str) -> None:
+    """Check a number of images that the user asked for.
+
+    Raises:
+        ValueError: If there are fewer.
+
+    Example:
+        >>> check_count(5000, 450, "test")
+        Traceback (most recent call last):
+        equipoise...InvalidInput: images must be at most 450, all of the test part, got 5000; ...
+    """
+    if asked is not None and asked > available:
+        raise InvalidInput(
+            f"images must be at most {available}, all of the {part} part, got {asked}; leave "
+            "--images out to take all."
+        )
 
 
 def _evaluation_of(

@@ -140,21 +140,12 @@ class Split:
         Raises:
             DataError: If no image would remain, or none be held out.
         """
-        self.check_held_out(count)
-        order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))
-        return self.take(order[count:]), self.take(order[:count])
-
-    def check_held_out(self, count: int) -> None:
-        """Check a number of images to hold out.
-
-        Raises:
-            DataError: If ``count`` is below 1, or no image would remain.
-        """
         if not 0 < count < len(self):
             raise DataError(
-                f"validation images must be between 1 and {len(self) - 1}, got {count}; "
-                "set --loop.validation-images."
+                f"images to hold out must be between 1 and {len(self) - 1}, got {count}."
             )
+        order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))
+        return self.take(order[count:]), self.take(order[:count])
 
 
 @dataclass(frozen=True, kw_only=True)
