@@ -11,6 +11,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from equipoise.data.cache import cache_folder, decode_once, load_if_small
+from equipoise.data.columns import LABELS, find_columns, number_labels, read_labels
 from equipoise.data.dataset import DataError, DataSet, Split
 from equipoise.data.encoded import EncodedImages
 from equipoise.data.image_folder import (
@@ -20,11 +21,7 @@ from equipoise.data.image_folder import (
     check_size_and_share,
     first_of,
 )
-from equipoise.data.pixels import number_classes
 
-LABELS = ("label", "labels", "fine_label", "class", "cls", "target")
-"""Names of a column of labels; the first one that exists is used, unless a column is declared to
-hold class labels."""
 FILE_NAMES = ("file_name", "filename", "file", "path", "image", "id")
 """Names of the column of file names in ``labels.csv``; the first one that exists is used."""
 LABELS_FILE = "labels.csv"
@@ -95,12 +92,21 @@ class HuggingFace:
         splits = self._splits()
         training, testing, notes = self._choose(splits)
         parts = [part for part in (training, testing) if part is not None]
-        columns = [self._columns(splits[part], part) for part in parts]
+        columns = [
+            find_columns(
+                splits[part].features,
+                f"{self.origin}: {part}",
+                image=self.image,
+                label=self.label,
+                remedy="name them with --dataset.image and --dataset.label",
+            )
+            for part in parts
+        ]
         read = [
-            _labels(splits[part], label, f"{self.origin}: {part}")
+            read_labels(splits[part], label, f"{self.origin}: {part}")
             for part, (_, label) in zip(parts, columns, strict=True)
         ]
-        labels, names, more = _number(read, self.origin, test_only=training is None)
+        labels, names, more = number_labels(read, self.origin, test_only=training is None)
         loaded = []
         for part, (image, _), indices in zip(parts, columns, labels, strict=False):
             encoded = EncodedImages(splits[part], image, self.origin, part)
@@ -163,29 +169,6 @@ class HuggingFace:
         others = [name for name in splits if name not in (training, testing)]
         notes = (f"the split {', '.join(others)} was not read",) if others else ()
         return training, testing, notes
-
-    def _columns(self, split: Any, part: str) -> tuple[str, str]:
-        chosen = {"image": self.image, "label": self.label}
-        for option, column in chosen.items():
-            if column is not None and column not in split.features:
-                raise DataError(
-                    f"{self.origin}: {part} lacks the column {column}; it has "
-                    f"{list(split.features)}. Correct --dataset.{option}."
-                )
-        if self.image is not None and self.label is not None:
-            return self.image, self.label
-        remedy = "name them with --dataset.image and --dataset.label"
-        image, label = find_columns(
-            {
-                name: feature
-                for name, feature in split.features.items()
-                if self.image in (None, name) or not _is_image(feature)
-            },
-            f"{self.origin}: {part}",
-            remedy,
-            need_label=self.label is None,
-        )
-        return image, self.label or label
 
     def _decode(
         self, images: EncodedImages, labels: Int[Tensor, " n"], classes: int
@@ -274,100 +257,6 @@ def read_labels_file(folder: Path) -> dict[str, Any]:
         name: datasets.Dataset.from_dict(part).cast_column("image", datasets.Image())
         for name, part in splits.items()
     }
-
-
-def find_columns(
-    features: Mapping[str, Any],
-    where: str,
-    remedy: str = "select them with select_columns and name them with rename_column",
-    *,
-    need_label: bool = True,
-) -> tuple[str, str]:
-    """Find the column of images and the column of labels.
-
-    Args:
-        features: The features of a ``datasets.Dataset``.
-        where: Name of the data set in messages.
-        remedy: How to name the columns, for messages.
-        need_label: Whether there must be a column of labels; without one, its name is empty.
-
-    Raises:
-        DataError: If there is not exactly one column of images, or no column of labels.
-
-    Example:
-        >>> from datasets import ClassLabel, Image
-        >>> find_columns({"img": Image(), "kind": ClassLabel(names=["cat", "dog"])}, "pets")
-        ('img', 'kind')
-    """
-    import datasets
-
-    images = [name for name, feature in features.items() if _is_image(feature)]
-    if len(images) != 1:
-        raise DataError(
-            f"{where} must have exactly one column of images, got {images or 'none'} among "
-            f"{list(features)}; {remedy}."
-        )
-    declared = [
-        name for name, feature in features.items() if isinstance(feature, datasets.ClassLabel)
-    ]
-    named = [name for name in LABELS if name in features]
-    labels = declared if len(declared) == 1 else named
-    if not labels and need_label:
-        raise DataError(
-            f"{where} must have a column of labels ({', '.join(LABELS)}), got {list(features)}; "
-            f"{remedy}."
-        )
-    return images[0], labels[0] if labels else ""
-
-
-def _is_image(feature: Any) -> bool:
-    import datasets
-
-    return isinstance(feature, datasets.Image)
-
-
-def _labels(split: Any, column: str, where: str) -> tuple[list[Any], tuple[str, ...]]:
-    """Labels of a split as they are stored, and the declared names of the classes."""
-    labels = split.select_columns([column]).with_format("arrow")[:][column].to_pylist()
-    names = tuple(getattr(split.features[column], "names", None) or ())
-    if not labels:
-        raise DataError(f"{where} must have at least one image, got none.")
-    kinds = {type(label) for label in labels}
-    if kinds not in ({int}, {str}) or (names and min(labels) < 0):
-        wrong = next(label for label in labels if label is None or not isinstance(label, str))
-        wrong = min(labels) if kinds == {int} else wrong
-        raise DataError(
-            f"{where} must have a whole number or a name as each label in the column {column}, got "
-            f"{wrong!r}; a split without labels cannot be used: leave it out, or name another one "
-            "with --dataset.test."
-        )
-    return labels, names
-
-
-def _number(
-    read: list[tuple[list[Any], tuple[str, ...]]], origin: str, *, test_only: bool
-) -> tuple[list[Int[Tensor, " n"]], tuple[str, ...], tuple[str, ...]]:
-    """Class indices of each split, names of the classes, and a note if labels were renumbered."""
-    labels, names = [values for values, _ in read], read[0][1]
-    if any(declared != names for _, declared in read):
-        raise DataError(f"{origin}: train and test have different class names.")
-    if not names and isinstance(labels[0][0], str):
-        names = tuple(sorted(set(labels[0])))
-        index = {name: position for position, name in enumerate(names)}
-        unknown = [label for values in labels for label in values if label not in index]
-        if unknown:
-            raise DataError(
-                f"{origin}: each label of a test image must have training images, got "
-                f"{unknown[0]!r}, which none has; correct the labels."
-            )
-        labels = [[index[label] for label in values] for values in labels]
-    indices = [torch.tensor(values) for values in labels]
-    if names:
-        return indices, names, ()
-    if test_only:
-        return indices, tuple(map(str, range(max(labels[0]) + 1))), ()
-    train, test, names, notes = number_classes(indices[0], indices[-1], origin)
-    return [train, test], names, notes
 
 
 def draw_share(labels: Int[Tensor, " n"], share: float, seed: int) -> Bool[Tensor, " n"]:

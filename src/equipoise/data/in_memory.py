@@ -161,7 +161,7 @@ def _of_pillow(image: Any) -> Any:
 
 
 def _rows(data: Any) -> Iterable[tuple[Any, Any]]:
-    from equipoise.data.hugging_face import find_columns
+    from equipoise.data.columns import find_columns
 
     if isinstance(data, dict):
         raise DataError(
