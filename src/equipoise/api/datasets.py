@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from equipoise.data import SOURCES, DataSet, DataSource, HuggingFace, ImageFolder, Split, recognise
-from equipoise.data.recognise import located
+from equipoise.data.formats import located
 from equipoise.recipes import from_json
 from equipoise.runtime.errors import InvalidInput
 from equipoise.runtime.seeds import derive_seed

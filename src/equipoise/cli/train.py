@@ -79,7 +79,7 @@ def parse(name: str, arguments: list[str]) -> TrainCommand:
         print_common_help,
         short_flags,
     )
-    from equipoise.data.recognise import located
+    from equipoise.data.formats import located
 
     prog = f"equipoise train {name}"
     early = _recipe_arguments(arguments)

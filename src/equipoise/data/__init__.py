@@ -9,12 +9,12 @@ from equipoise.data.augmentation import Augmentation
 from equipoise.data.cifar import Cifar10, Cifar100
 from equipoise.data.dataset import DataError, DataSet, Split
 from equipoise.data.digits import Digits
+from equipoise.data.formats import DataSource, recognise
 from equipoise.data.hugging_face import HuggingFace
 from equipoise.data.image_folder import ImageFolder
 from equipoise.data.in_memory import as_split
 from equipoise.data.memory_mapped import MappedImages
 from equipoise.data.npz import NpzFile
-from equipoise.data.recognise import DataSource, recognise
 from equipoise.data.svhn import SVHN
 from equipoise.data.tiny_imagenet import TinyImageNet
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from equipoise.api.evaluation_settings import EvaluationSettings
 from equipoise.api.resume_checks import differences
-from equipoise.data.recognise import located
+from equipoise.data.formats import located
 from equipoise.evaluation import SuiteName
 from equipoise.evaluation.work_unit import Precision
 from equipoise.methods import AFA, AFS, SingleNetwork

@@ -14,7 +14,7 @@ from equipoise.data import (
     TinyImageNet,
     recognise,
 )
-from equipoise.data.recognise import located
+from equipoise.data.formats import located
 
 
 def touch(root: Path, *names: str) -> Path:

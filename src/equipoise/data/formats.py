@@ -111,6 +111,8 @@ def _kind(path: Path) -> Any:
             return source
     if path.is_file():
         return {".npz": NpzFile, ".tar": HuggingFace}.get(path.suffix)
+    if not path.is_dir():
+        return None
     tables = (LABELS_FILE, *_TABLES, *(f"*/{pattern}" for pattern in _TABLES), *_PARQUET)
     if is_saved_to_disk(path) or _has(path, tables):
         return HuggingFace
