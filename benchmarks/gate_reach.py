@@ -41,7 +41,7 @@ def branches_of(run: Path) -> tuple[Recipe, BranchedNetwork, Split]:
     """The recipe, the trained branches and the validation images of a run."""
     recipe: Recipe = from_json(read_json(run / "recipe.json"))
     data = recipe.dataset.load()
-    held_out = recipe.loop.validation_images
+    held_out = recipe.loop.held_out(len(data.train))
     _, validation = data.train.hold_out(held_out, derive_seed(recipe.seed, "validation"))
     stage = recipe.method.stages(recipe.network.maker(data))[0]
     task: Any = stage.build({})

@@ -204,7 +204,13 @@ def test_png_files_need_one_or_three_channels(tmp_path):
     network = WideResNet(depth=10, width=1, classes=2, channels=2).eval()
     save(network, tmp_path / "model", card={"name": "pairs"})
     with pytest.raises(InvalidInput, match="--png needs images with 1 or 3 channels, got 2"):
-        attack(tmp_path / "model", tmp_path / "out", png=True, dataset=data, **SETTINGS)
+        attack(
+            tmp_path / "model",
+            tmp_path / "out",
+            png=True,
+            dataset=data,
+            **(SETTINGS | {"images": 4}),
+        )
 
 
 @pytest.mark.slow
@@ -248,7 +254,7 @@ def test_the_command_refuses_files_that_do_not_fit(trained, tmp_path, capsys):
     printed = refused(capsys, "evaluate", trained, "--images-from", tmp_path / "a.npy")
     assert "20 of 20 images are outside the Linf threat of 0.15" in printed
     printed = refused(capsys, "attack", trained, "--size", "8", "--out", tmp_path / "out")
-    assert "--size needs --dataset imagefolder" in printed
+    assert "--size needs --data or --dataset" in printed
     assert "--out" in refused(capsys, "attack", trained)
 
 

@@ -323,7 +323,7 @@ class TestArgumentsOfAnotherKind:
         with pytest.raises(InvalidInput, match=r"name of a model or an nn\.Module, got function"):
             record_of(lambda images: images)
         loader = torch.utils.data.DataLoader([1])
-        with pytest.raises(InvalidInput, match="a batch of the DataLoader must be"):
+        with pytest.raises(InvalidInput, match="each item must be a pair"):
             evaluate(bad_models.robust(), dataset=loader, epsilons=(0.0,))
 
 

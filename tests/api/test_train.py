@@ -9,11 +9,10 @@ import torch
 
 from equipoise import load
 from equipoise.api import publish
-from equipoise.api.datasets import with_folder
 from equipoise.api.demo import DEMO, demo
 from equipoise.api.evaluate import evaluate
 from equipoise.api.train import find_recipe, train
-from equipoise.data import Cifar10, DataError, Digits
+from equipoise.data import DataError
 from equipoise.evaluation import images_hash, measure_profile
 from equipoise.models import AdaptiveNetwork, save, with_conditioning
 from equipoise.models.io import model_folder
@@ -23,6 +22,7 @@ from equipoise.records.files import read_record
 from equipoise.runtime.environment import commit
 from equipoise.runtime.errors import RunError
 from equipoise.runtime.files import read_json, write_json
+from equipoise.runtime.reporter import NullReporter
 from equipoise.runtime.seeds import derive_seed
 from equipoise.training import checkpoint
 from equipoise.training.validation import Validation
@@ -319,12 +319,25 @@ def test_a_run_continues_only_on_the_data_it_started_with(tmp_path, data):
         train(recipe, tmp_path, dataset=other, resume=True)
 
 
-def test_too_many_validation_images_are_refused_before_anything_is_written(tmp_path, data):
-    recipe = tiny.recipe()
-    recipe = replace(recipe, loop=replace(recipe.loop, validation_images=len(data.train)))
-    with pytest.raises(DataError, match=r"validation images must be .*--loop.validation-images"):
-        train(recipe, tmp_path / "run", dataset=data)
+def test_a_test_set_is_refused_before_anything_is_written(tmp_path, data):
+    only_test = replace(data, train=data.test.none())
+    with pytest.raises(DataError, match=r"training needs 2 images or more, .* got 0; give data"):
+        train(tiny.recipe(), tmp_path / "run", dataset=only_test)
     assert not (tmp_path / "run").exists()
+
+
+def test_what_is_trained_on_is_said_and_validation_is_at_most_a_fifth(tmp_path, data):
+    recipe = tiny.recipe()
+    recipe = replace(recipe, loop=replace(recipe.loop, batch_size=500, validation_images=1000))
+    lines = []
+    reporter = NullReporter()
+    reporter.log = lines.append
+    train(recipe, tmp_path / "run", dataset=data, reporter=reporter)
+    assert (
+        "90 images are trained on, 1 batch of 90 per epoch (fewer than --loop.batch-size 500); 22 "
+        "are for validation."
+    ) in lines
+    assert read_config(tmp_path / "run" / "model")["card"]["validation_images"] == 22
 
 
 @pytest.mark.slow
@@ -353,16 +366,6 @@ def test_data_with_another_number_of_classes_are_refused(trained):
     )
     with pytest.raises(ValueError, match="the data has 2 classes"):
         evaluate(trained, evaluation=QUICK, dataset=other)
-
-
-def test_a_data_folder_replaces_that_of_the_data_set(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    from pathlib import Path
-
-    moved = with_folder(Cifar10(limit=3), Path("here"))
-    assert moved == Cifar10(folder=tmp_path / "here", limit=3)
-    with pytest.raises(ValueError, match="leave --data out"):
-        with_folder(Digits(), tmp_path)
 
 
 @pytest.mark.slow

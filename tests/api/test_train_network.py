@@ -2,6 +2,7 @@
 
 from functools import partial
 
+import numpy
 import pytest
 import torch
 from tiny import learnable, split
@@ -119,6 +120,19 @@ def test_a_folder_continues_its_own_run_and_refuses_another(tmp_path):
         train(network(), learnable(), folder=tmp_path / "notes")
 
 
+def test_training_and_evaluation_read_a_path(tmp_path):
+    images, labels = learnable().batch(slice(None))
+    pixels = (images * 255).round().to(torch.uint8).numpy()
+    arrays = {"images": pixels, "labels": labels.numpy()}
+    parts = {f"{part}_{name}": arrays[name] for part in ("train", "test") for name in arrays}
+    numpy.savez(tmp_path / "mine.npz", **parts)
+    trained = train(network(), tmp_path / "mine.npz")
+    result = equipoise.evaluate(
+        trained, tmp_path / "mine.npz", epsilons=(0.0, 0.02), folder=tmp_path / "records"
+    )
+    assert len(result.accuracy) == 2
+
+
 def test_a_network_that_cannot_be_built_again_is_trained_all_the_same(tmp_path):
     linear = nn.Sequential(nn.Flatten(), nn.Linear(64, 2))
     train(linear, learnable(), folder=tmp_path / "run")
@@ -130,7 +144,7 @@ def test_a_network_that_cannot_be_built_again_is_trained_all_the_same(tmp_path):
     [
         ({"method": "pgd"}, "method must be one of .* got 'pgd'; did you mean pgd_at"),
         ({"metod": "pgd_at"}, "train takes no argument metod; it takes method, epsilon"),
-        ({"validation": 1.5}, r"validation must be a share in \(0, 1\), got 1.5"),
+        ({"validation": 0.5}, r"validation must be a share in \(0, 0\.2\], got 0.5"),
         ({"epsilon": -0.1}, "must"),
     ],
 )

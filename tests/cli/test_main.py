@@ -149,8 +149,15 @@ def test_a_data_folder_without_data_is_refused(capsys, tmp_path):
 
 
 def test_a_data_folder_for_digits_is_refused(capsys, tmp_path):
+    digits = ("train", "standard_digits", "--dataset", "digits", "--data")
+    assert "leave --data out" in refused(capsys, *digits, tmp_path)
+    printed = refused(capsys, "train", "standard_digits", "--data", tmp_path / "none")
+    assert "does not exist" in printed
+
+
+def test_data_of_an_unknown_format_are_refused_with_the_known_ones(capsys, tmp_path):
     printed = refused(capsys, "train", "standard_digits", "--data", tmp_path)
-    assert "leave --data out" in printed
+    assert "must be data in a known format: folders of images named after" in printed
 
 
 def test_a_recipe_without_data_names_the_flag_for_it(capsys, tmp_path, monkeypatch):
@@ -367,7 +374,7 @@ def test_evaluate_finds_the_logits_in_an_output_or_tells_how_to_name_them(capsys
 def test_evaluate_asks_for_strengths_and_data_of_an_external_network(capsys, importable):
     assert "name the strengths with --epsilons" in refused(capsys, "evaluate", "my_networks:make")
     printed = refused(capsys, "evaluate", "my_networks:make", "--epsilons", "0.1")
-    assert "name the data set with --dataset" in printed
+    assert "name them with --data, or a data set with --dataset" in printed
 
 
 def test_evaluate_attacks_from_a_surrogate(capsys, importable, trained):

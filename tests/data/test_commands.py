@@ -55,17 +55,22 @@ def test_old_recipe_files_are_still_read():
 
 def test_only_image_folders_take_a_size(tmp_path, capsys):
     assert named_source("imagefolder", tmp_path, 32) == ImageFolder(folder=tmp_path, size=32)
+    (tmp_path / "a.npz").touch()
     assert named_source("npz", tmp_path / "a.npz") == NpzFile(path=tmp_path / "a.npz")
-    with pytest.raises(ValueError, match="--size is for image folders, got 32 for cifar10"):
+    with pytest.raises(ValueError, match=r"b.npz does not exist .* check --data"):
+        named_source("npz", tmp_path / "b.npz")
+    with pytest.raises(ValueError, match="--size is for folders of images, got 32 for Cifar10"):
         named_source("cifar10", tmp_path, 32)
-    assert "--dataset imagefolder" in refused(capsys, "evaluate", "somewhere", "--size", "32")
+    assert "--size needs --data or --dataset" in refused(
+        capsys, "evaluate", "somewhere", "--size", "32"
+    )
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("no_self_checks")
 def test_a_recipe_is_trained_and_evaluated_on_an_image_folder(digits, tmp_path, capsys):
     run(
-        *("train", "standard_digits", "--dataset", "imagefolder", "--data", digits),
+        *("train", "standard_digits", "--data", digits),
         *("--dataset.size", "8", "--dataset.grey", "--name", "mine", "--out", tmp_path / "mine"),
         *("--loop.validation-images", "32", "--loop.batch-size", "32"),
         *("--method.schedule.epochs", "1"),
@@ -95,7 +100,7 @@ def test_a_network_is_evaluated_on_an_image_folder(digits, tmp_path, capsys, mon
     )
     monkeypatch.chdir(tmp_path)
     run(
-        *("evaluate", "colour_networks:make", "--dataset", "imagefolder", "--data", digits),
+        *("evaluate", "colour_networks:make", "--data", digits),
         *("--size", 6, "--epsilons", "0.1", "--images", 8, "--steps", 2),
     )
     (path,) = (tmp_path / "runs" / "colour_networks.make" / "records").glob("*.json")

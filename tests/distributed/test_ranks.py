@@ -234,7 +234,7 @@ def test_gradients_are_reduced_once_per_step(together, name):
 @pytest.mark.slow
 def test_processes_stop_together_and_resume_bit_identical(tmp_path):
     recipe = tiny.recipe("pgd_at_digits")
-    recipe = replace(recipe, loop=replace(recipe.loop, batch_size=64, validation_images=700))
+    recipe = replace(recipe, loop=replace(recipe.loop, batch_size=128))
     write_json(tmp_path / "recipe.json", to_json(recipe))
     command = [sys.executable, "-m", "equipoise", "train", str(tmp_path / "recipe.json")]
     command += ["--devices", "2", "--out"]

@@ -38,6 +38,7 @@ def calls(monkeypatch):
         calls.append((None, settings))
         return Launched()
 
+    monkeypatch.setattr("equipoise.data.formats.check_exists", lambda path: None)
     monkeypatch.setattr("equipoise.distributed.ranks.launched", launch)
     monkeypatch.setattr(
         "equipoise.api.train.train",

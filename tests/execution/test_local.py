@@ -19,13 +19,11 @@ from tiny import (
 )
 from torch import nn
 
-from equipoise.data import DataError
 from equipoise.execution.local import execute
 from equipoise.methods import AFS
 from equipoise.methods.single_network import NetworkTask
 from equipoise.objectives import PGDAT, Standard
 from equipoise.runtime.signals import Interrupted
-from equipoise.training import TrainingConfig
 from equipoise.training.stage import Stage, UntrainedTask
 
 
@@ -157,11 +155,6 @@ def test_all_stages_hold_out_the_same_validation_images(tmp_path):
     stages = [stage(f"s{i}", build=lambda needed, i=i: tasks[i]) for i in range(2)]
     run(stages, tmp_path, train=split(80))
     assert validated[id(tasks[0])] == validated[id(tasks[1])]
-
-
-def test_holding_out_too_many_images_names_the_setting(tmp_path):
-    with pytest.raises(DataError, match=r"--loop\.validation-images"):
-        run([stage("one")], tmp_path, loop=TrainingConfig(validation_images=80))
 
 
 def test_a_stop_in_the_last_step_of_a_stage_does_not_start_the_next_one(tmp_path):

@@ -72,7 +72,7 @@ def cluster():
 @pytest.mark.filterwarnings("default")  # Ray's own
 def test_a_run_with_a_killed_worker_and_driver_is_bit_identical_to_a_local_one(tmp_path, cluster):
     recipe = tiny.recipe("afs_digits")
-    loop = replace(recipe.loop, batch_size=32, validation_images=700)
+    loop = replace(recipe.loop, batch_size=64)
     recipe = replace(recipe, loop=loop)
     write_json(tmp_path / "recipe.json", to_json(recipe))
     whole, cut = tmp_path / "whole", tmp_path / "cut"

@@ -117,7 +117,7 @@ def test_images_of_another_shape_or_type_are_refused(tmp_path, image):
 
 
 @pytest.mark.parametrize(
-    "label", [numpy.zeros(30), numpy.zeros(29, dtype=int), numpy.zeros((30, 1), dtype=int)]
+    "label", [numpy.zeros(30), numpy.zeros(29, dtype=int), numpy.zeros((30, 2), dtype=int)]
 )
 def test_labels_of_another_type_or_shape_are_refused(tmp_path, label):
     with pytest.raises(DataError, match=r"label must be whole numbers, one for each of the 30"):

@@ -426,7 +426,7 @@ def test_a_batch_size_above_the_number_of_images_gives_one_batch(tmp_path):
     assert int(counter.step) == 2
 
 
-@pytest.mark.parametrize("field", ["batch_size", "validate_every"])
+@pytest.mark.parametrize("field", ["batch_size", "validation_images", "validate_every"])
 def test_counts_of_the_loop_below_one_are_refused(field):
     with pytest.raises(ValueError, match=rf"{field} must be 1 or more, got 0"):
         TrainingConfig(**{field: 0})

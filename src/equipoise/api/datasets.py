@@ -5,59 +5,46 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from equipoise.data import SOURCES, DataSet, DataSource, ImageFolder, Split
+from equipoise.data import SOURCES, DataSet, DataSource, HuggingFace, ImageFolder, Split, recognise
+from equipoise.data.formats import located
 from equipoise.recipes import from_json
 from equipoise.runtime.errors import InvalidInput
 from equipoise.runtime.seeds import derive_seed
 
 
-def with_folder(source: DataSource, folder: Path) -> DataSource:
-    """Read the same data set from another folder or file.
-
-    Raises:
-        ValueError: If the data set is not read from a folder or file.
-
-    Example:
-        >>> from equipoise.data import Cifar10
-        >>> with_folder(Cifar10(limit=100), Path("/data/cifar10")).folder
-        PosixPath('/data/cifar10')
-    """
-    field = next((name for name in ("folder", "path") if hasattr(source, name)), None)
-    if field is None:
-        name = type(source).__name__
-        raise InvalidInput(f"{name} is not read from a folder; leave --data out.")
-    changed: Any = {field: folder.resolve()}
-    return replace(source, **changed)
-
-
 def source_of(card: dict[str, Any], data: Path | None) -> DataSource:
-    """The data set that a model was trained on.
+    """The data set that a model was trained on, or the one at a path.
 
     Args:
         card: The model's card.
-        data: Folder of that data set, if it is elsewhere on this machine.
+        data: Folder or file of that data set, if it is elsewhere on this machine, or of another
+            one, whose format is recognised.
 
     Raises:
-        ValueError: If the card does not name the data set.
+        ValueError: If neither card nor path name a data set.
     """
-    if "dataset" not in card:
+    trained = from_json(card["dataset"], DataSource) if "dataset" in card else None
+    if data is not None:
+        return recognise(data, like=trained)
+    if trained is None:
         raise InvalidInput(
-            "the model does not say which data it was trained on; name the data set with --dataset."
+            "the model does not say which data it was trained on; name them with --data, or a "
+            "data set with --dataset."
         )
-    source: DataSource = from_json(card["dataset"], DataSource)
-    return source if data is None else with_folder(source, data)
+    return trained
 
 
-def named_source(name: str, data: Path | None = None, size: int | None = None) -> DataSource:
-    """A data set by its short name.
+def named_source(name: str | None, data: Path | None = None, size: int | None = None) -> DataSource:
+    """A data set by its short name, or by its path alone.
 
     Args:
-        name: A key of ``SOURCES``.
+        name: A key of ``SOURCES``; ``None`` recognises the format of ``data``.
         data: Its folder or file.
-        size: Height and width to which images of an image folder are resized.
+        size: Height and width to which images are resized.
 
     Raises:
-        ValueError: If the data set has no folder or a fixed image size.
+        ValueError: If there is neither name nor path, the data set has no folder, or a fixed image
+            size.
 
     Example:
         >>> named_source("digits")
@@ -65,15 +52,20 @@ def named_source(name: str, data: Path | None = None, size: int | None = None) -
         >>> named_source("imagefolder", size=32).size
         32
     """
-    source: DataSource = SOURCES[name]()
-    if size is not None and not isinstance(source, ImageFolder):
-        raise InvalidInput(
-            f"--size is for image folders, got {size} for {name}, whose images have a fixed size; "
-            "leave it out."
-        )
-    if isinstance(source, ImageFolder):
+    if name is not None:
+        source: DataSource = SOURCES[name]()
+    elif data is not None:
+        source = recognise(data)
+    else:
+        raise InvalidInput("--size needs --data or --dataset; add one, or leave --size out.")
+    if size is not None:
+        if not isinstance(source, ImageFolder | HuggingFace):
+            raise InvalidInput(
+                f"--size is for folders of images, got {size} for {type(source).__name__}, whose "
+                "images have a fixed size; leave it out."
+            )
         source = replace(source, size=size)
-    return source if data is None else with_folder(source, data)
+    return source if data is None else located(source, data)
 
 
 def part_of(dataset: DataSet, card: dict[str, Any], part: Literal["test", "validation"]) -> Split:

@@ -179,7 +179,7 @@ def stage_costs(
     """
     reporter, passes = reporter or NullReporter(), Passes()
     held_out = derive_seed(seed, "validation")
-    train, validation = dataset.train.hold_out(loop.validation_images, held_out)
+    train, validation = dataset.train.hold_out(loop.held_out(len(dataset.train)), held_out)
     shape = tuple(dataset.train.images.shape[1:])
     outcomes: dict[str, nn.Module] = {}
     costs: dict[Any, dict[str, Any]] = {}  # by what is counted

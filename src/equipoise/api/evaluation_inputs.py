@@ -16,7 +16,7 @@ from equipoise.api.evaluation_settings import (
     split_choices,
 )
 from equipoise.api.model_source import LoadedModel, at_preference, find_model, loaded_module
-from equipoise.data import DataSet, ImageFolder, Split, as_split
+from equipoise.data import DataSet, Split, as_split, recognise
 from equipoise.evaluation import images_hash
 from equipoise.models.io.external import load_external
 from equipoise.recipes import Evaluation, from_json
@@ -31,8 +31,8 @@ def data_of(
 
     Args:
         model: The model.
-        data: Labelled images in any form that ``as_split`` takes, a ``DataSet``, or the folder of
-            the data set that the model was trained on.
+        data: Labelled images in any form that ``as_split`` takes, a ``DataSet``, or the folder or
+            file of a data set, whose format is recognised.
         dataset: A data set or a split, in place of ``data``.
 
     Returns:
@@ -57,7 +57,7 @@ def data_of(
     if isinstance(data, str | Path) and not isinstance(model, nn.Module):
         return None, Path(data)
     if isinstance(data, str | Path):
-        return ImageFolder(folder=Path(data)).load(), None
+        return recognise(Path(data)).load(), None
     return data if isinstance(data, DataSet) else as_split(data), None
 
 
@@ -111,6 +111,7 @@ def resolve_inputs(
         choices: See ``EvaluationChoices``.
 
     Raises:
+        ValueError: If more images are asked for than there are.
         RunError: If neither evaluation, recipe nor choices name the strengths.
     """
     changes, choices_of_settings = split_choices(choices)
@@ -128,10 +129,29 @@ def resolve_inputs(
     loaded = replace(loaded, network=network, name=name)
     evaluation = _evaluation_of(name, loaded.card, evaluation, changes)
     images = _images_of(loaded.card, evaluation, *source)
+    check_count(changes.get("images"), images.part_size, evaluation.part)
     settings = EvaluationSettings(
         evaluation=evaluation, other_data=images.other_data(loaded.card), **choices_of_settings
     )
     return loaded, images, settings
+
+
+def check_count(asked: int | None, available: int, part: str) -> None:
+    """Check a number of images that the user asked for.
+
+    Raises:
+        ValueError: If there are fewer.
+
+    Example:
+        >>> check_count(5000, 450, "test")
+        Traceback (most recent call last):
+        equipoise...InvalidInput: images must be at most 450, all of the test part, got 5000; ...
+    """
+    if asked is not None and asked > available:
+        raise InvalidInput(
+            f"images must be at most {available}, all of the {part} part, got {asked}; leave "
+            "--images out to take all."
+        )
 
 
 def _evaluation_of(

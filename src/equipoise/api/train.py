@@ -186,8 +186,10 @@ def _prepare(
 ) -> list[Stage]:
     """Check that recipe, folder and data fit, describe the run in its folder, and plan it."""
     check_card({"name": recipe.name, "classes": list(dataset.class_names)})
+    images = recipe.loop.describe_images(len(dataset.train))
     if ranks.rank == 0:
         reporter.log(dataset.summary())
+        reporter.log(images)
     stages = recipe.method.stages(recipe.network.maker(dataset))
     _check_networks(recipe, stages, dataset, reporter)
     about = environment() | {"processes": ranks.world, "data_digest": dataset.digest()}
@@ -213,7 +215,7 @@ def _save(
             "evaluation": content["evaluation"],
             "training": {name: content[name] for name in ("network", "method", "loop")},
             "seed": recipe.seed,
-            "validation_images": recipe.loop.validation_images,
+            "validation_images": recipe.loop.held_out(len(dataset.train)),
             "commit": commit(),
         }
         save(model, folder, card)
@@ -229,11 +231,11 @@ def _check_networks(
         card = card_of(name) if Path(name).is_dir() else {}
         if card.get("data", dataset.name) != dataset.name:
             reporter.log(f"{name} was trained on {card['data']}, not on {dataset.name}.")
-        held_out = {"seed": recipe.seed, "validation_images": recipe.loop.validation_images}
+        count = recipe.loop.held_out(len(dataset.train))
+        held_out = {"seed": recipe.seed, "validation_images": count}
         if not held_out.items() <= (card or held_out).items():
             reporter.log(
                 f"{name} had other validation images, so it was trained on some of those that now "
                 "validate the merger. The test images are not affected."
             )
     check_forward(stages[0], dataset.train)
-    dataset.train.check_held_out(recipe.loop.validation_images)

@@ -13,7 +13,7 @@ from torch import nn
 
 from equipoise.api.resume_checks import differences
 from equipoise.attacks.threat import Norm
-from equipoise.data import Augmentation, DataSet, Split, as_split
+from equipoise.data import Augmentation, DataSet, Split, as_split, recognise
 from equipoise.distributed.ranks import launched
 from equipoise.evaluation import images_hash
 from equipoise.evaluation.cache import weights_hash
@@ -32,6 +32,7 @@ from equipoise.runtime.reporter import Reporter
 from equipoise.runtime.run_folder import RunFolder
 from equipoise.runtime.trust import trusting
 from equipoise.training import TrainingConfig
+from equipoise.training.config import VALIDATION_SHARE
 from equipoise.training.schedule import Schedule
 from equipoise.training.stage import Stage
 
@@ -50,8 +51,8 @@ class NetworkTraining(TypedDict, total=False):
         learning_rate: Highest learning rate. The default suits a trained network as start; a fresh
             one takes 0.1 to 0.2.
         batch_size: Images per step.
-        validation: Share of the images, in (0, 1), held out to choose the best epoch; at most 1000
-            images.
+        validation: Share of the images, in (0, 0.2], held out to choose the best epoch; at most
+            1000 images.
         augmentation: Shifts and flips; none by default.
         loop: All settings of the training loop, in place of the three above.
         folder: Keep checkpoints here: the same call continues an interrupted run, and returns the
@@ -79,7 +80,7 @@ def train_network(network: nn.Module | str, data: Any, settings: NetworkTraining
 
     Args:
         network: The start: trained or fresh; or ``module:function``, which makes it.
-        data: Labelled training images, as for ``as_split``.
+        data: Labelled training images, as for ``as_split``, or the path of a data set.
         settings: See ``NetworkTraining``.
 
     Returns:
@@ -98,7 +99,7 @@ def stack(networks: Sequence[nn.Module], data: Any, **settings: Any) -> nn.Modul
     Args:
         networks: Two or more trained networks with the same number of classes. They are copied and
             stay as they are.
-        data: Labelled training images, as for ``as_split``.
+        data: Labelled training images, as for ``as_split``, or the path of a data set.
         settings: As for ``train``; ``alpha`` is the weight of the clean loss, [0, 1], 0.3 by
             default.
 
@@ -168,6 +169,8 @@ def _save(model: nn.Module, folder: Path) -> None:
 
 
 def _training_split(data: Any) -> Split:
+    if isinstance(data, str | Path):
+        data = recognise(Path(data)).load()
     return data.train if isinstance(data, DataSet) else as_split(data)
 
 
@@ -212,8 +215,8 @@ def _loop(settings: NetworkTraining, images: int) -> TrainingConfig:
     if "loop" in settings:
         return settings["loop"]
     share = settings.get("validation", 0.1)
-    if not 0 < share < 1:
-        raise InvalidInput(f"validation must be a share in (0, 1), got {share}.")
+    if not 0 < share <= VALIDATION_SHARE:
+        raise InvalidInput(f"validation must be a share in (0, {VALIDATION_SHARE}], got {share}.")
     held_out = min(MOST_VALIDATION_IMAGES, max(1, round(share * images)))
     return TrainingConfig(
         batch_size=min(settings.get("batch_size", 128), max(1, images - held_out)),

@@ -20,7 +20,6 @@ from equipoise.cli.options import (
     print_line,
 )
 from equipoise.records.epsilon import Epsilons
-from equipoise.runtime.errors import InvalidInput
 
 if TYPE_CHECKING:
     from equipoise.data import DataSet
@@ -40,10 +39,10 @@ class AttackFlags:
             class.
         part: test, or validation for the images held out of training; choose settings on those.
         norm: Norm of the threat, Linf or L2.
-        dataset: Data set, for a model that does not name the one it was trained on: digits,
-            cifar10, cifar100, svhn, tinyimagenet, imagefolder or npz.
-        data: Folder or file of the data set, if it is elsewhere on this machine.
-        size: With --dataset imagefolder, resize images to this height and width.
+        dataset: Data set, other than the one that the model was trained on: digits, cifar10,
+            cifar100, svhn, tinyimagenet, imagefolder, huggingface or npz.
+        data: Folder or file of data, whose format is recognised.
+        size: With a folder of images, resize them to this height and width.
         surrogates: Models that the suite transfer attacks in place of MODEL.
         logits: Which part of the model's output holds the logits: a key, an index, or binary.
         trust: Modules whose code may run to build an external network, and .pt2 files that may be
@@ -79,14 +78,12 @@ class AttackFlags:
         return {name: value for name, value in given.items() if value is not None}
 
     def load_dataset(self) -> "DataSet | None":
-        """Load the data set that ``--dataset`` names, if it names one."""
+        """Load the data set of ``--dataset`` or ``--size``, if one of them is given."""
         from equipoise.api.datasets import named_source
 
-        if self.dataset is not None:
-            return named_source(self.dataset, self.data, self.size).load()
-        if self.size is not None:
-            raise InvalidInput("--size needs --dataset imagefolder; add it, or leave --size out.")
-        return None
+        if self.dataset is None and self.size is None:
+            return None
+        return named_source(self.dataset, self.data, self.size).load()
 
 
 def attack(

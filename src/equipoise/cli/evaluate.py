@@ -35,6 +35,8 @@ class EvaluateFlags(AttackFlags):
             attack`; after a check of their distance they count as a further attack.
         allow_rounding: Take 8-bit images of --images-from that rounding left outside the threat by
             up to half a grey level, and move them back before they are scored.
+        corrupted: Measure the accuracy on this folder of corrupted images in the layout of
+            CIFAR-10-C, without any attack.
         self_checks: Look for signs of gradient masking; for AFA models also measure R_free, the
             accuracy that is left if the attacker sets the fusing weight.
         per_class: Also print the accuracy of each class.
@@ -51,6 +53,7 @@ class EvaluateFlags(AttackFlags):
     order: Literal["ascending", "descending"] = "ascending"
     images_from: Annotated[tuple[Path, ...], optional("FILE...")] = ()
     allow_rounding: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    corrupted: Annotated[Path | None, optional("FOLDER")] = None
     self_checks: bool = True
     per_class: Switch = False
     fail_under: Annotated[
@@ -76,6 +79,9 @@ def evaluate(
 
     if not models:
         raise InvalidInput("evaluate needs at least one model, got none.")
+    if options.corrupted is not None:
+        _evaluate_corrupted(models, options, options.corrupted)
+        return
     requirements = [parse_requirement(text) for texts in options.fail_under for text in texts]
     if options.epsilons:
         check_strengths(requirements, options.epsilons)
@@ -92,6 +98,56 @@ def evaluate(
 
         console.print(rich_per_class([record for record, _ in evaluated]))
     exit_on_failure(evaluated, requirements, options.sarif)
+
+
+def _evaluate_corrupted(models: Sequence[str], options: EvaluateFlags, folder: Path) -> None:
+    """Measure the accuracy on corrupted images, and print one table for each model."""
+    from equipoise.api.corruptions import evaluate_corruptions
+    from equipoise.report.corruption_table import rich_corruptions
+    from equipoise.runtime.progress import Terminal
+
+    ignored = (
+        "epsilons",
+        "suites",
+        "steps",
+        "restarts",
+        "part",
+        "norm",
+        "images_from",
+        "fail_under",
+        "sarif",
+        "per_class",
+    )
+    given = [
+        f"--{name.replace('_', '-').replace('suites', 'suite')}"
+        for name in ignored
+        if getattr(options, name)
+    ]
+    if given:
+        raise InvalidInput(
+            f"--corrupted measures accuracy without an attack, to which {' and '.join(given)} does "
+            "not apply; leave it out, or run two commands."
+        )
+    dataset, results = options.load_dataset(), []
+    with Terminal(console) as terminal:
+        for model, preference in product(models, options.preferences or (None,)):
+            results.append(
+                evaluate_corruptions(
+                    model,
+                    folder,
+                    dataset=dataset,
+                    data=options.data,
+                    images=options.images,
+                    batch_size=options.batch_size,
+                    logits=options.logits,
+                    preference=preference,
+                    trust=options.trust,
+                    reporter=terminal,
+                )
+            )
+    for result, path in results:
+        console.print(rich_corruptions(result))
+        print_line(f"result: {path}")
 
 
 def exit_on_failure(

@@ -20,7 +20,9 @@ Suites = Literal[
     "queries",
     "transfer",
 ]
-Sources = Literal["digits", "cifar10", "cifar100", "svhn", "tinyimagenet", "imagefolder", "npz"]
+Sources = Literal[
+    "digits", "cifar10", "cifar100", "svhn", "tinyimagenet", "imagefolder", "huggingface", "npz"
+]
 console = Console()
 errors = Console(stderr=True, soft_wrap=True)
 

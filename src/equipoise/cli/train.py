@@ -72,7 +72,6 @@ class TrainCommand:
 
 def parse(name: str, arguments: list[str]) -> TrainCommand:
     """Parse the arguments of ``equipoise train NAME``. ``--help`` prints the flags and exits."""
-    from equipoise.api.datasets import with_folder
     from equipoise.cli.train_options import (
         Options,
         describe,
@@ -80,6 +79,7 @@ def parse(name: str, arguments: list[str]) -> TrainCommand:
         print_common_help,
         short_flags,
     )
+    from equipoise.data.formats import located
 
     prog = f"equipoise train {name}"
     early = _recipe_arguments(arguments)
@@ -100,7 +100,7 @@ def parse(name: str, arguments: list[str]) -> TrainCommand:
     )
     recipe = options.recipe
     if options.data is not None:
-        recipe = replace(recipe, dataset=with_folder(recipe.dataset, options.data))
+        recipe = replace(recipe, dataset=located(recipe.dataset, options.data))
     named_here = [code for code in (early.network, *early.extractors) if code and ":" in code]
     return TrainCommand(
         recipe=recipe,
@@ -114,6 +114,7 @@ def _recipe_arguments(arguments: list[str]) -> argparse.Namespace:
     """The arguments that decide which flags there are."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--dataset", nargs="?")
+    parser.add_argument("--data", type=Path)
     parser.add_argument("--network")
     parser.add_argument("--extractors", "--method.extractors", nargs="*", default=[])
     return parser.parse_known_args(arguments)[0]
@@ -124,6 +125,7 @@ def _base_recipe(name: str, early: argparse.Namespace, *, for_help: bool) -> "Re
     from equipoise.api.datasets import named_source
     from equipoise.api.stacking import stacking
     from equipoise.api.train import find_recipe
+    from equipoise.data import recognise
     from equipoise.recipes import ImportedNetwork
 
     if name == "afs" and for_help and not early.extractors:
@@ -134,6 +136,8 @@ def _base_recipe(name: str, early: argparse.Namespace, *, for_help: bool) -> "Re
             names = ", ".join(get_args(Sources))
             raise InvalidInput(f"--dataset must be one of {names}, got {early.dataset!r}.")
         recipe = replace(recipe, dataset=named_source(early.dataset))
+    elif early.data is not None and not for_help:
+        recipe = replace(recipe, dataset=recognise(early.data, like=recipe.dataset))
     if early.network is not None:
         recipe = replace(recipe, network=ImportedNetwork(function=early.network))
     return recipe

@@ -20,9 +20,9 @@ class CommonOptions:
     """Flags that do not depend on the recipe and that most people need."""
 
     source: Annotated[Sources | None, optional("NAME", name="dataset")] = None
-    """Data set: digits, cifar10, cifar100, svhn, tinyimagenet, imagefolder or npz."""
+    """Data set: digits, cifar10, cifar100, svhn, tinyimagenet, imagefolder, huggingface or npz."""
     data: Data = None
-    """Folder or file of the data set."""
+    """Folder or file of data; without --dataset, its format is recognised."""
     network: Annotated[str | None, optional("MODULE:FUNCTION")] = None
     """Function that makes your own network, used in place of the recipe's."""
     out: Annotated[Path | None, optional("FOLDER")] = None

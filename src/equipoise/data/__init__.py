@@ -9,14 +9,14 @@ from equipoise.data.augmentation import Augmentation
 from equipoise.data.cifar import Cifar10, Cifar100
 from equipoise.data.dataset import DataError, DataSet, Split
 from equipoise.data.digits import Digits
+from equipoise.data.formats import DataSource, recognise
+from equipoise.data.hugging_face import HuggingFace
 from equipoise.data.image_folder import ImageFolder
 from equipoise.data.in_memory import as_split
 from equipoise.data.memory_mapped import MappedImages
 from equipoise.data.npz import NpzFile
 from equipoise.data.svhn import SVHN
 from equipoise.data.tiny_imagenet import TinyImageNet
-
-DataSource = Digits | Cifar10 | Cifar100 | SVHN | TinyImageNet | ImageFolder | NpzFile
 
 SOURCES: dict[str, type[DataSource]] = {
     "digits": Digits,
@@ -25,6 +25,7 @@ SOURCES: dict[str, type[DataSource]] = {
     "svhn": SVHN,
     "tinyimagenet": TinyImageNet,
     "imagefolder": ImageFolder,
+    "huggingface": HuggingFace,
     "npz": NpzFile,
 }
 """Every source by its name on the command line."""
@@ -39,10 +40,12 @@ __all__ = [
     "DataSet",
     "DataSource",
     "Digits",
+    "HuggingFace",
     "ImageFolder",
     "MappedImages",
     "NpzFile",
     "Split",
     "TinyImageNet",
     "as_split",
+    "recognise",
 ]

@@ -9,7 +9,8 @@ import torch
 
 from equipoise.data.archives import Files, open_files
 from equipoise.data.dataset import DataError, DataSet, Split
-from equipoise.data.parquet import Encoded, Table, decode_all, read_table
+from equipoise.data.encoded import Encoded
+from equipoise.data.parquet import Table, decode_all, read_table
 from equipoise.data.pickles import read_pickle
 from equipoise.runtime.errors import InvalidInput
 
@@ -155,7 +156,7 @@ class Cifar100(_Cifar):
 
 def _of_table(layout: _Layout, train: Encoded, test: Encoded, limit: int | None) -> DataSet:
     if train.names != test.names:
-        raise DataError(f"{train.origin}: train and test have different class names.")
+        raise DataError(f"{train.images.origin}: train and test have different class names.")
     names = train.names or tuple(map(str, range(layout.classes)))
     limited = replace(train, images=train.images[:limit], labels=train.labels[:limit])
     (train_split, file_format), (test_split, _) = (

@@ -74,6 +74,14 @@ class Split:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def none(self) -> "Split":
+        """The same kind of images, but none of them: the training split of a test set."""
+        none = object.__new__(Split)  # passes by the rule that a split has images
+        fields = {"images": self.images[:0], "labels": self.labels[:0], "classes": self.classes}
+        for name, value in fields.items():
+            object.__setattr__(none, name, value)
+        return none
+
     @property
     def device(self) -> torch.device:
         """Device of the batches."""
@@ -132,21 +140,12 @@ class Split:
         Raises:
             DataError: If no image would remain, or none be held out.
         """
-        self.check_held_out(count)
-        order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))
-        return self.take(order[count:]), self.take(order[:count])
-
-    def check_held_out(self, count: int) -> None:
-        """Check a number of images to hold out.
-
-        Raises:
-            DataError: If ``count`` is below 1, or no image would remain.
-        """
         if not 0 < count < len(self):
             raise DataError(
-                f"validation images must be between 1 and {len(self) - 1}, got {count}; "
-                "set --loop.validation-images."
+                f"images to hold out must be between 1 and {len(self) - 1}, got {count}."
             )
+        order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))
+        return self.take(order[count:]), self.take(order[:count])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,7 +154,8 @@ class DataSet:
 
     Args:
         name: Name in records.
-        train: Training split; validation images are held out of it, never of ``test``.
+        train: Training split; validation images are held out of it, never of ``test``. A test set
+            has ``test.none()`` here.
         test: Test split, used for final scores only.
         class_names: Name of each class.
         notes: Remarks about the reading, such as images that were left out.
@@ -190,7 +190,7 @@ class DataSet:
             of each; reading all images of a large file would take long.
         """
         content = hashlib.sha256(repr((self.image_shape, self.class_names)).encode())
-        for split in (self.train, self.test):
+        for split in filter(len, (self.train, self.test)):
             rows = torch.linspace(0, len(split) - 1, min(64, len(split))).long()
             content.update(split.labels.cpu().to(torch.int64).numpy().tobytes())
             content.update(split.images[rows].cpu().contiguous().numpy().tobytes())
@@ -201,19 +201,22 @@ class DataSet:
 
         Returns:
             Number of images of each split, their size, the number of classes, the least and the
-            most frequent class, whether the training split is imbalanced, and the notes.
+            most frequent class of the training split (of a test set, the test split), whether it is
+            imbalanced, and the notes.
         """
         channels, height, width = self.train.images.shape[1:]
-        counts = self.train.labels.bincount(minlength=self.classes)
+        part, split = ("training", self.train) if len(self.train) else ("test", self.test)
+        counts = split.labels.bincount(minlength=self.classes)
         rarest, commonest = int(counts.argmin()), int(counts.argmax())
         least, most = int(counts[rarest]), int(counts[commonest])
         spread = (
             f"{least:,} ({self.class_names[rarest]}) to {most:,} ({self.class_names[commonest]})"
         )
+        training = f"{len(self.train):,} training and " if len(self.train) else ""
         parts = [
-            f"{self.name}: {len(self.train):,} training and {len(self.test):,} test images, "
+            f"{self.name}: {training}{len(self.test):,} test images, "
             f"{height}x{width}, {'grey' if channels == 1 else f'{channels} channels'}",
-            f"{self.classes} classes of {spread if most > least else f'{most:,}'} training images",
+            f"{self.classes} classes of {spread if most > least else f'{most:,}'} {part} images",
         ]
         if most > IMBALANCE_RATIO * least:
             parts.append("imbalanced: look at the accuracy of each class")

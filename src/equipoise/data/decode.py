@@ -81,7 +81,7 @@ def prepare(image: Any, *, size: tuple[int, int] | None, grey: bool) -> tuple[An
 
     # Pillow silently reduces 16-bit colours to 8; only the tiles before loading show them.
     if image.mode.startswith(("I", "F")) or any(
-        _SIXTEEN_BITS.search(str(tile)) for tile in image.tile
+        _SIXTEEN_BITS.search(str(tile)) for tile in getattr(image, "tile", ())
     ):
         raise DataError("it has more than 8 bits per channel; save it with 8")
     image.load()

@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -85,10 +85,7 @@ class ImageFolder:
     on_broken: Literal["refuse", "skip"] = "refuse"
 
     def __post_init__(self) -> None:
-        if self.size is not None and not 1 <= self.size <= 4096:
-            raise InvalidInput(f"size must be in [1, 4096], got {self.size}.")
-        if not 0 < self.test_share < 1:
-            raise InvalidInput(f"test_share must be between 0 and 1, got {self.test_share}.")
+        check_size_and_share(self.size, self.test_share)
 
     def load(self) -> DataSet:
         """Find all images, and decode those that are not in the cache.
@@ -101,6 +98,11 @@ class ImageFolder:
                 that the training split lacks, the training split is missing, images differ in size,
                 or an image is broken and ``on_broken`` is ``"refuse"``.
         """
+        if self.folder is not None and (self.folder / "dataset_dict.json").exists():
+            raise DataError(
+                f"{self.folder} was written by save_to_disk of the library datasets; read it with "
+                "--dataset huggingface."
+            )
         if self.folder is None or not self.folder.is_dir():
             raise DataError(
                 f"folder must be an existing folder, got {self.folder}; give --data FOLDER, which "
@@ -123,7 +125,7 @@ class ImageFolder:
         paths = [name.split("/") for name in files.names if name.lower().endswith(SUFFIXES)]
         deep = {path[0] for path in paths if len(path) > 2}
         splits = deep - {path[0] for path in paths if len(path) == 2}  # the others are classes
-        training, testing = (_first_of(splits, names) for names in (TRAIN_FOLDERS, TEST_FOLDERS))
+        training, testing = (first_of(splits, names) for names in (TRAIN_FOLDERS, TEST_FOLDERS))
         if training is None:
             _check_class_names(
                 files.origin, testing, sorted({path[0] for path in paths if path[1:]})
@@ -214,15 +216,7 @@ def load_labelled(
         grey=grey,
         where=files.origin,
     )
-    if broken:
-        reasons = [f"{names[index]}: {reason}" for index, reason in broken.items()]
-        named = "; ".join(reasons[:MAX_NAMED])
-        if on_broken == "refuse":
-            raise DataError(
-                f"{files.origin}: {len(broken)} of {len(names)} images are broken ({named}). "
-                "Repair or delete them, or skip them with --dataset.on-broken skip."
-            )
-        notes = (*notes, f"{len(broken)} broken images were left out ({named})")
+    notes += check_broken(broken, names, str(files.origin), on_broken)
     good = torch.tensor([index not in broken for index in range(len(everything))])
     labels = torch.tensor([label for _, label in everything])
     in_train = torch.arange(len(everything)) < len(paths.train)
@@ -234,7 +228,48 @@ def load_labelled(
     return DataSet(name=name, train=train, test=test, class_names=paths.class_names, notes=notes)
 
 
-def _first_of(folders: set[str], names: Sequence[str]) -> str | None:
+def check_size_and_share(size: int | None, test_share: float) -> None:
+    """Check the size of images and the share of test images.
+
+    Raises:
+        ValueError: If one is out of range.
+    """
+    if size is not None and not 1 <= size <= 4096:
+        raise InvalidInput(f"size must be in [1, 4096], got {size}.")
+    if not 0 < test_share < 1:
+        raise InvalidInput(f"test_share must be between 0 and 1, got {test_share}.")
+
+
+def check_broken(
+    broken: Mapping[int, str],
+    names: Sequence[str],
+    origin: str,
+    on_broken: Literal["refuse", "skip"],
+) -> tuple[str, ...]:
+    """Return a note about broken images, if there are any and they are skipped.
+
+    Args:
+        broken: The reason for each broken image, by index.
+        names: Name of each image.
+        origin: Name of the data set.
+        on_broken: How to handle broken images.
+
+    Raises:
+        DataError: If there are any and they are not skipped.
+    """
+    if not broken:
+        return ()
+    reasons = [f"{names[index]}: {reason}" for index, reason in broken.items()]
+    named = "; ".join(reasons[:MAX_NAMED])
+    if on_broken == "refuse":
+        raise DataError(
+            f"{origin}: {len(broken)} of {len(names)} images are broken ({named}). "
+            "Repair or delete them, or skip them with --dataset.on-broken skip."
+        )
+    return (f"{len(broken)} broken images were left out ({named})",)
+
+
+def first_of(folders: set[str], names: Sequence[str]) -> str | None:
     """Find the folder with the earliest of these names, in any case."""
     ordered = sorted(folders, reverse=True)  # lower case first
     return next((folder for name in names for folder in ordered if folder.lower() == name), None)
@@ -266,7 +301,7 @@ def _by_class(files: Files, prefix: str) -> dict[str, list[str]]:
     if len(by_class) < 2:
         raise DataError(
             f"{root} must have folders for at least two classes, got {list(by_class)}; "
-            "make a folder for each class."
+            "make a folder for each class, or leave --dataset out: other layouts are recognised."
         )
     empty = [name for name, paths in by_class.items() if not paths]
     if empty:

@@ -1,4 +1,4 @@
-"""Labelled images that a program already holds: tensors, arrays, datasets and loaders."""
+"""Make a ``Split`` of images and labels that are already in memory."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -9,166 +9,164 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from equipoise.data.dataset import DataError, Split
-
-_FORMS = (
-    "(images, labels), a torch Dataset or DataLoader of such pairs, a datasets.Dataset, or a Split"
-)
+from equipoise.data.decode import prepare
+from equipoise.data.pixels import ValueRange, to_labels, to_uint8
 
 
 def as_split(
     data: Any,
     *,
     labels: Any = None,
-    value_range: tuple[float, float] | None = None,
+    value_range: ValueRange | None = None,
     classes: int | None = None,
 ) -> Split:
-    """Make a ``Split`` of labelled images, whatever holds them.
+    """Convert labelled images of any common form to a ``Split``.
 
-    Pixels are stored as uint8, as image files are; float images are rounded to the nearest of the
-    256 levels.
+    A ``Dataset`` or ``DataLoader`` is read once, in its own order, so random augmentation in it is
+    drawn once; the training loop has its own. Images are kept with 8 bits per channel.
 
     Args:
-        data: ``(images, labels)``; images with ``labels=``; a ``torch`` ``Dataset`` or
-            ``DataLoader`` of pairs; a ``datasets.Dataset`` with an image and a label column; or a
-            ``Split``, which is returned as it is. Images are ``(n, channel, height, width)``,
-            ``(n, height, width, channel)`` or ``(n, height, width)``, uint8 or float.
-        labels: Class indices ``(n,)``.
-        value_range: Lowest and highest value of float images, such as ``(-1, 1)``; by default
-            ``(0, 1)``.
-        classes: Number of classes; by default the largest label plus 1.
+        data: One of
+
+            - a ``Split``, which is returned as it is;
+            - a tuple of images and labels, or the images alone with ``labels``;
+            - a ``torch.utils.data.Dataset`` or ``DataLoader`` of pairs ``(image, label)``;
+            - a ``datasets.Dataset`` of the Hugging Face library with one column of images.
+
+            Images are tensors ``(n, channel, height, width)``, uint8 or floats in [0, 1]; NumPy
+            arrays, with channels first or last; or images of Pillow. A network normalises them
+            itself.
+        labels: Class indices ``(n,)`` that count from 0, if ``data`` holds only the images.
+        value_range: Pixel values of black and of white, such as ``(-1, 1)``; required for floats
+            in NumPy arrays, by default ``(0, 1)`` for those in tensors.
+        classes: Number of classes; by default the largest label plus one.
+
+    Returns:
+        The split, on the CPU.
 
     Raises:
-        DataError: If the data have no known form, pixels are outside their range, or labels are no
-            class indices.
+        DataError: If images, labels or their shapes do not fit; the message says how to convert
+            them.
 
     Example:
-        >>> images, labels = numpy.zeros((4, 8, 8, 3), numpy.uint8), [0, 1, 1, 0]
-        >>> split = as_split((images, labels))
-        >>> tuple(split.images.shape), split.classes
-        ((4, 3, 8, 8), 2)
-        >>> as_split(torch.full((1, 3, 8, 8), 2.0), labels=[0])
-        Traceback (most recent call last):
-        ...
-        equipoise.data.dataset.DataError: float images must have values in 0 to 1, got 2 to 2; ...
+        >>> images = torch.rand(4, 3, 8, 8)
+        >>> split = as_split((images, [0, 1, 1, 0]))
+        >>> split.images.shape, split.images.dtype, split.classes
+        (torch.Size([4, 3, 8, 8]), torch.uint8, 2)
     """
-    if isinstance(data, Split):
-        return data
-    if labels is None:
-        data, labels = _pairs(data)
-    indices = _labels(labels)
-    pixels = _pixels(_stacked(data), value_range)
+    if isinstance(data, tuple) and len(data) == 2 and labels is None:
+        data, labels = data
+    elif isinstance(data, Split | Dataset | DataLoader) or _is_hugging_face(data):
+        if labels is not None:
+            raise DataError(
+                f"labels must be None for a {type(data).__name__}, which has its own; leave them "
+                "out."
+            )
+        if isinstance(data, Split):
+            return data
+        data, labels = _read(data, value_range)
+        value_range = None
+    if labels is None or not isinstance(data, Tensor | numpy.ndarray):
+        raise DataError(
+            "data must be a Split, a tuple (images, labels) of tensors or arrays, a Dataset or "
+            "DataLoader of PyTorch, or a datasets.Dataset, got "
+            f"{type(data).__name__}{'' if labels is not None else ' without labels'}."
+        )
+    images = to_uint8(data, value_range)
+    indices = to_labels(labels, len(images))
     return Split(
-        images=pixels,
+        images=images,
         labels=indices,
-        classes=int(indices.max()) + 1 if classes is None and len(indices) else classes or 1,
+        classes=_number_of_classes(indices) if classes is None else classes,
     )
 
 
-def _pairs(data: Any) -> tuple[Any, Any]:
-    """Images and labels of whatever holds both."""
-    if hasattr(data, "column_names") and hasattr(data, "features"):
-        return _columns(data)
+def _number_of_classes(labels: Tensor) -> int:
+    found = labels.unique().tolist()
+    if len(found) > 1 and found == list(range(1, len(found) + 1)):
+        raise DataError(
+            f"labels must count from 0, got 1 to {found[-1]}; pass labels - 1, or "
+            f"classes={found[-1] + 1} if class 0 just has no image here."
+        )
+    return int(found[-1]) + 1
+
+
+def _is_hugging_face(data: Any) -> bool:
+    """Whether this is a class of the library ``datasets``, which is slow to import."""
+    return type(data).__module__.partition(".")[0] == "datasets"
+
+
+def _read(data: Any, value_range: ValueRange | None) -> tuple[Tensor, Tensor]:
+    """Read all images and labels; each batch becomes uint8 at once, to save memory."""
+    images: list[Tensor] = []
+    labels: list[Tensor] = []
+    for number, (pixels, indices) in enumerate(_batches(data)):
+        name = f"images (batch {number})" if isinstance(data, DataLoader) else f"image {number}"
+        images.append(to_uint8(pixels, value_range, name=name))
+        labels.append(to_labels(indices, len(images[-1]), name=f"labels of {name}"))
+    if not images:
+        raise DataError(f"{type(data).__name__} must have at least one image, got none.")
+    shapes = {tuple(batch.shape[1:]) for batch in images}
+    if len({shape[1:] for shape in shapes}) == 1 and {shape[0] for shape in shapes} == {1, 3}:
+        images = [batch.expand(-1, 3, -1, -1) for batch in images]
+    elif len(shapes) > 1:
+        some = " and ".join(map(str, sorted(shapes)[:2]))
+        raise DataError(
+            f"images must have the same size, got (channel, height, width) {some}; resize them in "
+            "the data set's transform."
+        )
+    return torch.cat(images), torch.cat(labels)
+
+
+def _batches(data: Any) -> Iterable[tuple[Any, Any]]:
     if isinstance(data, DataLoader):
-        batches = [_pair(batch, "a batch of the DataLoader") for batch in data]
-        if not batches:
-            raise DataError("the DataLoader must yield at least one batch, got none.")
-        images, labels = zip(*batches, strict=True)
-        return torch.cat([_stacked(part) for part in images]), torch.cat(
-            [_labels(part) for part in labels]
-        )
-    if isinstance(data, Dataset):
-        count = len(data)  # type: ignore[arg-type]
-        items = [_pair(data[index], "an item of the Dataset") for index in range(count)]
-        if not items:
-            raise DataError("the Dataset must have at least one item, got none.")
-        images, labels = zip(*items, strict=True)
-        return list(images), torch.stack([torch.as_tensor(label) for label in labels])
-    return _pair(data, "the data")
+        if data.drop_last:
+            raise DataError(
+                "the DataLoader must not leave images out, got drop_last=True; pass its dataset."
+            )
+        yield from map(_pair, data)
+        return
+    for item in _rows(data) if _is_hugging_face(data) else _items(data):
+        image, label = _pair(item)
+        pixels = image if isinstance(image, Tensor | numpy.ndarray) else _of_pillow(image)
+        yield pixels[None], [label]
 
 
-def _pair(item: Any, what: str) -> tuple[Any, Any]:
-    if isinstance(item, (tuple, list)) and len(item) == 2:
-        return item[0], item[1]
-    raise DataError(
-        f"{what} must be images and labels, got {type(item).__name__}; pass {_FORMS}, or images "
-        "with labels=."
-    )
+def _items(data: Any) -> Iterable[Any]:
+    """Items of a data set of PyTorch, which may lack an iterator that ends."""
+    if hasattr(data, "__len__") and hasattr(data, "__getitem__"):
+        return (data[index] for index in range(len(data)))
+    return iter(data)
 
 
-def _columns(data: Any) -> tuple[Any, Any]:
-    """The image and the label column of a ``datasets.Dataset``."""
-    kinds = {name: type(feature).__name__ for name, feature in data.features.items()}
-    images = [name for name, kind in kinds.items() if kind == "Image"]
-    images = images or [name for name in ("image", "img", "pixels") if name in kinds]
-    labels = [name for name, kind in kinds.items() if kind == "ClassLabel"]
-    labels = labels or [name for name in ("label", "labels", "fine_label") if name in kinds]
-    if len(images) != 1 or not labels:
+def _pair(item: Any) -> tuple[Any, Any]:
+    if not isinstance(item, tuple | list) or len(item) != 2:
+        got = f"{len(item)} values" if isinstance(item, tuple | list) else type(item).__name__
         raise DataError(
-            "a datasets.Dataset must have one image column and a label column, got "
-            f"{kinds}; rename them to image and label."
+            f"each item must be a pair (image, label), got {got}; wrap the data set in one whose "
+            "items are pairs."
         )
-    return data[images[0]][:], data[labels[0]][:]
+    return item[0], item[1]
 
 
-def _stacked(images: Any) -> Tensor:
-    """Images as one tensor ``(n, ...)``."""
-    if isinstance(images, Tensor):
-        return images.detach().cpu()
-    if isinstance(images, numpy.ndarray):
-        return torch.from_numpy(numpy.ascontiguousarray(images))
-    if not isinstance(images, Iterable) or isinstance(images, str):
-        raise DataError(f"images must be a tensor or an array, got {type(images).__name__}.")
-    parts = [
-        part.detach().cpu() if isinstance(part, Tensor) else torch.from_numpy(numpy.array(part))
-        for part in images
-    ]
-    shapes = {tuple(part.shape) for part in parts}
-    if len(shapes) != 1:
-        listed = ", ".join(map(str, sorted(shapes)[:3])) or "none"
-        raise DataError(f"all images must have one shape, got {listed}; resize them first.")
-    return torch.stack(parts)
+def _of_pillow(image: Any) -> Any:
+    from PIL import Image
 
-
-def _labels(labels: Any) -> Tensor:
-    indices = torch.as_tensor(
-        numpy.asarray(labels) if isinstance(labels, (list, tuple)) else labels
-    )
-    if indices.ndim != 1 or indices.is_floating_point() or indices.dtype == torch.bool:
+    if not isinstance(image, Image.Image):
         raise DataError(
-            "labels must be whole numbers of shape (n,), got "
-            f"{indices.dtype} of shape {tuple(indices.shape)}; for one-hot labels pass "
-            "labels.argmax(1)."
+            "each image must be a tensor, a NumPy array or an image of Pillow, got "
+            f"{type(image).__name__}."
         )
-    return indices.detach().cpu().long()
+    return prepare(image, size=None, grey=image.mode in ("L", "1"))[0]
 
 
-def _pixels(images: Tensor, value_range: tuple[float, float] | None) -> Tensor:
-    """Images as uint8 ``(n, channel, height, width)``."""
-    if images.ndim == 3:
-        images = images[:, None]
-    if images.ndim != 4:
+def _rows(data: Any) -> Iterable[tuple[Any, Any]]:
+    from equipoise.data.columns import find_columns
+
+    if isinstance(data, dict):
         raise DataError(
-            "images must have the shape (n, channel, height, width) or (n, height, width, "
-            f"channel), got {tuple(images.shape)}."
+            f"data must be one split, got {', '.join(data)}; pass data['{next(iter(data))}']."
         )
-    first, last = images.shape[1], images.shape[3]
-    if first > 4 and last <= 4:
-        images = images.permute(0, 3, 1, 2)
-    if images.dtype == torch.uint8:
-        if value_range not in (None, (0, 255)):
-            raise DataError(f"uint8 images have values in 0 to 255, got value_range={value_range}.")
-        return images.contiguous()
-    low, high = value_range or (0.0, 1.0)
-    if not low < high:
-        raise DataError(f"value_range must ascend, got {value_range}.")
-    least, most = float(images.min()), float(images.max())
-    if not (low <= least and most <= high):
-        remedy = "say which range they have with value_range=(low, high)"
-        raise DataError(
-            f"{'float' if images.is_floating_point() else 'integer'} images must have values in "
-            f"{low:g} to {high:g}, got {least:g} to {most:g}; {remedy}. Images that are normalised "
-            "by mean and deviation must be passed as they were before; put the normalisation into "
-            "the network."
-        )
-    scaled = (images.double() - low) * (255 / (high - low))
-    return scaled.round().to(torch.uint8).contiguous()
+    image, label = find_columns(data.features or {}, "the data set")
+    for row in data.select_columns([image, label]).with_format(None):
+        yield row[image], row[label]

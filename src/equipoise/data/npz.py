@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy
-import torch
-from jaxtyping import Int
 from numpy.lib import format as npy
 from torch import Tensor
 
 from equipoise.data.dataset import DataError, DataSet, Split
+from equipoise.data.pixels import number_classes, to_labels, to_uint8
 
 MAX_COMPRESSED_BYTES = 2**33
 """Size limit of a compressed array, 8 GiB; uncompressed ones of any size are memory-mapped."""
@@ -25,9 +24,11 @@ class NpzFile:
 
     Args:
         path: The file, with the arrays ``train_images``, ``train_labels``, ``test_images`` and
-            ``test_labels``: uint8 images of shape ``(n, height, width, channel)`` or
-            ``(n, height, width)``, and labels that count from 0. The array ``class_names``, of
-            strings, is optional.
+            ``test_labels``, or only the last two, which suffice for an evaluation. Images are uint8
+            of shape ``(n, height, width, channel)``, ``(n, channel, height, width)`` or
+            ``(n, height, width)``, or floats, if the array ``value_range`` holds the values of
+            black and white. The array ``class_names``, of strings, is optional; without it, the
+            labels of the training images are numbered from 0 without gaps.
         name: Name in records; the file's name by default.
 
     Example:
@@ -51,33 +52,40 @@ class NpzFile:
             The data set.
 
         Raises:
-            DataError: If the file or an array is missing, or an array has another type or shape.
+            DataError: If the file or an array is missing, an array has another type or shape, or a
+                test image has a label that no training image has.
         """
         if self.path is None or not self.path.is_file():
             raise DataError(
                 f"the data must be an existing .npz file, got {self.path}; give --data FILE."
             )
-        splits = ("train", "test")
-        required = [f"{split}_{array}" for split in splits for array in ("images", "labels")]
-        arrays = read_arrays(self.path, required, optional=["class_names"])
-        pixels, labels = [], []
-        for split in splits:
-            pixels.append(_image_tensor(self.path, f"{split}_images", arrays))
-            column = arrays[f"{split}_labels"]
-            if column.shape[1:] == (1,):  # as in MedMNIST
-                arrays[f"{split}_labels"] = column[:, 0]
-            labels.append(label_tensor(self.path, f"{split}_labels", arrays, len(pixels[-1])))
-        if pixels[0].shape[1:] != pixels[1].shape[1:]:
+        arrays = read_arrays(
+            self.path,
+            ("test_images", "test_labels"),
+            optional=("train_images", "train_labels", "value_range", "class_names"),
+        )
+        images, labels = _images_and_labels(self.path, "test", arrays)
+        name = self.name or self.path.stem
+        if not {"train_images", "train_labels"} & {*arrays}:
+            names = _class_names(self.path, arrays, int(labels.max()) + 1)
+            test = Split(images=images, labels=labels, classes=len(names))
+            return DataSet(name=name, train=test.none(), test=test, class_names=names)
+        pixels, indices = _images_and_labels(self.path, "train", arrays)
+        if images.shape[1:] != pixels.shape[1:]:
             raise DataError(
                 f"{self.path}: test_images must have the shape of train_images, got (channels, "
-                f"height, width) {tuple(pixels[1].shape[1:])} and {tuple(pixels[0].shape[1:])}."
+                f"height, width) {tuple(images.shape[1:])} and {tuple(pixels.shape[1:])}."
             )
-        names = _class_names(self.path, arrays.get("class_names", range(int(labels[0].max()) + 1)))
+        notes: tuple[str, ...] = ()
+        if "class_names" in arrays:
+            names = _class_names(self.path, arrays)
+        else:
+            indices, labels, names, notes = number_classes(indices, labels, str(self.path))
         train, test = (
-            Split(images=images, labels=classes, classes=len(names))
-            for images, classes in zip(pixels, labels, strict=True)
+            Split(images=part, labels=classes, classes=len(names))
+            for part, classes in ((pixels, indices), (images, labels))
         )
-        return DataSet(name=self.name or self.path.stem, train=train, test=test, class_names=names)
+        return DataSet(name=name, train=train, test=test, class_names=names, notes=notes)
 
 
 def read_arrays(path: Path, names: Sequence[str], optional: Sequence[str] = ()) -> dict[str, Any]:
@@ -116,31 +124,8 @@ def read_arrays(path: Path, names: Sequence[str], optional: Sequence[str] = ()) 
         ) from error
 
 
-def label_tensor(path: Path, name: str, arrays: dict[str, Any], count: int) -> Int[Tensor, " n"]:
-    """Convert one of the arrays to labels.
-
-    Args:
-        path: The file, for messages.
-        name: Name of the array.
-        arrays: Result of ``read_arrays``.
-        count: Number of images.
-
-    Returns:
-        The labels as int64.
-
-    Raises:
-        DataError: If they are not integers, one per image, or there are none.
-    """
-    labels = arrays[name]
-    if labels.dtype.kind not in "iu" or labels.shape != (count,) or not count:
-        raise DataError(
-            f"{path}: {name} must be whole numbers, one for each of the {count} images and "
-            f"at least one, got {labels.dtype} of shape {labels.shape}."
-        )
-    return torch.from_numpy(labels.astype(numpy.int64))
-
-
-def _class_names(path: Path, names: Any) -> tuple[str, ...]:
+def _class_names(path: Path, arrays: dict[str, Any], count: int = 0) -> tuple[str, ...]:
+    names = arrays.get("class_names", range(count))
     if numpy.ndim(names) != 1:
         raise DataError(
             f"{path}: class_names must be a vector of strings, one per class, got an array of "
@@ -151,15 +136,26 @@ def _class_names(path: Path, names: Any) -> tuple[str, ...]:
     )
 
 
-def _image_tensor(path: Path, name: str, arrays: dict[str, Any]) -> Tensor:
-    images = arrays[name]
-    rows = images[..., None] if images.ndim == 3 else images
-    if images.dtype != numpy.uint8 or rows.ndim != 4 or rows.shape[3] > 4:
+def _images_and_labels(path: Path, part: str, arrays: dict[str, Any]) -> tuple[Tensor, Tensor]:
+    missing = [name for name in (f"{part}_images", f"{part}_labels") if name not in arrays]
+    if missing:
+        raise DataError(f"{path} lacks the array {missing[0]}; it has {sorted(arrays)}.")
+    stated = arrays.get("value_range")
+    if stated is not None and (stated.shape != (2,) or stated.dtype.kind not in "iuf"):
         raise DataError(
-            f"{path}: {name} must be uint8 of shape (n, height, width, channels) or (n, height, "
-            f"width), got {images.dtype} of shape {images.shape}."
+            f"{path}: value_range must be two numbers, the values of black and white, got "
+            f"{stated.dtype} of shape {stated.shape}."
         )
-    return torch.from_numpy(numpy.ascontiguousarray(rows.transpose(0, 3, 1, 2)).copy())
+    images = to_uint8(
+        arrays[f"{part}_images"],
+        None if stated is None else (float(stated[0]), float(stated[1])),
+        name=f"{path}: {part}_images",
+        remedy=(
+            f"state it in the file: numpy.savez({path.name!r}, **numpy.load({path.name!r}), "
+            "value_range={})"
+        ),
+    )
+    return images, to_labels(arrays[f"{part}_labels"], len(images), name=f"{path}: {part}_labels")
 
 
 def _memory_map(path: Path, member: str) -> Any:

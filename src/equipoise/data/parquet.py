@@ -1,6 +1,5 @@
-"""Tables of encoded images: parquet files in a folder, or data sets of the Hugging Face hub."""
+"""Tables of encoded images: published data sets as parquet files in a folder, or on the hub."""
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ import torch
 
 from equipoise.data.dataset import DataError, Split
 from equipoise.data.decode import decode
+from equipoise.data.encoded import Encoded, EncodedImages
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,36 +29,6 @@ class Table:
     image: str = "image"
     label: str = "label"
     test: str = "test"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Encoded:
-    """One split of such a table.
-
-    Args:
-        images: Encoded images.
-        labels: Class index of each image.
-        names: Class names; empty if the table has none.
-        origin: The folder, or the repository on the hub.
-        part: Name of the split there.
-    """
-
-    images: list[bytes]
-    labels: list[int]
-    names: tuple[str, ...]
-    origin: str
-    part: str
-
-    def where(self, number: int) -> str:
-        """Name of an image in messages."""
-        return f"{self.origin}: image {number} of {self.part}"
-
-    def fingerprint(self) -> str:
-        """Hash of all encoded images."""
-        digest = hashlib.sha256()
-        for content in self.images:
-            digest.update(hashlib.sha256(content).digest())
-        return digest.hexdigest()
 
 
 def read_table(folder: Path | None, hub: str, table: Table) -> tuple[Encoded, Encoded] | None:
@@ -143,40 +113,26 @@ def _from_hub(repository: str, table: Table) -> Any:
 
 def _encoded(split: Any, table: Table, origin: str, part: str) -> Encoded:
     """Images and labels of a ``datasets.Dataset``, each checked."""
-    import datasets
-
     missing = sorted({table.image, table.label} - set(split.column_names))
     if missing:
         raise DataError(
             f"{origin}: {part} lacks the column {' and '.join(missing)}; it has "
             f"{sorted(split.column_names)}."
         )
-    try:
-        split = split.cast_column(table.image, datasets.Image(decode=False))
-        columns = split.select_columns([table.image, table.label]).with_format("arrow")
-        rows = columns[:].to_pylist()
-    except Exception as error:  # whatever datasets raises for a column of another type
-        raise DataError(
-            f"{origin}: {part} holds no images in the column {table.image} ({error})."
-        ) from error
-    names = tuple(getattr(split.features[table.label], "names", None) or ())
-    encoded = Encoded(images=[], labels=[], names=names, origin=origin, part=part)
-    for number, row in enumerate(rows):
-        image, label = row[table.image], row[table.label]
+    images = EncodedImages(split, table.image, origin, part)
+    labels = split.with_format("arrow")[:][table.label].to_pylist()
+    for number, label in enumerate(labels):
         if not isinstance(label, int):
             raise DataError(
-                f"{encoded.where(number)} must have a whole number as its label, got {label!r}; "
+                f"{images.where(number)} must have a whole number as its label, got {label!r}; "
                 "copy or download the data set again."
             )
-        if not isinstance(image, dict) or not isinstance(image.get("bytes"), bytes):
-            raise DataError(f"{encoded.where(number)} is broken: it holds no encoded image.")
-        encoded.images.append(image["bytes"])
-        encoded.labels.append(label)
-    if not encoded.images:
+    if not labels:
         raise DataError(
             f"{origin}: {part} must have at least one image, got none; copy or download it again."
         )
-    return encoded
+    names = tuple(getattr(split.features[table.label], "names", None) or ())
+    return Encoded(images=images, labels=labels, names=names)
 
 
 def decode_all(encoded: Encoded, classes: int) -> tuple[Split, str]:
@@ -195,7 +151,7 @@ def decode_all(encoded: Encoded, classes: int) -> tuple[Split, str]:
     pixels: list[Any] = []
     file_format = ""
     for number, content in enumerate(encoded.images):
-        where = encoded.where(number)
+        where = encoded.images.where(number)
         try:
             image, image_format = decode(content)
         except DataError as error:
@@ -203,7 +159,7 @@ def decode_all(encoded: Encoded, classes: int) -> tuple[Split, str]:
         file_format = file_format or image_format
         if pixels and image.shape != pixels[0].shape:
             raise DataError(
-                f"images of {encoded.part} differ in size: {where} has (channels, height, "
+                f"images of {encoded.images.part} differ in size: {where} has (channels, height, "
                 f"width) {image.shape}, the first one {pixels[0].shape}."
             )
         pixels.append(image)

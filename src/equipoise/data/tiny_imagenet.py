@@ -8,8 +8,9 @@ import torch
 from equipoise.data.archives import Files, open_files
 from equipoise.data.cache import decode_once, load_if_small
 from equipoise.data.dataset import DataError, DataSet, Split
+from equipoise.data.encoded import Encoded
 from equipoise.data.image_folder import ImagePaths, LabelledPaths, load_labelled
-from equipoise.data.parquet import Encoded, Table, read_table
+from equipoise.data.parquet import Table, read_table
 
 _TABLE = Table(title="Tiny-ImageNet", config="default", test="valid")
 _ARCHIVE = "tiny-imagenet-200"
@@ -112,18 +113,18 @@ def _of_table(train: Encoded, test: Encoded) -> DataSet:
     splits = []
     for encoded in (train, test):
         images, broken = decode_once(
-            [encoded.where(index) for index in range(len(encoded.images))],
+            [encoded.images.where(index) for index in range(len(encoded.images))],
             encoded.images.__getitem__,
-            key=encoded.fingerprint(),
+            key=encoded.images.fingerprint(),
             size=None,
             grey=False,
-            where=encoded.origin,
+            where=encoded.images.origin,
         )
         if broken:
             index, reason = next(iter(broken.items()))
             raise DataError(
-                f"{encoded.where(index)} is broken: {reason} ({len(broken)} such images). Copy or "
-                "download the data set again."
+                f"{encoded.images.where(index)} is broken: {reason} ({len(broken)} such images). "
+                "Copy or download the data set again."
             )
         labels = torch.tensor(encoded.labels)
         splits.append(Split(images=load_if_small(images), labels=labels, classes=len(names)))

@@ -52,7 +52,9 @@ def execute(
         TrainingError: If a stage cannot be trained.
         Interrupted: If the run was asked to stop; call again to continue.
     """
-    training, validation = train.hold_out(loop.validation_images, derive_seed(seed, "validation"))
+    training, validation = train.hold_out(
+        loop.held_out(len(train)), derive_seed(seed, "validation")
+    )
     outcomes: dict[str, nn.Module] = {}
     trained: list[str] = []
     for stage in stages:

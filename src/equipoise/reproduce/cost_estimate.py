@@ -54,7 +54,8 @@ def training_passes(recipe: Recipe, dataset: DataSet, shared: bool = False) -> f
     Returns:
         Passes of single images.
     """
-    method, images = recipe.method, len(dataset.train) - recipe.loop.validation_images
+    method, images = recipe.method, len(dataset.train)
+    images -= recipe.loop.held_out(images)
     attacked = method.attack.steps + 1
     epochs = method.schedule.epochs
     if isinstance(method, SingleNetwork):

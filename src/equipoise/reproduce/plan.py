@@ -8,9 +8,9 @@ from itertools import compress
 from pathlib import Path
 from typing import Any
 
-from equipoise.api.datasets import with_folder
 from equipoise.api.evaluation_settings import EvaluationSettings
 from equipoise.api.resume_checks import differences
+from equipoise.data.formats import located
 from equipoise.evaluation import SuiteName
 from equipoise.evaluation.work_unit import Precision
 from equipoise.methods import AFA, AFS, SingleNetwork
@@ -247,7 +247,7 @@ def _model(name: str, seed: int, scale: Scale, folder: Path, data: Path | None) 
     if data is not None:
         subfolder = data / type(recipe.dataset).__name__.lower()
         folder_of_data = subfolder if subfolder.is_dir() else data
-        recipe = replace(recipe, dataset=with_folder(recipe.dataset, folder_of_data))
+        recipe = replace(recipe, dataset=located(recipe.dataset, folder_of_data))
     if scale.epochs is not None:
         recipe = _with_epochs(recipe, scale.epochs)
     folders = (_run_folder(folder, extractor, seed) for extractor in _extractors(name, scale))

@@ -12,6 +12,7 @@ A run folder::
       last/                        the model of the last epoch, if it differs from model/
       records/<record>.json        one per evaluation
       gallery/<record>.json        example images for the HTML report
+      corruptions/<result>.json    accuracy on corrupted images
       evaluations/                 cached results of attacks
 """
 

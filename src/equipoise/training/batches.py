@@ -10,7 +10,8 @@ from jaxtyping import Int
 from torch import Tensor
 
 from equipoise.data import DataError, Split
-from equipoise.data.npz import label_tensor, read_arrays
+from equipoise.data.npz import read_arrays
+from equipoise.data.pixels import to_labels
 from equipoise.distributed.shared_generator import shard
 from equipoise.training.config import TrainingConfig
 from equipoise.types import Images, Labels
@@ -70,7 +71,7 @@ class ExtraImages:
                 f"{path}: image must be uint8 of shape (n, {height}, {width}, {channels}), like "
                 f"the training images, got {images.dtype} of shape {images.shape}."
             )
-        labels = label_tensor(path, "label", arrays, len(images))
+        labels = to_labels(arrays["label"], len(images), name=f"{path}: label")
         low, high = int(labels.min()), int(labels.max())
         if low < 0 or high >= like.classes:
             raise DataError(

@@ -5,9 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
-from equipoise.data import Augmentation
+from equipoise.data import Augmentation, DataError
 from equipoise.runtime.errors import InvalidInput
 
+VALIDATION_SHARE = 0.2
+"""Largest share of the training part that is held out for validation."""
 Averaging = Literal["none", "ema", "swa"]
 _DEFAULT_STARTS: dict[str, float] = {"none": 0.0, "ema": 0.025, "swa": 0.75}
 
@@ -19,7 +21,8 @@ class TrainingConfig:
     Args:
         batch_size: Images per step, over all processes together. AFA's stage I trains on K times
             as many.
-        validation_images: Images held out of the training part to choose the best epoch.
+        validation_images: Images held out of the training part to choose the best epoch, but at
+            most a fifth of it.
         validation_steps: PGD steps of the validation attack, each of size epsilon / 4.
         validate_every: Epochs between validations; the last epoch is always validated.
         augmentation: Shifts and flips of training images.
@@ -81,7 +84,7 @@ class TrainingConfig:
     alarms: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "validation_steps", "validate_every"):
+        for name in ("batch_size", "validation_images", "validation_steps", "validate_every"):
             if getattr(self, name) < 1:
                 raise InvalidInput(f"{name} must be 1 or more, got {getattr(self, name)}.")
         if self.averaging not in get_args(Averaging):
@@ -97,6 +100,43 @@ class TrainingConfig:
             )
         if not (self.awp_gamma >= 0 and math.isfinite(self.awp_gamma)):
             raise InvalidInput(f"awp_gamma must be 0 or more, got {self.awp_gamma}.")
+
+    def held_out(self, images: int) -> int:
+        """Number of images held out for validation.
+
+        Args:
+            images: Number of images of the training part.
+
+        Raises:
+            DataError: If there are fewer than two.
+
+        Example:
+            >>> TrainingConfig(validation_images=1000).held_out(1600)
+            320
+        """
+        if images < 2:
+            raise DataError(
+                f"training needs 2 images or more, one of them for validation, got {images}; give "
+                "data with a training part."
+            )
+        return min(self.validation_images, max(1, int(images * VALIDATION_SHARE)))
+
+    def describe_images(self, images: int) -> str:
+        """Describe in one sentence what becomes of the images of the training part.
+
+        Example:
+            >>> TrainingConfig(batch_size=128).describe_images(1600)
+            '1,280 images are trained on, 10 batches of 128 per epoch; 320 are for validation.'
+        """
+        held_out = self.held_out(images)
+        trained_on = images - held_out
+        size = min(self.batch_size, trained_on)
+        batches = (
+            f"{trained_on // size} batch{'es' * (trained_on >= 2 * size)} of {size:,} per epoch"
+        )
+        if size < self.batch_size:
+            batches += f" (fewer than --loop.batch-size {self.batch_size})"
+        return f"{trained_on:,} images are trained on, {batches}; {held_out:,} are for validation."
 
     @property
     def averages_from(self) -> float:
