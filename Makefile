@@ -5,7 +5,7 @@ CONSTRAINTS := constraints.txt
 BIN := $(VENV)/bin
 export NO_MKDOCS_2_WARNING := 1
 
-.PHONY: demo test quick test-oldest check docs audit house bench format clean
+.PHONY: demo test quick test-oldest check docs audit house index bench format clean
 .DEFAULT_GOAL := test
 
 $(VENV)/installed: pyproject.toml $(CONSTRAINTS)
@@ -37,6 +37,9 @@ check: $(VENV)/installed  ## formatter, linter, types, import layers, documentat
 
 docs: $(VENV)/installed  ## the documentation site, into build/site
 	$(BIN)/mkdocs build --quiet
+
+index: $(VENV)/installed  ## the index of recipes that `equipoise list` reads
+	$(BIN)/python tools/recipe_index.py
 
 house: $(VENV)/installed  ## measure how easy the code is to navigate
 	$(BIN)/python tools/house.py

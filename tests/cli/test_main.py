@@ -48,18 +48,19 @@ def trained(tmp_path_factory):
         ["report", "--help"],
         ["export", "--help"],
         ["predict", "--help"],
+        ["list", "afs", "digits"],
     ],
 )
-def test_help_exits_0_without_importing_torch(arguments):
+def test_help_and_list_do_not_import_torch(arguments):
     code = (
         "import sys\nfrom equipoise.cli.main import main\n"
         f"try:\n    main({arguments})\n"
         "except SystemExit as exit_info:\n    assert exit_info.code == 0, exit_info.code\n"
-        "assert 'torch' not in sys.modules"
+        "assert 'torch' not in sys.modules and 'equipoise.recipes' not in sys.modules"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert "usage: equipoise" in done.stdout
+    assert ("afs_digits" if arguments[0] == "list" else "usage: equipoise") in done.stdout
 
 
 def test_version_prints_the_version_of_the_package(capsys):
@@ -97,8 +98,16 @@ def test_python_dash_m_runs_the_command():
         assert command in done.stdout
 
 
-def test_list_names_every_recipe_and_what_it_trains(capsys):
+def test_list_begins_with_what_two_cores_can_train(capsys):
     run("list")
+    printed = output(capsys)
+    assert "pgd_at_digits" in printed
+    assert "AFS, Table III" in printed
+    assert "extractor_9_cifar10_paper" not in printed
+
+
+def test_list_names_every_recipe_and_what_it_trains(capsys):
+    run("list", "--all")
     printed = output(capsys)
     for name in RECIPES:
         assert name in printed
@@ -273,7 +282,7 @@ def test_report_refuses_missing_files(capsys, tmp_path):
 
 
 def test_report_without_records_is_refused(capsys, tmp_path):
-    assert "found no record" in refused(capsys, "report", tmp_path)
+    assert "has no record" in refused(capsys, "report", tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -444,8 +453,8 @@ def test_a_wrong_suffix_is_refused(capsys, trained, tmp_path):
 def test_an_image_file_that_cannot_be_read_is_refused(capsys, trained, tmp_path, content):
     if content is not None:
         (tmp_path / "x.png").write_bytes(content)
-    printed = refused(capsys, "predict", trained, tmp_path / "x.png")
-    assert "cannot be read as PNG or JPEG" in printed or "does not exist" in printed
+    printed = refused(capsys, "predict", trained, tmp_path / "x.png", status=1)
+    assert "cannot be read as an image" in printed or "does not exist" in printed
 
 
 def test_card_rewrites_the_card_and_writes_a_robustbench_entry(capsys, trained, tmp_path):

@@ -100,18 +100,18 @@ def test_a_damaged_file_is_named(keep, tmp_path):
     noise = numpy.random.default_rng(0).integers(0, 256, (32, 32), dtype=numpy.uint8)
     path = put(tmp_path / "a.png", noise)
     path.write_bytes(path.read_bytes()[: keep if keep >= 0 else len(path.read_bytes()) // 2])
-    with pytest.raises(RunError, match=r"a.png cannot be read as PNG or JPEG"):
+    with pytest.raises(RunError, match=r"a.png cannot be read as an image"):
         load_image(path, (1, 8, 8))
 
 
 def test_a_folder_is_refused(tmp_path):
-    with pytest.raises(RunError, match="cannot be read as PNG or JPEG"):
+    with pytest.raises(RunError, match="cannot be read as an image"):
         load_image(tmp_path, (1, 8, 8))
 
 
 def test_other_formats_are_refused(grey, tmp_path):
-    path = put(tmp_path / "a.png", grey, format="GIF")
-    with pytest.raises(RunError, match=r"a.png cannot be read as PNG or JPEG"):
+    path = put(tmp_path / "a.png", grey, format="EPS")
+    with pytest.raises(RunError, match=r"a.png cannot be read as an image"):
         load_image(path, (1, 8, 8))
 
 

@@ -16,12 +16,12 @@ def output(capsys) -> str:
     return " ".join((captured.out + captured.err).replace("│", " ").split())
 
 
-def refused(capsys, *arguments) -> str:
-    """Run a command that must be refused, and return what it printed."""
+def refused(capsys, *arguments, status: int = 2) -> str:
+    """Run a command that must end with this exit status, and return what it printed."""
     with pytest.raises(SystemExit) as exit_info:
         run(*arguments)
     printed = output(capsys)
-    assert exit_info.value.code == 2
+    assert exit_info.value.code == status
     assert "Traceback" not in printed
     return printed
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from equipoise.data import DataSet, Split
 from equipoise.distributed.ranks import launched
 from equipoise.evaluation.random_draws import seeded
+from equipoise.execution.local import check_forward
 from equipoise.models import FeatureExtractor, count_multiply_adds, count_parameters
 from equipoise.recipes import Recipe
 from equipoise.runtime.environment import environment
@@ -175,7 +176,7 @@ def stage_costs(
 
     Raises:
         DataError: If the loop's extra images cannot be used.
-        TrainingError: If the loss is not finite.
+        TrainingError: If the network does not fit the images, or the loss is not finite.
     """
     reporter, passes = reporter or NullReporter(), Passes()
     held_out = derive_seed(seed, "validation")
@@ -184,7 +185,9 @@ def stage_costs(
     outcomes: dict[str, nn.Module] = {}
     costs: dict[Any, dict[str, Any]] = {}  # by what is counted
     results: list[dict[str, Any]] = []
-    for stage in stages(passes.counted(make_network)):
+    plan = stages(passes.counted(make_network))
+    check_forward(plan[0], train)
+    for stage in plan:
         reporter.begin(stage.name, 0, 0)
         with seeded(derive_seed(seed, stage.name, "weights")):
             task: Any = stage.build({name: outcomes[name] for name in stage.needs})

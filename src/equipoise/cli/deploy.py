@@ -1,5 +1,6 @@
 """The commands ``equipoise export``, ``predict`` and ``card``."""
 
+import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,6 +16,7 @@ from equipoise.cli.options import (
     Switch,
     Trust,
     console,
+    errors,
     optional,
     print_line,
 )
@@ -65,7 +67,8 @@ def predict(
 
     Args:
         model: Run folder, model folder, hf://owner/name, or a file written by `equipoise export`.
-        images: PNG or JPEG files.
+        images: Image files, and folders of them. Files that cannot be read are named and skipped;
+            the exit status is then 1.
         json: Print JSON.
         preference: For OAT, the value of lambda to fix.
         size: Height and width that images are resized to, for a model whose card does not give
@@ -76,12 +79,20 @@ def predict(
     from equipoise import deployment
     from equipoise.runtime.trust import trusting
 
+    skipped: list[str] = []
     with trusting(*trust):
-        predictions = deployment.predict_images(model, images, preference=preference, size=size)
+        predictions = deployment.predict_images(
+            model, images, preference=preference, size=size,
+            skip=lambda _, reason: skipped.append(reason),
+        )  # fmt: skip
     if json:
         print(deployment.predictions_as_json(predictions))
-    else:
+    elif predictions:
         console.print(deployment.rich_predictions(predictions))
+    for reason in skipped:
+        errors.print(f"skipped: {reason}", markup=False, highlight=False)
+    if skipped:
+        sys.exit(1)
 
 
 def card(

@@ -193,9 +193,12 @@ def evaluate_and_print(
         The records and their files.
     """
     from equipoise.api.evaluate import evaluate
+    from equipoise.api.model_source import find_model
     from equipoise.report import r_free_sentence, rich_checks, rich_columns, rich_table
     from equipoise.runtime.progress import Terminal
 
+    for model in models[1:]:
+        find_model(model, trust=settings.get("trust", ()))  # before the first is attacked for hours
     records, paths = [], []
     with Terminal(console) as terminal:
         for model, preference in product(models, preferences):

@@ -17,7 +17,8 @@ from equipoise.cli.options import errors
 from equipoise.cli.report import compare, report
 from equipoise.cli.reproduce import reproduce
 from equipoise.cli.train import train_recipe
-from equipoise.runtime.errors import UserError
+from equipoise.cli.values import REGISTRY, did_you_mean
+from equipoise.runtime.errors import InvalidInput, UserError
 from equipoise.runtime.signals import INTERRUPTED, REQUEUE, Terminated, end_on_sigterm
 
 
@@ -80,6 +81,11 @@ def _run(arguments: list[str]) -> None:
         print(f"equipoise {version('equipoise')}")
     elif arguments[:1] == ["train"] and arguments[1:2] and not arguments[1].startswith("-"):
         train_recipe(arguments[1], arguments[2:])
+    elif arguments and not arguments[0].startswith("-") and arguments[0] not in COMMANDS:
+        raise InvalidInput(
+            f"there is no command {arguments[0]!r}{did_you_mean(arguments[0], COMMANDS)} The "
+            f"commands are {', '.join(COMMANDS)}."
+        )
     else:
         tyro.extras.subcommand_cli_from_dict(
             COMMANDS,
@@ -87,4 +93,5 @@ def _run(arguments: list[str]) -> None:
             description="Train, attack and evaluate robust image classifiers. "
             "--version prints the version.",
             args=arguments,
+            registry=REGISTRY,
         )

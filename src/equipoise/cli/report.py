@@ -104,5 +104,10 @@ def _read(paths: tuple[Path, ...]) -> list[tuple[Path, dict[str, Any]]]:
 
     records: list[tuple[Path, dict[str, Any]]] = []
     for path in paths:
-        records += iterate_records(path) if path.is_dir() else [(path, read_record(path))]
+        found = list(iterate_records(path)) if path.is_dir() else [(path, read_record(path))]
+        if not found:
+            raise InvalidInput(
+                f"{path} has no record; evaluate the model first, with `equipoise evaluate {path}`."
+            )
+        records += found
     return records

@@ -18,22 +18,24 @@ def reproduce(
     out: Folder = Path("runs/reproduce"),
     data: Annotated[Path | None, optional("FOLDER")] = None,
     only_finished: Switch = False,
+    names: Annotated[Switch, tyro.conf.arg(name="list")] = False,
 ) -> None:
     """Reproduce tables and figures of both papers, with published and measured values.
     To continue an interrupted reproduction, run the same command again.
 
     Args:
-        entries: Names such as afa-table-1 or afs-fig-4b; all for every entry; list to print them.
+        entries: Names such as afa-table-1 or afs-fig-4b; all for every entry.
         scale: tiny: digits; compact: small networks on CIFAR-10; paper: the papers' settings.
         seeds: Models to train per recipe, with seeds 0 to N-1.
         out: Folder for runs, tables and figures.
         data: Folder of the data set, or a folder with one subfolder per data set: cifar10, svhn.
         only_finished: Train and evaluate nothing; show what is finished. Rows without a measurement
             show published values only.
+        names: Only print the names of all tables and figures.
     """
     from equipoise.report.papers import ENTRIES, SCALES, Table, rich_entry
 
-    if entries == ("list",):
+    if names:
         from rich.table import Table as RichTable
 
         table = RichTable("entry", "paper", "what it shows")

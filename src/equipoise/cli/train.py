@@ -13,6 +13,7 @@ from rich.console import Console
 from equipoise.cli.deploy import export_and_print, export_form
 from equipoise.cli.evaluate import evaluate_and_print
 from equipoise.cli.options import Sources, console, exit_interrupted, print_line
+from equipoise.cli.values import REGISTRY
 from equipoise.runtime.errors import InvalidInput
 from equipoise.runtime.run_folder import RunFolder
 from equipoise.runtime.signals import Interrupted
@@ -97,6 +98,7 @@ def parse(name: str, arguments: list[str]) -> TrainCommand:
         default=Options(recipe=recipe),
         args=expand(arguments, recipe, flags),
         config=(tyro.conf.AvoidSubcommands,),
+        registry=REGISTRY,
     )
     recipe = options.recipe
     if options.data is not None:

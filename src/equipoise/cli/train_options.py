@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from equipoise.cli.options import Data, Number, Sources, Switch, Trust, optional
+from equipoise.cli.values import REGISTRY
 from equipoise.methods import AFA, AFS, SingleNetwork
 from equipoise.recipes import Recipe
 from equipoise.records.epsilon import format_epsilon
@@ -201,6 +202,7 @@ def print_common_help(prog: str, recipe: Recipe, flags: Mapping[str, ShortFlag])
         description=f"Train the recipe {recipe.name}. --help-all shows every flag.",
         args=["--help"],
         config=(tyro.conf.FlagCreatePairsOff,),
+        registry=REGISTRY,
     )
 
 

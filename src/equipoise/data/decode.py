@@ -42,7 +42,7 @@ def decode(content: bytes, *, size: int | None = None, grey: bool = False) -> tu
         >>> pixels.shape, file_format
         ((3, 4, 6), 'PNG')
     """
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:  # reads only the header
@@ -54,6 +54,10 @@ def decode(content: bytes, *, size: int | None = None, grey: bool = False) -> tu
             return pixels, str(image.format)
     except DataError:
         raise
+    except UnidentifiedImageError:
+        raise DataError(
+            f"it cannot be read as an image: it is none of {', '.join(FORMATS)}"
+        ) from None
     except Exception as error:  # Pillow's decoders raise almost anything
         raise DataError(f"it cannot be read as an image ({error})") from error
 

@@ -1,7 +1,7 @@
 """Classify image files; for AFA, also estimate how strongly they were attacked."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -17,7 +17,7 @@ from torch import Tensor
 from equipoise.api import publish
 from equipoise.api.model_source import at_preference, find_model
 from equipoise.deployment.export import DeployedModel, image_shape
-from equipoise.deployment.read_image import load_image
+from equipoise.deployment.read_image import find_images, load_image
 from equipoise.models.conditional_network import FixedPreference
 from equipoise.models.io.external import is_external, load_external
 from equipoise.records.epsilon import format_epsilon
@@ -78,18 +78,21 @@ def predict_images(
     *,
     preference: float | None = None,
     size: tuple[int, int] | None = None,
+    skip: Callable[[Path, str], None] | None = None,
 ) -> list[Prediction]:
     """Classify image files.
 
     Args:
         model: A run folder, a model folder, ``hf://owner/name``, or a file that
             ``equipoise export`` wrote.
-        images: PNG or JPEG files.
+        images: Image files, and folders of them.
         preference: For a conditional network (OAT), the lambda to fix; its default if ``None``.
         size: Height and width to which images are fitted, for a folder that does not specify them.
+        skip: Receives each file that cannot be read and the reason; by default the first one
+            raises.
 
     Returns:
-        One prediction for each image, in order.
+        One prediction for each image that was read, in order.
 
     Raises:
         RunError: If the model or an image cannot be read, or an output is not finite.
@@ -109,13 +112,40 @@ def predict_images(
         True
     """
     if not images:
-        raise InvalidInput("predict needs at least one image, got none; name PNG or JPEG files.")
+        raise InvalidInput(
+            "predict needs at least one image, got none; name image files or a folder."
+        )
     network, card, shape = _load(model, preference, size)
-    loaded = [load_image(Path(path), shape) for path in images]
-    pixels = torch.cat([image for image, _ in loaded])
+    predictions: list[Prediction] = []
+    batch: list[tuple[Path, Images, list[str]]] = []
+    for path in find_images(map(Path, images)):
+        try:
+            batch.append((path, *load_image(path, shape)))
+        except RunError as error:
+            if skip is None:
+                raise
+            skip(path, str(error))
+        if len(batch) == BATCH:
+            predictions += _predict_batch(model, network, card, batch)
+            batch = []
+    if batch:
+        predictions += _predict_batch(model, network, card, batch)
+    return predictions
+
+
+def _predict_batch(
+    model: str, network: Any, card: dict[str, Any], batch: list[tuple[Path, Images, list[str]]]
+) -> list[Prediction]:
+    """Classify a batch.
+
+    Args:
+        model: Name of the model in messages.
+        network: The network.
+        card: Its score card.
+        batch: Path, image and notices of each.
+    """
     with torch.no_grad():
-        batches = [_outputs(network, batch) for batch in pixels.split(BATCH)]
-    logits, *weights = (torch.cat(output) for output in zip(*batches, strict=True))
+        logits, *weights = _outputs(network, torch.cat([image for _, image, _ in batch]))
     if not bool(logits.isfinite().all()):
         raise RunError(f"{model} outputs NaN or infinity; its file is damaged, or training failed.")
     probabilities, labels = logits.softmax(dim=1).max(dim=1)
@@ -136,8 +166,8 @@ def predict_images(
             w1=weight,
             strength=None if weight is None else estimated_strength(weight, card["scores"]),
         )
-        for path, label, probability, (_, notices), weight in zip(
-            images, labels.tolist(), probabilities.tolist(), loaded, w1, strict=True
+        for (path, _, notices), label, probability, weight in zip(
+            batch, labels.tolist(), probabilities.tolist(), w1, strict=True
         )
     ]
 

@@ -102,7 +102,9 @@ def check_forward(stage: Stage, train: Split) -> None:
     with seeded(0):
         task: Any = stage.build({})
         task.eval()
-        check_answer(task.predictor(stage.validation[0]), train, f"the network of {stage.name}")
+        check_answer(
+            task.predictor(stage.validation[0]), train, f"the network of stage {stage.name!r}"
+        )
 
 
 def check_answer(predict: Predict, train: Split, name: str) -> None:

@@ -33,7 +33,7 @@ def find_entries(names: Sequence[str]) -> list[Entry]:
     """
     if not names:
         raise InvalidInput(
-            "reproduce needs at least one table or figure, got none; `equipoise reproduce list` "
+            "reproduce needs at least one table or figure, got none; `equipoise reproduce --list` "
             "lists them."
         )
     entries: dict[str, Entry] = {}
@@ -43,7 +43,7 @@ def find_entries(names: Sequence[str]) -> list[Entry]:
             hint = (
                 f"Did you mean {' or '.join(near)}?"
                 if near
-                else "`equipoise reproduce list` lists them."
+                else "`equipoise reproduce --list` lists them."
             )
             raise InvalidInput(f"there is no table or figure {name!r}. {hint}")
         entries |= ENTRIES if name == "all" else {name: ENTRIES[name]}
