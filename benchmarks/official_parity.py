@@ -3,7 +3,8 @@
 Run it from the repository::
 
     python benchmarks/official_parity.py --trades ../TRADES --mart ../MART --fat ../Friendly-... \
-        --lbgat ../LBGAT --oat ../Once-for-All-... --afs ../afs_code
+        --lbgat ../LBGAT --oat ../Once-for-All-... --afs ../afs_code \\
+        --avm ../cifar10_challenge --tla ../Metric_Learning_Adversarial_Robustness
 
 Each checkout is that of the method's authors. Nothing of them is copied: their functions are
 imported, or compiled from the file that holds them, with ``cuda`` replaced by a function that does
@@ -11,137 +12,56 @@ nothing, and with the same random start as ours. Everything is in float64. Compa
 a step, its gradients and the adversarial images; the record has the largest relative difference of
 each, to be below 1e-9.
 
-AVM and TLA are TensorFlow 1 code, which current Python cannot run; the record says so.
+AVM and TLA are TensorFlow 1 code, which current Python cannot run. AVM's images and labels are made
+in NumPy: only its gradients are ours. TLA's ``triplet_loss`` runs with the few functions that it
+takes from TensorFlow, such as ``reduce_sum``, replaced by those of torch; their choice of positives
+and negatives, from which ours deviates, is not compared.
 """
 
 import argparse
-import ast
-import contextlib
 import datetime
-import importlib
 import subprocess
 import sys
 import types
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import numpy
 import torch
+from parity_setup import (
+    ATTACK,
+    EPSILON,
+    IMAGES,
+    STEP_SIZE,
+    STEPS,
+    Differences,
+    batch,
+    drawn_once,
+    functions_of,
+    gradients,
+    imported,
+    network,
+    on_cpu,
+    our_step,
+    relative,
+)
 from torch import Tensor, nn
 from torch.nn import functional
 
 from equipoise.attacks.threat import Linf
 from equipoise.methods import AFS, TrainingAttack
 from equipoise.methods.afs import MergerTask
-from equipoise.models import FeatureStack, WideResNet
-from equipoise.objectives import FAT, LBGAT, MART, PGDAT, TRADES, Batch, Objective
+from equipoise.models import FeatureStack
+from equipoise.models.last_linear import features_and_logits
+from equipoise.objectives import AVM, FAT, LBGAT, MART, PGDAT, TLA, TRADES, Objective
+from equipoise.objectives import tla as our_tla
 from equipoise.runtime.environment import environment
 from equipoise.runtime.files import write_json
 from equipoise.training.schedule import Schedule
 
-EPSILON, STEP_SIZE, STEPS, IMAGES = 8 / 255, 2 / 255, 10, 8
 LIMIT = 1e-9
-ATTACK = TrainingAttack(steps=STEPS, step_size=STEP_SIZE, relative_step=None)
-Differences = dict[str, float]
-
-
-def network(seed: int = 0) -> nn.Module:
-    """WRN-10-1 in float64, with norms that do something."""
-    torch.manual_seed(seed)
-    made = WideResNet(depth=10, width=1, classes=10).double()
-    for module in made.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.uniform_(module.weight, 0.5, 1.5)
-            nn.init.normal_(module.bias, std=0.1)
-    return made
-
-
-def batch(count: int = IMAGES) -> tuple[Tensor, Tensor]:
-    """Images whose ball stays inside the pixel box, so that no clipping differs; and labels."""
-    generator = torch.Generator().manual_seed(1)
-    images = torch.rand(count, 3, 32, 32, generator=generator, dtype=torch.float64)
-    return 0.1 + 0.8 * images, torch.randint(10, (count,), generator=generator)
-
-
-def drawn_once(draw: Callable[..., Tensor], images: Tensor) -> Tensor:
-    """The random numbers of both starts."""
-    generator = torch.Generator().manual_seed(3)
-    return draw(images.shape, dtype=torch.float64, generator=generator)
-
-
-def relative(ours: Tensor, theirs: Tensor) -> float:
-    """Largest difference, relative to the largest value."""
-    return float((ours - theirs).abs().max() / theirs.abs().max().clamp_min(1e-300))
-
-
-def gradients(*modules: nn.Module) -> Tensor:
-    """All gradients, which are then cleared."""
-    found = [p.grad.flatten() for m in modules for p in m.parameters() if p.grad is not None]
-    for module in modules:
-        module.zero_grad()
-    return torch.cat(found)
-
-
-@contextlib.contextmanager
-def on_cpu(*draws: tuple[str, Tensor]) -> Iterator[None]:
-    """Let ``cuda`` do nothing, and functions of torch that draw return given numbers instead.
-
-    For another shape they return zeros: FAT adds noise of weight 0 at every step.
-    """
-
-    def drawn(value: Tensor, shape: torch.Size) -> Tensor:
-        return value if shape == value.shape else torch.zeros(shape, dtype=value.dtype)
-
-    with contextlib.ExitStack() as stack:
-        for kind in (Tensor, nn.Module):
-            stack.enter_context(mock.patch.object(kind, "cuda", lambda self, *_: self))
-        for name, value in draws:
-            stack.enter_context(mock.patch.object(torch, name, partial(drawn, value)))
-        yield
-
-
-def imported(folder: Path, name: str) -> Any:
-    """A module of a checkout, without what other checkouts call by the same names."""
-    for known in list(sys.modules):
-        if known.split(".")[0] in ("models", "utils", "attacks"):
-            del sys.modules[known]
-    sys.modules.pop(name, None)
-    sys.path.insert(0, str(folder))
-    try:
-        return importlib.import_module(name)
-    finally:
-        sys.path.remove(str(folder))
-
-
-def functions_of(file: Path, scope: dict[str, Any]) -> dict[str, Any]:
-    """Compile the functions of a script, and nothing else of it, into a scope."""
-    tree = ast.parse(file.read_text())
-    tree.body = [node for node in tree.body if isinstance(node, ast.FunctionDef)]
-    exec(compile(tree, str(file), "exec"), scope)  # the caller named this checkout
-    return scope
-
-
-def our_step(
-    objective: Objective, net: nn.Module, images: Tensor, labels: Tensor, start: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Our loss of a step, after its backward pass, and its adversarial images."""
-    net.train()
-    goal, generator = objective.goal(net, images, labels), torch.Generator()
-    with ATTACK.against(net, objective.start_noise) as search:
-        adversarial = search(goal, images, Linf(EPSILON), generator, start)
-    given = Batch(
-        clean=images,
-        adversarial=adversarial,
-        labels=labels,
-        predict_clean=net,
-        predict_adversarial=net,
-        generator=generator,
-    )
-    loss = objective.losses(given)["loss"].mean()
-    loss.backward()
-    return loss.detach(), adversarial
 
 
 def loss_function(
@@ -287,15 +207,108 @@ def afs(folder: Path) -> Differences:
     return {"gradient": relative(own, seen[0])}
 
 
+def avm(folder: Path) -> Differences:
+    """AVM: ``perturb_avmixup``, whose session asks our network for gradients."""
+    net, (images, labels) = network(), batch()
+    noise = (2 * drawn_once(torch.rand, images) - 1) * EPSILON
+    weights = torch.linspace(0.05, 0.95, len(images), dtype=torch.float64)
+    seen: list[Tensor] = []
+    hook = net.register_forward_pre_hook(
+        lambda module, given: seen.append(given[0].detach()) if module.training else None
+    )
+    with mock.patch("equipoise.objectives.avm.rand", return_value=weights):
+        loss, _ = our_step(AVM(), net, images, labels, images + noise)
+    hook.remove()
+    own, asked = gradients(net), network().eval()
+
+    def to_pixels(given: Tensor) -> Any:
+        return 255 * given.permute(0, 2, 3, 1).numpy()
+
+    def run(_: Any, feed_dict: dict[str, Any]) -> Any:
+        given = torch.from_numpy(feed_dict["x"] / 255).permute(0, 3, 1, 2).requires_grad_(True)
+        entropy = functional.cross_entropy(asked(given), torch.from_numpy(feed_dict["y"]))
+        return to_pixels(torch.autograd.grad(entropy, given)[0])
+
+    model = types.SimpleNamespace(
+        x_input="x", y_input="y", is_training="mode", xent=None, num_classes=10
+    )
+    tensorflow: Any = types.SimpleNamespace(gradients=lambda *_: [None])
+    with mock.patch.dict(sys.modules, {"tensorflow": tensorflow, "cifar10_input": tensorflow}):
+        attack = imported(folder, "pgd_attack").LinfPGDAttack(
+            model, 255 * EPSILON, STEPS, 255 * STEP_SIZE, True, "xent"
+        )
+    shares = weights.numpy()[:, None, None, None]
+    with (
+        mock.patch.object(numpy.random, "uniform", return_value=to_pixels(noise)),
+        mock.patch.object(numpy.random, "beta", return_value=shares),
+    ):
+        one_hot = numpy.eye(10)[labels.numpy()]
+        session = types.SimpleNamespace(run=run)
+        mixed, targets = attack.perturb_avmixup(
+            to_pixels(images), one_hot, 2.0, 1.0, 0.1, session, False
+        )
+    mixed, targets = torch.from_numpy(mixed / 255).permute(0, 3, 1, 2), torch.from_numpy(targets)
+    net = network().train()
+    theirs = functional.cross_entropy(net(mixed), targets)
+    theirs.backward()
+    return {
+        "loss": relative(loss, theirs.detach()),
+        "gradient": relative(own, gradients(net)),
+        "images": relative(seen[0], mixed),
+    }
+
+
+def tla(folder: Path) -> Differences:
+    """TLA: ``triplet_loss`` with their settings for CIFAR-10, on the same triplets."""
+    net, (images, labels) = network(), batch()
+    labels = torch.arange(len(labels)) // 2  # two images of each class
+    noise = (2 * drawn_once(torch.rand, images) - 1) * EPSILON
+    loss, adversarial = zero_noise_step(net, images, labels, images + noise)
+    own = gradients(net)
+    net = network().train()
+    anchor, logits = features_and_logits(net, adversarial)
+    noisy, _ = features_and_logits(net, images)
+    natural, _ = features_and_logits(net, images)
+    same = labels[:, None] == labels[None]
+    negative = natural[our_tla._hardest_negative(anchor, natural, same)]
+    second = natural[torch.arange(len(labels)) ^ 1]  # the other image of the class
+    scope = {"tf": TENSORFLOW}
+    triplet = functions_of(folder / "utils.py", scope)["triplet_loss"]
+    terms = [triplet(anchor, near, negative, "cos", 1e-3, 0.03)[0] for near in (noisy, second)]
+    theirs = functional.cross_entropy(logits, labels) + 2 * (terms[0] + terms[1])
+    theirs.backward()
+    return {"loss": relative(loss, theirs.detach()), "gradient": relative(own, gradients(net))}
+
+
+def zero_noise_step(
+    net: nn.Module, images: Tensor, labels: Tensor, start: Tensor
+) -> tuple[Tensor, Tensor]:
+    """A step of TLA whose first positive is the clean image itself."""
+    with mock.patch.object(our_tla, "uniform_like", lambda clean, *_: torch.zeros_like(clean)):
+        return our_step(TLA(), net, images, labels, start)
+
+
+TENSORFLOW = types.SimpleNamespace(
+    abs=torch.abs,
+    expand_dims=torch.unsqueeze,
+    maximum=torch.clamp_min,
+    reduce_mean=lambda value, axis=None: value.mean() if axis is None else value.mean(axis),
+    reduce_sum=lambda value, axis: value.sum(axis),
+    reshape=torch.reshape,
+    shape=lambda value: value.shape,
+)
+"""What ``triplet_loss`` takes from TensorFlow."""
+
 METHODS: dict[str, Callable[[Path], Differences]] = {
     "trades": trades,
     "mart": mart,
     "fat": fat,
     "lbgat": lbgat,
     "oat": oat,
+    "avm": avm,
+    "tla": tla,
     "afs": afs,
 }
-NOT_RUN = dict.fromkeys(("avm", "tla"), "TensorFlow 1, which current Python cannot run")
 
 
 def commit_of(folder: Path) -> str | None:
@@ -327,7 +340,6 @@ def main() -> None:
         "date": datetime.date.today().isoformat(),
         "limit": LIMIT,
         "methods": found,
-        "not_run": NOT_RUN,
         "environment": environment(),
     }
     write_json(given["record"], record)
