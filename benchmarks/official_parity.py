@@ -4,7 +4,8 @@ Run it from the repository::
 
     python benchmarks/official_parity.py --trades ../TRADES --mart ../MART --fat ../Friendly-... \
         --lbgat ../LBGAT --oat ../Once-for-All-... --afs ../afs_code \\
-        --avm ../cifar10_challenge --tla ../Metric_Learning_Adversarial_Robustness
+        --avm ../cifar10_challenge --tla ../Metric_Learning_Adversarial_Robustness \\
+        --gat ../GAMA-GAT --nfgsm ../N-FGSM
 
 Each checkout is that of the method's authors. Nothing of them is copied: their functions are
 imported, or compiled from the file that holds them, with ``cuda`` replaced by a function that does
@@ -28,8 +29,8 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-import numpy
 import torch
+from official_scripts import avm, gat, nfgsm, tla
 from parity_setup import (
     ATTACK,
     EPSILON,
@@ -54,9 +55,7 @@ from equipoise.attacks.threat import Linf
 from equipoise.methods import AFS, TrainingAttack
 from equipoise.methods.afs import MergerTask
 from equipoise.models import FeatureStack
-from equipoise.models.last_linear import features_and_logits
-from equipoise.objectives import AVM, FAT, LBGAT, MART, PGDAT, TLA, TRADES, Objective
-from equipoise.objectives import tla as our_tla
+from equipoise.objectives import FAT, LBGAT, MART, PGDAT, TRADES, Objective
 from equipoise.runtime.environment import environment
 from equipoise.runtime.files import write_json
 from equipoise.training.schedule import Schedule
@@ -207,98 +206,6 @@ def afs(folder: Path) -> Differences:
     return {"gradient": relative(own, seen[0])}
 
 
-def avm(folder: Path) -> Differences:
-    """AVM: ``perturb_avmixup``, whose session asks our network for gradients."""
-    net, (images, labels) = network(), batch()
-    noise = (2 * drawn_once(torch.rand, images) - 1) * EPSILON
-    weights = torch.linspace(0.05, 0.95, len(images), dtype=torch.float64)
-    seen: list[Tensor] = []
-    hook = net.register_forward_pre_hook(
-        lambda module, given: seen.append(given[0].detach()) if module.training else None
-    )
-    with mock.patch("equipoise.objectives.avm.rand", return_value=weights):
-        loss, _ = our_step(AVM(), net, images, labels, images + noise)
-    hook.remove()
-    own, asked = gradients(net), network().eval()
-
-    def to_pixels(given: Tensor) -> Any:
-        return 255 * given.permute(0, 2, 3, 1).numpy()
-
-    def run(_: Any, feed_dict: dict[str, Any]) -> Any:
-        given = torch.from_numpy(feed_dict["x"] / 255).permute(0, 3, 1, 2).requires_grad_(True)
-        entropy = functional.cross_entropy(asked(given), torch.from_numpy(feed_dict["y"]))
-        return to_pixels(torch.autograd.grad(entropy, given)[0])
-
-    model = types.SimpleNamespace(
-        x_input="x", y_input="y", is_training="mode", xent=None, num_classes=10
-    )
-    tensorflow: Any = types.SimpleNamespace(gradients=lambda *_: [None])
-    with mock.patch.dict(sys.modules, {"tensorflow": tensorflow, "cifar10_input": tensorflow}):
-        attack = imported(folder, "pgd_attack").LinfPGDAttack(
-            model, 255 * EPSILON, STEPS, 255 * STEP_SIZE, True, "xent"
-        )
-    shares = weights.numpy()[:, None, None, None]
-    with (
-        mock.patch.object(numpy.random, "uniform", return_value=to_pixels(noise)),
-        mock.patch.object(numpy.random, "beta", return_value=shares),
-    ):
-        one_hot = numpy.eye(10)[labels.numpy()]
-        session = types.SimpleNamespace(run=run)
-        mixed, targets = attack.perturb_avmixup(
-            to_pixels(images), one_hot, 2.0, 1.0, 0.1, session, False
-        )
-    mixed, targets = torch.from_numpy(mixed / 255).permute(0, 3, 1, 2), torch.from_numpy(targets)
-    net = network().train()
-    theirs = functional.cross_entropy(net(mixed), targets)
-    theirs.backward()
-    return {
-        "loss": relative(loss, theirs.detach()),
-        "gradient": relative(own, gradients(net)),
-        "images": relative(seen[0], mixed),
-    }
-
-
-def tla(folder: Path) -> Differences:
-    """TLA: ``triplet_loss`` with their settings for CIFAR-10, on the same triplets."""
-    net, (images, labels) = network(), batch()
-    labels = torch.arange(len(labels)) // 2  # two images of each class
-    noise = (2 * drawn_once(torch.rand, images) - 1) * EPSILON
-    loss, adversarial = zero_noise_step(net, images, labels, images + noise)
-    own = gradients(net)
-    net = network().train()
-    anchor, logits = features_and_logits(net, adversarial)
-    noisy, _ = features_and_logits(net, images)
-    natural, _ = features_and_logits(net, images)
-    same = labels[:, None] == labels[None]
-    negative = natural[our_tla._hardest_negative(anchor, natural, same)]
-    second = natural[torch.arange(len(labels)) ^ 1]  # the other image of the class
-    scope = {"tf": TENSORFLOW}
-    triplet = functions_of(folder / "utils.py", scope)["triplet_loss"]
-    terms = [triplet(anchor, near, negative, "cos", 1e-3, 0.03)[0] for near in (noisy, second)]
-    theirs = functional.cross_entropy(logits, labels) + 2 * (terms[0] + terms[1])
-    theirs.backward()
-    return {"loss": relative(loss, theirs.detach()), "gradient": relative(own, gradients(net))}
-
-
-def zero_noise_step(
-    net: nn.Module, images: Tensor, labels: Tensor, start: Tensor
-) -> tuple[Tensor, Tensor]:
-    """A step of TLA whose first positive is the clean image itself."""
-    with mock.patch.object(our_tla, "uniform_like", lambda clean, *_: torch.zeros_like(clean)):
-        return our_step(TLA(), net, images, labels, start)
-
-
-TENSORFLOW = types.SimpleNamespace(
-    abs=torch.abs,
-    expand_dims=torch.unsqueeze,
-    maximum=torch.clamp_min,
-    reduce_mean=lambda value, axis=None: value.mean() if axis is None else value.mean(axis),
-    reduce_sum=lambda value, axis: value.sum(axis),
-    reshape=torch.reshape,
-    shape=lambda value: value.shape,
-)
-"""What ``triplet_loss`` takes from TensorFlow."""
-
 METHODS: dict[str, Callable[[Path], Differences]] = {
     "trades": trades,
     "mart": mart,
@@ -307,6 +214,8 @@ METHODS: dict[str, Callable[[Path], Differences]] = {
     "oat": oat,
     "avm": avm,
     "tla": tla,
+    "gat": gat,
+    "nfgsm": nfgsm,
     "afs": afs,
 }
 

@@ -99,13 +99,30 @@ def functions_of(file: Path, scope: dict[str, Any]) -> dict[str, Any]:
     return scope
 
 
+def loop_of(file: Path, line: str, scope: dict[str, Any]) -> None:
+    """Run a loop of a script: the innermost one that starts with this line."""
+    text = file.read_text()
+    loops = [
+        node
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.For) and text.splitlines()[node.lineno - 1].strip().startswith(line)
+    ]
+    tree = ast.Module(body=[loops[0]], type_ignores=[])
+    exec(compile(tree, str(file), "exec"), scope)  # the caller named this checkout
+
+
 def our_step(
-    objective: Objective, net: nn.Module, images: Tensor, labels: Tensor, start: Tensor
+    objective: Objective,
+    net: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    start: Tensor,
+    attack: TrainingAttack = ATTACK,
 ) -> tuple[Tensor, Tensor]:
     """Our loss of a step, after its backward pass, and its adversarial images."""
     net.train()
     goal, generator = objective.goal(net, images, labels), torch.Generator()
-    with ATTACK.against(net, objective.start_noise) as search:
+    with attack.against(net, objective.start_noise) as search:
         adversarial = search(goal, images, Linf(EPSILON), generator, start)
     given = Batch(
         clean=images,

@@ -180,7 +180,7 @@ def test_the_record_of_seeded_faults_says_that_all_in_the_list_were_caught(monke
 def test_the_record_of_the_official_code_has_no_difference_beyond_rounding():
     record = json.loads((FOLDER / "official_parity.json").read_text())
     assert record["methods"].keys() == {
-        *("trades", "mart", "fat", "lbgat", "oat", "avm", "tla", "afs")
+        *("trades", "mart", "fat", "lbgat", "oat", "avm", "tla", "gat", "nfgsm", "afs")
     }
     assert record["limit"] == 1e-9
     for method in record["methods"].values():

@@ -94,3 +94,19 @@ def test_an_early_stopped_goal_keeps_the_point_where_it_finished():
     kept = goal.replace_finished(clean)
     assert torch.equal(kept, dark_then(0.7))
     assert not kept.requires_grad
+
+
+@pytest.mark.parametrize("name", ["kl_divergence", "guided_cross_entropy"])
+def test_the_last_prediction_of_a_goal_is_that_of_its_images(name, images, labels):
+    """FAT takes it for theirs; the first call also predicts the clean images."""
+    seen = []
+
+    def predict(given):
+        seen.append(given.detach())
+        return given.flatten(1)[:, :3]
+
+    rest = (labels, 1.0) if name == "guided_cross_entropy" else ()
+    moved = images + 0.01
+    getattr(goals, name)(predict, images, *rest)(moved)
+    assert len(seen) == 2
+    assert torch.equal(seen[-1], moved)

@@ -8,12 +8,14 @@ runs, takes a model instead: ``attack(model, images, labels, threat)``.
 
 from equipoise.attacks.apgd import APGD
 from equipoise.attacks.autoattack import AutoAttack
+from equipoise.attacks.nfgsm import NFGSM
 from equipoise.attacks.noise import Noise
 from equipoise.attacks.pgd import PGD, Search, fgsm, iterative_fgsm
 from equipoise.attacks.square import Square
 
 __all__ = [
     "APGD",
+    "NFGSM",
     "PGD",
     "AutoAttack",
     "Noise",

@@ -5,6 +5,7 @@ never sees a model. ``predict`` is any function from images in [0, 1] to logits.
 """
 
 from collections.abc import Callable
+from functools import cache
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -143,15 +144,54 @@ def kl_divergence(predict: Predict, clean: Images) -> Goal:
         >>> goal(clean), goal(1 - clean)
         (tensor([0.]), tensor([0.4621]))
     """
-    reference: list[Logits] = []
+    reference = _predicted_once(predict, clean)
 
     def goal(images: Images) -> PerImage:
-        if not reference:
-            with torch.no_grad():
-                reference.append(predict(clean))
-        return losses.kl_divergence(predict(images), reference[0])
+        at_clean = reference()  # first, because FAT takes the last prediction for that of images
+        return losses.kl_divergence(predict(images), at_clean)
 
     return goal
+
+
+def guided_cross_entropy(predict: Predict, clean: Images, labels: Labels, weight: float) -> Goal:
+    """Build the goal that maximises cross-entropy and the distance from the clean prediction.
+
+    Args:
+        predict: Images to logits.
+        clean: The clean images, predicted once, at the first call of the goal.
+        labels: Class indices.
+        weight: Weight of the squared distance between the probabilities.
+
+    Returns:
+        The goal of GAT's training attack.
+
+    Example:
+        >>> import torch
+        >>> clean, labels = torch.tensor([50.0, 0.0]).reshape(1, 1, 1, 2), torch.tensor([0])
+        >>> goal = guided_cross_entropy(lambda images: images.flatten(1), clean, labels, weight=10)
+        >>> goal(torch.zeros(1, 1, 1, 2))  # log 2, and 10 times twice 0.25
+        tensor([5.6931])
+    """
+    reference = _predicted_once(predict, clean)
+
+    def goal(images: Images) -> PerImage:
+        at_clean = reference()
+        logits = predict(images)
+        distance = losses.squared_distance(logits, at_clean)
+        return losses.cross_entropy(logits, labels) + weight * distance
+
+    return goal
+
+
+def _predicted_once(predict: Predict, clean: Images) -> Callable[[], Logits]:
+    """The prediction at the clean images, made at the first call, in the mode of that moment."""
+
+    @cache
+    def reference() -> Logits:
+        with torch.no_grad():
+            return predict(clean)
+
+    return reference
 
 
 def misclassified(logits: Logits, labels: Labels) -> Bool[Tensor, " batch"]:

@@ -103,6 +103,29 @@ def kl_divergence(logits: Logits, reference: Logits) -> PerImage:
     return functional.kl_div(log_q, log_p, reduction="none", log_target=True).sum(dim=1)
 
 
+def squared_distance(logits: Logits, reference: Logits) -> PerImage:
+    """Return the squared distance of two predictions, ``sum_c (q_c - p_c)^2`` of probabilities.
+
+    Args:
+        logits: Logits of one prediction.
+        reference: Logits of the other; the gradient flows to both.
+
+    Returns:
+        ``(batch,)``, in [0, 2].
+
+    Source:
+        Sriramanan et al. 2020 (GAT), Eq. (3).
+
+    Example:
+        >>> import torch
+        >>> from equipoise.attacks.losses import squared_distance
+        >>> squared_distance(torch.tensor([[50.0, 0.0]]), torch.tensor([[0.0, 50.0]]))
+        tensor([2.])
+    """
+    q, p = (at_least_float32(part).softmax(dim=1) for part in (logits, reference))
+    return (q - p).square().sum(dim=1)
+
+
 def boosted_cross_entropy(logits: Logits, labels: Labels) -> PerImage:
     """Return MART's boosted cross-entropy, ``-log p_y - log(1 - max_{j != y} p_j)``.
 

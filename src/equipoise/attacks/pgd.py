@@ -10,9 +10,13 @@ from torch import Tensor
 from equipoise.attacks.active_batch import ActiveBatch, keep_better
 from equipoise.attacks.goals import Goal, value_and_gradient, value_only
 from equipoise.attacks.threat import Threat, broadcast_epsilon
-from equipoise.distributed.shared_generator import randn_like
+from equipoise.distributed.shared_generator import randn_like, uniform_like
 from equipoise.runtime.errors import InvalidInput
 from equipoise.types import Images
+
+StartNoise = float | Literal["signs"] | None
+"""Where a training attack starts: the standard deviation of Gaussian noise in pixel units, or half
+of epsilon up or down, drawn for each pixel; ``None`` leaves it to other settings."""
 
 
 @runtime_checkable
@@ -62,7 +66,8 @@ class PGD:
         relative_step: Length of a step as a multiple of epsilon.
         random_start: Start at a random point of the threat instead of the clean image.
         start_noise: Start at the clean image plus Gaussian noise of this standard deviation, in
-            pixel units, projected onto the threat. Overrides ``random_start``.
+            pixel units, projected onto the threat; ``"signs"`` moves every pixel by half of epsilon
+            up or down. Overrides ``random_start``.
         restarts: Number of independent searches; each image keeps the one with the highest goal.
         keep: ``"last"`` returns the last point of each search, as training does. ``"best"`` returns
             the visited point with the highest goal, which costs one more forward pass.
@@ -74,7 +79,8 @@ class PGD:
     Source:
         Madry et al. 2018, Sec. 2.1; AFS Eq. (4) with the sign that it omits. Deviation from the
         AFS code: images stay in [0, 1] at every step. The noise start is that of the TRADES code;
-        deviation: here the start is projected too.
+        deviation: here the start is projected too. ``"signs"`` is the start of GAT
+        (Sriramanan et al. 2020).
 
     Example:
         >>> import torch
@@ -92,7 +98,7 @@ class PGD:
     step_size: float | None = None
     relative_step: float | None = None
     random_start: bool = True
-    start_noise: float | None = None
+    start_noise: StartNoise = None
     restarts: int = 1
     keep: Literal["last", "best"] = "last"
 
@@ -109,7 +115,7 @@ class PGD:
         length = self.step_size if self.step_size is not None else self.relative_step
         if length is None or not length > 0:
             raise InvalidInput(f"the length of a step must be above 0, got {length}.")
-        if self.start_noise is not None and not self.start_noise > 0:
+        if isinstance(self.start_noise, (int, float)) and not self.start_noise > 0:
             raise InvalidInput(
                 f"start_noise must be above 0, got {self.start_noise}. To start at the clean "
                 "image, leave it None and set random_start=False."
@@ -168,6 +174,11 @@ class PGD:
         return batch.whole_batch(best[0] if best else images)
 
     def _start(self, threat: Threat, clean: Images, generator: torch.Generator) -> Images:
+        if self.start_noise == "signs":
+            signs = uniform_like(clean, -1.0, 1.0, generator).sign()
+            return threat.project(
+                clean + signs * broadcast_epsilon(threat.epsilon, clean) / 2, clean
+            )
         if self.start_noise is not None:
             noise = randn_like(clean, generator)
             return threat.project(clean + self.start_noise * noise, clean)

@@ -7,7 +7,8 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from equipoise.attacks import PGD
+from equipoise.attacks import NFGSM, PGD
+from equipoise.attacks.pgd import StartNoise
 from equipoise.models.attack_mode.context import attack_mode
 from equipoise.records.epsilon import Epsilon
 from equipoise.runtime.errors import InvalidInput
@@ -25,6 +26,8 @@ class TrainingAttack:
             (fast adversarial training).
         random_start: Start at a random point of the threat, unless the objective sets a
             ``start_noise``.
+        noise: N-FGSM: start in uniform noise of this many times epsilon, and do not project onto
+            the threat. It has one step, of a ``relative_step``; the authors use 2 and 1.
         mode: Mode of the network under attack: ``"eval"`` uses running batch-norm statistics,
             ``"train"`` those of the attacked batch.
         warm_up: Share of a stage's steps, [0, 1], during which epsilon rises linearly from 0 to
@@ -32,7 +35,8 @@ class TrainingAttack:
             AFA's gate and AFS's merger are always attacked at full strength.
 
     Raises:
-        ValueError: If ``warm_up`` is not in [0, 1], or ``PGD`` refuses the other settings.
+        ValueError: If ``warm_up`` is not in [0, 1], ``noise`` comes with other settings than one
+            relative step, or ``PGD`` refuses the other settings.
 
     Source:
         AFS Sec. III uses 10 steps of 2/255 at every budget; AFA gives no numbers. The default step
@@ -48,6 +52,7 @@ class TrainingAttack:
     step_size: Epsilon | None = None
     relative_step: float | None = 0.25
     random_start: bool = True
+    noise: float | None = None
     mode: Literal["eval", "train"] = "eval"
     warm_up: float = 0.0
 
@@ -56,15 +61,22 @@ class TrainingAttack:
             raise InvalidInput(
                 f"warm_up must be a share of the steps in [0, 1], got {self.warm_up}."
             )
+        if self.noise is not None and (self.steps != 1 or self.relative_step is None):
+            raise InvalidInput(
+                "noise is for a single step of a relative_step, got "
+                f"{self.steps} steps and relative_step={self.relative_step}."
+            )
         self.search()  # refuses invalid settings before anything is trained
 
-    def search(self, start_noise: float | None = None) -> PGD:
+    def search(self, start_noise: StartNoise = None) -> PGD | NFGSM:
         """Make the search.
 
         Args:
-            start_noise: Standard deviation of Gaussian noise around the clean images at which the
-                search starts; ``None`` to follow ``random_start``.
+            start_noise: The objective's; ``None`` to follow ``random_start``.
         """
+        if self.noise is not None and start_noise is None:
+            assert self.relative_step is not None
+            return NFGSM(noise=self.noise, relative_step=self.relative_step)
         return PGD(
             steps=self.steps,
             step_size=self.step_size,
@@ -74,7 +86,7 @@ class TrainingAttack:
         )
 
     @contextmanager
-    def against(self, module: nn.Module, start_noise: float | None = None) -> Iterator[PGD]:
+    def against(self, module: nn.Module, start_noise: StartNoise = None) -> Iterator[PGD | NFGSM]:
         """Put a module into the attack's mode, and restore it afterwards.
 
         Args:

@@ -8,6 +8,7 @@ from equipoise.objectives.base import (
     single_network_objective,
 )
 from equipoise.objectives.fat import FAT, FATBase
+from equipoise.objectives.gat import GAT
 from equipoise.objectives.iat import IAT
 from equipoise.objectives.imported import ImportedObjective
 from equipoise.objectives.lbgat import LBGAT
@@ -17,12 +18,15 @@ from equipoise.objectives.standard import Standard
 from equipoise.objectives.tla import TLA
 from equipoise.objectives.trades import TRADES
 
-AnyObjective = Standard | PGDAT | TRADES | MART | IAT | FAT | TLA | LBGAT | AVM | ImportedObjective
+AnyObjective = (
+    Standard | PGDAT | TRADES | MART | IAT | FAT | GAT | TLA | LBGAT | AVM | ImportedObjective
+)
 """Every objective that a recipe may name. To add one: one file, one import and one entry here."""
 
 __all__ = [
     "AVM",
     "FAT",
+    "GAT",
     "IAT",
     "LBGAT",
     "MART",

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from equipoise.attacks.goals import Goal
+from equipoise.attacks.pgd import StartNoise
 from equipoise.runtime.errors import InvalidInput
 from equipoise.types import Images, Labels, PerImage, Predict
 
@@ -65,9 +66,8 @@ class Objective(Protocol):
         ...
 
     @property
-    def start_noise(self) -> float | None:
-        """Standard deviation, in pixel units, of the Gaussian noise around the clean image at which
-        its attack starts; ``None`` to start as the method's ``TrainingAttack`` does."""
+    def start_noise(self) -> StartNoise:
+        """Where its attack starts; ``None`` to start as the method's ``TrainingAttack`` does."""
         ...
 
     @property

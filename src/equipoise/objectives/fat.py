@@ -5,6 +5,7 @@ from itertools import pairwise
 
 from equipoise.attacks.finishable_goals import EarlyStoppedGoal
 from equipoise.attacks.goals import Goal
+from equipoise.attacks.pgd import StartNoise
 from equipoise.objectives.base import Batch
 from equipoise.objectives.mart import MART
 from equipoise.objectives.pgd_at import PGDAT
@@ -80,7 +81,7 @@ class FAT:
         return replace(self, tau=self.tau + raised, raise_at=())
 
     @property
-    def start_noise(self) -> float | None:
+    def start_noise(self) -> StartNoise:
         """The base objective's ``start_noise``."""
         return self.over.start_noise
 

@@ -5,6 +5,7 @@ import json
 from dataclasses import dataclass, field
 
 from equipoise.attacks.goals import Goal
+from equipoise.attacks.pgd import StartNoise
 from equipoise.objectives.base import Batch, Objective, objective_at
 from equipoise.runtime.errors import InvalidInput
 from equipoise.runtime.json_argument import JsonObject
@@ -53,7 +54,7 @@ class ImportedObjective:
         return self._objective.attacks
 
     @property
-    def start_noise(self) -> float | None:
+    def start_noise(self) -> StartNoise:
         """Standard deviation of the noise at which its attack starts, if it sets one."""
         return self._objective.start_noise
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from equipoise.data import Augmentation, Cifar10
 from equipoise.methods import AFA, AFS, OAT, Gate, SingleNetwork, TrainingAttack
-from equipoise.objectives import AVM, FAT, IAT, LBGAT, MART, PGDAT, TLA, TRADES, Standard
+from equipoise.objectives import AVM, FAT, GAT, IAT, LBGAT, MART, PGDAT, TLA, TRADES, Standard
 from equipoise.recipes.networks import WideResNetShape
 from equipoise.recipes.recipe import Evaluation, MakeRecipe, Recipe, objective_rows, variant
 from equipoise.training import TrainingConfig
@@ -140,6 +140,19 @@ CIFAR10_COMPACT: tuple[MakeRecipe, ...] = (
         pgd_at_cifar10_compact,
         objective=FAT(over=PGDAT(), tau=1),
         attack=THREE_STEPS,
+    ),
+    variant(
+        "gat_cifar10_compact",
+        "Guided adversarial training, weight 10.",
+        pgd_at_cifar10_compact,
+        objective=GAT(),
+        attack=TrainingAttack(steps=1, relative_step=1.0),
+    ),
+    variant(
+        "nfgsm_cifar10_compact",
+        "N-FGSM: one step from strong noise, without a projection.",
+        pgd_at_cifar10_compact,
+        attack=TrainingAttack(steps=1, relative_step=1.0, noise=2.0),
     ),
     variant(
         "random_budget_cifar10_compact",

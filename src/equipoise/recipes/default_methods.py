@@ -45,7 +45,9 @@ def default_method(
         )
         raise InvalidInput(f"method must be one of {', '.join(METHODS)}, got {name!r}; {hint}")
     method: Any = METHODS[name]().method
-    changes: dict[str, Any] = {"schedule": schedule, "norm": norm, "attack": ATTACK}
+    own = replace(method.attack, warm_up=ATTACK.warm_up)  # a single step that is the method's
+    attack = own if name in ("gat", "nfgsm") else ATTACK
+    changes: dict[str, Any] = {"schedule": schedule, "norm": norm, "attack": attack}
     scale = epsilon / TOP
     for field in fields(method):
         value = getattr(method, field.name)

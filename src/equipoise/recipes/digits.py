@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from equipoise.data import Augmentation, Digits
 from equipoise.methods import AFA, AFS, OAT, Gate, SingleNetwork, TrainingAttack
-from equipoise.objectives import AVM, FAT, IAT, LBGAT, MART, PGDAT, TLA, TRADES, Standard
+from equipoise.objectives import AVM, FAT, GAT, IAT, LBGAT, MART, PGDAT, TLA, TRADES, Standard
 from equipoise.recipes.networks import WideResNetShape
 from equipoise.recipes.recipe import Evaluation, MakeRecipe, Recipe, objective_rows, variant
 from equipoise.training import TrainingConfig
@@ -137,6 +137,19 @@ DIGITS: tuple[MakeRecipe, ...] = (
                 AVM(),
             ),
         },
+    ),
+    variant(
+        "gat_digits",
+        "Guided adversarial training, whose attack is one step.",
+        pgd_at_digits,
+        objective=GAT(),
+        attack=TrainingAttack(steps=1, relative_step=1.0),
+    ),
+    variant(
+        "nfgsm_digits",
+        "N-FGSM: one step from strong noise, without a projection.",
+        pgd_at_digits,
+        attack=TrainingAttack(steps=1, relative_step=1.0, noise=2.0),
     ),
     variant(
         "random_budget_digits",
