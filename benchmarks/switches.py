@@ -170,6 +170,9 @@ class PrintedReporter:
     def step(self, done: int, text: str) -> None:
         """Do nothing."""
 
+    def epoch(self, text: str, last: bool = False) -> None:
+        """Do nothing."""
+
     def log(self, text: str) -> None:
         """Print a message."""
         print(f"{self.name}: {text}", flush=True)

@@ -43,6 +43,8 @@ class Recorder:
 
     def step(self, done, text): ...
 
+    def epoch(self, text, last=False): ...
+
     def log(self, text):
         self.lines.append(text)
 

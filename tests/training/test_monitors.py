@@ -210,8 +210,9 @@ def test_a_network_that_predicts_one_class_raises_an_alarm(tmp_path):
 
     reporter = AfterSteps(0, None)
     run(tmp_path, Stuck(linear(2), PGDAT(), EPSILON, ATTACK, "Linf"), reporter=reporter)
-    (alarm_text,) = reporter.lines
+    alarm_text, warning = reporter.lines
     assert "epoch 1: 1.00 of the validation images are predicted as class 1" in alarm_text
+    assert "the accuracy is at chance: 50.0 %" in warning
 
 
 def test_alarms_do_not_change_the_weights(tmp_path):

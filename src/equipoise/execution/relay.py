@@ -34,6 +34,10 @@ class RelayReporter:
             self._last_step = time.monotonic()
             self.send("step", (done, text))
 
+    def epoch(self, text: str, last: bool = False) -> None:
+        """Report the end of an epoch or a stage."""
+        self.send("epoch", (text, last))
+
     def log(self, text: str) -> None:
         """Report a message."""
         self.send("log", (text,))

@@ -13,6 +13,7 @@ from equipoise.attacks.goals import Goal
 from equipoise.attacks.threat import THREATS, Norm, check_strengths
 from equipoise.distributed.shared_generator import randint
 from equipoise.methods.branch_task import BranchTask, CleanTerm
+from equipoise.methods.examine import alike_branches, constant_gate
 from equipoise.methods.training_attack import TrainingAttack
 from equipoise.models import AdaptiveNetwork, BranchedNetwork, fuse_branches, with_branches
 from equipoise.models.afa.adaptive_network import Placement, WeightGranularity
@@ -220,13 +221,25 @@ class AFA:
             return UntrainedTask(model_soup(branched, self.soup or 0.0))
 
         stage = partial(Stage, validation=(self.strengths[0], self.strengths[-1]), norm=self.norm)
-        first = stage(name="branches", build=build_branches, schedule=self.schedule)
+        top = self.strengths[-1]
+        first = stage(
+            name="branches",
+            build=build_branches,
+            schedule=self.schedule,
+            examine=lambda task, split: alike_branches(task.network, split),
+        )
         second = partial(stage, schedule=self.gate_schedule, needs=("branches",))
         if self.soup is not None:
             return [first, second(name="soup", build=build_soup, trains=False)]
         # PGD accuracy is as high with an untrained generator as with a trained one. The best epoch
         # would be an early one, whose weight does not depend on the image yet.
-        return [first, second(name="gate", build=build_gate, keep="last")]
+        gate = second(
+            name="gate",
+            build=build_gate,
+            keep="last",
+            examine=lambda task, split: constant_gate(task.network, split, top, self.norm),
+        )
+        return [first, gate]
 
 
 class GateTask(nn.Module):

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from equipoise.attacks import goals, losses
 from equipoise.attacks.threat import THREATS, Norm, check_strengths
 from equipoise.distributed.shared_generator import global_size, local_mean, subset
+from equipoise.methods.examine import weak_stack
 from equipoise.methods.single_network import network_stage
 from equipoise.methods.training_attack import TrainingAttack
 from equipoise.models import BranchedNetwork, FeatureStack, load
@@ -169,6 +170,9 @@ class AFS:
             norm=self.norm,
             needs=needs,
             trains=self.merger == "trained",
+            examine=lambda task, split: weak_stack(
+                task.stack, split, self.merger_epsilon, self.norm
+            ),
         )
 
 

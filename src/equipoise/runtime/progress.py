@@ -1,6 +1,8 @@
-"""Progress bars in the terminal: one per stage, with the remaining time."""
+"""Progress bars in the terminal, or lines in a log: one per stage, with the remaining time."""
 
 import logging
+import time
+from collections.abc import Callable
 
 from rich.console import Console
 from rich.progress import (
@@ -15,6 +17,8 @@ from rich.progress import (
 
 THOUSANDTHS = 1000
 """Length of a bar whose work is reported in thousandths, not in steps."""
+LINE_SECONDS = 60
+"""Seconds without a line after which progress is printed where no bar can be drawn."""
 
 
 def quiet() -> None:
@@ -26,39 +30,82 @@ def quiet() -> None:
 
 
 class Bar:
-    """Reporter that draws progress bars, or prints one line per stage if output is redirected.
+    """Reporter that draws progress bars or, if output is redirected, prints lines.
+
+    The lines are one for each stage, one for each epoch, and one a minute in between.
 
     Args:
         console: Console to draw on.
         progress: The bars of the console.
         prefix: What the description of every bar starts with.
+        clock: Gives seconds.
+
+    Example:
+        >>> import io
+        >>> file = io.StringIO()
+        >>> bar = Terminal(Console(file=file), clock=iter(range(0, 500, 50)).__next__)
+        >>> bar.begin("network", 100, 0)
+        >>> bar.step(20, "loss 1.3")  # after 50 seconds: no line yet
+        >>> bar.step(40, "loss 1.2")
+        >>> print(file.getvalue().strip())
+        network: 100 steps
+        network: 40 %, loss 1.2, 2:30 left
     """
 
-    def __init__(self, console: Console, progress: Progress, prefix: str = "") -> None:
-        self.console, self.progress, self.prefix = console, progress, prefix
+    def __init__(
+        self,
+        console: Console,
+        progress: Progress,
+        prefix: str = "",
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.console, self.progress, self.prefix, self.clock = console, progress, prefix, clock
         self.task: TaskID | None = None
-        self.steps = 0
+        self.stage = ""
+        self.steps = self.done = self.first = 0
+        self.began = self.printed = 0.0
 
     def begin(self, stage: str, steps: int, done: int) -> None:
         """Start a new bar, or print a line if output is redirected."""
         if not self.console.is_terminal:
             note = f": {steps} steps" + (f", {done} done" if done else "") if steps else ""
-            self.console.print(f"{self.prefix}{stage}{note}", highlight=False, soft_wrap=True)
+            self.log(f"{stage}{note}")
+            self.began = self.printed = self.clock()
         steps = steps or THOUSANDTHS
         if self.task is not None:  # the stage before has ended
             self.progress.update(self.task, completed=self.steps, text="")
         description = self.prefix + stage
         self.task = self.progress.add_task(description, total=steps, completed=done, text="")
-        self.steps = steps
+        self.stage, self.steps, self.first, self.done = stage, steps, done, done
 
     def step(self, done: int, text: str) -> None:
-        """Advance the current bar."""
-        if self.task is not None:
-            self.progress.update(self.task, completed=done, text=text)
+        """Advance the current bar, or print a line if none was printed for a minute."""
+        if self.task is None:
+            return
+        self.progress.update(self.task, completed=done, text=text)
+        self.done = done
+        if not self.console.is_terminal and (now := self.clock()) - self.printed >= LINE_SECONDS:
+            self._line(f"{done / self.steps:.0%}".replace("%", " %") + f", {text}", now)
+
+    def epoch(self, text: str, last: bool = False) -> None:
+        """Print a line if output is redirected, or at the end of a stage."""
+        if last:
+            self.log(f"{self.stage}: {text}")
+        elif not self.console.is_terminal:
+            self._line(text, self.clock())
 
     def log(self, text: str) -> None:
         """Print a line above the bars."""
         self.console.print(self.prefix + text, markup=False, highlight=False, soft_wrap=True)
+
+    def _line(self, text: str, now: float) -> None:
+        left = ""
+        if self.first < self.done < self.steps:
+            share = (self.steps - self.done) / (self.done - self.first)
+            minutes, seconds = divmod(round((now - self.began) * share), 60)
+            left = f", {minutes}:{seconds:02d} left"
+        self.log(f"{self.stage}: {text}{left}")
+        self.printed = now
 
 
 class Terminal(Bar):
@@ -66,9 +113,10 @@ class Terminal(Bar):
 
     Args:
         console: Console to draw on.
+        clock: Gives seconds.
     """
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
         progress = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
@@ -80,7 +128,7 @@ class Terminal(Bar):
             console=console,
             disable=not console.is_terminal,
         )
-        super().__init__(console, progress)
+        super().__init__(console, progress, clock=clock)
 
     def __enter__(self) -> "Terminal":
         quiet()
@@ -92,4 +140,4 @@ class Terminal(Bar):
 
     def named(self, name: str) -> Bar:
         """A reporter whose bars start with a name, for work that runs in parallel."""
-        return Bar(self.console, self.progress, f"{name} " if name else "")
+        return Bar(self.console, self.progress, f"{name} " if name else "", self.clock)

@@ -21,6 +21,10 @@ class Reporter(Protocol):
         """Report that ``done`` steps of the stage are finished, with a short status text."""
         ...
 
+    def epoch(self, text: str, last: bool = False) -> None:
+        """Report the end of an epoch, for logs without a progress bar; ``last``: of the stage."""
+        ...
+
     def log(self, text: str) -> None:
         """Print a line of text."""
         ...
@@ -33,6 +37,9 @@ class NullReporter:
         """Do nothing."""
 
     def step(self, done: int, text: str) -> None:
+        """Do nothing."""
+
+    def epoch(self, text: str, last: bool = False) -> None:
         """Do nothing."""
 
     def log(self, text: str) -> None:

@@ -1,8 +1,9 @@
 """The end of an epoch: average, validate, keep the best weights, raise alarms, log."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
+from equipoise.records.epsilon import format_epsilon
 from equipoise.training import checkpoint
 from equipoise.training.micro_batches import micro_batches
 from equipoise.training.monitors import TrainingMonitor
@@ -45,6 +46,7 @@ def end_epoch(run: StageRun, validate: Validation, log: Callable[[Entry], None] 
             _validate(run, validate, entry)
     run.update_seconds()
     entry["seconds"] = round(position.seconds, 2)
+    trainer.reporter.epoch(_epoch_line(entry, trainer.stage.schedule.epochs))
     run.ranks.on_rank_zero(lambda: log and log(entry))
 
 
@@ -52,12 +54,13 @@ def _validate(run: StageRun, validate: Validation, entry: Entry) -> None:
     """Validate the current weights and keep them if they are the best."""
     trainer, position = run.trainer, run.position
     accuracy = validate(trainer.task)
-    entry["validation"] = _by_strength(accuracy)
+    entry["validation"] = position.accuracy["last"] = _by_strength(accuracy)
     position.score = entry["score"] = sum(accuracy.values()) / len(accuracy)
     if trainer.config.averaging != "none":
         entry["averaged"] = trainer.average.count
     if position.score > position.best_score:
         position.best_score, position.best_epoch = position.score, position.epoch - 1
+        position.accuracy["best"] = entry["validation"]
         run.ranks.on_rank_zero(
             lambda: write_weights(trainer.task, run.folder, BEST, trainer.stage.name)
         )
@@ -79,6 +82,32 @@ def _raise_alarms(
     )
     for alarm in entry["alarms"]:
         trainer.reporter.log(alarm)
+
+
+def _epoch_line(entry: Entry, epochs: int) -> str:
+    parts = [f"epoch {entry['epoch'] + 1} of {epochs}"]
+    if "loss" in entry["train"]:
+        parts.append(f"loss {entry['train']['loss']:.3f}")
+    if "validation" in entry:
+        parts.append(f"validation {describe_accuracy(entry['validation'])}")
+    return ", ".join(parts)
+
+
+def describe_accuracy(accuracy: Mapping[str, float]) -> str:
+    """Accuracies by strength in words.
+
+    Example:
+        >>> describe_accuracy({"0": 0.712, "0.0313725": 0.354})
+        'clean 71.2 %, 8/255 35.4 %'
+    """
+    names = {key: "clean" if float(key) == 0 else _strength(float(key)) for key in accuracy}
+    return ", ".join(f"{names[key]} {100 * value:.1f} %" for key, value in accuracy.items())
+
+
+def _strength(value: float) -> str:
+    """A strength as people write it; keys of an entry have six digits of it."""
+    level = round(255 * value)
+    return format_epsilon(level / 255 if abs(value - level / 255) < 1e-6 else value)
 
 
 def _by_strength(values: dict[float, float]) -> dict[str, float]:

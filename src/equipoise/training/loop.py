@@ -17,8 +17,9 @@ from equipoise.runtime.files import write_json
 from equipoise.runtime.malloc import keep_freed_memory
 from equipoise.runtime.signals import Interrupted, stop_on_signals
 from equipoise.training.batches import TrainingBatches
-from equipoise.training.epoch_end import end_epoch
+from equipoise.training.epoch_end import describe_accuracy, end_epoch
 from equipoise.training.metrics import metrics_log
+from equipoise.training.monitors import at_chance
 from equipoise.training.stage_files import DONE, LAST, load_weights, write_weights
 from equipoise.training.stage_run import StageRun
 from equipoise.training.trainer import NonFiniteLossError, Trainer
@@ -85,7 +86,7 @@ def fit(trainer: Trainer, train: Split, validation: Split, folder: Path) -> dict
         metrics = metrics_log(folder, run.position.epoch)
         log = run.ranks.on_rank_zero(lambda: stack.enter_context(metrics))
         _train_epochs(run, validate, log, stop)
-    summary = _finish(run)
+    summary = _finish(run, validate)
     if _stop_requested(run, stop):  # in the last epoch: this stage is finished, the plan is not
         raise Interrupted
     return summary
@@ -139,20 +140,42 @@ def _stop_requested(run: StageRun, stop: threading.Event) -> bool:
     return stopping
 
 
-def _finish(run: StageRun) -> dict[str, Any]:
-    """Write the last weights and the summary, and load the weights that the stage keeps."""
+def _finish(run: StageRun, validate: Validation) -> dict[str, Any]:
+    """Load the weights that the stage keeps, examine them, write last weights and summary."""
     trainer, position = run.trainer, run.position
     name = trainer.stage.name
     with trainer.average.applied():
         run.ranks.on_rank_zero(lambda: write_weights(trainer.task, run.folder, LAST, name))
-    summary = {
+    accuracy = position.accuracy.get(trainer.stage.keep, {})
+    summary: dict[str, Any] = {
         "stage": name,
         "epochs": position.epoch,
         "best_epoch": position.best_epoch,
         "best_score": position.best_score,
         "last_score": position.score,
         "seconds": round(position.seconds, 2),
+        "validation": accuracy,
     }
     load_weights(trainer.task, run.folder, trainer.stage.keep)
+    summary["warnings"] = _warnings(run, validate, accuracy)
     run.ranks.on_rank_zero(lambda: write_json(run.folder / DONE, summary))
+    if accuracy:
+        kept = position.best_epoch if trainer.stage.keep == "best" else position.epoch - 1
+        trainer.reporter.epoch(
+            f"kept epoch {kept + 1} of {position.epoch}, validation accuracy "
+            f"{describe_accuracy(accuracy)}",
+            last=True,
+        )
+    for warning in summary["warnings"]:
+        trainer.reporter.log(f"Warning: stage {name}: {warning}")
     return summary
+
+
+def _warnings(run: StageRun, validate: Validation, accuracy: dict[str, float]) -> list[str]:
+    """What is wrong with a trained stage although no step failed."""
+    stage, split = run.trainer.stage, validate.split
+    found = at_chance(accuracy, split.classes, len(split)) if accuracy else []
+    if stage.examine is not None:
+        run.trainer.task.eval()
+        found += stage.examine(run.trainer.task, split)
+    return found

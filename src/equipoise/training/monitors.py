@@ -191,3 +191,31 @@ def _one_class(now: Diagnostics) -> bool:
 def _overfitted(before: Mapping[str, Any], now: Diagnostics) -> bool:
     fallen = now.pgd <= FALL_RATIO * before["pgd"] and now.pgd <= before["pgd"] - FALL_POINTS
     return bool(fallen and now.fgsm >= FGSM_KEPT_RATIO * before["fgsm"])
+
+
+def at_chance(accuracy: dict[str, float], classes: int, images: int) -> list[str]:
+    """Warn if the accuracy at the lowest strength could be that of guessing.
+
+    Args:
+        accuracy: Validation accuracy by strength.
+        classes: Number of classes.
+        images: Number of validation images.
+
+    Returns:
+        A warning, or nothing.
+
+    Example:
+        >>> at_chance({"0": 0.12, "0.1": 0.0}, classes=10, images=1000)[0][:64]
+        'the accuracy is at chance: 12.0 % of 1000 validation images are '
+        >>> at_chance({"0": 0.2}, classes=10, images=1000)
+        []
+    """
+    chance = 1 / classes
+    least = min(accuracy, key=float)
+    if accuracy[least] > chance + 3 * (chance * (1 - chance) / images) ** 0.5:
+        return []
+    return [
+        f"the accuracy is at chance: {100 * accuracy[least]:.1f} % of {images} validation images "
+        f"are right, with {classes} classes. Nothing was learned; lower the learning rate or "
+        "epsilon, or check that images and labels belong together."
+    ]

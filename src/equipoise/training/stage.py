@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from equipoise.attacks.threat import Norm
+from equipoise.data import Split
 from equipoise.training.schedule import Schedule
 from equipoise.types import Images, Labels, Predict
 
@@ -66,6 +67,8 @@ class Stage:
         needs: Names of earlier stages.
         keep: Which weights later stages get: those of the best epoch or the last epoch.
         trains: Whether the stage is trained; if not, its outcome is used as built.
+        examine: Looks at the trained task, in eval mode, on validation images; the warnings that it
+            returns are printed and stored.
     """
 
     name: str
@@ -76,6 +79,7 @@ class Stage:
     needs: tuple[str, ...] = ()
     keep: Literal["best", "last"] = "best"
     trains: bool = True
+    examine: Callable[[Any, Split], list[str]] | None = None
 
 
 class UntrainedTask(nn.Module):

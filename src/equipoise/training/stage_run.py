@@ -25,6 +25,7 @@ class Position:
     batch: int = 0  # next batch of the epoch
     best_score: float = -math.inf
     best_epoch: int = -1
+    accuracy: dict[str, dict[str, float]] = field(default_factory=dict)  # of the best and last
     score: float = -math.inf
     seconds: float = 0.0
     terms: list[str] = field(default_factory=list)
