@@ -21,12 +21,12 @@ from torch import nn
 
 from equipoise.models.afa.adaptive_network import new_adaptive_network
 from equipoise.models.afa.branches import with_branches
+from equipoise.models.afs import FeatureStack
 from equipoise.models.backbones.preact_resnet import PreActResNet
 from equipoise.models.backbones.resnet import ResNet
 from equipoise.models.backbones.resnet9 import ResNet9
 from equipoise.models.backbones.wide_resnet import WideResNet
 from equipoise.models.conditional_network import with_conditioning
-from equipoise.models.feature_stack import FeatureStack
 from equipoise.models.io.external import import_network
 from equipoise.models.io.hub import HUB, download
 from equipoise.models.io.validate_card import check_card
