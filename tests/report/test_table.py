@@ -1,4 +1,7 @@
+import io
+
 import pytest
+import tiny
 from headline_records import RECORD, record
 from rich.console import Console
 
@@ -93,12 +96,14 @@ def test_the_interval_of_several_seeds_is_the_interval_of_their_mean():
 def test_a_long_name_is_broken_after_an_underscore_and_fits_into_80_columns():
     console = Console(record=True, width=80)
     written = ["0", *(f"{k}/255" for k in (1, 2, 4, 8))]
-    long = record("standard_cifar10_compact", epsilons=[0.0] * 5, epsilons_written=written)
+    long = record(
+        "standard_cifar10_compact_long_name", epsilons=[0.0] * 5, epsilons_written=written
+    )
     long["headline"] |= {"accuracy": [0.9] * 5, "interval": [[0.8, 1.0]] * 5}
     long["suites"] = [RECORD["suites"][0] | {"accuracy": [0.9] * 5}]
     console.print(rich_table([long], "Title"))
     lines = console.export_text().splitlines()
-    assert any(line.startswith("standard_ ") for line in lines)
+    assert any(line.startswith("standard_cifar10_ ") for line in lines)
     assert "…" not in "".join(lines)
 
 
@@ -106,3 +111,26 @@ def test_a_name_is_broken_only_after_the_given_character():
     assert wrap_name("a_b_c", 2) == "a_\nb_\nc"
     assert wrap_name("a_b-c", 2, after="-") == "a_b-\nc"
     assert wrap_name("apgd-dlr", 20, after="-") == "apgd-dlr"
+
+
+@pytest.mark.parametrize("strengths", [6, 7])
+def test_names_are_readable_at_many_strengths(strengths):
+    written = ["0", *(f"{k}/255" for k in range(1, strengths + 1))]
+    accuracy = [0.9] * len(written)
+    suite = {"name": "quick", "accuracy": accuracy, "attacks": [{"name": "pgd"}]}
+    suite |= {"broken_at": [-1, 1], "broken_by": [None, "pgd"]}
+    headline = {"accuracy": accuracy, "interval": [[0.3, 0.9]] * len(written)}
+    shown = tiny.record(
+        "pgd_at_cifar10_compact",
+        epsilons=[k / 255 for k in range(strengths + 1)],
+        epsilons_written=written,
+        headline=headline | {"average": 0.9, "clean_and_strongest": 0.9},
+        suites=[suite],
+    )
+    file = io.StringIO()
+    Console(file=file, width=80).print(rich_table([shown], "Worst case"))
+    lines = file.getvalue().splitlines()
+    assert max(map(len, lines)) <= 80
+    assert any(line.startswith("pgd_at_") for line in lines)
+    assert any(line.startswith("cifar10_") for line in lines)
+    assert sum("90.0" in line for line in lines) == 1

@@ -25,6 +25,8 @@ from equipoise.runtime.errors import InvalidInput
 
 WIDTH = 80
 """Columns of the narrowest terminal that every table fits into."""
+NAME_WIDTH = 14
+"""Columns that the names of models get in any case."""
 NONE = "–"
 """Cell without a value."""
 MUST_AGREE = ("data", "part", "norm", "epsilons", "images", "images_sha256")
@@ -176,11 +178,9 @@ def rich_table(records: Sequence[Record], title: str) -> Table:
         padding=(0, 1, 0, 0),
         pad_edge=False,
     )
-    heads = [_short_head(name) for name in header]
-    left = WIDTH
-    for number, head in enumerate(heads[1:], 1):
-        left -= 2 + max(len(text) for text in [*(row[number] for row in body), *head.split("\n")])
-    table.add_column(heads[0], overflow="fold")
+    heads, left = _fitting_heads(header, body)
+    body = [row[: len(heads)] for row in body]
+    table.add_column(heads[0], overflow="fold", min_width=min(NAME_WIDTH, left))
     for head in heads[1:]:
         table.add_column(head, justify="right", no_wrap=True)
     shown, best = fullest(records), best_model(records)
@@ -193,6 +193,24 @@ def rich_table(records: Sequence[Record], title: str) -> Table:
         name = Text(wrap_name(marked_name(row[0], shown), left))
         table.add_row(name, *row[1:], style="bold" if row[0] == best else None)
     return table
+
+
+def _fitting_heads(header: Sequence[str], body: Sequence[Sequence[str]]) -> tuple[list[str], int]:
+    """Heads of the columns, and the width that they leave for the names of models.
+
+    If there are many strengths, each head takes two lines, and the last column is left out.
+    """
+    short = [_short_head(name) for name in header]
+    stacked = [head.replace("ε ", "ε\n") for head in short]
+    heads, left = short, WIDTH
+    for heads in (short, stacked, stacked[:-1]):
+        left = WIDTH
+        for number, head in enumerate(heads[1:], 1):
+            cells = [*(row[number] for row in body), *head.split("\n")]
+            left -= 2 + max(map(len, cells))
+        if left >= NAME_WIDTH:
+            break
+    return heads, max(left, NAME_WIDTH)
 
 
 def _short_head(name: str) -> str:
