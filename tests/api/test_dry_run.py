@@ -176,6 +176,13 @@ def test_slow_steps_are_measured_on_small_batches_and_scaled():
     assert [size for size, _ in task.sizes] == [2, 2, 4, 4, 4]
 
 
+def test_steps_that_exceed_the_time_twofold_are_not_repeated():
+    measured, task = timed(11.0, validation_seconds=0.0, budget=10.0)
+    assert [size for size, _ in task.sizes] == [2, 2]
+    assert measured["measured"] == {"batch": 2, "steps": 1, "seconds": pytest.approx(22.0)}
+    assert measured["seconds_a_step"] == pytest.approx(88.0)
+
+
 def test_a_slow_validation_is_measured_on_few_images_and_scaled():
     measured, _ = timed(0.001, validation_seconds=2.0, budget=10.0)
     assert measured["seconds_a_validation"] == pytest.approx(2.0 * 16)

@@ -210,7 +210,8 @@ def stage_costs(
             cost["multiply_adds"] = count_multiply_adds(
                 task, shape, task.predictor(stage.validation[-1])
             )
-            cost |= _cost(measurement, probe, timing.seconds)
+            reporter.step(300, f"a step of {probe['batch']} images: {probe['seconds']:.1f} s")
+            cost |= _cost(measurement, probe, timing.seconds, reporter)
             costs[kind] = cost
         outcomes[stage.name] = task.outcome().eval()
         results.append(cost)
@@ -305,16 +306,25 @@ class _Measurement:
         return self.clock()
 
 
-def _cost(measurement: _Measurement, probe: dict[str, Any], seconds: float) -> dict[str, Any]:
-    """A stage's cost, from its probe and from the larger batch that the probe allows."""
+def _cost(
+    measurement: _Measurement, probe: dict[str, Any], seconds: float, reporter: Reporter
+) -> dict[str, Any]:
+    """A stage's cost, from its probe and from the larger batch that the probe allows.
+
+    If a step of the probe takes twice the time that there is, the probe alone is extrapolated.
+    """
     trainer, wanted = measurement.trainer, measurement.wanted
     size = measurement.affordable(probe, seconds)
-    step = probe if size == probe["batch"] else measurement.steps(size, seconds, least=2)
+    enough = size == probe["batch"] or probe["seconds"] > 2 * seconds
+    step = probe if enough else measurement.steps(size, seconds, least=2)
+    reporter.step(700, "validation")
     once, validation_memory = measurement.validation(seconds)
+    reporter.step(1000, "done")
     epochs, count = trainer.stage.schedule.epochs, len(measurement.train) // wanted
     step_seconds = step["seconds"] * wanted / step["batch"]
     validations = math.ceil(epochs / trainer.config.validate_every)
-    memory = _at(wanted, [(each["batch"], each["memory"]) for each in (probe, step)])
+    points = [(each["batch"], each["memory"]) for each in (probe, step)]
+    memory = _at(wanted, [(0, measurement.before), points[0]] if step is probe else points)
     at_once = min(VALIDATION_BATCH, len(measurement.held_out))
     forward, backward = (round(each * wanted * count) for each in step["passes"])
     return {
