@@ -68,6 +68,18 @@ def weights(folder, stage):
     return safetensors.torch.load_file(folder / "stages" / stage / "best.safetensors")
 
 
+def test_a_dry_run_reports_what_is_left_and_trains_nothing(tmp_path, workers):
+    messages = []
+    made = reproduce(
+        ["afs-table-3"], CUT, out=tmp_path, dry_run=True, reporter=listening(messages), workers=8
+    )
+    assert made.files == ()
+    assert workers.names == []
+    assert len(messages) == 5
+    assert messages[-1].endswith("with 4 at a time")
+    assert not list(tmp_path.rglob("*.safetensors"))
+
+
 @pytest.mark.slow
 def test_models_are_trained_once_and_shared_by_entries(tmp_path, workers):
     messages = []

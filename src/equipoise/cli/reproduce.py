@@ -18,6 +18,7 @@ def reproduce(
     out: Folder = Path("runs/reproduce"),
     data: Annotated[Path | None, optional("FOLDER")] = None,
     only_finished: Switch = False,
+    dry_run: Switch = False,
     names: Annotated[Switch, tyro.conf.arg(name="list")] = False,
 ) -> None:
     """Reproduce tables and figures of both papers, with published and measured values.
@@ -31,6 +32,7 @@ def reproduce(
         data: Folder of the data set, or a folder with one subfolder per data set: cifar10, svhn.
         only_finished: Train and evaluate nothing; show what is finished. Rows without a measurement
             show published values only.
+        dry_run: Only print what would be trained and evaluated, with estimated times.
         names: Only print the names of all tables and figures.
     """
     from equipoise.report.papers import ENTRIES, SCALES, Table, rich_entry
@@ -50,7 +52,7 @@ def reproduce(
         with Terminal(console) as terminal:
             reproduction = run_entries(
                 entries, SCALES[scale], seeds=range(seeds), out=out, data=data,
-                only_finished=only_finished, reporter=terminal.named,
+                only_finished=only_finished, dry_run=dry_run, reporter=terminal.named,
             )  # fmt: skip
     except Interrupted:
         errors.print("stopped; finished work is saved. Run the same command to continue.")
@@ -58,4 +60,5 @@ def reproduce(
     for entry in reproduction.entries:
         if isinstance(entry.content, Table):
             console.print(rich_entry(entry, SCALES[scale], reproduction.results))
-    print_line(f"Tables and figures: {reproduction.files[-1]}")
+    if reproduction.files:
+        print_line(f"Tables and figures: {reproduction.files[-1]}")

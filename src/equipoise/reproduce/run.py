@@ -77,6 +77,7 @@ def reproduce(
     data: Path | None = None,
     workers: int | None = None,
     only_finished: bool = False,
+    dry_run: bool = False,
     reporter: Callable[[str], Reporter] | None = None,
 ) -> Reproduction:
     """Reproduce tables and figures.
@@ -91,6 +92,7 @@ def reproduce(
             on a GPU.
         only_finished: Train and evaluate nothing. Rows without a result show their published values
             alone; entries without any result are left out.
+        dry_run: Only report the remaining work and its estimated duration.
         reporter: Function that returns the reporter of a job, given the job's name. That of the
             job ``""`` receives the remaining work and its estimated duration before it starts.
 
@@ -126,6 +128,8 @@ def reproduce(
     else:
         workers = workers or (1 if torch.cuda.is_available() else os.cpu_count() or 1)
         _announce(models, surrogates, load, workers, log)
+        if dry_run:
+            return Reproduction(entries=(), results={}, files=())
         _run(models, surrogates, workers, reporter)
     results: dict[str, Sequence[Result]] = {**_results(models, surrogates)}
     files: list[Path] = []
@@ -161,7 +165,7 @@ def _announce(
     log: Callable[[str], None],
 ) -> None:
     """Log the remaining work and its estimated duration."""
-    sharing, total = stage_sources(models), 0.0
+    sharing, needed = stage_sources(models), list[float]()
     rates: dict[Any, float] = {}
     for (name, seed), model in models.items():
         key, surrogate = (name, seed), surrogates.get((name, seed))
@@ -178,12 +182,17 @@ def _announce(
         passes = to_train * training_passes(model.recipe, dataset, shared=shared)
         passes += to_evaluate * evaluation_passes(model.recipe, model.evaluation, dataset)
         seconds = passes * rates[network]
-        total += seconds
+        needed.append(seconds)
         work = ["train"] * to_train + ["evaluate"] * to_evaluate + ["transfer"] * to_transfer
         work += to_run
         log(f"{name}, seed {seed}: {', '.join(work)}, up to {_duration(seconds)}")
-    if total:
-        log(f"total: up to {_duration(total / workers)} with {workers} at a time")
+    if needed:
+        workers = min(workers, len(needed))
+        whole = max(*needed, sum(needed) / workers) if len(needed) > 1 else needed[0]
+        at_a_time = f" with {workers} at a time" if workers > 1 else ""
+        log(f"total: up to {_duration(whole)}{at_a_time}")
+    else:
+        log("all models are trained and evaluated")
 
 
 def _duration(seconds: float) -> str:
