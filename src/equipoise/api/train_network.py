@@ -53,8 +53,10 @@ class NetworkTraining(TypedDict, total=False):
         batch_size: Images per step.
         validation: Share of the images, in (0, 0.2], held out to choose the best epoch; at most
             1000 images.
+        clean_budget: Clean validation accuracy that the kept weights may lose, such as 0.05, if the
+            network is trained already.
         augmentation: Shifts and flips; none by default.
-        loop: All settings of the training loop, in place of the three above.
+        loop: All settings of the training loop, in place of the four above.
         folder: Keep checkpoints here: the same call continues an interrupted run, and returns the
             model of a finished one. By default nothing is kept.
         seed: Random seed of order, attacks and new weights.
@@ -68,6 +70,7 @@ class NetworkTraining(TypedDict, total=False):
     learning_rate: float
     batch_size: int
     validation: float
+    clean_budget: float
     augmentation: Augmentation
     loop: TrainingConfig
     folder: Path | str
@@ -222,6 +225,7 @@ def _loop(settings: NetworkTraining, images: int) -> TrainingConfig:
         batch_size=min(settings.get("batch_size", 128), max(1, images - held_out)),
         validation_images=held_out,
         augmentation=settings.get("augmentation", Augmentation()),
+        clean_budget=settings.get("clean_budget"),
         alarms=True,
     )
 

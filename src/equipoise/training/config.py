@@ -46,6 +46,9 @@ class TrainingConfig:
             ``label``, such as a generated data set. Its images are mixed into every batch.
         extra_share: Share of extra images in a batch, in (0, 1). The number of steps per epoch
             stays the same, so an epoch contains only the remaining share of the training images.
+        clean_budget: For a trained network as start: the clean accuracy on validation images that
+            the kept weights may have lost, (0, 1]; 0.05 is five points. The most robust epoch
+            within the budget is kept. ``None`` keeps the most robust of all.
         alarms: Report when a stage overfits catastrophically or collapses to one class. Costs one
             gradient step and one forward pass per validation image and strength.
 
@@ -81,6 +84,7 @@ class TrainingConfig:
     awp_start: float = 0.0
     extra: Path | None = None
     extra_share: float = 0.7
+    clean_budget: float | None = None
     alarms: bool = False
 
     def __post_init__(self) -> None:
@@ -97,6 +101,11 @@ class TrainingConfig:
             raise InvalidInput(
                 f"extra_share must be between 0 and 1, got {self.extra_share}. To train without "
                 "extra images, leave extra out."
+            )
+        if self.clean_budget is not None and not 0 < self.clean_budget <= 1:
+            raise InvalidInput(
+                "clean_budget must be a share of the images in (0, 1], such as 0.05, got "
+                f"{self.clean_budget}."
             )
         if not (self.awp_gamma >= 0 and math.isfinite(self.awp_gamma)):
             raise InvalidInput(f"awp_gamma must be 0 or more, got {self.awp_gamma}.")

@@ -8,7 +8,7 @@ from equipoise.training import checkpoint
 from equipoise.training.micro_batches import micro_batches
 from equipoise.training.monitors import TrainingMonitor
 from equipoise.training.stage_files import BEST, write_weights
-from equipoise.training.stage_run import StageRun
+from equipoise.training.stage_run import Position, StageRun
 from equipoise.training.validation import Validation
 
 STATISTICS_BATCHES = 100
@@ -54,13 +54,17 @@ def _validate(run: StageRun, validate: Validation, entry: Entry) -> None:
     """Validate the current weights and keep them if they are the best."""
     trainer, position = run.trainer, run.position
     accuracy = validate(trainer.task)
-    entry["validation"] = position.accuracy["last"] = _by_strength(accuracy)
+    entry["validation"] = position.accuracy["last"] = by_strength(accuracy)
     position.score = entry["score"] = sum(accuracy.values()) / len(accuracy)
     if trainer.config.averaging != "none":
         entry["averaged"] = trainer.average.count
-    if position.score > position.best_score:
+    with_clean = accuracy
+    if trainer.config.clean_budget is not None and 0.0 not in accuracy:
+        with_clean = {0.0: validate.clean(trainer.task)} | accuracy
+    budget = trainer.config.clean_budget
+    if _is_better(position, budget, with_clean[min(with_clean)], position.score):
         position.best_score, position.best_epoch = position.score, position.epoch - 1
-        position.accuracy["best"] = entry["validation"]
+        position.accuracy["best"] = by_strength(with_clean)
         run.ranks.on_rank_zero(
             lambda: write_weights(trainer.task, run.folder, BEST, trainer.stage.name)
         )
@@ -68,14 +72,25 @@ def _validate(run: StageRun, validate: Validation, entry: Entry) -> None:
         _raise_alarms(run, validate, accuracy, entry)
 
 
+def _is_better(position: Position, budget: float | None, clean: float, score: float) -> bool:
+    """Whether weights are better than the best so far: within the budget first, then robust."""
+    if budget is None or position.best_epoch < 0:
+        return score > position.best_score
+    least = position.accuracy["start"]["0"] - budget
+    before = position.accuracy["best"]["0"]
+    if before >= least and clean >= least:
+        return score > position.best_score
+    return clean > before
+
+
 def _raise_alarms(
     run: StageRun, validate: Validation, accuracy: dict[float, float], entry: Entry
 ) -> None:
     trainer, position = run.trainer, run.position
     diagnostics = validate.diagnose(trainer.task, accuracy)
-    entry["fgsm"] = _by_strength({e: found.fgsm for e, found in diagnostics.items()})
+    entry["fgsm"] = by_strength({e: found.fgsm for e, found in diagnostics.items()})
     shares = {epsilon: found.predicted_share for epsilon, found in diagnostics.items()}
-    entry["largest_class"] = _by_strength(shares)
+    entry["largest_class"] = by_strength(shares)
     monitor = TrainingMonitor(trainer.stage.name, position.watched)
     entry["alarms"] = monitor.check(
         entry["epoch"], diagnostics, best_epoch=position.best_epoch, last=run.is_finished
@@ -110,7 +125,13 @@ def _strength(value: float) -> str:
     return format_epsilon(level / 255 if abs(value - level / 255) < 1e-6 else value)
 
 
-def _by_strength(values: dict[float, float]) -> dict[str, float]:
+def by_strength(values: Mapping[float, float]) -> dict[str, float]:
+    """Accuracies under their strengths as JSON has them.
+
+    Example:
+        >>> by_strength({0.0: 0.9, 8 / 255: 0.4})
+        {'0': 0.9, '0.0313725': 0.4}
+    """
     return {f"{epsilon:g}": value for epsilon, value in values.items()}
 
 

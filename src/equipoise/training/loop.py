@@ -17,7 +17,7 @@ from equipoise.runtime.files import write_json
 from equipoise.runtime.malloc import keep_freed_memory
 from equipoise.runtime.signals import Interrupted, stop_on_signals
 from equipoise.training.batches import TrainingBatches
-from equipoise.training.epoch_end import describe_accuracy, end_epoch
+from equipoise.training.epoch_end import by_strength, describe_accuracy, end_epoch
 from equipoise.training.metrics import metrics_log
 from equipoise.training.monitors import at_chance
 from equipoise.training.stage_files import DONE, LAST, load_weights, write_weights
@@ -79,6 +79,10 @@ def fit(trainer: Trainer, train: Split, validation: Split, folder: Path) -> dict
     validate = Validation(stage, validation.to(device), config, trainer.ranks, trainer.seed)
     run.resume()
     trainer.reporter.begin(stage.name, run.total_steps, run.steps_done)
+    if config.clean_budget is not None and not run.position.accuracy:
+        start = {"0": validate.clean(trainer.task)} | by_strength(validate(trainer.task))
+        run.position.accuracy["start"] = start
+        trainer.reporter.epoch(f"start, validation accuracy {describe_accuracy(start)}", last=True)
     stop = threading.Event()
     with contextlib.ExitStack() as stack:
         stack.enter_context(stop_on_signals(stop))
@@ -157,6 +161,8 @@ def _finish(run: StageRun, validate: Validation) -> dict[str, Any]:
         "validation": accuracy,
     }
     load_weights(trainer.task, run.folder, trainer.stage.keep)
+    if accuracy and "0" not in accuracy:
+        summary["validation"] = accuracy = {"0": validate.clean(trainer.task)} | accuracy
     summary["warnings"] = _warnings(run, validate, accuracy)
     run.ranks.on_rank_zero(lambda: write_json(run.folder / DONE, summary))
     if accuracy:
@@ -175,6 +181,14 @@ def _warnings(run: StageRun, validate: Validation, accuracy: dict[str, float]) -
     """What is wrong with a trained stage although no step failed."""
     stage, split = run.trainer.stage, validate.split
     found = at_chance(accuracy, split.classes, len(split)) if accuracy else []
+    start, budget = run.position.accuracy.get("start"), run.trainer.config.clean_budget
+    if start and accuracy and budget is not None and accuracy["0"] < start["0"] - budget:
+        found.append(
+            "no epoch is within the budget: clean validation accuracy was "
+            f"{100 * start['0']:.1f} % at the start, may fall by {100 * budget:.1f} points, and is "
+            f"{100 * accuracy['0']:.1f} % at best. Lower epsilon or the learning rate, or train "
+            "longer."
+        )
     if stage.examine is not None:
         run.trainer.task.eval()
         found += stage.examine(run.trainer.task, split)

@@ -49,14 +49,20 @@ class Validation:
         Raises:
             TrainingError: If memory does not suffice for one image.
         """
+        return self._accuracy(task, self.stage.validation)
 
+    def clean(self, task: Any) -> float:
+        """Measure the accuracy without an attack."""
+        return self._accuracy(task, (0.0,))[0.0]
+
+    def _accuracy(self, task: Any, strengths: Iterable[float]) -> dict[float, float]:
         def measure(epsilon: float) -> float:
             return robust_accuracy(
                 task.predictor(epsilon), self.split, search=self.search, **self._settings(epsilon)
             )
 
         with _under_attack(task):
-            return self._within_memory(measure, self.stage.validation)
+            return self._within_memory(measure, strengths)
 
     def diagnose(self, task: Any, scores: Mapping[float, float]) -> dict[float, Diagnostics]:
         """Measure diagnostics at each strength, given the accuracies measured before."""

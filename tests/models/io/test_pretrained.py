@@ -275,7 +275,9 @@ def test_files_of_anything_else_are_refused(wide, what, tmp_path):
     elif what != "missing":
         torch.save({"state_dict": FailsWhenLoaded()} if what == "pickle" else [1, 2], path)
     messages = {"missing": "does not exist", "list": "holds no state dict"}
-    rule = messages.get(what, "cannot be read as tensors and plain values .* Save a state_dict")
+    rule = messages.get(
+        what, "cannot be read as tensors and plain values.* Write the weights alone"
+    )
     with pytest.raises(RunError, match=rule):
         load_pretrained(wide, path)
 

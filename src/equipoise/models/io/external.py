@@ -4,13 +4,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import safetensors
-import safetensors.torch
 from torch import nn
 
 from equipoise.models.io.exported import ExportedNetwork, OnnxNetwork
 from equipoise.models.io.hub import HUB
 from equipoise.models.io.logits_of import LogitsOf
+from equipoise.models.io.state_dict_file import read_state_dict, unwrapped
 from equipoise.runtime.errors import RunError
 from equipoise.runtime.trust import Trusted, check_file, import_trusted_function, trusting
 
@@ -103,24 +102,16 @@ def load_initial_weights(network: LogitsOf, path: Path) -> None:
 
     Args:
         network: The network that gets them.
-        path: A safetensors file of the network's own ``state_dict()``, or of a model folder.
+        path: A file of the network's own ``state_dict()``, as for ``read_state_dict``, or of a
+            model folder.
 
     Raises:
         RunError: If the file is missing, damaged, of another kind, or does not fit the network.
     """
-    if path.suffix != ".safetensors":
-        raise RunError(
-            f"weights must be a .safetensors file, got {path}: other files can contain code. "
-            "Write one with safetensors.torch.save_file(network.state_dict(), path)."
-        )
+    tensors = read_state_dict(path)
     try:
-        tensors = safetensors.torch.load_file(path)
-        from_folder = tensors.keys() == network.state_dict().keys()
-        (network if from_folder else network.network).load_state_dict(tensors)
-    except FileNotFoundError:
-        raise RunError(f"{path} does not exist.") from None
-    except (safetensors.SafetensorError, OSError) as error:
-        raise RunError(f"{path} is damaged ({error}).") from error
+        own = network.network.state_dict()
+        network.network.load_state_dict(unwrapped(tensors, own.keys()))
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:300]
         raise RunError(

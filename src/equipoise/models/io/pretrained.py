@@ -1,19 +1,17 @@
 """Load weights that other projects published, under their own names, into our backbones."""
 
-import pickle
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-import safetensors
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from equipoise.models.io.state_dict_file import read_state_dict, unwrapped
 from equipoise.models.model_config import config_of
-from equipoise.runtime.errors import InvalidInput, RunError
+from equipoise.runtime.errors import InvalidInput
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,6 +102,8 @@ RESNET = _Layout(
         *_NORMALISATION,
     ),
 )
+_OWN = _Layout(marker="", rules=((r"", "", ()),))
+"""Our own names."""
 LAYOUTS: dict[str, tuple[_Layout, ...]] = {
     "wide_resnet": (TRADES_WIDE_RESNET, DEEPMIND_WIDE_RESNET),
     "preact_resnet": (PREACT_RESNET,),
@@ -112,20 +112,29 @@ LAYOUTS: dict[str, tuple[_Layout, ...]] = {
 """The layouts that fit each kind of backbone."""
 
 
-def load_pretrained(network: nn.Module, weights: Path | str | Mapping[str, Tensor]) -> nn.Module:
+def load_pretrained(
+    network: nn.Module,
+    weights: Path | str | Mapping[str, Tensor],
+    *,
+    head: Literal["load", "fresh"] = "load",
+) -> nn.Module:
     """Load published weights into one of our backbones.
 
     A ``WideResNet`` takes weights of TRADES and the many projects that copied its file (MART, FAT,
     LBGAT, AWP, AFS, RobustBench), and DeepMind's, which need ``padding="one_side"``. A
-    ``PreActResNet`` or ``ResNet`` takes those of the usual CIFAR files. The names do not reveal the
+    ``PreActResNet`` or ``ResNet`` takes those of the usual CIFAR files, and a ``ResNet`` those of
+    torchvision and timm, which need ``stem="imagenet"``. The names do not reveal the
     activation, the normalisation, or what a PreActResNet's shortcut reads: build the network with
     the settings of the project.
 
     Args:
         network: A ``WideResNet``, ``PreActResNet`` or ``ResNet`` of the same shape, with the
             project's mean and deviation: 0 and 1 if it does not normalise its input.
-        weights: A ``.safetensors`` file, a file of ``torch.save`` that holds only tensors and plain
-            values, or the state dict itself.
+        weights: A ``.safetensors`` file, a file of ``torch.save`` (``.pth``, ``.pt``, ``.ckpt``)
+            that holds only tensors and plain values, or the state dict itself. The state dict may
+            be inside a checkpoint, and its names may have prefixes such as ``module.``; see
+            ``state_dict_file.KEYS``.
+        head: ``"fresh"`` keeps the network's own last layer, for another number of classes.
 
     Returns:
         The network, in eval mode.
@@ -149,16 +158,21 @@ def load_pretrained(network: nn.Module, weights: Path | str | Mapping[str, Tenso
         equipoise...InvalidInput: the weights do not fit this WideResNet: missing: conv.weight, ...
     """
     config = config_of(network)
-    given = weights if isinstance(weights, Mapping) else _read(Path(weights))
-    given = {re.sub(r"^(module\.|model\.)+", "", name): value for name, value in given.items()}
-    layout = _layout_of(config["kind"], given)
+    given = weights if isinstance(weights, Mapping) else read_state_dict(Path(weights))
+    own = unwrapped(given, network.state_dict())
+    if own.keys() >= {name for name, _ in network.named_parameters()}:
+        given, layout = own, _OWN
+    else:
+        markers = [layout.marker for layout in LAYOUTS.get(config["kind"], ())]
+        given = unwrapped(given, markers)
+        layout = _layout_of(config["kind"], given)
     for setting, required in layout.required.items():
         if config[setting] != required:
             raise InvalidInput(
                 f"these weights belong to a network with {setting}={required!r}, got "
                 f"{setting}={config[setting]!r}; build it with the former."
             )
-    translated = _translate(network, layout, given)
+    translated = _translate(network, layout, given, fresh=("linear.",) if head == "fresh" else ())
     state = network.state_dict()
     for name in ("normalise.mean", "normalise.std"):
         if name in translated and not torch.allclose(translated[name].to(state[name]), state[name]):
@@ -187,20 +201,29 @@ def _layout_of(kind: str, given: Mapping[str, Tensor]) -> _Layout:
 
 
 def _translate(
-    network: nn.Module, layout: _Layout, given: Mapping[str, Tensor]
+    network: nn.Module, layout: _Layout, given: Mapping[str, Tensor], fresh: tuple[str, ...]
 ) -> dict[str, Tensor]:
-    """Rename tensors to the network's names, and reject them if they do not fit it."""
+    """Rename tensors to the network's names, and reject them if they do not fit it.
+
+    Args:
+        network: The network.
+        layout: How the tensors are named.
+        given: The tensors.
+        fresh: Starts of our names that keep their values.
+    """
     state = network.state_dict()
     translated, left_over = {}, []
     for name, value in given.items():
         if not name.startswith(layout.unused or ("\0",)):
             ours = layout.translate(name)
+            if ours is not None and ours.startswith(fresh or ("\0",)):
+                continue
             if ours in state:
                 translated[ours] = value.reshape(-1, 1, 1) if "normalise" in ours else value
             else:
                 left_over.append(name)
     # Few projects store the normalisation, and batch counters exist only since torch 0.4.1.
-    optional = {n for n in state if n.startswith("normalise.") or n.endswith("_tracked")}
+    optional = {n for n in state if n.startswith(("normalise.", *fresh)) or n.endswith("_tracked")}
     problems = {
         "missing": sorted(state.keys() - translated.keys() - optional),
         "left over": left_over,
@@ -210,38 +233,12 @@ def _translate(
         details = [f"{kind}: {_first_names(names)}" for kind, names in problems.items() if names]
         raise InvalidInput(
             f"the weights do not fit this {type(network).__name__}: {'; '.join(details)}. Build "
-            "the network with the depth, width, classes and settings of the project they come from."
+            "the network with the depth, width, classes and settings of the project they come "
+            'from; for other classes pass head="fresh".'
         )
     return translated
-
-
-def _read(path: Path) -> dict[str, Tensor]:
-    """Read a state dict from a file, also from inside a checkpoint."""
-    if not path.is_file():
-        raise RunError(f"{path} does not exist.")
-    try:
-        if path.suffix == ".safetensors":
-            return safetensors.torch.load_file(path)
-        document: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except (safetensors.SafetensorError, pickle.UnpicklingError, OSError, RuntimeError) as error:
-        raise RunError(
-            f"{path} cannot be read as tensors and plain values ({_line(error)}); anything else is "
-            "rejected, because loading it could run code. Save a state_dict() alone."
-        ) from error
-    for key in ("state_dict", "model_state_dict", "model", "net"):
-        if isinstance(document, dict) and isinstance(document.get(key), dict):
-            document = document[key]
-    if not isinstance(document, dict) or not all(
-        isinstance(value, Tensor) for value in document.values()
-    ):
-        raise RunError(f"{path} holds no state dict, which maps names to tensors.")
-    return document
 
 
 def _first_names(names: list[str]) -> str:
     more = f" and {len(names) - 4} more" if len(names) > 4 else ""
     return ", ".join(names[:4]) + more
-
-
-def _line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
