@@ -20,7 +20,7 @@ from equipoise.models.io.model_folder import ModelFolderError, read_config
 from equipoise.recipes import Evaluation, to_json
 from equipoise.records.files import read_record
 from equipoise.runtime.environment import commit
-from equipoise.runtime.errors import RunError
+from equipoise.runtime.errors import RunError, TrainingError
 from equipoise.runtime.files import read_json, write_json
 from equipoise.runtime.reporter import NullReporter
 from equipoise.runtime.seeds import derive_seed
@@ -117,6 +117,23 @@ def test_a_half_written_model_folder_is_completed(tmp_path, data):
 def test_a_folder_that_holds_a_run_is_refused_without_resume(trained, data):
     with pytest.raises(RunError, match=r"already holds a run.*--resume.*--out"):
         train(tiny.recipe(), trained, dataset=data)
+
+
+def test_a_run_whose_loss_became_nan_makes_room_for_another(tmp_path, data):
+    recipe = tiny.recipe()
+    schedule = replace(recipe.method.schedule, learning_rate=1e30)
+    wild = replace(recipe, method=replace(recipe.method, schedule=schedule))
+    with pytest.raises(TrainingError) as caught:
+        train(wild, tmp_path / "run", dataset=data)
+    assert "--method.schedule.clip-norm 1" in str(caught.value)
+    assert "The same command with other settings, without --resume, starts anew" in str(
+        caught.value
+    )
+    train(recipe, tmp_path / "run", dataset=data)
+    assert (tmp_path / "run" / "model" / "config.json").exists()
+    assert (tmp_path / "run" / "failed" / "1" / "recipe.json").exists()
+    with pytest.raises(RunError, match="already holds a run"):
+        train(recipe, tmp_path / "run", dataset=data)
 
 
 def test_a_folder_that_holds_something_else_is_refused(tmp_path, data):

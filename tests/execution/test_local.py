@@ -1,5 +1,6 @@
 import os
 import signal
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -23,6 +24,7 @@ from equipoise.execution.local import execute
 from equipoise.methods import AFS
 from equipoise.methods.single_network import NetworkTask
 from equipoise.objectives import PGDAT, Standard
+from equipoise.runtime.errors import RunError
 from equipoise.runtime.signals import Interrupted
 from equipoise.training.stage import Stage, UntrainedTask
 
@@ -90,6 +92,22 @@ def test_finished_stages_are_loaded_instead_of_trained(tmp_path):
     assert ran == []
     assert same(weights(reloaded), weights(first))
     assert not reloaded.training
+
+
+@pytest.mark.parametrize(
+    ("changes", "of_run", "what"),
+    [
+        ({"schedule": replace(SCHEDULE, epochs=SCHEDULE.epochs + 1)}, {}, "schedule"),
+        ({"validation": (0.0, 0.3)}, {}, "validation"),
+        ({}, {"seed": 1}, "seed"),
+        ({}, {"train": learnable(60)}, "training images"),
+        ({"build": one_stage(lambda: linear(2)).build}, {}, "shapes"),
+    ],
+)
+def test_a_folder_with_a_stage_of_other_settings_is_refused(changes, of_run, what, tmp_path):
+    run([stage("one")], tmp_path)
+    with pytest.raises(RunError, match=f"holds a stage that differs in {what}; choose another"):
+        run([stage("one", **changes)], tmp_path, **of_run)
 
 
 def test_stages_start_from_different_weights_that_are_the_same_in_every_run(tmp_path):

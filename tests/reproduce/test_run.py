@@ -315,7 +315,7 @@ def test_missing_recipes_are_named(tmp_path):
 def test_the_command_lists_every_entry_and_refuses_others(capsys, tmp_path):
     from equipoise.cli.main import main
 
-    main(["reproduce", "list"])
+    main(["reproduce", "--list"])
     printed = capsys.readouterr().out
     assert [name for name in ENTRIES if name not in printed] == []
     with pytest.raises(SystemExit, match="2"):

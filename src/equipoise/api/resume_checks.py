@@ -9,6 +9,7 @@ from equipoise.recipes import from_json, to_json
 from equipoise.runtime.errors import RunError
 from equipoise.runtime.files import LOCK, clear_temporaries, locked, read_json
 from equipoise.runtime.run_folder import RunFolder
+from equipoise.training import FAILED
 
 
 @contextlib.contextmanager
@@ -42,6 +43,8 @@ def _check(folder: Path, content: Any, resume: bool) -> None:
         raise RunError(
             f"{folder} exists and is not a run folder; choose another folder with --out."
         )
+    if not resume and set_failed_aside(folder):
+        return
     if not resume:
         raise RunError(
             f"{folder} already holds a run. Continue it with --resume, or choose another folder "
@@ -54,6 +57,26 @@ def _check(folder: Path, content: Any, resume: bool) -> None:
             f"folder with --out, or continue the stored run: equipoise train {stored} "
             f"--out {folder} --resume."
         )
+
+
+def set_failed_aside(folder: Path) -> bool:
+    """Move a run whose loss became NaN into ``failed/`` inside its folder.
+
+    Args:
+        folder: The run folder, locked by this process.
+
+    Returns:
+        Whether the run had failed.
+    """
+    if not any(RunFolder(folder).stages.glob(f"*/{FAILED}")):
+        return False
+    failed = folder / "failed"
+    number = len(list(failed.glob("*"))) + 1
+    content = [path for path in folder.iterdir() if path.name not in (LOCK, failed.name)]
+    (failed / str(number)).mkdir(parents=True)
+    for path in content:
+        path.rename(failed / str(number) / path.name)
+    return True
 
 
 def check_same_data(folder: Path, digest: str) -> None:

@@ -11,7 +11,7 @@ from typing import Any, TypedDict
 from rich.console import Console
 from torch import nn
 
-from equipoise.api.resume_checks import differences
+from equipoise.api.resume_checks import differences, set_failed_aside
 from equipoise.attacks.threat import Norm
 from equipoise.data import Augmentation, DataSet, Split, as_split, recognise
 from equipoise.distributed.ranks import launched
@@ -239,7 +239,10 @@ def _folder(folder: Path | str | None, about: dict[str, Any]) -> Iterator[Path]:
         return
     path = RunFolder(Path(folder)).recipe
     with locked(Path(folder)):
-        others = [child.name for child in Path(folder).iterdir() if child.name != LOCK]
+        set_failed_aside(Path(folder))
+        others = [
+            child.name for child in Path(folder).iterdir() if child.name not in (LOCK, "failed")
+        ]
         if others and not path.exists():
             raise RunError(f"{folder} exists and holds no run; name another folder.")
         changed = differences(Path(folder), about) if path.exists() else []

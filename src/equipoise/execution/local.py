@@ -1,6 +1,10 @@
 """Run the stages of a plan in this process, in order."""
 
+import hashlib
+import json
 from collections.abc import Sequence
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +15,17 @@ from torch import nn
 from equipoise.data import Split
 from equipoise.distributed.ranks import Ranks
 from equipoise.evaluation.random_draws import seeded
-from equipoise.runtime.errors import TrainingError
-from equipoise.runtime.files import read_json
+from equipoise.runtime.errors import RunError, TrainingError
+from equipoise.runtime.files import read_json, write_json
 from equipoise.runtime.reporter import Reporter
 from equipoise.runtime.run_folder import RunFolder
 from equipoise.runtime.seeds import derive_seed
 from equipoise.training import DONE, Trainer, TrainingConfig, fit, is_done, load_weights
 from equipoise.training.stage import Stage
 from equipoise.types import Predict
+
+SETTINGS = "settings.json"
+"""File in a stage's folder with what its files depend on."""
 
 
 def execute(
@@ -50,6 +57,7 @@ def execute(
 
     Raises:
         TrainingError: If a stage cannot be trained.
+        RunError: If the folder holds a stage with other settings.
         Interrupted: If the run was asked to stop; call again to continue.
     """
     training, validation = train.hold_out(
@@ -61,6 +69,9 @@ def execute(
         stage_folder = RunFolder(folder).stage(stage.name)
         with seeded(derive_seed(seed, stage.name, "weights")):
             task: Any = stage.build({name: outcomes[name] for name in stage.needs})
+        if stage.trains:
+            about = _settings(stage, task, seed, len(train))
+            Ranks(fabric).on_rank_zero(partial(_check_settings, stage_folder, about))
         if not stage.trains:
             task.to(fabric.device)
         elif Ranks(fabric).broadcast(is_done(stage_folder)):
@@ -73,6 +84,36 @@ def execute(
             trained.append(stage.name)
         outcomes[stage.name] = task.outcome()
     return outcomes[stages[-1].name].eval(), trained
+
+
+def _settings(stage: Stage, task: nn.Module, seed: int, images: int) -> dict[str, Any]:
+    """What a stage's files depend on, as JSON values."""
+    shapes = {name: list(value.shape) for name, value in task.state_dict().items()}
+    about = {
+        "schedule": asdict(stage.schedule),
+        "validation": list(stage.validation),
+        "norm": stage.norm,
+        "keep": stage.keep,
+        "seed": seed,
+        "training images": images,
+        "shapes": hashlib.sha256(json.dumps(shapes).encode()).hexdigest(),
+    }
+    values: dict[str, Any] = json.loads(json.dumps(about))  # with lists, as they are read
+    return values
+
+
+def _check_settings(folder: Path, about: dict[str, Any]) -> None:
+    """Store the settings of a stage, or refuse a folder whose stage has others."""
+    path = folder / SETTINGS
+    stored = read_json(path) if path.exists() else None
+    if stored is None and not folder.exists():
+        write_json(path, about)
+    changed = [name for name in about if stored is not None and stored.get(name) != about[name]]
+    if changed:
+        raise RunError(
+            f"{folder} holds a stage that differs in {', '.join(changed)}; choose another folder, "
+            "or delete it."
+        )
 
 
 def keeps_its_last_epoch(stage: Stage, folder: Path) -> bool:

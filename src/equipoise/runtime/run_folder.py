@@ -7,7 +7,9 @@ A run folder::
       recipe.json                  the resolved recipe; `equipoise train FILE` repeats the run
       environment.json             commit, package versions, hardware
       stages/<stage>/              metrics.jsonl, tensorboard/, two checkpoints, best and last
-                                   weights, and done.json once the stage is finished
+                                   weights, and done.json once the stage is finished, or
+                                   failed.json if its loss became NaN
+      failed/<number>/             earlier runs in this folder that failed so
       model/                       config.json, model.safetensors, README.md
       last/                        the model of the last epoch, if it differs from model/
       records/<record>.json        one per evaluation

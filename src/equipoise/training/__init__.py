@@ -4,7 +4,7 @@ from equipoise.training.batches import ExtraImages
 from equipoise.training.config import TrainingConfig
 from equipoise.training.loop import fit
 from equipoise.training.monitors import TrainingMonitor
-from equipoise.training.stage_files import BEST, DONE, LAST, is_done, load_weights
+from equipoise.training.stage_files import BEST, DONE, FAILED, LAST, is_done, load_weights
 from equipoise.training.trainer import Trainer
 from equipoise.training.weight_averaging import WeightAverage
 from equipoise.training.weight_perturbation import perturbed_weights
@@ -12,6 +12,7 @@ from equipoise.training.weight_perturbation import perturbed_weights
 __all__ = [
     "BEST",
     "DONE",
+    "FAILED",
     "LAST",
     "ExtraImages",
     "Trainer",

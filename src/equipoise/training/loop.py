@@ -17,10 +17,11 @@ from equipoise.runtime.files import write_json
 from equipoise.runtime.malloc import keep_freed_memory
 from equipoise.runtime.signals import Interrupted, stop_on_signals
 from equipoise.training.batches import TrainingBatches
+from equipoise.training.checkpoint import CURRENT
 from equipoise.training.epoch_end import by_strength, describe_accuracy, end_epoch
 from equipoise.training.metrics import metrics_log
 from equipoise.training.monitors import at_chance
-from equipoise.training.stage_files import DONE, LAST, load_weights, write_weights
+from equipoise.training.stage_files import DONE, FAILED, LAST, load_weights, write_weights
 from equipoise.training.stage_run import StageRun
 from equipoise.training.trainer import NonFiniteLossError, Trainer
 from equipoise.training.validation import Validation
@@ -125,11 +126,13 @@ def _train_step(run: StageRun) -> None:
     try:
         result = trainer.step(images, labels, run.progress)
     except NonFiniteLossError as error:
-        raise TrainingError(
-            f"the loss of stage {trainer.stage.name} became {error.loss} in epoch "
-            f"{position.epoch}, step {step}. Earlier checkpoints are kept in {run.folder}. "
-            f"{error.remedy}"
-        ) from error
+        where = f"the loss of stage {trainer.stage.name} became {error.loss} in epoch "
+        where += f"{position.epoch}, step {step}."
+        run.ranks.on_rank_zero(lambda: write_json(run.folder / FAILED, {"reason": where}))
+        kept = (run.folder / CURRENT).exists()
+        kept_in = f" Earlier checkpoints are kept in {run.folder}." if kept else ""
+        again = "The same command with other settings, without --resume, starts anew."
+        raise TrainingError(f"{where}{kept_in} {error.remedy} {again}") from error
     is_last = position.batch == run.batches.per_epoch - 1
     if position.batch % 5 == 0 or is_last:
         best = f"  best {position.best_score:.3f}" if position.best_epoch >= 0 else ""
@@ -172,6 +175,7 @@ def _finish(run: StageRun, validate: Validation) -> dict[str, Any]:
             f"{describe_accuracy(accuracy)}",
             last=True,
         )
+    run.ranks.on_rank_zero(lambda: (run.folder / FAILED).unlink(missing_ok=True))
     for warning in summary["warnings"]:
         trainer.reporter.log(f"Warning: stage {name}: {warning}")
     return summary

@@ -7,6 +7,8 @@ from equipoise.runtime.files import write_bytes
 from equipoise.training import checkpoint
 
 BEST, LAST, DONE = "best.safetensors", "last.safetensors", "done.json"
+FAILED = "failed.json"
+"""Why a stage could not be trained further, such as a loss that became NaN."""
 
 
 def is_done(folder: Path) -> bool:

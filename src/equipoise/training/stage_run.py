@@ -123,7 +123,8 @@ class StageRun:
                 raise TrainingError(
                     f"{name} of stage {trainer.stage.name} contains infinities or NaN, so no "
                     f"checkpoint was written; earlier ones are kept in {self.folder}. Lower the "
-                    "learning rate, set clip_norm, or train in 32-true precision."
+                    "learning rate, set the schedule's clip_norm (--method.schedule.clip-norm 1), "
+                    "or train in 32-true precision."
                 )
         optimiser = checkpoint.optimiser_tensors(trainer.optimiser)
         tensors |= {f"optimiser.{k}": v for k, v in optimiser.items()}

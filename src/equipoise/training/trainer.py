@@ -40,8 +40,8 @@ class NonFiniteLossError(TrainingError):
     def __init__(self, loss: float, rate: float) -> None:
         self.loss = loss
         self.remedy = (
-            f"Lower the learning rate (it was {rate:g}), set clip_norm, or train in 32-true "
-            "precision."
+            f"Lower the learning rate (it was {rate:g}), set the schedule's "
+            "clip_norm (--method.schedule.clip-norm 1), or train in 32-true precision."
         )
         super().__init__(f"the loss became {loss}. {self.remedy}")
 
