@@ -27,8 +27,9 @@ def train(
     """Train a recipe. `equipoise train RECIPE --help` shows its flags.
 
     Args:
-        recipe: A name from `equipoise list`, the folder or recipe.json of an earlier run, or `afs`
-            to stack saved models: `equipoise train afs --extractors runs/a runs/b`.
+        recipe: A name from `equipoise list`, module:function for your own, the folder or
+            recipe.json of an earlier run, or `afs` to stack saved models: `equipoise train afs
+            --extractors runs/a runs/b`.
     """
     # Only this help is used: ``_run`` hands a recipe's flags to ``train_recipe``.
     raise AssertionError("parsed by train_recipe")
