@@ -10,6 +10,7 @@ import tyro
 
 from equipoise.cli.attack import AttackFlags, attack
 from equipoise.cli.catalogue import list_recipes
+from equipoise.cli.check_extension import check_extension
 from equipoise.cli.demo import demo
 from equipoise.cli.deploy import card, export, predict
 from equipoise.cli.evaluate import EvaluateFlags, evaluate
@@ -47,6 +48,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "predict": predict,
     "card": card,
     "reproduce": reproduce,
+    "check-extension": check_extension,
 }
 for _command in (*COMMANDS.values(), EvaluateFlags, AttackFlags):
     # tyro wraps help text to the terminal, but keeps line breaks inside a function's "Args:".

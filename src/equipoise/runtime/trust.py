@@ -107,18 +107,24 @@ def call_trusted_function(
         '[1]'
     """
     function = import_trusted_function(name)
+    given = matching_arguments(name, offered or {}) | {**arguments}
     try:
-        signature = inspect.signature(function)
-    except ValueError:  # some functions written in C have none
-        return function(**arguments)
-    known = {key: value for key, value in (offered or {}).items() if key in signature.parameters}
-    try:
-        signature.bind(**(known | {**arguments}))
+        inspect.signature(function).bind(**given)
     except TypeError as error:
         raise InvalidInput(
             f"{name} cannot be called with the arguments {dict(arguments)} ({error})."
         ) from error
-    return function(**(known | {**arguments}))
+    return function(**given)
+
+
+def matching_arguments(name: str, offered: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those of the offered arguments that are named like a parameter of a trusted function.
+
+    Raises:
+        RunError: If the function is not trusted or does not exist.
+    """
+    parameters = inspect.signature(import_trusted_function(name)).parameters
+    return {key: value for key, value in offered.items() if key in parameters}
 
 
 def import_trusted_function(name: str) -> Callable[..., Any]:
