@@ -15,7 +15,7 @@ from equipoise import load
 from equipoise.api.train import train
 from equipoise.attacks.threat import Linf
 from equipoise.evaluation import Profile, measure_profile, suites_for
-from equipoise.evaluation.suites import SuiteName
+from equipoise.evaluation.suite import SuiteName
 from equipoise.models import ConditionalNetwork
 from equipoise.recipes import RECIPES
 from equipoise.runtime.environment import environment

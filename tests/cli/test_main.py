@@ -9,14 +9,13 @@ from typing import get_args
 import pytest
 import tiny
 import torch
-from commands import output, refused, run
+from commands import output, refused, run, shown_help
 from PIL import Image
 
 from equipoise.api.train import train
 from equipoise.attacks import Square
 from equipoise.cli.main import COMMANDS
-from equipoise.cli.options import Suites
-from equipoise.data import DataError
+from equipoise.data import SOURCES, DataError
 from equipoise.evaluation import SuiteName, suites
 from equipoise.models import save
 from equipoise.models.io.external import import_network
@@ -414,8 +413,19 @@ def test_compare_pairs_models_image_by_image_and_refuses_other_images(capsys, im
     assert "must agree in images" in refused(capsys, "compare", eight, six)
 
 
-def test_the_suites_of_the_command_line_are_those_that_exist():
-    assert get_args(Suites) == get_args(SuiteName)
+@pytest.mark.parametrize("command", ["evaluate", "attack"])
+def test_the_help_names_every_suite_and_data_set(command, capsys):
+    words = shown_help(capsys, command, "--help").replace(",", " ").replace(".", " ").split()
+    assert [name for name in (*get_args(SuiteName), *SOURCES) if name not in words] == []
+
+
+def test_unknown_suites_and_data_sets_are_refused_with_all_names(capsys):
+    message = refused(capsys, "evaluate", "nowhere", "--dataset", "fast")
+    assert "one of digits, cifar10, " in message
+    assert "module:function" in message
+    message = refused(capsys, "train", "standard_digits", "--evaluation.suites", "fast")
+    assert "one of quick, tables, " in message
+    assert "got 'fast'" in message
 
 
 @pytest.fixture

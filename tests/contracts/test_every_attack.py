@@ -4,12 +4,14 @@ import math
 
 import pytest
 import torch
-from torch import nn
 
 from equipoise.attacks import APGD, PGD, Noise, Square, fgsm, iterative_fgsm
 from equipoise.attacks.goals import cross_entropy
 from equipoise.attacks.threat import L2, Linf, check_images
-from equipoise.models.attack_mode.context import attack_mode
+from equipoise.contracts import ATTACK_CHECKS, SEARCH_CHECKS, AttackCase, small_network
+from equipoise.contracts.base import title
+from equipoise.contracts.searches import mixed_network, waves
+from equipoise.evaluation import suites_for
 from equipoise.runtime.errors import InvalidInput
 
 FIXED = {
@@ -41,8 +43,19 @@ THREATS = {
     "l2_each": L2(torch.tensor([0.0, 0.1, 0.2, 0.4])),
 }
 
+SUITES = suites_for(small_network(), ["quick", "tables"], classes=4, steps=3)
+EVALUATION_ATTACKS = {
+    f"{suite.name}/{attack.name}": attack
+    for suite in SUITES
+    for attack in suite.attacks
+    if "square" not in attack.name  # its queries take seconds; Square is among the searches
+}
+
 one_or_per_image = ["one", "per_image"]
 every_attack = pytest.mark.parametrize("attack", ATTACKS.values(), ids=ATTACKS)
+every_evaluation_attack = pytest.mark.parametrize(
+    "attack", EVALUATION_ATTACKS.values(), ids=EVALUATION_ATTACKS
+)
 every_gradient_attack = pytest.mark.parametrize("attack", BY_GRADIENT.values(), ids=BY_GRADIENT)
 every_random_attack = pytest.mark.parametrize("attack", RANDOM.values(), ids=RANDOM)
 every_threat = pytest.mark.parametrize("threat", THREATS.values(), ids=THREATS)
@@ -59,46 +72,16 @@ def slope(generator):
     return 3 * torch.randn(4, 3, 4, 4, generator=generator)
 
 
-@pytest.fixture
-def network():
-    """A network with dropout and batch norms, in mixed modes, partly frozen, with gradients."""
-    torch.manual_seed(0)
-    network = nn.Sequential(
-        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 2), nn.BatchNorm2d(4)
-    )
-    network.extend([nn.Dropout(0.2), nn.Flatten(), nn.Linear(4, 3)])
-    network.train()
-    network[1].eval()
-    network[3].requires_grad_(False)
-    network[0].weight.grad = torch.ones_like(network[0].weight)
-    return network
-
-
-def state_of(network):
-    """Return weights, buffers, gradients, ``requires_grad`` flags and modes."""
-    return {
-        "state": {name: value.clone() for name, value in network.state_dict().items()},
-        "gradients": [None if p.grad is None else p.grad.clone() for p in network.parameters()],
-        "trained": [p.requires_grad for p in network.parameters()],
-        "modes": [module.training for module in network.modules()],
-    }
-
-
-def waves(images):
-    """A goal with many local maxima: where a search starts decides where it ends."""
-    return torch.sin(40 * images).sum(dim=(1, 2, 3))
-
-
 @every_attack
-@every_threat
-def test_stays_inside_the_ball_and_the_pixel_range(attack, threat, clean, generator):
-    adversarial = attack(waves, clean, threat, generator)
-    order = math.inf if isinstance(threat, Linf) else 2
-    moved = torch.linalg.vector_norm((adversarial - clean).flatten(1), ord=order, dim=1)
-    assert adversarial.shape == clean.shape
-    assert adversarial.min() >= 0
-    assert adversarial.max() <= 1
-    assert (moved <= torch.as_tensor(threat.epsilon) + 1e-5).all()
+@pytest.mark.parametrize("check", SEARCH_CHECKS, ids=title)
+def test_every_check_of_a_search_holds(check, attack):
+    check(attack)
+
+
+@every_evaluation_attack
+@pytest.mark.parametrize("check", ATTACK_CHECKS, ids=title)
+def test_every_check_of_an_attack_holds(check, attack):
+    check(AttackCase(attack, small_network()))
 
 
 @pytest.mark.parametrize("attack", EXACT_IN_LINF.values(), ids=EXACT_IN_LINF)
@@ -126,25 +109,11 @@ def test_reaches_the_optimum_of_a_linear_goal_in_l2(attack, epsilon, slope, gene
 
 @every_attack
 @every_threat
-def test_raises_the_goal_of_a_network(attack, threat, network, clean, labels, generator):
-    goal = cross_entropy(network.eval(), labels[:4])
+def test_raises_the_goal_of_a_network(attack, threat, clean, labels, generator):
+    goal = cross_entropy(mixed_network().eval(), labels[:4])
     adversarial = attack(goal, clean, threat, generator)
     strong = torch.as_tensor(threat.epsilon).expand(4) > 0
     assert (goal(adversarial) > goal(clean))[strong].all()
-
-
-@every_attack
-def test_returns_the_clean_image_where_epsilon_is_zero(attack, clean, generator):
-    torch.testing.assert_close(attack(waves, clean, Linf(0.0), generator), clean)
-    torch.testing.assert_close(attack(waves, clean, L2(0.0), generator), clean)
-
-
-@every_attack
-@every_threat
-def test_same_generator_gives_the_same_result(attack, threat, clean):
-    first = attack(waves, clean, threat, torch.Generator().manual_seed(7))
-    second = attack(waves, clean, threat, torch.Generator().manual_seed(7))
-    assert torch.equal(first, second)
 
 
 @every_random_attack
@@ -152,42 +121,6 @@ def test_another_seed_gives_another_result(attack, clean):
     first = attack(waves, clean, Linf(0.1), torch.Generator().manual_seed(7))
     second = attack(waves, clean, Linf(0.1), torch.Generator().manual_seed(8))
     assert not torch.equal(first, second)
-
-
-@every_attack
-def test_leaves_the_global_seed_alone(attack, clean, generator):
-    before = torch.get_rng_state()
-    attack(waves, clean, Linf(0.1), generator)
-    assert torch.equal(torch.get_rng_state(), before)
-
-
-@every_attack
-def test_returns_new_detached_images_and_leaves_the_clean_ones(attack, clean, generator):
-    before = clean.clone()
-    adversarial = attack(waves, clean, Linf(0.1), generator)
-    assert not adversarial.requires_grad
-    assert not clean.requires_grad
-    assert adversarial.data_ptr() != clean.data_ptr()
-    assert torch.equal(clean, before)
-
-
-@every_attack
-@pytest.mark.parametrize("mode", ["eval", "train"])
-def test_leaves_the_model_as_it_was(attack, mode, network, clean, labels, generator):
-    before = state_of(network)
-    with attack_mode(network, mode):
-        attack(cross_entropy(network, labels[:4]), clean, Linf(0.1), generator)
-    torch.testing.assert_close(state_of(network), before, rtol=0, atol=0)
-
-
-@every_attack
-def test_leaves_weight_gradients_alone_outside_attack_mode(
-    attack, network, clean, labels, generator
-):
-    network.eval()
-    before = state_of(network)
-    attack(cross_entropy(network, labels[:4]), clean, Linf(0.1), generator)
-    torch.testing.assert_close(state_of(network), before, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("attack", FIXED.values(), ids=FIXED)

@@ -1,14 +1,12 @@
 """What every model guarantees. A new model is one line in ``MODELS``."""
 
-import copy
 from functools import partial
 
 import pytest
 import torch
 
-from equipoise.attacks import PGD
-from equipoise.attacks.goals import cross_entropy
-from equipoise.attacks.threat import Linf
+from equipoise.contracts import MODEL_CHECKS, ModelCase
+from equipoise.contracts.base import title
 from equipoise.models import (
     AtLayer,
     FeatureStack,
@@ -17,12 +15,9 @@ from equipoise.models import (
     ResNet,
     WideResNet,
     fuse_branches,
-    load,
-    save,
     with_branches,
     with_conditioning,
 )
-from equipoise.models.attack_mode.context import attack_mode
 
 
 def wide_resnet(activation="relu"):
@@ -95,86 +90,11 @@ def model(request, generator):
     return model.eval()
 
 
-def predictor(model):
-    """The model as a function of images; a branched one uses its last branch."""
-    branches = getattr(model, "branches", None)
-    return model if branches is None else partial(model, branch=branches - 1)
+@pytest.mark.parametrize("check", MODEL_CHECKS, ids=title)
+def test_every_check_of_a_model_holds(check, model, images, labels):
+    check(ModelCase(model, images, labels, classes=3))
 
 
-def test_gives_finite_logits_of_every_class(model, images):
-    logits = predictor(model)(images)
-    assert logits.shape == (6, 3)
-    assert logits.dtype == torch.float32
-    assert logits.isfinite().all()
-
-
-def test_in_eval_mode_an_image_does_not_depend_on_its_batch(model, images):
-    predict = predictor(model)
-    torch.testing.assert_close(predict(images)[4:5], predict(images[4:5]), rtol=1e-4, atol=1e-5)
-
-
-def test_in_eval_mode_a_call_does_not_change_the_model(model, images):
-    before = copy.deepcopy(model.state_dict())
-    first = predictor(model)(images)
-    assert torch.equal(predictor(model)(images), first)
-    torch.testing.assert_close(model.state_dict(), before, rtol=0, atol=0)
-
-
-def test_the_gradient_reaches_every_image(model, images):
-    images.requires_grad_(True)
-    (gradient,) = torch.autograd.grad(predictor(model)(images).square().sum(), images)
-    assert gradient.isfinite().all()
-    assert (gradient.flatten(1).abs().amax(dim=1) > 0).all()
-
-
-def test_trainable_parameters_get_a_gradient(model, images, labels):
-    cross_entropy(predictor(model.train()), labels)(images).sum().backward()
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    assert trained
-    assert any(p.grad is not None and p.grad.abs().max() > 0 for p in trained)
-    assert all(p.grad is None for p in model.parameters() if not p.requires_grad)
-
-
-@pytest.mark.parametrize("mode", ["eval", "train"])
-def test_an_attack_does_not_change_the_model(mode, model, images, labels, generator):
-    model.train()
-    before = copy.deepcopy(model)
-    with attack_mode(model, mode):
-        attack = PGD(steps=2, relative_step=0.5)
-        attacked = attack(cross_entropy(predictor(model), labels), images, Linf(0.05), generator)
-    assert (attacked != images).flatten(1).any(dim=1).all()
-    torch.testing.assert_close(model.state_dict(), before.state_dict(), rtol=0, atol=0)
-    assert [m.training for m in model.modules()] == [m.training for m in before.modules()]
-    assert [p.requires_grad for p in model.parameters()] == [
-        p.requires_grad for p in before.parameters()
-    ]
-    assert all(parameter.grad is None for parameter in model.parameters())
-
-
-def test_saving_and_loading_give_identical_logits(model, images, tmp_path):
-    save(model, tmp_path)
-    loaded = load(tmp_path)
-    assert loaded.config == model.config
-    assert torch.equal(predictor(loaded)(images), predictor(model)(images))
-
-
-def test_a_loaded_model_trains_the_same_parameters(model, tmp_path):
-    save(model, tmp_path)
-    assert {name for name, p in load(tmp_path).named_parameters() if p.requires_grad} == {
-        name for name, p in model.named_parameters() if p.requires_grad
-    }
-
-
-def test_a_copy_gives_the_same_logits_and_shares_no_tensors(model, images):
-    twin = copy.deepcopy(model)
-    expected = predictor(model)(images)
-    assert torch.equal(predictor(twin)(images), expected)
-    with torch.no_grad():
-        for tensor in twin.state_dict().values():
-            tensor.zero_()
-    assert torch.equal(predictor(model)(images), expected)
-
-
-def test_unsuitable_images_are_refused(model, images):
+def test_unsuitable_images_are_refused(model, images, labels):
     with pytest.raises(ValueError, match="images must have 3 channels and at least 8x8 pixels"):
-        predictor(model)(images[:, :, :5, :5])
+        ModelCase(model, images, labels, classes=3).predictor()(images[:, :, :5, :5])

@@ -15,7 +15,11 @@ from equipoise.api.evaluation_inputs import (
     load_surrogates,
     resolve_inputs,
 )
-from equipoise.api.evaluation_settings import EvaluationChoices, EvaluationSettings
+from equipoise.api.evaluation_settings import (
+    EvaluationChoices,
+    EvaluationSettings,
+    trusted_code,
+)
 from equipoise.api.model_source import LoadedModel
 from equipoise.attacks.goals import misclassified
 from equipoise.attacks.losses import margin
@@ -29,6 +33,7 @@ from equipoise.runtime.environment import environment
 from equipoise.runtime.errors import InvalidInput
 from equipoise.runtime.reporter import NullReporter, Reporter
 from equipoise.runtime.seeds import derive_seed
+from equipoise.runtime.trust import trusting
 
 BATCH = 256
 """Images that are scored at once."""
@@ -93,24 +98,25 @@ def attack(
         >>> metadata["strengths"][0]["file"], metadata["strengths"][0]["images"]
         ('epsilon_0.1.npz', 8)
     """
-    loaded, images, settings = resolve_inputs(str(model), (dataset, data), evaluation, choices)
-    _check(settings.evaluation, images.split, png)
-    profiles: list[Profile] = []
-    settings = replace(settings, on_profile=profiles.append)
-    reporter = reporter or NullReporter()
-    with AdversarialFolder.open(out, _request(loaded, images, settings, png)) as folder:
-        run_evaluation(
-            loaded,
-            images,
-            settings,
-            surrogates=load_surrogates(settings.surrogates, choices.get("trust", ())),
-            checks=False,
-            workers=choices.get("workers", 1),
-            reporter=reporter,
-        )
-        for found in _strengths(loaded.network, images, settings, profiles[-1], png):
-            folder.write(found)
-        return folder.finish(environment())
+    with trusting(*trusted_code(choices, data)):
+        loaded, images, settings = resolve_inputs(str(model), (dataset, data), evaluation, choices)
+        _check(settings.evaluation, images.split, png)
+        profiles: list[Profile] = []
+        settings = replace(settings, on_profile=profiles.append)
+        reporter = reporter or NullReporter()
+        with AdversarialFolder.open(out, _request(loaded, images, settings, png)) as folder:
+            run_evaluation(
+                loaded,
+                images,
+                settings,
+                surrogates=load_surrogates(settings.surrogates, choices.get("trust", ())),
+                checks=False,
+                workers=choices.get("workers", 1),
+                reporter=reporter,
+            )
+            for found in _strengths(loaded.network, images, settings, profiles[-1], png):
+                folder.write(found)
+            return folder.finish(environment())
 
 
 def _request(

@@ -10,6 +10,7 @@ from torch import nn
 
 from equipoise.api.datasets import part_of, source_of
 from equipoise.api.evaluation_inputs import check_count
+from equipoise.api.evaluation_settings import trusted_code
 from equipoise.api.model_source import at_preference, find_model, loaded_module
 from equipoise.attacks import PGD
 from equipoise.attacks.threat import Linf
@@ -21,7 +22,7 @@ from equipoise.runtime.environment import environment
 from equipoise.runtime.errors import InvalidInput
 from equipoise.runtime.files import write_json
 from equipoise.runtime.reporter import NullReporter, Reporter
-from equipoise.runtime.trust import Trusted
+from equipoise.runtime.trust import Trusted, trusting
 
 
 def evaluate_corruptions(
@@ -69,7 +70,8 @@ def evaluate_corruptions(
     corrupted, reporter = CorruptedSet(folder=Path(folder)), reporter or NullReporter()
     names = corrupted.corruptions()
     if dataset is None and (data is not None or "dataset" in loaded.card):
-        dataset = source_of(loaded.card, data).load()
+        with trusting(*trusted_code({"trust": trust}, data)):
+            dataset = source_of(loaded.card, data).load()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     network = network.to(device)
     classes = _classes(network, corrupted, names[0], device)

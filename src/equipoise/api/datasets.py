@@ -5,11 +5,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from equipoise.data import SOURCES, DataSet, DataSource, HuggingFace, ImageFolder, Split, recognise
+from equipoise.data import (
+    SOURCES,
+    DataSet,
+    DataSource,
+    HuggingFace,
+    ImageFolder,
+    ImportedData,
+    Split,
+    recognise,
+)
 from equipoise.data.formats import located
 from equipoise.recipes import from_json
 from equipoise.runtime.errors import InvalidInput
 from equipoise.runtime.seeds import derive_seed
+from equipoise.runtime.trust import names_function
 
 
 def source_of(card: dict[str, Any], data: Path | None) -> DataSource:
@@ -38,13 +48,14 @@ def named_source(name: str | None, data: Path | None = None, size: int | None = 
     """A data set by its short name, or by its path alone.
 
     Args:
-        name: A key of ``SOURCES``; ``None`` recognises the format of ``data``.
+        name: A key of ``SOURCES``, or the ``module:function`` that reads data of your own; ``None``
+            recognises the format of ``data``.
         data: Its folder or file.
         size: Height and width to which images are resized.
 
     Raises:
-        ValueError: If there is neither name nor path, the data set has no folder, or a fixed image
-            size.
+        ValueError: If there is neither name nor path, no data set of that name, or the data set
+            has no folder, or a fixed image size.
 
     Example:
         >>> named_source("digits")
@@ -52,8 +63,15 @@ def named_source(name: str | None, data: Path | None = None, size: int | None = 
         >>> named_source("imagefolder", size=32).size
         32
     """
-    if name is not None:
+    if name in SOURCES:
         source: DataSource = SOURCES[name]()
+    elif names_function(name):
+        source = ImportedData(function=str(name))
+    elif name is not None:
+        raise InvalidInput(
+            f"--dataset must be one of {', '.join(SOURCES)}, or the module:function that reads "
+            f"your own data, got {name!r}."
+        )
     elif data is not None:
         source = recognise(data)
     else:

@@ -19,7 +19,11 @@ from equipoise.api.evaluation_inputs import (
     resolve_inputs,
 )
 from equipoise.api.evaluation_result import EvaluationResult
-from equipoise.api.evaluation_settings import EvaluationChoices, EvaluationSettings
+from equipoise.api.evaluation_settings import (
+    EvaluationChoices,
+    EvaluationSettings,
+    trusted_code,
+)
 from equipoise.api.fresh_state import known_results, run_from_fresh_state
 from equipoise.api.model_source import LoadedModel
 from equipoise.attacks.threat import THREATS, Threat
@@ -45,6 +49,7 @@ from equipoise.recipes import Evaluation
 from equipoise.runtime.files import read_json, write_json
 from equipoise.runtime.reporter import NullReporter, Reporter
 from equipoise.runtime.run_folder import RunFolder
+from equipoise.runtime.trust import trusting
 
 MARKED_IMAGES = 1000
 """Number of images, the first ones, from which the numbers of marks are taken."""
@@ -96,7 +101,8 @@ def evaluate(
         >>> result.accuracy[0.1], result.checks_passed  # doctest: +SKIP
         (0.889, True)
     """
-    with torch.inference_mode(False), torch.enable_grad():
+    code = trusted_code(choices, data)
+    with torch.inference_mode(False), torch.enable_grad(), trusting(*code):
         return _evaluate(
             model, data_of(model, data, dataset), evaluation, checks, reporter, choices
         )

@@ -11,11 +11,10 @@ from torch import nn
 
 from equipoise.evaluation.external_files import file_sha256
 from equipoise.evaluation.profile import Order, Profile
-from equipoise.evaluation.suites import SuiteName
 from equipoise.recipes import Evaluation, to_json
 from equipoise.runtime.errors import InvalidInput
 from equipoise.runtime.seeds import derive_seed
-from equipoise.runtime.trust import Trusted
+from equipoise.runtime.trust import Trusted, names_function
 
 SearchPrecision = Literal["32-true", "bf16-mixed"]
 
@@ -27,7 +26,7 @@ class EvaluationChoices(TypedDict, total=False):
 
     Attributes:
         epsilons: Strengths in pixel units.
-        suites: Attack suites, in order.
+        suites: Attack suites, in order: names of ours, or ``module:function`` for your own.
         steps: Steps of each search in ``quick``, ``adaptive`` and ``transfer``.
         restarts: Random restarts in ``quick``.
         images: Number of images; ``None`` for all.
@@ -55,7 +54,7 @@ class EvaluationChoices(TypedDict, total=False):
     """
 
     epsilons: Sequence[float]
-    suites: Sequence[SuiteName]
+    suites: Sequence[str]
     steps: int
     restarts: int
     images: int | None
@@ -196,3 +195,20 @@ def split_choices(choices: EvaluationChoices) -> tuple[dict[str, Any], dict[str,
         return {name: value for name, value in choices.items() if name in names}
 
     return fields_of(Evaluation), fields_of(EvaluationSettings)
+
+
+def trusted_code(choices: EvaluationChoices, data: Any = None) -> tuple[Trusted, ...]:
+    """Return the code that an evaluation may run: what is trusted, and what the caller names.
+
+    A suite or a reader that only a model's card names is not among it.
+
+    Args:
+        choices: The caller's choices.
+        data: The caller's data.
+
+    Example:
+        >>> trusted_code({"suites": ("quick", "my_package:my_suite"), "trust": ("my_models",)})
+        ('my_models', 'my_package:my_suite')
+    """
+    named = filter(names_function, (*choices.get("suites", ()), data))
+    return (*choices.get("trust", ()), *map(str, named))

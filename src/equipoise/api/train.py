@@ -26,22 +26,24 @@ from equipoise.runtime.errors import InvalidInput, RunError
 from equipoise.runtime.files import read_json, write_json
 from equipoise.runtime.reporter import NullReporter, Reporter
 from equipoise.runtime.run_folder import RunFolder
-from equipoise.runtime.trust import Trusted, trusting
+from equipoise.runtime.trust import Trusted, call_trusted_function, names_function, trusting
 from equipoise.training.stage import Stage
 
 
 def find_recipe(name: str) -> Recipe:
-    """A recipe by its name, or the one that a run has stored.
+    """A recipe by its name, from a function of your own, or the one that a run has stored.
 
     Args:
-        name: A name from ``equipoise list``, a ``recipe.json``, or a run folder.
+        name: A name from ``equipoise list``, ``module:function`` (it is called: name only what you
+            trust), a ``recipe.json``, or a run folder.
 
     Returns:
         The recipe.
 
     Raises:
-        ValueError: If there is no such recipe; the message names similar ones.
-        RunError: If the file cannot be read.
+        ValueError: If there is no such recipe, in which case the message names similar ones, or
+            the function returns anything else.
+        RunError: If the file cannot be read, or the function not be imported.
 
     Example:
         >>> recipe = find_recipe("pgd_at_digits")
@@ -51,6 +53,12 @@ def find_recipe(name: str) -> Recipe:
     if name in RECIPES:
         return RECIPES[name]()
     path = Path(name)
+    if names_function(name) and not path.exists():
+        with trusting(name):  # the caller asked for this function by name
+            made = call_trusted_function(name, {})
+        if not isinstance(made, Recipe):
+            raise InvalidInput(f"{name} must return a Recipe, got {type(made).__name__}.")
+        return made
     if RunFolder(path).recipe.is_file():
         path = RunFolder(path).recipe
     if path.is_file():

@@ -11,6 +11,7 @@ from typing import Any, TypedDict
 from rich.console import Console
 from torch import nn
 
+from equipoise.api.evaluation_settings import trusted_code
 from equipoise.api.resume_checks import differences, set_failed_aside
 from equipoise.attacks.threat import Norm
 from equipoise.data import Augmentation, DataSet, Split, as_split, recognise
@@ -173,7 +174,8 @@ def _save(model: nn.Module, folder: Path) -> None:
 
 def _training_split(data: Any) -> Split:
     if isinstance(data, str | Path):
-        data = recognise(Path(data)).load()
+        with trusting(*trusted_code({}, data)):  # the caller asked for it by name
+            data = recognise(Path(data)).load()
     return data.train if isinstance(data, DataSet) else as_split(data)
 
 

@@ -12,8 +12,6 @@ from equipoise.cli.options import (
     Model,
     Number,
     Preference,
-    Sources,
-    Suites,
     Trust,
     console,
     optional,
@@ -32,7 +30,8 @@ class AttackFlags:
     Args:
         epsilons: Attack strengths, such as 0 1/255 2/255 4/255 8/255; by default the recipe's.
         suites: Attack suites, in order: quick, tables, paper, standard, autoattack, adaptive,
-            ratios, queries, transfer. By default the recipe's.
+            ratios, queries, transfer, or module:function for your own attacks. By default the
+            recipe's.
         steps: Steps per search in the suites quick, adaptive and transfer.
         restarts: Random restarts in the suite quick.
         images: Attack N images: the first ones, or evenly spaced ones if images are sorted by
@@ -40,26 +39,26 @@ class AttackFlags:
         part: test, or validation for the images held out of training; choose settings on those.
         norm: Norm of the threat, Linf or L2.
         dataset: Data set, other than the one that the model was trained on: digits, cifar10,
-            cifar100, svhn, tinyimagenet, imagefolder, huggingface or npz.
-        data: Folder or file of data, whose format is recognised.
+            cifar100, svhn, tinyimagenet, imagefolder, huggingface, npz, or module:function.
+        data: Folder or file of data, whose format is recognised, or module:function.
         size: With a folder of images, resize them to this height and width.
         surrogates: Models that the suite transfer attacks in place of MODEL.
         logits: Which part of the model's output holds the logits: a key, an index, or binary.
-        trust: Modules whose code may run to build an external network, and .pt2 files that may be
-            read.
+        trust: Modules whose code may run because a model or its recipe names it, and .pt2 files
+            that may be read.
         workers: Processes that share the batches.
         seed: Random seed for the attacks.
         batch_size: Images attacked at once.
     """
 
     epsilons: Annotated[Epsilons, optional("EPSILON...")] = ()
-    suites: Annotated[tuple[Suites, ...] | None, optional("SUITE...", name="suite")] = None
+    suites: Annotated[tuple[str, ...] | None, optional("SUITE...", name="suite")] = None
     steps: Count = None
     restarts: Count = None
     images: Count = None
     part: Annotated[Literal["test", "validation"] | None, optional("PART")] = None
     norm: Annotated[Literal["Linf", "L2"] | None, optional("NORM")] = None
-    dataset: Annotated[Sources | None, optional("NAME")] = None
+    dataset: Annotated[str | None, optional("NAME")] = None
     data: Data = None
     size: Annotated[int | None, optional("PIXELS")] = None
     surrogates: Annotated[tuple[str, ...], optional("MODEL...")] = ()
@@ -80,10 +79,13 @@ class AttackFlags:
     def load_dataset(self) -> "DataSet | None":
         """Load the data set of ``--dataset`` or ``--size``, if one of them is given."""
         from equipoise.api.datasets import named_source
+        from equipoise.runtime.trust import names_function, trusting
 
         if self.dataset is None and self.size is None:
             return None
-        return named_source(self.dataset, self.data, self.size).load()
+        named_here = [str(name) for name in (self.dataset, self.data) if names_function(name)]
+        with trusting(*self.trust, *named_here):
+            return named_source(self.dataset, self.data, self.size).load()
 
 
 def attack(

@@ -10,6 +10,7 @@ import tyro
 
 from equipoise.cli.attack import AttackFlags, attack
 from equipoise.cli.catalogue import list_recipes
+from equipoise.cli.check_extension import check_extension
 from equipoise.cli.demo import demo
 from equipoise.cli.deploy import card, export, predict
 from equipoise.cli.evaluate import EvaluateFlags, evaluate
@@ -17,8 +18,8 @@ from equipoise.cli.options import errors
 from equipoise.cli.report import compare, report
 from equipoise.cli.reproduce import reproduce
 from equipoise.cli.train import train_recipe
-from equipoise.cli.values import REGISTRY, did_you_mean
-from equipoise.runtime.errors import InvalidInput, UserError
+from equipoise.cli.values import REGISTRY
+from equipoise.runtime.errors import InvalidInput, UserError, did_you_mean
 from equipoise.runtime.signals import INTERRUPTED, REQUEUE, Terminated, end_on_sigterm
 
 
@@ -28,8 +29,9 @@ def train(
     """Train a recipe. `equipoise train RECIPE --help` shows its flags.
 
     Args:
-        recipe: A name from `equipoise list`, the folder or recipe.json of an earlier run, or `afs`
-            to stack saved models: `equipoise train afs --extractors runs/a runs/b`.
+        recipe: A name from `equipoise list`, module:function for your own, the folder or
+            recipe.json of an earlier run, or `afs` to stack saved models: `equipoise train afs
+            --extractors runs/a runs/b`.
     """
     # Only this help is used: ``_run`` hands a recipe's flags to ``train_recipe``.
     raise AssertionError("parsed by train_recipe")
@@ -47,6 +49,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "predict": predict,
     "card": card,
     "reproduce": reproduce,
+    "check-extension": check_extension,
 }
 for _command in (*COMMANDS.values(), EvaluateFlags, AttackFlags):
     # tyro wraps help text to the terminal, but keeps line breaks inside a function's "Args:".

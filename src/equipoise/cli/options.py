@@ -2,27 +2,13 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import tyro
 from rich.console import Console
 
 from equipoise.runtime.signals import exit_status
 
-Suites = Literal[
-    "quick",
-    "tables",
-    "paper",
-    "standard",
-    "autoattack",
-    "adaptive",
-    "ratios",
-    "queries",
-    "transfer",
-]
-Sources = Literal[
-    "digits", "cifar10", "cifar100", "svhn", "tinyimagenet", "imagefolder", "huggingface", "npz"
-]
 console = Console()
 errors = Console(stderr=True, soft_wrap=True)
 

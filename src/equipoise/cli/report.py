@@ -7,7 +7,6 @@ from equipoise.cli.options import (
     Data,
     Number,
     Records,
-    Suites,
     Switch,
     Trust,
     console,
@@ -20,7 +19,7 @@ from equipoise.runtime.errors import InvalidInput
 def report(
     records: Records,
     *,
-    suite: Annotated[Suites | None, optional("SUITE")] = None,
+    suite: Annotated[str | None, optional("SUITE")] = None,
     per_class: Switch = False,
     into: Annotated[Path | None, optional("FILE.md")] = None,
     out: Annotated[Path | None, optional("FILE")] = None,

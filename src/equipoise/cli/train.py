@@ -5,16 +5,15 @@ import sys
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 import tyro
 from rich.console import Console
 
 from equipoise.cli.deploy import export_and_print, export_form
 from equipoise.cli.evaluate import evaluate_and_print
-from equipoise.cli.options import Sources, console, exit_interrupted, print_line
+from equipoise.cli.options import console, exit_interrupted, print_line
 from equipoise.cli.values import REGISTRY
-from equipoise.runtime.errors import InvalidInput
 from equipoise.runtime.run_folder import RunFolder
 from equipoise.runtime.signals import Interrupted
 
@@ -81,6 +80,7 @@ def parse(name: str, arguments: list[str]) -> TrainCommand:
         short_flags,
     )
     from equipoise.data.formats import located
+    from equipoise.runtime.trust import names_function
 
     prog = f"equipoise train {name}"
     early = _recipe_arguments(arguments)
@@ -101,9 +101,12 @@ def parse(name: str, arguments: list[str]) -> TrainCommand:
         registry=REGISTRY,
     )
     recipe = options.recipe
-    if options.data is not None:
+    if options.data is not None and (early.dataset or not names_function(options.data)):
         recipe = replace(recipe, dataset=located(recipe.dataset, options.data))
-    named_here = [code for code in (early.network, *early.extractors) if code and ":" in code]
+    words = [argument.rpartition("=")[2] for argument in arguments]
+    named_here = [word for word in words if names_function(word)]
+    if names_function(name):
+        named_here.append(name.partition(":")[0])  # the recipe's objective, suite and data, too
     return TrainCommand(
         recipe=recipe,
         options=options,
@@ -134,9 +137,6 @@ def _base_recipe(name: str, early: argparse.Namespace, *, for_help: bool) -> "Re
         name = "afs_digits"  # has the same flags, and needs no models
     recipe = stacking(early.extractors) if name == "afs" else find_recipe(name)
     if early.dataset is not None:
-        if early.dataset not in get_args(Sources):
-            names = ", ".join(get_args(Sources))
-            raise InvalidInput(f"--dataset must be one of {names}, got {early.dataset!r}.")
         recipe = replace(recipe, dataset=named_source(early.dataset))
     elif early.data is not None and not for_help:
         recipe = replace(recipe, dataset=recognise(early.data, like=recipe.dataset))

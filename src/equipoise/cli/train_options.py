@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from equipoise.cli.options import Data, Number, Sources, Switch, Trust, optional
+from equipoise.cli.options import Data, Number, Switch, Trust, optional
 from equipoise.cli.values import REGISTRY
 from equipoise.methods import AFA, AFS, SingleNetwork
 from equipoise.recipes import Recipe
@@ -20,10 +20,11 @@ from equipoise.runtime.errors import InvalidInput
 class CommonOptions:
     """Flags that do not depend on the recipe and that most people need."""
 
-    source: Annotated[Sources | None, optional("NAME", name="dataset")] = None
-    """Data set: digits, cifar10, cifar100, svhn, tinyimagenet, imagefolder, huggingface or npz."""
+    source: Annotated[str | None, optional("NAME", name="dataset")] = None
+    """Data set: digits, cifar10, cifar100, svhn, tinyimagenet, imagefolder, huggingface, npz, or
+    module:function for your own."""
     data: Data = None
-    """Folder or file of data; without --dataset, its format is recognised."""
+    """Folder or file of data; without --dataset, its format is recognised. Or module:function."""
     network: Annotated[str | None, optional("MODULE:FUNCTION")] = None
     """Function that makes your own network, used in place of the recipe's."""
     out: Annotated[Path | None, optional("FOLDER")] = None

@@ -1,6 +1,5 @@
 """How values on the command line are read, with errors that name the rule and what was given."""
 
-import difflib
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
@@ -10,6 +9,8 @@ from tyro.constructors import (
     PrimitiveTypeInfo,
     UnsupportedTypeAnnotationError,
 )
+
+from equipoise.runtime.errors import did_you_mean
 
 REGISTRY = ConstructorRegistry()
 """Rules for ``tyro.cli``: numbers, choices, and ``None`` for the flags that may be left out."""
@@ -98,14 +99,3 @@ def _optional(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
             ["None"] if value is None else inner.str_from_instance(value)
         ),
     )
-
-
-def did_you_mean(word: str, known: Any) -> str:
-    """End a sentence about an unknown word with the nearest known one, if any is near.
-
-    Example:
-        >>> did_you_mean("trian", ["train", "list"]), did_you_mean("x", ["train"])
-        ('; did you mean train?', '.')
-    """
-    near = difflib.get_close_matches(word, known, n=1)
-    return f"; did you mean {near[0]}?" if near else "."

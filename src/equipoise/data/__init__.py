@@ -5,6 +5,8 @@ A source (``Digits()``, ``Cifar10(folder=...)``) is a small frozen description t
 that an epsilon is always in pixel units.
 """
 
+from collections.abc import Callable
+
 from equipoise.data.augmentation import Augmentation
 from equipoise.data.cifar import Cifar10, Cifar100
 from equipoise.data.dataset import DataError, DataSet, Split
@@ -12,13 +14,14 @@ from equipoise.data.digits import Digits
 from equipoise.data.formats import DataSource, recognise
 from equipoise.data.hugging_face import HuggingFace
 from equipoise.data.image_folder import ImageFolder
+from equipoise.data.imported import ImportedData
 from equipoise.data.in_memory import as_split
 from equipoise.data.memory_mapped import MappedImages
 from equipoise.data.npz import NpzFile
 from equipoise.data.svhn import SVHN
 from equipoise.data.tiny_imagenet import TinyImageNet
 
-SOURCES: dict[str, type[DataSource]] = {
+SOURCES: dict[str, Callable[[], DataSource]] = {
     "digits": Digits,
     "cifar10": Cifar10,
     "cifar100": Cifar100,
@@ -28,7 +31,7 @@ SOURCES: dict[str, type[DataSource]] = {
     "huggingface": HuggingFace,
     "npz": NpzFile,
 }
-"""Every source by its name on the command line."""
+"""Every source by its name on the command line; your own has ``module:function`` there."""
 
 __all__ = [
     "SOURCES",
@@ -42,6 +45,7 @@ __all__ = [
     "Digits",
     "HuggingFace",
     "ImageFolder",
+    "ImportedData",
     "MappedImages",
     "NpzFile",
     "Split",

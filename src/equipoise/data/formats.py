@@ -10,11 +10,23 @@ from equipoise.data.decode import SUFFIXES
 from equipoise.data.digits import Digits
 from equipoise.data.hugging_face import LABELS_FILE, HuggingFace, is_saved_to_disk
 from equipoise.data.image_folder import ImageFolder
+from equipoise.data.imported import ImportedData
 from equipoise.data.npz import NpzFile
 from equipoise.data.svhn import SVHN
 from equipoise.data.tiny_imagenet import TinyImageNet
+from equipoise.runtime.trust import names_function
 
-DataSource = Digits | Cifar10 | Cifar100 | SVHN | TinyImageNet | ImageFolder | HuggingFace | NpzFile
+DataSource = (
+    Digits
+    | Cifar10
+    | Cifar100
+    | SVHN
+    | TinyImageNet
+    | ImageFolder
+    | HuggingFace
+    | NpzFile
+    | ImportedData
+)
 
 _PUBLISHED: dict[type[Cifar10 | Cifar100 | SVHN | TinyImageNet], tuple[str, ...]] = {
     Cifar10: (
@@ -38,7 +50,7 @@ def recognise(path: Path, like: DataSource | None = None) -> DataSource:
     """Find out how to read a folder or file.
 
     Args:
-        path: The folder or file.
+        path: The folder or file, or ``module:function``, which reads data of your own.
         like: A source whose settings are kept if its format fits. A published data set is also
             kept for parquet files, whose contents are not looked at, and for an unknown format.
 
@@ -55,6 +67,8 @@ def recognise(path: Path, like: DataSource | None = None) -> DataSource:
         >>> type(recognise(folder)).__name__
         'HuggingFace'
     """
+    if names_function(path) and not path.exists():
+        return ImportedData(function=str(path))
     check_exists(path)
     kind = _kind(path)
     published = isinstance(like, tuple(_PUBLISHED))

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from equipoise.evaluation.quick_accuracy import robust_accuracy
     from equipoise.evaluation.record import EvaluationFacts, model_internals, record_of
     from equipoise.evaluation.robustness_profile import SearchOptions, measure_profile
-    from equipoise.evaluation.suites import Suite, SuiteName, suites_for
+    from equipoise.evaluation.suite import Suite, SuiteName
+    from equipoise.evaluation.suites import suites_for
     from equipoise.evaluation.verification import EvaluationError
 
 __all__ = [
@@ -48,7 +49,8 @@ _MODULES = {
     "quick_accuracy": ("robust_accuracy",),
     "record": ("EvaluationFacts", "model_internals", "record_of"),
     "robustness_profile": ("SearchOptions", "measure_profile"),
-    "suites": ("Suite", "SuiteName", "suites_for"),
+    "suite": ("Suite", "SuiteName"),
+    "suites": ("suites_for",),
     "verification": ("EvaluationError",),
 }
 __getattr__ = lazy_names(__name__, _MODULES)

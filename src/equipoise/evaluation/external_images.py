@@ -23,7 +23,7 @@ from equipoise.evaluation.external_files import (
     clean_images,
     strength_of,
 )
-from equipoise.evaluation.suites import Suite
+from equipoise.evaluation.suite import Suite
 from equipoise.types import Images, Labels, Predict
 
 EXTERNAL = "external"

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from equipoise.evaluation.attack import Kind
 from equipoise.evaluation.statistics import wilson_interval
-from equipoise.evaluation.suites import Suite
+from equipoise.evaluation.suite import Suite
 from equipoise.evaluation.verification import Rescoring
 
 NEVER = -1

@@ -15,7 +15,7 @@ from equipoise.attacks.threat import Threat
 from equipoise.data import Split
 from equipoise.evaluation.profile import NEVER, Profile
 from equipoise.evaluation.random_draws import interval_of_mean
-from equipoise.evaluation.suites import Suite
+from equipoise.evaluation.suite import Suite
 from equipoise.models import AdaptiveNetwork, FeatureStack
 from equipoise.models.attack_mode.context import attack_mode
 from equipoise.records.epsilon import format_epsilon

@@ -16,7 +16,7 @@ from equipoise.evaluation.cache import BROKEN, UNKNOWN, EvaluationCache
 from equipoise.evaluation.fresh_copy import FreshCopies
 from equipoise.evaluation.profile import NEVER, AttackOutcome, Order, Profile
 from equipoise.evaluation.single_draw import single_draw_accuracy
-from equipoise.evaluation.suites import Suite
+from equipoise.evaluation.suite import Suite
 from equipoise.evaluation.verification import misclassified_images, rescore
 from equipoise.evaluation.work_unit import EvaluationContext, Precision, WorkUnit
 from equipoise.evaluation.workers import Workers

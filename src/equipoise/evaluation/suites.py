@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,23 +14,14 @@ from equipoise.evaluation.attack import Attack, Loss, SearchAttack
 from equipoise.evaluation.autoattack_part import AutoAttackPart
 from equipoise.evaluation.cache import weights_hash
 from equipoise.evaluation.gate_attacks import gate_attacks
+from equipoise.evaluation.imported import imported_suite
 from equipoise.evaluation.near_misses import NearMisses
+from equipoise.evaluation.suite import Suite, check_suite_names
 from equipoise.models import AdaptiveNetwork, FeatureStack
 from equipoise.models.conditional_network import FixedPreference
 from equipoise.runtime.errors import InvalidInput
+from equipoise.runtime.trust import names_function
 from equipoise.types import Images
-
-SuiteName = Literal[
-    "quick",
-    "tables",
-    "paper",
-    "standard",
-    "autoattack",
-    "adaptive",
-    "ratios",
-    "queries",
-    "transfer",
-]
 
 NEAREST = 0.3
 """Share of its clean margin below which an image gets the longer attack of ``quick``."""
@@ -42,32 +33,9 @@ QUERIES_WITHOUT_GRADIENTS = 1000
 """Least number of queries for an image of a model without gradients."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Suite:
-    """Attacks that are reported together.
-
-    Args:
-        name: Name of the suite, the title of its column.
-        attacks: The attacks, in order.
-        independent: Run each attack on all images, whatever other attacks have broken, so that each
-            has its own accuracy. Otherwise each attack sees only the images that survive so far.
-
-    Example:
-        >>> from equipoise.attacks import APGD
-        >>> from equipoise.evaluation import SearchAttack, Suite
-        >>> attack = SearchAttack(name="apgd-dlr", search=APGD(steps=200), loss="dlr")
-        >>> Suite(name="mine", attacks=(attack,)).attacks[0].describe()["steps"]
-        200
-    """
-
-    name: str
-    attacks: tuple[Attack, ...]
-    independent: bool = False
-
-
 def suites_for(
     model: nn.Module,
-    names: Sequence[SuiteName],
+    names: Sequence[str],
     *,
     classes: int,
     steps: int = 20,
@@ -99,6 +67,7 @@ def suites_for(
               Left out for other models.
             - ``"queries"``: Square at ``QUERY_BUDGETS``, each on all images.
             - ``"transfer"``: PGD on each surrogate.
+            - ``"module:function"``: attacks of another package, see ``imported_suite``.
         classes: Number of classes. With fewer than 4, the margin replaces DLR.
         steps: Number of steps of each search in ``quick``, ``adaptive``, ``ratios`` and
             ``transfer``, of epsilon / 4.
@@ -111,8 +80,9 @@ def suites_for(
         the attacks that need them.
 
     Raises:
-        ValueError: If ``transfer`` is named without surrogates, or if there are too few classes for
-            ``autoattack``.
+        ValueError: If ``transfer`` is named without surrogates, there are too few classes for
+            ``autoattack``, or there is no suite of a name.
+        RunError: If a suite of another package is not trusted.
 
     Source:
         AFA Sec. 5.2 and Table 3; AFS Table IV; Croce and Hein 2020. Deviations: in
@@ -133,9 +103,14 @@ def suites_for(
         raise InvalidInput(
             f"names must be a sequence of suites, got the text {names!r}; write [{names!r}]."
         )
-    suites = []
+    check_suite_names(names)
+    suites: list[Suite] = []
+    imported: list[Suite] = []
     for name in names:
-        if name == "quick":
+        if names_function(name):
+            imported.append(imported_suite(name, {"model": model, "classes": classes}))
+            suites.append(imported[-1])
+        elif name == "quick":
             suites.append(Suite(name=name, attacks=_quick(classes, steps, restarts)))
         elif name in ("tables", "paper"):
             attacks = _tables() if name == "tables" else (*_tables(), _square(queries=5000))
@@ -165,7 +140,9 @@ def suites_for(
             suites.append(Suite(name=name, attacks=_adaptive_preference(model, steps)))
         elif isinstance(model, FeatureStack) and (attacks := _adaptive_stack(model, steps)):
             suites.append(Suite(name=name, attacks=attacks))
-    return suites if getattr(model, "gives_gradients", True) else _without_gradients(suites)
+    if getattr(model, "gives_gradients", True):
+        return suites
+    return [suite if suite in imported else _without_gradients(suite) for suite in suites]
 
 
 def _queries(attack: Attack) -> int:
@@ -173,16 +150,13 @@ def _queries(attack: Attack) -> int:
     return search.queries if isinstance(search, Square) else 0
 
 
-def _without_gradients(suites: list[Suite]) -> list[Suite]:
+def _without_gradients(suite: Suite) -> Suite:
     """Replace the attacks that need a gradient of the model by noise and Square."""
-    remaining = []
-    for suite in suites:
-        attacks = tuple(a for a in suite.attacks if a.kind in ("black box", "transfer"))
-        if not any(attack.kind == "transfer" for attack in attacks):
-            enough = tuple(a for a in attacks if _queries(a) >= QUERIES_WITHOUT_GRADIENTS)
-            attacks = (_noise(), *(enough or (_square(queries=QUERIES_WITHOUT_GRADIENTS),)))
-        remaining.append(replace(suite, attacks=attacks))
-    return remaining
+    attacks = tuple(a for a in suite.attacks if a.kind in ("black box", "transfer"))
+    if not any(attack.kind == "transfer" for attack in attacks):
+        enough = tuple(a for a in attacks if _queries(a) >= QUERIES_WITHOUT_GRADIENTS)
+        attacks = (_noise(), *(enough or (_square(queries=QUERIES_WITHOUT_GRADIENTS),)))
+    return replace(suite, attacks=attacks)
 
 
 def _noise() -> Attack:

@@ -20,7 +20,7 @@ from equipoise.data import Split
 from equipoise.evaluation.attack import WITNESSES, Attack, AttackResult, Autocast
 from equipoise.evaluation.external_images import ExternalImages
 from equipoise.evaluation.fresh_copy import FreshCopies, StatefulModelError, ask, differs
-from equipoise.evaluation.suites import Suite
+from equipoise.evaluation.suite import Suite
 from equipoise.evaluation.verification import EvaluationError
 from equipoise.models.attack_mode.context import attack_mode
 from equipoise.records.epsilon import format_epsilon
@@ -33,7 +33,7 @@ PACKAGE = Path(__file__).parents[1]
 CODE = (
     *("attacks/*", "distributed/shared_generator"),
     *(f"evaluation/{name}" for name in ("attack", "autoattack_part", "near_misses")),
-    *("evaluation/suites", "evaluation/work_unit"),
+    *("evaluation/suite", "evaluation/suites", "evaluation/work_unit"),
     *("evaluation/asked_model", "evaluation/random_draws", "evaluation/external_*"),
 )
 """Globs of the package's modules whose code, together with the model, decides what attacks find."""

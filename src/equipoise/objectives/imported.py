@@ -9,7 +9,7 @@ from equipoise.attacks.pgd import StartNoise
 from equipoise.objectives.base import Batch, Objective, objective_at
 from equipoise.runtime.errors import InvalidInput
 from equipoise.runtime.json_argument import JsonObject
-from equipoise.runtime.trust import import_trusted_function
+from equipoise.runtime.trust import call_trusted_function
 from equipoise.types import Images, Labels, PerImage, Predict
 
 
@@ -79,12 +79,7 @@ class ImportedObjective:
 @functools.cache
 def _made(function: str, arguments: str) -> Objective:
     """The objective that a function makes from JSON arguments; a process makes it once."""
-    try:
-        objective = import_trusted_function(function)(**json.loads(arguments))
-    except TypeError as error:
-        raise InvalidInput(
-            f"{function} cannot be called with the arguments {arguments} ({error})."
-        ) from error
+    objective = call_trusted_function(function, json.loads(arguments))
     if isinstance(objective, Objective):
         return objective
     lacking = [name for name in _PARTS if not hasattr(objective, name)]

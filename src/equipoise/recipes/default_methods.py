@@ -1,13 +1,12 @@
 """Methods by name for any data: those of the compact recipes, at the strength that is asked for."""
 
 from dataclasses import fields, replace
-from difflib import get_close_matches
 from typing import Any
 
 from equipoise.attacks.threat import Norm
 from equipoise.methods import AnyMethod, TrainingAttack
 from equipoise.recipes.cifar10_compact import CIFAR10_COMPACT, TOP
-from equipoise.runtime.errors import InvalidInput
+from equipoise.runtime.errors import InvalidInput, did_you_mean
 from equipoise.training.schedule import Schedule
 
 SUFFIX = "_cifar10_compact"
@@ -39,11 +38,10 @@ def default_method(
         (0.0, 0.00784313725490196, 0.01568627450980392)
     """
     if name not in METHODS:
-        near = get_close_matches(name, METHODS, n=1)
-        hint = (
-            f"did you mean {near[0]}?" if near else "name one, or pass a method such as AFA(...)."
+        raise InvalidInput(
+            f"method must be one of {', '.join(METHODS)}, or an object such as AFA(...), got "
+            f"{name!r}{did_you_mean(name, METHODS)}"
         )
-        raise InvalidInput(f"method must be one of {', '.join(METHODS)}, got {name!r}; {hint}")
     method: Any = METHODS[name]().method
     own = replace(method.attack, warm_up=ATTACK.warm_up)  # a single step that is the method's
     attack = own if name in ("gat", "nfgsm") else ATTACK

@@ -1,6 +1,5 @@
 """Backbones as frozen dataclasses that a recipe stores."""
 
-import inspect
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -14,7 +13,7 @@ from equipoise.models import PreActResNet, ResNet, ResNet9, WideResNet
 from equipoise.models.io.external import import_network, load_initial_weights
 from equipoise.runtime.errors import InvalidInput
 from equipoise.runtime.json_argument import JsonObject
-from equipoise.runtime.trust import import_trusted_function
+from equipoise.runtime.trust import matching_arguments
 from equipoise.training.stage import MakeNetwork
 
 
@@ -139,9 +138,8 @@ class ImportedNetwork:
 
     def maker(self, dataset: DataSet) -> MakeNetwork:
         """Return a function that makes a fresh network for a data set; its code must be trusted."""
-        parameters = inspect.signature(import_trusted_function(self.function)).parameters
         known = {"classes": dataset.classes, "channels": dataset.channels}
-        arguments = {name: value for name, value in known.items() if name in parameters}
+        arguments = matching_arguments(self.function, known)
 
         def make() -> nn.Module:
             network = import_network(

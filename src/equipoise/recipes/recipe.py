@@ -12,7 +12,7 @@ from cattrs.strategies import configure_tagged_union
 
 from equipoise.attacks.threat import Norm, check_strengths
 from equipoise.data import Augmentation, DataSource
-from equipoise.evaluation import SuiteName
+from equipoise.evaluation.suite import check_suite_names
 from equipoise.methods import AFA, OAT, AnyMethod, Gate
 from equipoise.objectives import AnyObjective
 from equipoise.objectives.fat import FATBase
@@ -28,7 +28,8 @@ class Evaluation:
 
     Args:
         epsilons: Attack strengths in pixel units; 0 is always evaluated.
-        suites: Suites of attacks, in order. The headline is the worst case over all of them.
+        suites: Suites of attacks, in order: names of ours, or ``module:function``. The headline is
+            the worst case over all of them.
         steps: Steps of each search, of epsilon / 4 each.
         restarts: Random restarts of each search in the suite ``quick``.
         images: Number of images, chosen as by ``Split.first``; ``None`` for all.
@@ -37,8 +38,8 @@ class Evaluation:
         norm: Norm of the threat.
 
     Raises:
-        ValueError: If ``images`` is below 1, there is no strength or no suite, a suite is named
-            twice, or the norm cannot have such a strength.
+        ValueError: If ``images`` is below 1, there is no strength or no suite, a suite is unknown
+            or named twice, or the norm cannot have such a strength.
 
     Example:
         >>> Evaluation(epsilons=(0.0, 8 / 255), suites=("quick", "autoattack")).steps
@@ -50,7 +51,7 @@ class Evaluation:
     """
 
     epsilons: Epsilons
-    suites: tuple[SuiteName, ...] = ("quick", "adaptive")
+    suites: tuple[str, ...] = ("quick", "adaptive")
     steps: int = 20
     restarts: int = 1
     images: int | None = None
@@ -64,6 +65,7 @@ class Evaluation:
         for field, values in (("epsilons", self.epsilons), ("suites", self.suites)):
             if not values:
                 raise InvalidInput(f"{field} must name at least one, got none.")
+        check_suite_names(self.suites)
         repeated = {name for name in self.suites if self.suites.count(name) > 1}
         if repeated:
             raise InvalidInput(f"suites must differ, but {', '.join(repeated)} is named twice.")

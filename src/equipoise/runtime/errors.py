@@ -1,5 +1,8 @@
 """Errors that the user caused and can fix; their base class distinguishes them from bugs."""
 
+import difflib
+from collections.abc import Iterable
+
 
 class UserError(Exception):
     """Base of all errors whose message is written for the user.
@@ -26,3 +29,14 @@ class RunError(UserError, RuntimeError):
 
 class TrainingError(RunError):
     """Training that cannot continue; the message says why and what to change."""
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """End a sentence about an unknown word with the nearest known one, if any is near.
+
+    Example:
+        >>> did_you_mean("trian", ["train", "list"]), did_you_mean("x", ["train"])
+        ('; did you mean train?', '.')
+    """
+    near = difflib.get_close_matches(word, list(known), n=1)
+    return f"; did you mean {near[0]}?" if near else "."

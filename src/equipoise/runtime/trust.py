@@ -1,19 +1,22 @@
 """Permission to run code that files name.
 
-A model folder can name a function that builds its network, and a ``torch.export`` file can itself
-hold code. Neither is imported or read unless the caller trusts it.
+A model folder can name a function that builds its network, a recipe one that makes its objective,
+suite or data, and a ``torch.export`` file can itself hold code. None of them is imported or read
+unless the caller trusts it.
 """
 
 import importlib
+import inspect
 import os
+import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
-from equipoise.runtime.errors import RunError
+from equipoise.runtime.errors import InvalidInput, RunError
 
 Trusted = str | Callable[..., Any]
 """Code that may run: a module, ``module:function``, a function, or the path of an exported file."""
@@ -68,6 +71,60 @@ def check_file(path: Path) -> None:
             f"read. If you trust its author, pass --trust {path} on the command line or "
             f'trust=("{path}",) in Python. ONNX files and model folders hold no code.'
         )
+
+
+def names_function(text: Any) -> bool:
+    """Return whether a text, or a path, is written ``module:function``.
+
+    Example:
+        >>> [names_function(text) for text in ("my_package.data:reader", "digits", "hf://me/model")]
+        [True, False, False]
+    """
+    written = str(text) if isinstance(text, str | Path) else ""
+    return re.fullmatch(r"[^\W\d][\w.]*:[^\W\d]\w*", written) is not None
+
+
+def call_trusted_function(
+    name: str, arguments: Mapping[str, Any], offered: Mapping[str, Any] | None = None
+) -> Any:
+    """Import a function if it is trusted, and call it.
+
+    Args:
+        name: ``module:function``.
+        arguments: Its keyword arguments.
+        offered: Further arguments; it gets those that are named like one of its parameters.
+
+    Returns:
+        What it returns.
+
+    Raises:
+        RunError: If the function is not trusted or does not exist.
+        ValueError: If it does not take these arguments.
+
+    Example:
+        >>> with trusting("json"):
+        ...     call_trusted_function("json:dumps", {"obj": [1]}, {"obj": 2, "speed": 3})
+        '[1]'
+    """
+    function = import_trusted_function(name)
+    given = matching_arguments(name, offered or {}) | {**arguments}
+    try:
+        inspect.signature(function).bind(**given)
+    except TypeError as error:
+        raise InvalidInput(
+            f"{name} cannot be called with the arguments {dict(arguments)} ({error})."
+        ) from error
+    return function(**given)
+
+
+def matching_arguments(name: str, offered: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those of the offered arguments that are named like a parameter of a trusted function.
+
+    Raises:
+        RunError: If the function is not trusted or does not exist.
+    """
+    parameters = inspect.signature(import_trusted_function(name)).parameters
+    return {key: value for key, value in offered.items() if key in parameters}
 
 
 def import_trusted_function(name: str) -> Callable[..., Any]:

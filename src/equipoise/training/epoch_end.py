@@ -74,13 +74,11 @@ def _validate(run: StageRun, validate: Validation, entry: Entry) -> None:
 
 def _is_better(position: Position, budget: float | None, clean: float, score: float) -> bool:
     """Whether weights are better than the best so far: within the budget first, then robust."""
-    if budget is None or position.best_epoch < 0:
-        return score > position.best_score
-    least = position.accuracy["start"]["0"] - budget
-    before = position.accuracy["best"]["0"]
-    if before >= least and clean >= least:
-        return score > position.best_score
-    return clean > before
+    if budget is not None and position.best_epoch >= 0:
+        before = position.accuracy["best"]["0"]
+        if min(before, clean) < position.accuracy["start"]["0"] - budget:
+            return clean > before
+    return score > position.best_score
 
 
 def _raise_alarms(
