@@ -45,7 +45,7 @@ def package(tmp_path, monkeypatch, few_digits, no_self_checks):
 
 
 @pytest.fixture
-def trained(tmp_path_factory, request):
+def trained():
     """A run of the page's recipe."""
     run("train", "my_package:recipe")
     forget()
@@ -101,7 +101,7 @@ def test_records_tables_and_cards_name_imported_code(trained, capsys):
     assert record["data"] == "few_digits"
     assert [suite["name"] for suite in record["suites"]] == ["quick", "my_package:suite"]
     attacks = record["suites"][1]["attacks"]
-    assert [attack["name"] for attack in attacks] == ["corners", "apgd-50"]
+    assert [attack["name"] for attack in attacks] == ["corners", "apgd-20"]
     assert {attack["imported"] for attack in attacks} == {"my_package:suite"}
     assert all(re.fullmatch("[0-9a-f]{64}", attack["source_sha256"]) for attack in attacks)
     assert attacks[0]["tries"] == 10

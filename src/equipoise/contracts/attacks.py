@@ -135,9 +135,10 @@ def leaves_the_clean_images_alone(case: AttackCase) -> None:
 
 def leaves_the_model_as_it_was(case: AttackCase) -> None:
     """Weights, buffers, gradients, ``requires_grad`` and the modes of all layers."""
-    with attack_mode(case.network):
+    images, labels = case.images()
+    with attack_mode(case.network):  # which would undo some changes
         before = state_of(case.network)
-        case.run(Linf(0.1))
+        case.attack.run(case.network, images, labels, Linf(0.1), seeded())
         require_unchanged(case.network, before)
 
 

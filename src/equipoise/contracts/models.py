@@ -92,9 +92,9 @@ def the_gradient_reaches_every_image(case: ModelCase) -> None:
 def trainable_parameters_get_a_gradient(case: ModelCase) -> None:
     """In train mode, and the frozen ones none."""
     model = copy.deepcopy(case.model).train()
-    cross_entropy(case.predictor(model), case.labels)(case.images).sum().backward()
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     require(bool(trained), "it has no parameter that requires a gradient")
+    cross_entropy(case.predictor(model), case.labels)(case.images).sum().backward()
     moved = any(p.grad is not None and bool(p.grad.abs().max() > 0) for p in trained)
     require(moved, "no parameter gets a gradient")
     frozen = [p for p in model.parameters() if not p.requires_grad]
