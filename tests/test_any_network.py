@@ -265,11 +265,12 @@ def test_weights_that_cannot_be_used_are_refused(photographs, tmp_path):
     path = tmp_path / "other.safetensors"
     safetensors.torch.save_file(other.network.state_dict(), path)
     (tmp_path / "damaged.safetensors").write_bytes(b"nothing")
+    torch.save({"net": other}, tmp_path / "pickle.pt")
     for name, message in {
         "other.safetensors": r"does not fit Small: .*norm.weight",
-        "damaged.safetensors": "is damaged",
+        "damaged.safetensors": "cannot be read as tensors and plain values",
         "missing.safetensors": "does not exist",
-        "pickle.pt": r"must be a .safetensors file, got .*pickle.pt: other files can contain code",
+        "pickle.pt": r"pickle.pt cannot be read as tensors and plain values; anything else is rej",
     }.items():
         make = network("small", weights=tmp_path / name).maker(photographs)
         with pytest.raises(RunError, match=message):
