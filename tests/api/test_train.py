@@ -126,7 +126,7 @@ def test_a_run_whose_loss_became_nan_makes_room_for_another(tmp_path, data):
     with pytest.raises(TrainingError) as caught:
         train(wild, tmp_path / "run", dataset=data)
     assert "--method.schedule.clip-norm 1" in str(caught.value)
-    assert "The same command with other settings, without --resume, starts anew" in str(
+    assert "The same command with other settings, without --resume, starts a new run" in str(
         caught.value
     )
     train(recipe, tmp_path / "run", dataset=data)

@@ -71,7 +71,7 @@ def weights(folder, stage):
 def test_a_dry_run_reports_what_is_left_and_trains_nothing(tmp_path, workers):
     messages = []
     made = reproduce(
-        ["afs-table-3"], CUT, out=tmp_path, dry_run=True, reporter=listening(messages), workers=8
+        ["afs-table-3"], CUT, out=tmp_path, mode="plan", reporter=listening(messages), workers=8
     )
     assert made.files == ()
     assert workers.names == []
@@ -141,7 +141,7 @@ def test_data_of_a_figure_are_computed_from_the_models_and_cached(tmp_path, work
     assert workers.names == ["afa_digits 0"]
     record = reproduction.results["afa_digits"][0].record
     assert (record["images"], record["search_precision"]) == (12, "bf16-mixed")
-    reproduce(["afa-fig-6"], changed, out=tmp_path, only_finished=True)
+    reproduce(["afa-fig-6"], changed, out=tmp_path, mode="finished")
     texts = {
         name: (tmp_path / "tiny" / f"{name}.md").read_text()
         for name in ENTRIES
@@ -185,11 +185,11 @@ def test_a_stack_uses_networks_that_equal_its_extractors(tmp_path, workers, stac
         inside = {key: value for key, value in stack.items() if key.startswith(prefix)}
         assert len(inside) == len(member)
         assert all(torch.equal(inside[prefix + key], value) for key, value in member.items())
-    # With only_finished, results are shown without training; other rows are only published.
+    # Of what is finished, results are shown without training; other rows are only published.
     workers.names.clear()
     names = ["afs-table-4", "afs-fig-1", "afs-fig-3", "afa-fig-3", "afa-table-4", "afs-table-5"]
     reproduction = reproduce(
-        names, stack_of_singles, out=tmp_path, only_finished=True, reporter=listening(messages)
+        names, stack_of_singles, out=tmp_path, mode="finished", reporter=listening(messages)
     )
     assert workers.names == []
     assert [entry.name for entry in reproduction.entries] == [
@@ -293,7 +293,7 @@ def test_a_figure_of_models_is_left_out_until_one_seed_has_all_models(tmp_path, 
     reproduce(["afs-fig-3"], CUT, seeds=(0, 1), out=tmp_path)
     for name in ("pgd_at_digits_budget_1__seed0", "pgd_at_digits__seed1"):
         shutil.rmtree(tmp_path / "tiny" / "runs" / name)
-    ask = partial(reproduce, ["afs-fig-3"], CUT, seeds=(0, 1), out=tmp_path, only_finished=True)
+    ask = partial(reproduce, ["afs-fig-3"], CUT, seeds=(0, 1), out=tmp_path, mode="finished")
     assert ask(reporter=listening(messages)).entries == ()
     assert messages == [
         "afs-fig-3 is left out; not finished: pgd_at_digits, pgd_at_digits_budget_1"

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import torch
 from torch import nn
@@ -25,6 +25,20 @@ from equipoise.runtime.reporter import NullReporter, Reporter
 from equipoise.runtime.trust import Trusted, trusting
 
 
+class ModelLoading(TypedDict, total=False):
+    """How a model is loaded and asked.
+
+    Attributes:
+        logits: Which part of the model's output holds the logits.
+        preference: For OAT, the value of lambda.
+        trust: Code that a model folder names and that may run.
+    """
+
+    logits: str | None
+    preference: float | None
+    trust: Sequence[Trusted]
+
+
 def evaluate_corruptions(
     model: Path | str | nn.Module,
     folder: Path,
@@ -33,10 +47,8 @@ def evaluate_corruptions(
     data: Path | None = None,
     images: int | None = None,
     batch_size: int = 256,
-    logits: str | None = None,
-    preference: float | None = None,
-    trust: Sequence[Trusted] = (),
     reporter: Reporter | None = None,
+    **loading: Unpack[ModelLoading],
 ) -> tuple[dict[str, Any], Path]:
     """Measure the accuracy on each corruption at each severity, and on clean images.
 
@@ -48,10 +60,8 @@ def evaluate_corruptions(
         data: Folder of that data set, if it is elsewhere on this machine.
         images: Use only this many images of each severity, and clean ones; all by default.
         batch_size: Images at once.
-        logits: Which part of the model's output holds the logits.
-        preference: For OAT, the value of lambda.
-        trust: Code that a model folder names and that may run.
         reporter: Receives progress.
+        loading: See ``ModelLoading``.
 
     Returns:
         The result, with ``clean``, ``corruptions`` (accuracies by name, severity 1 first) and
@@ -62,11 +72,12 @@ def evaluate_corruptions(
         DataError: If images cannot be read.
         ValueError: If the model does not fit the images.
     """
+    logits, trust = loading.get("logits"), loading.get("trust", ())
     if isinstance(model, nn.Module):
         loaded = loaded_module(model, logits)
     else:
         loaded = find_model(str(model), logits, trust)
-    network, name = at_preference(loaded.network, loaded.name, preference)
+    network, name = at_preference(loaded.network, loaded.name, loading.get("preference"))
     corrupted, reporter = CorruptedSet(folder=Path(folder)), reporter or NullReporter()
     names = corrupted.corruptions()
     if dataset is None and (data is not None or "dataset" in loaded.card):

@@ -52,7 +52,8 @@ def reproduce(
         with Terminal(console) as terminal:
             reproduction = run_entries(
                 entries, SCALES[scale], seeds=range(seeds), out=out, data=data,
-                only_finished=only_finished, dry_run=dry_run, reporter=terminal.named,
+                mode="plan" if dry_run else "finished" if only_finished else "run",
+                reporter=terminal.named,
             )  # fmt: skip
     except Interrupted:
         errors.print("stopped; finished work is saved. Run the same command to continue.")

@@ -76,7 +76,7 @@ def its_stages_have_names_of_their_own_and_need_only_earlier_ones(case: RecipeCa
         missing = set(stage.needs) - seen
         require(not missing, f"stage {stage.name} needs {', '.join(missing)}, which come later")
         unique = stage.name not in seen and "/" not in stage.name
-        require(unique, f"the name {stage.name} is used twice, or is no name of a folder")
+        require(unique, f"the name {stage.name} is used twice, or cannot name a folder")
         seen.add(stage.name)
 
 

@@ -16,7 +16,7 @@ import os
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -76,8 +76,7 @@ def reproduce(
     out: Path = Path("runs/reproduce"),
     data: Path | None = None,
     workers: int | None = None,
-    only_finished: bool = False,
-    dry_run: bool = False,
+    mode: Literal["run", "finished", "plan"] = "run",
     reporter: Callable[[str], Reporter] | None = None,
 ) -> Reproduction:
     """Reproduce tables and figures.
@@ -90,9 +89,9 @@ def reproduce(
         data: Folder of the data set, or one that holds a folder for each: ``cifar10``, ``svhn``.
         workers: Number of models trained at the same time; by default one for each CPU core, or one
             on a GPU.
-        only_finished: Train and evaluate nothing. Rows without a result show their published values
-            alone; entries without any result are left out.
-        dry_run: Only report the remaining work and its estimated duration.
+        mode: ``"finished"`` trains and evaluates nothing: rows without a result show their
+            published values alone, and entries without any result are left out. ``"plan"`` only
+            reports the remaining work and its estimated duration.
         reporter: Function that returns the reporter of a job, given the job's name. That of the
             job ``""`` receives the remaining work and its estimated duration before it starts.
 
@@ -109,7 +108,7 @@ def reproduce(
         >>> import tempfile
         >>> from equipoise.report.papers import SCALES
         >>> folder = Path(tempfile.mkdtemp())
-        >>> made = reproduce(["afs-table-5"], SCALES["tiny"], out=folder, only_finished=True)
+        >>> made = reproduce(["afs-table-5"], SCALES["tiny"], out=folder, mode="finished")
         >>> [file.relative_to(folder).as_posix() for file in made.files]  # doctest: +ELLIPSIS
         ['tiny/afs-table-5.md', 'tiny/afs-table-5.csv', ..., 'tiny/README.md']
     """
@@ -122,13 +121,13 @@ def reproduce(
         model.check_recipe()
     load, reporter = _Loader(), reporter or (lambda name: NullReporter())
     log = reporter("").log
-    if only_finished:
+    if mode == "finished":
         models, surrogates = finished_models(models, surrogates)
         entries = _drawable(entries, scale, models, log)
     else:
         workers = workers or (1 if torch.cuda.is_available() else os.cpu_count() or 1)
         _announce(models, surrogates, load, workers, log)
-        if dry_run:
+        if mode == "plan":
             return Reproduction(entries=(), results={}, files=())
         _run(models, surrogates, workers, reporter)
     results: dict[str, Sequence[Result]] = {**_results(models, surrogates)}

@@ -131,7 +131,7 @@ def _train_step(run: StageRun) -> None:
         run.ranks.on_rank_zero(lambda: write_json(run.folder / FAILED, {"reason": where}))
         kept = (run.folder / CURRENT).exists()
         kept_in = f" Earlier checkpoints are kept in {run.folder}." if kept else ""
-        again = "The same command with other settings, without --resume, starts anew."
+        again = "The same command with other settings, without --resume, starts a new run."
         raise TrainingError(f"{where}{kept_in} {error.remedy} {again}") from error
     is_last = position.batch == run.batches.per_epoch - 1
     if position.batch % 5 == 0 or is_last:
