@@ -35,6 +35,8 @@ def test_a_notebook_runs(path, tmp_path):
         if cell.get("outputs") is not None
         and ("print" in cell.source or cell.source.strip().splitlines()[-1].isidentifier())
     )
+    for cell in notebook.cells:
+        cell.source = cell.source.replace("images=200", "images=60")  # all that there are here
     notebook.cells.insert(0, nbformat.v4.new_code_cell(FEW_DIGITS))
     nbclient.NotebookClient(
         notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": tmp_path}}
