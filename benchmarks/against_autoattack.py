@@ -14,12 +14,12 @@ from typing import Any
 import torch
 
 from equipoise import load
-from equipoise.api.datasets import source_of
 from equipoise.attacks.threat import THREATS
 from equipoise.evaluation import measure_profile, suites_for
 from equipoise.models import ConditionalNetwork
 from equipoise.models.io.model_folder import read_config
 from equipoise.recipes import Evaluation, from_json
+from equipoise.recipes.datasets import source_of
 from equipoise.runtime.environment import environment
 from equipoise.runtime.files import read_json, write_json
 

@@ -10,13 +10,13 @@ from typing import Any
 from unittest import mock
 
 from equipoise import load
-from equipoise.api.datasets import source_of
 from equipoise.attacks.threat import Linf
 from equipoise.evaluation import free_gate as module
 from equipoise.evaluation import measure_profile, suites_for
 from equipoise.evaluation.free_gate import free_gate
 from equipoise.models import AdaptiveNetwork
 from equipoise.models.io.model_folder import read_config
+from equipoise.recipes.datasets import source_of
 from equipoise.runtime.environment import environment
 from equipoise.runtime.files import read_json, write_bytes, write_json
 

@@ -14,11 +14,11 @@ from typing import Any
 import torch
 
 from equipoise import load
-from equipoise.api.datasets import source_of
 from equipoise.attacks import APGD, Square
 from equipoise.attacks.threat import Linf
 from equipoise.evaluation import SearchAttack, Suite, measure_profile, suites_for
 from equipoise.models.io.model_folder import read_config
+from equipoise.recipes.datasets import source_of
 from equipoise.runtime.environment import environment
 from equipoise.runtime.files import write_json
 

@@ -17,7 +17,6 @@ from equipoise.runtime.lazy_names import lazy_names
 if TYPE_CHECKING:
     from equipoise.api.evaluate import evaluate
     from equipoise.api.evaluation_result import EvaluationResult, compare
-    from equipoise.api.publish import push
     from equipoise.api.train import find_recipe, train
     from equipoise.api.train_network import stack
     from equipoise.attacks import APGD, PGD, Square
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
     from equipoise.attacks.threat import L2, Linf
     from equipoise.data import as_split
     from equipoise.deployment import export_model
+    from equipoise.deployment.publish import push
     from equipoise.methods import AFA, AFS, OAT, SingleNetwork
     from equipoise.models import fuse_branches, load, save, with_branches
     from equipoise.recipes import RECIPES, Evaluation, Recipe
@@ -71,7 +71,7 @@ _MODULES = {
     "recipes": ("RECIPES", "Evaluation", "Recipe"),
     "api.evaluate": ("evaluate",),
     "api.evaluation_result": ("EvaluationResult", "compare"),
-    "api.publish": ("push",),
+    "deployment.publish": ("push",),
     "api.train": ("find_recipe", "train"),
     "api.train_network": ("stack",),
     "data": ("as_split",),

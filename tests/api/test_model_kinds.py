@@ -14,12 +14,12 @@ from torch import nn
 
 from equipoise.api.evaluate import evaluate
 from equipoise.api.fresh_state import run_from_fresh_state
-from equipoise.api.model_source import LoadedModel
 from equipoise.attacks.threat import Linf
 from equipoise.evaluation import measure_profile, suites_for
 from equipoise.evaluation.asked_model import AskedModel, draws_of
 from equipoise.evaluation.fresh_copy import FreshCopies, FreshEachCall, StateCheck, is_reset
 from equipoise.evaluation.model_kinds import ask_rightly
+from equipoise.models.io.model_source import LoadedModel
 from equipoise.runtime.errors import InvalidInput
 
 IMAGES = 40

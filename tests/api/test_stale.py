@@ -230,7 +230,7 @@ def test_a_stateful_model_has_a_finding_that_says_so(data, tmp_path):
 def test_the_demo_uses_a_record_again_only_of_the_same_weights(tmp_path, monkeypatch):
     recipe, calls = tiny.recipe(), []
     monkeypatch.setattr(demo, "train", lambda *arguments, **settings: None)
-    monkeypatch.setattr(demo.publish, "weights_sha256", lambda folder: "these weights")
+    monkeypatch.setattr(demo, "weights_sha256", lambda folder: "these weights")
     monkeypatch.setattr(demo, "evaluate", lambda folder, reporter: calls.append(folder) or [{}])
     settings = EvaluationSettings(evaluation=recipe.evaluation).to_json()
     made = tiny.record() | {"weights_sha256": "these weights", "settings": settings}

@@ -8,15 +8,15 @@ import tiny
 import torch
 
 from equipoise import load
-from equipoise.api import publish
 from equipoise.api.demo import DEMO, demo
 from equipoise.api.evaluate import evaluate
 from equipoise.api.train import find_recipe, train
 from equipoise.data import DataError
+from equipoise.deployment import publish
 from equipoise.evaluation import images_hash, measure_profile
 from equipoise.models import AdaptiveNetwork, save, with_conditioning
 from equipoise.models.io import model_folder
-from equipoise.models.io.model_folder import ModelFolderError, read_config
+from equipoise.models.io.model_folder import ModelFolderError, read_config, weights_sha256
 from equipoise.recipes import Evaluation, to_json
 from equipoise.records.files import read_record
 from equipoise.runtime.environment import commit
@@ -465,7 +465,7 @@ def test_training_and_evaluation_update_the_models_card(tmp_path, trained, data)
 def test_a_record_stores_the_weights_hash_and_a_card_the_image_size(tmp_path, trained, data):
     shutil.copytree(trained / "model", tmp_path / "model")
     record, _ = evaluate(tmp_path / "model", evaluation=QUICK, dataset=data)
-    assert record["weights_sha256"] == publish.weights_sha256(tmp_path / "model")
+    assert record["weights_sha256"] == weights_sha256(tmp_path / "model")
     assert read_config(tmp_path / "model")["card"]["image_shape"] == [1, 8, 8]
 
 
@@ -473,7 +473,7 @@ def test_a_record_stores_the_weights_hash_and_a_card_the_image_size(tmp_path, tr
 def test_a_record_stores_the_hash_of_the_evaluated_weights(tmp_path, trained, data, monkeypatch):
     place = tmp_path / "model"
     shutil.copytree(trained / "model", place)
-    evaluated = publish.weights_sha256(place)
+    evaluated = weights_sha256(place)
 
     def replaced(*arguments, **settings):
         save(tiny.wide_resnet(seed=5), place, read_config(place)["card"])
@@ -481,7 +481,7 @@ def test_a_record_stores_the_hash_of_the_evaluated_weights(tmp_path, trained, da
 
     monkeypatch.setattr("equipoise.api.evaluate.measure_profile", replaced)
     record, _ = evaluate(place, evaluation=QUICK, dataset=data)
-    assert record["weights_sha256"] == evaluated != publish.weights_sha256(place)
+    assert record["weights_sha256"] == evaluated != weights_sha256(place)
 
 
 @pytest.mark.slow

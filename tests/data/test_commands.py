@@ -12,7 +12,6 @@ from commands import output, refused, run
 from sklearn.datasets import load_digits
 from writers import write_images
 
-from equipoise.api.datasets import named_source
 from equipoise.data import (
     SOURCES,
     Cifar10,
@@ -23,6 +22,7 @@ from equipoise.data import (
     NpzFile,
 )
 from equipoise.recipes import RECIPES, from_json, to_json
+from equipoise.recipes.datasets import named_source
 from equipoise.records.files import iterate_records, read_record
 from equipoise.runtime.files import read_json
 

@@ -311,7 +311,7 @@ class Untraceable(nn.Module):
 @pytest.mark.filterwarnings("ignore:Converting a tensor:UserWarning")
 def test_a_network_that_cannot_be_traced_is_named(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(
-        "equipoise.api.model_source.load", lambda folder, trust: Untraceable().eval()
+        "equipoise.models.io.model_source.load", lambda folder, trust: Untraceable().eval()
     )
     path = tmp_path / "file.pt2"
     with pytest.raises(ExportError, match="Untraceable cannot be exported: torch could not trace"):

@@ -8,7 +8,6 @@ from exportable import CARD, MODELS
 from PIL import Image
 from rich.console import Console
 
-from equipoise.api import publish
 from equipoise.deployment import (
     Prediction,
     export_model,
@@ -19,6 +18,7 @@ from equipoise.deployment import (
 from equipoise.deployment import predict as predict_module
 from equipoise.deployment.predict import estimated_strength
 from equipoise.models import load, save
+from equipoise.models.io.model_folder import weights_sha256
 from equipoise.runtime.errors import RunError
 from equipoise.runtime.files import write_json
 from equipoise.runtime.trust import trusting
@@ -42,7 +42,7 @@ def add_record(folder, means):
     record = tiny.record(
         "tiny",
         training_seed=0,
-        weights_sha256=publish.weights_sha256(folder / "model"),
+        weights_sha256=weights_sha256(folder / "model"),
         fusing_weight={"through_generator": curve, "through_robust_branch": curve},
     )
     write_json(folder / "records" / "tiny.json", record)

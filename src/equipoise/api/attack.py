@@ -20,7 +20,6 @@ from equipoise.api.evaluation_settings import (
     EvaluationSettings,
     trusted_code,
 )
-from equipoise.api.model_source import LoadedModel
 from equipoise.attacks.goals import misclassified
 from equipoise.attacks.losses import margin
 from equipoise.attacks.threat import THREATS
@@ -28,6 +27,7 @@ from equipoise.data import DataSet, Split
 from equipoise.evaluation import Profile, images_hash
 from equipoise.evaluation.eight_bit import EightBitImages, to_eight_bits
 from equipoise.models.attack_mode.context import attack_mode
+from equipoise.models.io.model_source import LoadedModel
 from equipoise.recipes import Evaluation
 from equipoise.runtime.environment import environment
 from equipoise.runtime.errors import InvalidInput

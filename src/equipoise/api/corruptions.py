@@ -8,15 +8,15 @@ from typing import Any, TypedDict, Unpack
 import torch
 from torch import nn
 
-from equipoise.api.datasets import part_of, source_of
 from equipoise.api.evaluation_inputs import check_count
 from equipoise.api.evaluation_settings import trusted_code
-from equipoise.api.model_source import at_preference, find_model, loaded_module
 from equipoise.attacks import PGD
 from equipoise.attacks.threat import Linf
 from equipoise.data import DataSet, Split
 from equipoise.data.corrupted import CorruptedSet
 from equipoise.evaluation import robust_accuracy
+from equipoise.models.io.model_source import at_preference, find_model, loaded_module
+from equipoise.recipes.datasets import part_of, source_of
 from equipoise.report.corruption_table import main_corruptions
 from equipoise.runtime.environment import environment
 from equipoise.runtime.errors import InvalidInput

@@ -6,11 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from equipoise.api import publish
 from equipoise.api.evaluate import evaluate
 from equipoise.api.evaluation_settings import EvaluationSettings
 from equipoise.api.train import train
 from equipoise.execution.process_pool import side_by_side
+from equipoise.models.io.model_folder import weights_sha256
 from equipoise.recipes import RECIPES, Recipe
 from equipoise.records.files import read_record
 from equipoise.runtime.reporter import NullReporter, Reporter
@@ -64,7 +64,7 @@ def train_and_evaluate(recipe: Recipe, folder: Path, *, reporter: Reporter) -> d
     path = RunFolder(folder).records / f"{recipe.name}__seed{recipe.seed}.json"
     if path.exists():
         record = read_record(path)
-        weights = publish.weights_sha256(RunFolder(folder).model)
+        weights = weights_sha256(RunFolder(folder).model)
         settings = EvaluationSettings(evaluation=recipe.evaluation).to_json()
         if record.get("weights_sha256") == weights and record.get("settings") == settings:
             return record

@@ -10,7 +10,6 @@ from typing import Any, Unpack
 import torch
 from torch import nn
 
-from equipoise.api import publish
 from equipoise.api.evaluation_inputs import (
     EvaluationImages,
     data_of,
@@ -25,9 +24,9 @@ from equipoise.api.evaluation_settings import (
     trusted_code,
 )
 from equipoise.api.fresh_state import known_results, run_from_fresh_state
-from equipoise.api.model_source import LoadedModel
 from equipoise.attacks.threat import THREATS, Threat
 from equipoise.data import DataSet, Split
+from equipoise.deployment.publish import write_card
 from equipoise.evaluation import (
     EvaluationFacts,
     Profile,
@@ -45,6 +44,8 @@ from equipoise.evaluation.fresh_copy import FreshCopies
 from equipoise.evaluation.model_kinds import ask_rightly, marks_of
 from equipoise.evaluation.self_checks import self_checks
 from equipoise.models import AdaptiveNetwork, count_parameters
+from equipoise.models.io.model_folder import home_of
+from equipoise.models.io.model_source import LoadedModel
 from equipoise.recipes import Evaluation
 from equipoise.runtime.files import read_json, write_json
 from equipoise.runtime.reporter import NullReporter, Reporter
@@ -129,8 +130,8 @@ def _evaluate(
         reporter=reporter or NullReporter(),
     )
     path = write_record(record, loaded, settings)
-    if loaded.folder is not None and publish.home_of(loaded.folder) == loaded.home:
-        publish.write_card(loaded.folder)
+    if loaded.folder is not None and home_of(loaded.folder) == loaded.home:
+        write_card(loaded.folder)
     return EvaluationResult(record, path)
 
 

@@ -9,17 +9,17 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from equipoise.api.datasets import part_of, source_of
 from equipoise.api.evaluation_settings import (
     EvaluationChoices,
     EvaluationSettings,
     split_choices,
 )
-from equipoise.api.model_source import LoadedModel, at_preference, find_model, loaded_module
 from equipoise.data import DataSet, Split, as_split, recognise
 from equipoise.evaluation import images_hash
 from equipoise.models.io.external import load_external
+from equipoise.models.io.model_source import LoadedModel, at_preference, find_model, loaded_module
 from equipoise.recipes import Evaluation, from_json
+from equipoise.recipes.datasets import part_of, source_of
 from equipoise.runtime.errors import InvalidInput, RunError
 from equipoise.runtime.trust import Trusted
 

@@ -7,7 +7,6 @@ from typing import Any
 
 from torch import nn
 
-from equipoise.api.model_source import LoadedModel
 from equipoise.attacks.threat import Threat
 from equipoise.data import Split
 from equipoise.evaluation import EvaluationCache, EvaluationError
@@ -22,6 +21,7 @@ from equipoise.evaluation.fresh_copy import (
 )
 from equipoise.evaluation.identity import mark_stateful, open_cache
 from equipoise.evaluation.self_check_finding import Finding
+from equipoise.models.io.model_source import LoadedModel
 from equipoise.runtime.run_folder import RunFolder
 
 Record = dict[str, Any]

@@ -12,14 +12,14 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor, nn
 
-from equipoise.api.datasets import part_of, source_of
-from equipoise.api.model_source import at_preference, find_model
 from equipoise.attacks import PGD
 from equipoise.attacks.goals import margin
 from equipoise.attacks.threat import THREATS
 from equipoise.evaluation import images_hash
 from equipoise.models.attack_mode.context import attack_mode
 from equipoise.models.io.model_folder import CONFIG, locate
+from equipoise.models.io.model_source import at_preference, find_model
+from equipoise.recipes.datasets import part_of, source_of
 from equipoise.report.compare import broken_at
 from equipoise.report.run_files import GALLERY_FORMAT, gallery_path
 from equipoise.report.score_card import preference_in

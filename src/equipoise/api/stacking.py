@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from equipoise.api.datasets import source_of
 from equipoise.data import Augmentation, DataSource
 from equipoise.methods import AFS
 from equipoise.models.io.external import is_external
 from equipoise.models.io.model_folder import locate, read_config
 from equipoise.recipes import RECIPES, Evaluation, Recipe, from_json
+from equipoise.recipes.datasets import source_of
 from equipoise.runtime.errors import InvalidInput
 
 

@@ -9,11 +9,11 @@ from typing import Any, TypedDict, Unpack, cast, overload
 from lightning_fabric import Fabric
 from torch import nn
 
-from equipoise.api import publish
 from equipoise.api.resume_checks import check_same_data, claimed
 from equipoise.api.stacking import card_of
 from equipoise.api.train_network import NetworkTraining, train_network
 from equipoise.data import DataSet
+from equipoise.deployment.publish import write_card
 from equipoise.distributed.ranks import Ranks, launched
 from equipoise.execution.local import check_answer, check_forward, execute, keeps_its_last_epoch
 from equipoise.methods import AFS
@@ -227,7 +227,7 @@ def _save(
             "commit": commit(),
         }
         save(model, folder, card)
-        publish.write_card(folder)
+        write_card(folder)
 
 
 def _check_networks(

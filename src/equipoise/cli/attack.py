@@ -78,7 +78,7 @@ class AttackFlags:
 
     def load_dataset(self) -> "DataSet | None":
         """Load the data set of ``--dataset`` or ``--size``, if one of them is given."""
-        from equipoise.api.datasets import named_source
+        from equipoise.recipes.datasets import named_source
         from equipoise.runtime.trust import names_function, trusting
 
         if self.dataset is None and self.size is None:

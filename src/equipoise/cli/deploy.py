@@ -104,7 +104,7 @@ def card(
         model: Run folder or model folder.
         robustbench: Also write an entry for RobustBench's model_info to this JSON file.
     """
-    from equipoise.api import publish
+    from equipoise.deployment import publish
 
     print_line(f"card: {publish.write_card(model)}")
     if robustbench is not None:

@@ -193,7 +193,7 @@ def evaluate_and_print(
         The records and their files.
     """
     from equipoise.api.evaluate import evaluate
-    from equipoise.api.model_source import find_model
+    from equipoise.models.io.model_source import find_model
     from equipoise.report import r_free_sentence, rich_checks, rich_columns, rich_table
     from equipoise.runtime.progress import Terminal
 

@@ -127,11 +127,11 @@ def _recipe_arguments(arguments: list[str]) -> argparse.Namespace:
 
 def _base_recipe(name: str, early: argparse.Namespace, *, for_help: bool) -> "Recipe":
     """The recipe before its fields are changed by flags."""
-    from equipoise.api.datasets import named_source
     from equipoise.api.stacking import stacking
     from equipoise.api.train import find_recipe
     from equipoise.data import recognise
     from equipoise.recipes import ImportedNetwork
+    from equipoise.recipes.datasets import named_source
 
     if name == "afs" and for_help and not early.extractors:
         name = "afs_digits"  # has the same flags, and needs no models

@@ -15,18 +15,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from equipoise.api import publish
-from equipoise.api.datasets import source_of
-from equipoise.api.model_source import (
-    LoadedModel,
-    at_preference,
-    find_model,
-    loaded_module,
-)
 from equipoise.attacks import PGD
 from equipoise.attacks.goals import margin
 from equipoise.attacks.threat import THREATS
 from equipoise.data import DataError, Split, as_split
+from equipoise.deployment import publish
 from equipoise.evaluation.cache import images_hash
 from equipoise.models import AdaptiveNetwork
 from equipoise.models.afa.layer_placement import first_convolution
@@ -34,6 +27,13 @@ from equipoise.models.attack_mode.context import attack_mode
 from equipoise.models.conditional_network import FixedPreference
 from equipoise.models.io.exported import CARD_FILE, CARD_KEY
 from equipoise.models.io.external import load_external
+from equipoise.models.io.model_source import (
+    LoadedModel,
+    at_preference,
+    find_model,
+    loaded_module,
+)
+from equipoise.recipes.datasets import source_of
 from equipoise.records.epsilon import format_epsilon
 from equipoise.report.score_card import score_card
 from equipoise.runtime.environment import commit

@@ -14,12 +14,12 @@ from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
-from equipoise.api import publish
-from equipoise.api.model_source import at_preference, find_model
+from equipoise.deployment import publish
 from equipoise.deployment.export import DeployedModel, image_shape
 from equipoise.deployment.read_image import find_images, load_image
 from equipoise.models.conditional_network import FixedPreference
 from equipoise.models.io.external import is_external, load_external
+from equipoise.models.io.model_source import at_preference, find_model
 from equipoise.records.epsilon import format_epsilon
 from equipoise.report.score_card import score_card
 from equipoise.runtime.errors import InvalidInput, RunError

@@ -8,6 +8,7 @@ arguments of trusted functions are not checked.
 """
 
 import contextlib
+import hashlib
 import json
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -34,6 +35,7 @@ from equipoise.models.model_config import config_of
 from equipoise.records.redaction import functions_named
 from equipoise.runtime.errors import InvalidInput, RunError
 from equipoise.runtime.files import read_json, write_bytes
+from equipoise.runtime.run_folder import RunFolder
 from equipoise.runtime.trust import Trusted, trusting
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
@@ -307,3 +309,21 @@ def _layers(config: Any) -> int:
 
 def _short(error: Exception) -> str:
     return " ".join(str(error).split())[:300].rstrip(".")
+
+
+def weights_sha256(folder: Path) -> str:
+    """SHA-256 of a model folder's weights file, which its records store."""
+    with (folder / WEIGHTS).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def home_of(folder: Path) -> Path:
+    """The folder with a model's records: its run folder, or the model folder itself if it is alone.
+
+    Example:
+        >>> home_of(Path("runs/afa_digits/model")).as_posix()
+        'runs/afa_digits'
+        >>> home_of(Path("downloads/my_model")).as_posix()
+        'downloads/my_model'
+    """
+    return folder.parent if folder == RunFolder(folder.parent).model else folder

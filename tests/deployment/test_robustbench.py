@@ -1,4 +1,4 @@
-from equipoise.report.robustbench import robustbench_entry
+from equipoise.deployment.robustbench import robustbench_entry
 from records import WIDE, document, record
 
 FIELDS = {

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 import pytest
 import tiny
 
-from equipoise.api import publish
+from equipoise.deployment import publish
 from equipoise.models import save, with_conditioning
 from equipoise.models.io.model_folder import ModelFolderError
 from equipoise.runtime.errors import RunError

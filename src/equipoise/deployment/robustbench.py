@@ -2,9 +2,9 @@
 
 import math
 
+from equipoise.deployment.model_card import architecture
 from equipoise.records.epsilon import format_epsilon
 from equipoise.report.marks import marks_of
-from equipoise.report.model_card import architecture
 from equipoise.report.record import Record, attack_count
 from equipoise.report.reliability import unreliable_reasons
 

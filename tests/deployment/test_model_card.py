@@ -1,7 +1,7 @@
 import pytest
 import yaml
 
-from equipoise.report.model_card import architecture, model_card
+from equipoise.deployment.model_card import architecture, model_card
 from records import RECORD, WIDE, document, record
 
 

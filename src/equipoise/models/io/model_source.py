@@ -7,13 +7,13 @@ from typing import Any
 
 from torch import nn
 
-from equipoise.api import publish
-from equipoise.models import AdaptiveNetwork, ConditionalNetwork, FeatureStack, load
-from equipoise.models.conditional_network import FixedPreference
+from equipoise.models.afa.adaptive_network import AdaptiveNetwork
+from equipoise.models.afs import FeatureStack
+from equipoise.models.conditional_network import ConditionalNetwork, FixedPreference
 from equipoise.models.io.external import is_external, load_external
 from equipoise.models.io.hub import HUB
 from equipoise.models.io.logits_of import LogitsOf
-from equipoise.models.io.model_folder import locate, read_config
+from equipoise.models.io.model_folder import home_of, load, locate, read_config, weights_sha256
 from equipoise.records.redaction import functions_named
 from equipoise.runtime.errors import InvalidInput
 from equipoise.runtime.trust import Trusted
@@ -68,12 +68,12 @@ def find_model(model: str, logits: str | None = None, trust: Sequence[Trusted] =
     card = document["card"]
     modules = tuple(name.partition(":")[0] for name in functions_named(document["model"]))
     network = load(folder, trust=trust)
-    weights = publish.weights_sha256(folder)  # now, because the folder may be rewritten later
+    weights = weights_sha256(folder)  # now, because the folder may be rewritten later
     if logits is not None:
         network = LogitsOf(network, logits).eval()
     name = card.get("name", folder.name)
     # Records do not belong in the cache of the hub.
-    home = Path("runs") / name if model.startswith(HUB) else publish.home_of(folder)
+    home = Path("runs") / name if model.startswith(HUB) else home_of(folder)
     return LoadedModel(
         network=network,
         card=card,
@@ -103,7 +103,7 @@ def loaded_module(
         ValueError: If it is in train mode.
 
     Example:
-        >>> from equipoise.api.model_source import loaded_module
+        >>> from equipoise.models.io.model_source import loaded_module
         >>> loaded_module(nn.Flatten().eval()).home.as_posix()
         'runs/Flatten'
     """

@@ -1,48 +1,31 @@
 """Write a model folder's card from its records, and upload the folder to the Hugging Face Hub."""
 
-import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from equipoise.deployment.model_card import model_card
+from equipoise.deployment.robustbench import robustbench_entry
 from equipoise.models.io.hub import HUB, upload
 from equipoise.models.io.model_folder import (
     CARD,
     CONFIG,
     WEIGHTS,
     ModelFolderError,
+    home_of,
     load,
     locate,
     read_config,
+    weights_sha256,
 )
 from equipoise.records.files import iterate_records
 from equipoise.records.redaction import without_folders
-from equipoise.report.model_card import model_card
-from equipoise.report.robustbench import robustbench_entry
 from equipoise.report.score_card import fullest_by_threat, preference_in, records_of_model
 from equipoise.runtime.errors import RunError
 from equipoise.runtime.files import write_bytes, write_json
 from equipoise.runtime.run_folder import RunFolder
 from equipoise.runtime.trust import Trusted
-
-
-def weights_sha256(folder: Path) -> str:
-    """SHA-256 of a model folder's weights file, which its records store."""
-    with (folder / WEIGHTS).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def home_of(folder: Path) -> Path:
-    """The folder with a model's records: its run folder, or the model folder itself if it is alone.
-
-    Example:
-        >>> home_of(Path("runs/afa_digits/model")).as_posix()
-        'runs/afa_digits'
-        >>> home_of(Path("downloads/my_model")).as_posix()
-        'downloads/my_model'
-    """
-    return folder.parent if folder == RunFolder(folder.parent).model else folder
 
 
 def records_of(folder: Path) -> list[dict[str, Any]]:
