@@ -201,6 +201,7 @@ def test_a_kill_during_the_first_write_does_not_block_the_folder(tmp_path, data,
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 75)])
+@pytest.mark.slow
 def test_a_signal_ends_with_its_exit_status_and_the_resume_command(
     tmp_path, monkeypatch, capsys, number, status
 ):

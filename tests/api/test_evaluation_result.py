@@ -122,6 +122,7 @@ def test_a_network_in_memory_is_exported(tmp_path):
         equipoise.export_model(linear(1.0), file)
 
 
+@pytest.mark.slow
 def test_images_that_lack_the_last_classes_say_how_to_name_them(tmp_path):
     network = nn.Sequential(nn.Flatten(), nn.Linear(64, 4)).eval()
     data = learnable().batch(slice(None))

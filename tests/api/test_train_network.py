@@ -51,6 +51,7 @@ def test_a_copy_is_trained_and_the_same_seed_gives_the_same_weights():
     assert not same_weights(trained[0], trained[2])
 
 
+@pytest.mark.slow
 def test_training_learns_what_can_be_learned():
     images, labels = learnable(256).batch(slice(None))
     trained = train(network(), (images, labels), epochs=4)
@@ -74,6 +75,7 @@ def test_every_named_method_has_its_highest_strength_where_it_is_asked_for(name)
     assert method.schedule == SHORT
 
 
+@pytest.mark.slow
 def test_afa_and_afs_return_their_own_kinds_of_network():
     adaptive = train(network(), learnable(), method="afa")
     assert isinstance(adaptive, AdaptiveNetwork)
@@ -120,6 +122,7 @@ def test_a_folder_continues_its_own_run_and_refuses_another(tmp_path):
         train(network(), learnable(), folder=tmp_path / "notes")
 
 
+@pytest.mark.slow
 def test_training_and_evaluation_read_a_path(tmp_path):
     images, labels = learnable().batch(slice(None))
     pixels = (images * 255).round().to(torch.uint8).numpy()

@@ -139,6 +139,7 @@ def test_a_model_that_depends_on_the_batch_is_refused_by_the_verification():
         run(Batchwise().eval(), numbered(), suites, epsilons=(0.1,), batch_size=6)
 
 
+@pytest.mark.slow
 def test_every_adversarial_image_is_evaluated_again_in_batches_of_another_size(of_adaptive):
     found = of_adaptive[3]
     broken = [
@@ -219,6 +220,7 @@ def test_a_linear_models_robust_accuracy_is_exact_under_l2_too():
     assert 0.05 < found.accuracy()[-1] < 0.95
 
 
+@pytest.mark.slow
 def test_the_profile_is_monotone_and_starts_at_the_clean_accuracy(of_adaptive):
     accuracy = of_adaptive[3].accuracy()
     assert accuracy[0] == pytest.approx(22 / 24)
@@ -235,6 +237,7 @@ def test_the_first_suite_alone_equals_a_run_with_that_suite_only(of_adaptive):
     assert alone.broken_by() == found.broken_by("quick")
 
 
+@pytest.mark.slow
 def test_more_suites_never_give_a_higher_accuracy(of_adaptive):
     _, _, _, found = of_adaptive
     both, alone = found.accuracy(), found.accuracy("quick")
@@ -331,6 +334,7 @@ def test_progress_is_reported_as_a_share_from_0_to_1():
     assert shares[-1] <= 1
 
 
+@pytest.mark.slow
 def test_the_interval_surrounds_the_accuracy(of_adaptive):
     found = of_adaptive[3]
     for (low, high), accuracy in zip(found.interval(), found.accuracy(), strict=True):

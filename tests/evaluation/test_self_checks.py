@@ -37,6 +37,7 @@ def test_a_sound_model_passes_every_check(make, threat, epsilon):
     assert set(found) == ALL_CHECKS - {"gate", "missed"}
 
 
+@pytest.mark.slow
 def test_a_sound_model_passes_with_another_seed_too():
     assert not_passed(run(bad.robust(1), seed=1)) == {}
 
@@ -402,6 +403,7 @@ def test_the_model_is_left_as_it_was_found():
     assert all(p.grad is None for p in model.parameters())
 
 
+@pytest.mark.slow
 def test_the_worst_case_costs_about_1900_passes_over_the_images():
     model = bad.Constant()
     always_right = replace(data(8), labels=torch.zeros(8).long())
@@ -410,6 +412,7 @@ def test_the_worst_case_costs_about_1900_passes_over_the_images():
     assert 1500 * 8 < model.seen <= 1900 * 8
 
 
+@pytest.mark.slow
 def test_only_so_many_images_are_attacked():
     model = bad.Constant()
     run(model, replace(data(), labels=torch.zeros(IMAGES).long()), images=2)
