@@ -23,7 +23,7 @@ from equipoise.recipes import RECIPES, Evaluation, Recipe
 from equipoise.records.files import read_record
 from equipoise.runtime.environment import environment
 from equipoise.runtime.files import read_json, write_bytes, write_json
-from equipoise.runtime.reporter import Reporter
+from equipoise.runtime.reporter import NullReporter, Reporter
 
 ROOT = Path(__file__).resolve().parents[1]
 RECORD = Path(__file__).with_suffix(".json")
@@ -157,7 +157,7 @@ def main() -> None:
     write_page(read_json(RECORD))
 
 
-class PrintedReporter:
+class PrintedReporter(NullReporter):
     """Prints the begin of each piece of work."""
 
     def __init__(self, name: str) -> None:
@@ -166,12 +166,6 @@ class PrintedReporter:
     def begin(self, stage: str, steps: int, done: int) -> None:
         """Print the stage."""
         print(f"{self.name}: {stage}", flush=True)
-
-    def step(self, done: int, text: str) -> None:
-        """Do nothing."""
-
-    def epoch(self, text: str, last: bool = False) -> None:
-        """Do nothing."""
 
     def log(self, text: str) -> None:
         """Print a message."""

@@ -6,6 +6,7 @@ from functools import partial
 import pytest
 import tiny
 import torch
+from rich.console import Console
 
 from equipoise import load
 from equipoise.api.demo import DEMO, demo
@@ -19,6 +20,7 @@ from equipoise.models.io import model_folder
 from equipoise.models.io.model_folder import ModelFolderError, read_config, weights_sha256
 from equipoise.recipes import Evaluation, to_json
 from equipoise.records.files import read_record
+from equipoise.report.self_checks import rich_checks
 from equipoise.runtime.environment import commit
 from equipoise.runtime.errors import RunError, TrainingError
 from equipoise.runtime.files import read_json, write_json
@@ -94,6 +96,24 @@ def test_a_run_leaves_its_recipe_environment_and_card(trained):
         "stages",
         "model",
     }
+
+
+def test_warnings_of_training_are_in_the_card_and_in_records(trained, tmp_path, data):
+    folder = shutil.copytree(trained, tmp_path / "run")
+    shutil.rmtree(folder / "model")
+    done = folder / "stages" / "network" / "done.json"
+    content = read_json(done)
+    assert content["threads"] == torch.get_num_threads()
+    write_json(done, content | {"warnings": ["the accuracy is at chance."]})
+    train(tiny.recipe(), folder, dataset=data, resume=True)
+    warning = "stage network: the accuracy is at chance."
+    assert f"> **Warning** (training): {warning}" in (folder / "model" / "README.md").read_text()
+    assert load(folder) is not None
+    record, _ = evaluate(folder, evaluation=QUICK, dataset=data)
+    assert record["training_warnings"] == [warning]
+    console = Console(record=True, width=200)
+    console.print(rich_checks(record))
+    assert f"warning {record['model']}: {warning}" in console.export_text()
 
 
 def test_resuming_a_finished_run_trains_nothing_and_changes_no_weights(trained, data):

@@ -206,3 +206,33 @@ def test_a_value_out_of_range_is_refused_with_the_rule(capsys, tmp_path):
         capsys, "train", "afs_digits", "--method.alpha", "2", "--out", tmp_path / "run"
     )
     assert "alpha must be in [0, 1], got 2" in printed
+
+
+@pytest.mark.parametrize(
+    ("flags", "threads"),
+    [
+        (["--threads", "3"], 3),
+        (["--executor", "ray"], 1),
+        (["--executor", "ray", "--threads", "2"], 2),
+    ],
+)
+def test_a_run_has_as_many_threads_as_asked_for_and_one_on_ray(monkeypatch, flags, threads):
+    import torch
+
+    from equipoise.cli import train as command_line
+
+    found = []
+    before = torch.get_num_threads()
+    command = command_line.parse("afs_digits", flags)
+
+    def stop(*arguments, **settings):
+        found.append((torch.get_num_threads(), settings["elsewhere"]))
+
+    monkeypatch.setattr("equipoise.api.train.train", stop)
+    try:
+        command_line._train(command)
+    finally:
+        torch.set_num_threads(before)
+    ((seen, executor),) = found
+    assert seen == threads
+    assert executor is None or executor.cpus == threads

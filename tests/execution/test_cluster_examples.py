@@ -89,7 +89,7 @@ def test_the_machines_of_the_cluster_have_the_resources_of_a_stage():
     (group,) = spec["rayClusterSpec"]["workerGroupSpecs"]
     (container,) = group["template"]["spec"]["containers"]
     limits = container["resources"]["limits"]
-    assert limits["cpu"] == after["--ray-cpus"]
+    assert limits["cpu"] == after["--threads"]
     assert str(limits["nvidia.com/gpu"]) == after["--ray-gpus"]
     extractors = find_recipe(words[1]).method.budgets
     assert group["replicas"] == len(extractors)

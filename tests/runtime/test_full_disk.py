@@ -60,8 +60,9 @@ def test_the_error_for_curves_on_a_full_disk_names_the_file(small_disk):
         entry = {"epoch": 1, "train": {"loss": 1.0}, "note": "x" * 5000}
         with pytest.raises(RunError, match=r"cannot write .*No space left.*--resume"):
             log(entry)
-    with pytest.raises(RunError, match=r"cannot write .*No space left"):
-        metrics_log(disk / "another", 0).__enter__()
+    refused = pytest.raises(RunError, match=r"cannot write .*No space left")
+    with metrics_log(disk / "another", 0) as log, refused:
+        log(entry)
     grow()
     with metrics_log(disk / "stage", 1) as log:
         log({"epoch": 1, "train": {"loss": 0.5}})

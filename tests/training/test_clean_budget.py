@@ -40,7 +40,7 @@ def test_start_and_end_are_told_and_a_missed_budget_is_a_warning(tmp_path):
     heard = []
 
     class Heard(tiny.AfterSteps):
-        def epoch(self, text, last=False):
+        def epoch(self, text, last=False, entry=None):
             heard.extend([text] * last)
 
     reporter = Heard(0, None)

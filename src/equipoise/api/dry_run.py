@@ -280,6 +280,8 @@ class _Measurement:
             with Peak(self.device) as peak:
                 began = self._now()
                 scores = validate(trainer.task)
+                if 0.0 not in scores:
+                    validate.clean(trainer.task)
                 if trainer.config.alarms:
                     validate.diagnose(trainer.task, scores)
                 took = self._now() - began

@@ -337,6 +337,8 @@ def _extra_facts(
         "training_seed": model.card.get("seed"),
         "training_commit": model.card.get("commit"),
     }
+    if warnings := model.card.get("warnings"):
+        facts["training_warnings"] = warnings
     return facts if model.weights is None else facts | {"weights_sha256": model.weights}
 
 

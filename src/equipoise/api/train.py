@@ -15,7 +15,13 @@ from equipoise.api.train_network import NetworkTraining, train_network
 from equipoise.data import DataSet
 from equipoise.deployment.publish import write_card
 from equipoise.distributed.ranks import Ranks, launched
-from equipoise.execution.local import check_answer, check_forward, execute, keeps_its_last_epoch
+from equipoise.execution.local import (
+    check_answer,
+    check_forward,
+    execute,
+    keeps_its_last_epoch,
+    training_warnings,
+)
 from equipoise.methods import AFS
 from equipoise.methods.afs import load_extractor
 from equipoise.models import FeatureExtractor, save
@@ -180,7 +186,8 @@ def _train_recipe(
             reporter=reporter,
         )
         model, ran = run_stages()
-        save_model = partial(_save, recipe, dataset, changed=bool(ran or elsewhere))
+        warnings = training_warnings(stages, folder)
+        save_model = partial(_save, recipe, dataset, warnings, changed=bool(ran or elsewhere))
         run = RunFolder(folder)
         if not keeps_its_last_epoch(stages[-1], folder):
             last, _ = run_stages(last_epoch=True)
@@ -209,7 +216,14 @@ def _prepare(
 
 
 def _save(
-    recipe: Recipe, dataset: DataSet, model: nn.Module, folder: Path, name: str, changed: bool
+    recipe: Recipe,
+    dataset: DataSet,
+    warnings: list[str],
+    model: nn.Module,
+    folder: Path,
+    name: str,
+    *,
+    changed: bool,
 ) -> None:
     if changed or not (folder / "config.json").exists():  # config.json is written last
         content = to_json(recipe)
@@ -225,7 +239,7 @@ def _save(
             "seed": recipe.seed,
             "validation_images": recipe.loop.held_out(len(dataset.train)),
             "commit": commit(),
-        }
+        } | ({"warnings": warnings} if warnings else {})
         save(model, folder, card)
         write_card(folder)
 

@@ -18,7 +18,7 @@ from equipoise.data import Augmentation, DataSet, Split, as_split, recognise
 from equipoise.distributed.ranks import launched
 from equipoise.evaluation import images_hash
 from equipoise.evaluation.cache import weights_hash
-from equipoise.execution.local import check_forward, execute
+from equipoise.execution.local import check_forward, execute, training_warnings
 from equipoise.methods import AFS, AnyMethod
 from equipoise.methods.afs import stack_networks
 from equipoise.models import save
@@ -161,15 +161,16 @@ def _run(
             reporter=reporter,
         )
         if "folder" in settings:
-            _save(model, folder)
+            _save(model, folder, training_warnings(stages, folder))
     return model.eval()
 
 
-def _save(model: nn.Module, folder: Path) -> None:
+def _save(model: nn.Module, folder: Path, warnings: list[str]) -> None:
     """Save the model beside its checkpoints, if a folder can say how to build it."""
     with contextlib.suppress(InvalidInput):
         config_of(model)
-        save(model, RunFolder(folder).model, {"name": folder.resolve().name})
+        card = {"name": folder.resolve().name} | ({"warnings": warnings} if warnings else {})
+        save(model, RunFolder(folder).model, card)
 
 
 def _training_split(data: Any) -> Split:

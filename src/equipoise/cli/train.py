@@ -1,8 +1,10 @@
 """The command ``equipoise train``. Imports torch only when it runs."""
 
 import argparse
+import contextlib
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
 
     from equipoise.cli.train_options import Options
     from equipoise.recipes import Recipe
-    from equipoise.runtime.progress import Terminal
+    from equipoise.runtime.reporter import Reporter
 
 
 def train_recipe(name: str, arguments: list[str]) -> None:
@@ -67,6 +69,10 @@ class TrainCommand:
         flags = " --evaluate" * self.options.evaluate
         if self.options.export is not None:
             flags += f" --export {self.options.export}"
+        if self.options.cluster.threads is not None:
+            flags += f" --threads {self.options.cluster.threads}"
+        if self.options.log_to is not None:
+            flags += f" --log-to {self.options.log_to}"
         return f"equipoise train {self.folder} --out {self.folder} --resume{flags}{self.trust_flag}"
 
 
@@ -162,20 +168,28 @@ def _train(command: TrainCommand) -> bool:
     from equipoise.runtime.errors import RunError
     from equipoise.runtime.progress import Terminal, quiet
 
+    cluster = command.options.cluster
+    if cluster.threads is not None or cluster.executor == "ray":
+        import torch
+
+        torch.set_num_threads(cluster.threads or 1)  # the number that environment.json records
     began, is_first = time.monotonic(), True
     quiet()
     try:
         fabric = _launch(command)
         is_first = fabric.is_global_zero
-        with Terminal(console if is_first else Console(quiet=True)) as terminal:
+        with (
+            Terminal(console if is_first else Console(quiet=True)) as terminal,
+            _logged(command, is_first) as logged,
+        ):
             train(
                 command.recipe,
                 command.folder,
                 resume=command.options.resume,
                 trust=command.trust,
-                reporter=terminal,
+                reporter=logged(terminal),
                 fabric=fabric,
-                elsewhere=_executor(command, terminal),
+                elsewhere=_executor(command, lambda: logged(terminal.named(""))),
             )
     except (Interrupted, RunError) as error:
         if not is_first:  # the first process reports it
@@ -202,7 +216,18 @@ def _launch(command: TrainCommand) -> "Fabric":
     )
 
 
-def _executor(command: TrainCommand, terminal: "Terminal") -> Any:
+def _logged(
+    command: TrainCommand, is_first: bool
+) -> "contextlib.AbstractContextManager[Callable[[Reporter], Reporter]]":
+    """Context manager with a function that lets a reporter's epochs be logged, if asked for."""
+    from equipoise.api.experiment_log import experiment_log
+
+    if command.options.log_to is None or not is_first:
+        return contextlib.nullcontext(lambda reporter: reporter)
+    return experiment_log(command.options.log_to, command.folder, command.recipe.name)
+
+
+def _executor(command: TrainCommand, reporter: "Callable[[], Reporter]") -> Any:
     from equipoise.execution.ray_cluster import RayExecutor
 
     cluster = command.options.cluster
@@ -210,9 +235,9 @@ def _executor(command: TrainCommand, terminal: "Terminal") -> Any:
         return None
     return RayExecutor(
         address=cluster.ray_address,
-        cpus=cluster.ray_cpus,
+        cpus=cluster.threads or 1,
         gpus=cluster.ray_gpus,
-        reporter=lambda stage: terminal.named(""),
+        reporter=lambda stage: reporter(),
     )
 
 

@@ -53,8 +53,9 @@ class ClusterOptions:
     """Run the stages here in order, or on a Ray cluster with independent stages in parallel."""
     ray_address: Annotated[str | None, optional("ADDRESS", prefix_name=False)] = None
     """Address of the Ray cluster; by default RAY_ADDRESS, or a cluster started on this machine."""
-    ray_cpus: Annotated[int, tyro.conf.arg(prefix_name=False, metavar="N")] = 1
-    """CPU cores per stage on the Ray cluster."""
+    threads: Annotated[int | None, optional("N", prefix_name=False)] = None
+    """torch threads per stage, and its cores on Ray; by default all cores here, and 1 on Ray. Only
+    runs with the same number have bit-identical weights."""
     ray_gpus: Annotated[float, tyro.conf.arg(prefix_name=False, metavar="N")] = 0
     """GPUs per stage on the Ray cluster."""
 
@@ -65,6 +66,8 @@ class Options(CommonOptions):
 
     trust: Trust = ()
     """Modules whose code may run because a recipe file or a saved model names it."""
+    log_to: Annotated[Literal["csv", "tensorboard", "wandb", "mlflow"] | None, optional()] = None
+    """Also log each epoch's losses, learning rate and validation accuracies there."""
     cluster: ClusterOptions = ClusterOptions()
     recipe: Annotated[Recipe, tyro.conf.arg(name="")]
 

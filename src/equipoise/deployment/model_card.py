@@ -39,6 +39,7 @@ def model_card(document: Record, records: Sequence[Record]) -> str:
     parts = [
         _front_matter(card, shown),
         f"# {card.get('name', 'An Equipoise model')}\n\n{_NOTE}",
+        *(f"> **Warning** (training): {warning}" for warning in card.get("warnings", [])),
         *_warnings(shown),
         _description(document),
         "## Scores",

@@ -116,6 +116,22 @@ def _check_settings(folder: Path, about: dict[str, Any]) -> None:
         )
 
 
+def training_warnings(stages: Sequence[Stage], folder: Path) -> list[str]:
+    """Warnings of all finished stages, for the card of their model.
+
+    Args:
+        stages: The plan.
+        folder: The run folder.
+    """
+    files = {stage.name: RunFolder(folder).stage(stage.name) / DONE for stage in stages}
+    return [
+        f"stage {name}: {warning}"
+        for name, file in files.items()
+        if file.exists()
+        for warning in read_json(file).get("warnings", [])
+    ]
+
+
 def keeps_its_last_epoch(stage: Stage, folder: Path) -> bool:
     """Return whether the kept weights of a finished stage are those of its last epoch.
 

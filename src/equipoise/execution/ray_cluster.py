@@ -9,7 +9,7 @@ import contextlib
 import os
 import socket
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -92,7 +92,11 @@ class RayExecutor:
             Exception: The first exception that a function raised, after all tasks have stopped.
         """
         ray = _import_ray()
+        log = self.reporter("").log
+        log("connecting to Ray, or starting it on this machine, which takes some seconds")
         with self._cluster(ray):
+            cores = int(ray.cluster_resources().get("CPU", 0))
+            log(waiting_sentence([*work], needs or {}, self.cpus, cores))
             mailbox = ray.remote(num_cpus=0, max_restarts=-1)(_Mailbox).remote()
             task = ray.remote(
                 num_cpus=self.cpus,
@@ -155,6 +159,33 @@ class RayExecutor:
             yield
         finally:
             ray.shutdown()
+
+
+def waiting_sentence(
+    names: Sequence[str], needs: Mapping[str, tuple[str, ...]], cpus: int, cores: int
+) -> str:
+    """Say what tasks wait for when they have been sent to a cluster.
+
+    Args:
+        names: Names of the tasks.
+        needs: Names of the tasks that each waits for.
+        cpus: Cores of a task.
+        cores: Cores of the cluster.
+
+    Example:
+        >>> needs = {"merger": ("one", "two")}
+        >>> waiting_sentence(["one", "two", "merger"], needs, cpus=1, cores=2)
+        'Ray has 2 cores, 1 for each task: waiting for workers to start one, two; then merger, \
+after one, two'
+    """
+    first = [name for name in names if not needs.get(name)]
+    later = "".join(
+        f"; then {name}, after {', '.join(needs[name])}" for name in names if needs.get(name)
+    )
+    return (
+        f"Ray has {cores} cores, {cpus} for each task: waiting for workers to start "
+        f"{', '.join(first)}{later}"
+    )
 
 
 def train_stage(recipe: Recipe, folder: Path, name: str, *, reporter: Reporter) -> None:

@@ -1,7 +1,7 @@
 """A reporter for worker processes that passes its calls on to the parent process."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 
@@ -34,9 +34,9 @@ class RelayReporter:
             self._last_step = time.monotonic()
             self.send("step", (done, text))
 
-    def epoch(self, text: str, last: bool = False) -> None:
+    def epoch(self, text: str, last: bool = False, entry: Mapping[str, Any] | None = None) -> None:
         """Report the end of an epoch or a stage."""
-        self.send("epoch", (text, last))
+        self.send("epoch", (text, last, entry))
 
     def log(self, text: str) -> None:
         """Report a message."""

@@ -90,6 +90,7 @@ class Environment(TypedDict):
     versions: dict[str, str]
     processor: str
     cores: int | None
+    threads: NotRequired[int | None]
     devices: list[str]
 
 
@@ -145,6 +146,7 @@ class Record(TypedDict):
     environment: NotRequired[Environment]
     training_seed: NotRequired[int | None]
     training_commit: NotRequired[str | None]
+    training_warnings: NotRequired[list[str]]
     self_checks: NotRequired[list[Check] | None]
     marks: NotRequired[list[Mark]]
     per_class: NotRequired[list[_ClassAccuracy]]

@@ -12,6 +12,8 @@ from equipoise.evaluation.collapse import COLLAPSED, collapse_of
 from equipoise.report.record import Record
 from equipoise.runtime.errors import InvalidInput
 
+SAME_WEIGHT = 0.01
+"""Mean fusing weights that differ by less than this share of their range count as the same."""
 VERDICTS = ("pass", "warn", "fail")
 _STYLES = {"warn": "yellow", "fail": "red"}
 
@@ -102,8 +104,11 @@ def open_checks(*records: Record) -> list[OpenCheck]:
 
 
 def rich_checks(*records: Record) -> Group:
-    """Line of counts and the checks that did not pass, for the terminal."""
+    """Line of counts, warnings and the checks that did not pass, for the terminal."""
     parts: list[Text | Padding] = [Text(checks_line(*records))]
+    for record in records:
+        for warning in model_warnings(record):
+            parts.append(Text.assemble(("warning", "yellow"), f" {warning}"))
     for check in open_checks(*records):
         verdict = (check.verdict, _STYLES[check.verdict])
         parts.append(Text.assemble(verdict, f" {check.model}: ", (check.name, "bold")))
@@ -162,3 +167,31 @@ def checks_of(record: Record) -> list[Record]:
 def _name(record: Record) -> str:
     seed = record.get("training_seed")
     return record["model"] if seed is None else f"{record['model']} seed {seed}"
+
+
+def model_warnings(record: Record) -> list[str]:
+    """Warnings of the model's training, and one if its fusing weight never changes.
+
+    Args:
+        record: An evaluation.
+
+    Example:
+        >>> weights = {"through_generator": [{"mean": 0.94004}, {"mean": 0.94003}]}
+        >>> record = {"model": "afa", "fusing_weight": weights, "epsilons_written": ["0", "8/255"]}
+        >>> model_warnings(record)
+        ['afa: the gate gives the same weight whatever the strength: W0 is 0.05996 for clean \
+images and 0.05997 at 8/255. The model is a fixed mixture of its two branches.']
+    """
+    name = record["model"]
+    warnings = [f"{name}: {warning}" for warning in record.get("training_warnings", [])]
+    curve = record.get("fusing_weight", {}).get("through_generator", [])
+    if len(curve) > 1:
+        clean, strongest = (1 - curve[level]["mean"] for level in (0, -1))
+        highest = record.get("r_free", {}).get("range", (0.0, 1.0))[1]
+        if abs(clean - strongest) < SAME_WEIGHT * highest:
+            warnings.append(
+                f"{name}: the gate gives the same weight whatever the strength: W0 is {clean:.5f} "
+                f"for clean images and {strongest:.5f} at {record['epsilons_written'][-1]}. The "
+                "model is a fixed mixture of its two branches."
+            )
+    return warnings

@@ -13,11 +13,12 @@ def environment() -> dict[str, Any]:
     """Describe the software and hardware of this process, for records and run folders.
 
     Returns:
-        Commit, Python and package versions, processor, cores and, if torch is loaded, GPU names.
+        Commit, Python and package versions, processor, cores and, if torch is loaded, its threads
+        and the names of GPUs.
 
     Example:
         >>> sorted(environment())
-        ['commit', 'cores', 'devices', 'platform', 'processor', 'python', 'versions']
+        ['commit', 'cores', 'devices', 'platform', 'processor', 'python', 'threads', 'versions']
     """
     versions = {package: version(package) for package in PACKAGES}
     return {
@@ -27,6 +28,7 @@ def environment() -> dict[str, Any]:
         "platform": platform.platform(),
         "processor": _processor(),
         "cores": os.cpu_count(),
+        "threads": _threads(),
         "devices": _devices(),
     }
 
@@ -74,6 +76,13 @@ def _processor() -> str:
             if line.startswith("model name"):
                 return line.split(":", 1)[1].strip()
     return platform.processor() or platform.machine()
+
+
+def _threads() -> int | None:
+    import sys
+
+    torch = sys.modules.get("torch")
+    return None if torch is None else torch.get_num_threads()
 
 
 def _devices() -> list[str]:

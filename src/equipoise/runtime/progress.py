@@ -2,7 +2,8 @@
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from rich.console import Console
 from rich.progress import (
@@ -87,7 +88,7 @@ class Bar:
         if not self.console.is_terminal and (now := self.clock()) - self.printed >= LINE_SECONDS:
             self._line(f"{done / self.steps:.0%}".replace("%", " %") + f", {text}", now)
 
-    def epoch(self, text: str, last: bool = False) -> None:
+    def epoch(self, text: str, last: bool = False, entry: Mapping[str, Any] | None = None) -> None:
         """Print a line if output is redirected, or at the end of a stage."""
         if last:
             self.log(f"{self.stage}: {text}")

@@ -1,6 +1,7 @@
 """Protocol for progress and log messages, and a reporter that discards them."""
 
-from typing import Protocol, runtime_checkable
+from collections.abc import Mapping
+from typing import Any, Protocol, runtime_checkable
 
 
 @runtime_checkable
@@ -21,8 +22,14 @@ class Reporter(Protocol):
         """Report that ``done`` steps of the stage are finished, with a short status text."""
         ...
 
-    def epoch(self, text: str, last: bool = False) -> None:
-        """Report the end of an epoch, for logs without a progress bar; ``last``: of the stage."""
+    def epoch(self, text: str, last: bool = False, entry: Mapping[str, Any] | None = None) -> None:
+        """Report the end of an epoch, for logs without a progress bar.
+
+        Args:
+            text: What to say.
+            last: Whether it is the end of the stage.
+            entry: What was measured in the epoch, as in ``metrics.jsonl``.
+        """
         ...
 
     def log(self, text: str) -> None:
@@ -39,7 +46,7 @@ class NullReporter:
     def step(self, done: int, text: str) -> None:
         """Do nothing."""
 
-    def epoch(self, text: str, last: bool = False) -> None:
+    def epoch(self, text: str, last: bool = False, entry: Mapping[str, Any] | None = None) -> None:
         """Do nothing."""
 
     def log(self, text: str) -> None:

@@ -6,8 +6,8 @@ A run folder::
       .lock                        exists while a process trains here
       recipe.json                  the resolved recipe; `equipoise train FILE` repeats the run
       environment.json             commit, package versions, hardware
-      stages/<stage>/              metrics.jsonl, tensorboard/, two checkpoints, best and last
-                                   weights, and done.json once the stage is finished, or
+      stages/<stage>/              metrics.jsonl, two checkpoints, best and last weights,
+                                   and done.json once the stage is finished, or
                                    failed.json if its loss became NaN
       failed/<number>/             earlier runs in this folder that failed so
       model/                       config.json, model.safetensors, README.md

@@ -46,7 +46,7 @@ def end_epoch(run: StageRun, validate: Validation, log: Callable[[Entry], None] 
             _validate(run, validate, entry)
     run.update_seconds()
     entry["seconds"] = round(position.seconds, 2)
-    trainer.reporter.epoch(_epoch_line(entry, trainer.stage.schedule.epochs))
+    trainer.reporter.epoch(_epoch_line(entry, trainer.stage.schedule.epochs), entry=entry)
     run.ranks.on_rank_zero(lambda: log and log(entry))
 
 
@@ -54,17 +54,18 @@ def _validate(run: StageRun, validate: Validation, entry: Entry) -> None:
     """Validate the current weights and keep them if they are the best."""
     trainer, position = run.trainer, run.position
     accuracy = validate(trainer.task)
-    entry["validation"] = position.accuracy["last"] = by_strength(accuracy)
+    entry["validation"] = by_strength(accuracy)
+    if 0.0 not in accuracy:
+        entry["clean"] = validate.clean(trainer.task)
+    with_clean = _with_clean(entry)
+    position.accuracy["last"] = with_clean
     position.score = entry["score"] = sum(accuracy.values()) / len(accuracy)
     if trainer.config.averaging != "none":
         entry["averaged"] = trainer.average.count
-    with_clean = accuracy
-    if trainer.config.clean_budget is not None and 0.0 not in accuracy:
-        with_clean = {0.0: validate.clean(trainer.task)} | accuracy
     budget = trainer.config.clean_budget
-    if _is_better(position, budget, with_clean[min(with_clean)], position.score):
+    if _is_better(position, budget, with_clean["0"], position.score):
         position.best_score, position.best_epoch = position.score, position.epoch - 1
-        position.accuracy["best"] = by_strength(with_clean)
+        position.accuracy["best"] = with_clean
         run.ranks.on_rank_zero(
             lambda: write_weights(trainer.task, run.folder, BEST, trainer.stage.name)
         )
@@ -102,8 +103,13 @@ def _epoch_line(entry: Entry, epochs: int) -> str:
     if "loss" in entry["train"]:
         parts.append(f"loss {entry['train']['loss']:.3f}")
     if "validation" in entry:
-        parts.append(f"validation {describe_accuracy(entry['validation'])}")
+        parts.append(f"validation {describe_accuracy(_with_clean(entry))}")
     return ", ".join(parts)
+
+
+def _with_clean(entry: Entry) -> dict[str, float]:
+    clean = {"0": entry["clean"]} if "clean" in entry else {}
+    return clean | entry["validation"]
 
 
 def describe_accuracy(accuracy: Mapping[str, float]) -> str:

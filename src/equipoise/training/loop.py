@@ -10,6 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from equipoise.data import Split
 from equipoise.distributed.ranks import check_shares
 from equipoise.runtime.errors import TrainingError
@@ -161,11 +163,10 @@ def _finish(run: StageRun, validate: Validation) -> dict[str, Any]:
         "best_score": position.best_score,
         "last_score": position.score,
         "seconds": round(position.seconds, 2),
+        "threads": torch.get_num_threads(),
         "validation": accuracy,
     }
     load_weights(trainer.task, run.folder, trainer.stage.keep)
-    if accuracy and "0" not in accuracy:
-        summary["validation"] = accuracy = {"0": validate.clean(trainer.task)} | accuracy
     summary["warnings"] = _warnings(run, validate, accuracy)
     run.ranks.on_rank_zero(lambda: write_json(run.folder / DONE, summary))
     if accuracy:

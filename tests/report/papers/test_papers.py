@@ -232,6 +232,24 @@ def test_markdown_csv_and_latex_hold_the_same_numbers():
     assert tex.count(r"\\") == len(table_lines(entry, TINY, results)) + 1
 
 
+def test_a_column_names_the_strength_that_was_measured_if_it_is_another():
+    entry = ENTRIES["afa-table-1"]
+    digits = everything(entry)
+    head = markdown_entry(entry, TINY, digits).splitlines()[0]
+    assert head == (
+        "|  |  | ε = 0 | ε = 1/255 (measured: 0.05) | ε = 2/255 (measured: 0.1) | "
+        "ε = 4/255 (measured: 0.15) | ε = 8/255 (measured: 0.2) | Avg |"
+    )
+    columns = {}
+    for _, _, _, source, column, *_ in csv.reader(csv_entry(entry, TINY, digits).splitlines()[1:]):
+        columns.setdefault(source == "published", set()).add(column)
+    assert columns[True] == {"Avg", *(f"ε = {k}" for k in (0, 1, 2, 4, 8))}
+    assert columns[False] == {"Avg", "ε = 0", *(f"ε = 0.{k}" for k in ("05", "1", "15", "2"))}
+    for results in digits.values():
+        results[0].record["epsilons_written"] = ["0", "1/255", "2/255", "4/255", "8/255"]
+    assert "measured:" not in markdown_entry(entry, TINY, digits).splitlines()[0]
+
+
 def test_records_of_other_images_are_refused():
     entry = ENTRIES["afs-table-6"]
     results = everything(entry)

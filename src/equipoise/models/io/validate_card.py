@@ -13,8 +13,8 @@ def check_card(card: Any) -> None:
     """Reject a card whose text could escape a folder or send control codes to a terminal.
 
     Raises:
-        ValueError: If the name or seed cannot be part of a file name, the classes are not printable
-            names, the image shape is not valid, or a section is not an object.
+        ValueError: If the name or seed cannot be part of a file name, classes or warnings are not
+            printable, the image shape is not valid, or a section is not an object.
     """
     if not isinstance(card, dict):
         raise InvalidInput(f"the card must be an object, got {type(card).__name__}.")
@@ -29,6 +29,13 @@ def check_card(card: Any) -> None:
         raise InvalidInput(
             "classes must be a list of printable names of at most 100 letters, got "
             f"{str(classes)[:100]!r}."
+        )
+    warnings = card.get("warnings", [])
+    listed = warnings if isinstance(warnings, list) else [None]
+    if not all(isinstance(w, str) and len(w) <= 1000 and w.isprintable() for w in listed):
+        raise InvalidInput(
+            "warnings must be a list of printable texts of at most 1000 letters, got "
+            f"{str(warnings)[:100]!r}."
         )
     for key in ("seed", "validation_images"):  # the seed is part of file names too
         if type(card.get(key, 0)) is not int:

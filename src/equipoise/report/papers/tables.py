@@ -96,12 +96,43 @@ def rich_entry(entry: Entry, scale: Scale, results: Results) -> RichTable:
     )
     table.add_column("", overflow="fold")
     table.add_column("", overflow="fold")
-    for column in _table(entry).columns:
-        table.add_column(column.head, justify="right")
+    for head in heads(entry, scale, results):
+        table.add_column(head, justify="right")
     for line in table_lines(entry, scale, results):
         style = "dim" if line.source == PUBLISHED else None
         table.add_row(*_cells(line, entry), style=style)
     return table
+
+
+def heads(entry: Entry, scale: Scale, results: Results) -> list[str]:
+    """Heads of a table's columns; a strength that was measured at another value names it, too.
+
+    Args:
+        entry: A table.
+        scale: Scale of the measured values.
+        results: Results by recipe.
+    """
+    measured = [
+        result
+        for part in entry.parts()
+        for row in part.rows
+        for result in _results(row, part, scale, results)
+    ]
+    names = []
+    for column in _table(entry).columns:
+        others = _measured_strengths(column, measured)
+        names.append(column.head + (f"/255 (measured: {', '.join(others)})" if others else ""))
+    return names
+
+
+def _measured_strengths(column: Column, results: Sequence[Result]) -> list[str]:
+    """Strengths at which a column was measured, other than the one that its head names."""
+    published = (column.published or "").split(" ")[-1]
+    named = column.head.split(" ")[-1] == published.removesuffix("/255")
+    if column.at is None or not (named and published.endswith("/255")):
+        return []
+    written = dict.fromkeys(r.record["epsilons_written"][column.at] for r in results)
+    return [strength for strength in written if strength != published]
 
 
 def markdown_entry(entry: Entry, scale: Scale, results: Results) -> str:
@@ -117,8 +148,8 @@ def markdown_entry(entry: Entry, scale: Scale, results: Results) -> str:
         >>> print(markdown_entry(ENTRIES["afs-table-5"], SCALES["tiny"], {}).splitlines()[2])
         | LBGAT+TRADES (cifar100) | published | 60.43 | 35.5 | 29.34 | 44.88 |
     """
-    heads = [column.head for column in _table(entry).columns]
-    lines = ["|  |  | " + " | ".join(heads) + " |", "|---|---|" + "---:|" * len(heads)]
+    columns = heads(entry, scale, results)
+    lines = ["|  |  | " + " | ".join(columns) + " |", "|---|---|" + "---:|" * len(columns)]
     for line in table_lines(entry, scale, results):
         lines.append(f"| {' | '.join(_cells(line, entry))} |")
     return "\n".join([*lines, "", caption(entry, scale, results)]) + "\n"
@@ -137,6 +168,8 @@ def csv_entry(entry: Entry, scale: Scale, results: Results) -> str:
     writer.writerow(["table", "data", "row", "source", "column", "value", "deviation", "seeds"])
     for line in table_lines(entry, scale, results):
         data = line.part.data if line.source == PUBLISHED else _measured_data(line, scale, results)
+        row = next(row for row in line.part.rows if row.label == line.label)
+        own = () if line.source == PUBLISHED else _results(row, line.part, scale, results)
         for column, cell in zip(_table(entry).columns, line.cells, strict=True):
             if isinstance(cell, Number):
                 numbers = [cell.mean, cell.spread, cell.seeds]
@@ -144,7 +177,11 @@ def csv_entry(entry: Entry, scale: Scale, results: Results) -> str:
                 numbers = [cell, None, None]
             else:
                 continue
-            writer.writerow([entry.name, data, line.label, line.source, column.head, *numbers])
+            strengths = _measured_strengths(column, own)
+            head = column.head
+            if strengths:
+                head = f"{head.rpartition(' ')[0]} {strengths[0]}"
+            writer.writerow([entry.name, data, line.label, line.source, head, *numbers])
     return stream.getvalue()
 
 
@@ -156,7 +193,7 @@ def latex_entry(entry: Entry, scale: Scale, results: Results) -> str:
         scale: Scale of the measured values.
         results: Results by recipe.
     """
-    heads = [column.head for column in _table(entry).columns]
+    columns = heads(entry, scale, results)
     rows: list[str] = []
     for line in table_lines(entry, scale, results):
         space = "\\addlinespace\n" if rows and line.starts_model else ""
@@ -165,9 +202,9 @@ def latex_entry(entry: Entry, scale: Scale, results: Results) -> str:
         [
             r"\begin{table}",
             rf"\caption{{{_escaped(entry.title)}. {_escaped(caption(entry, scale, results))}}}",
-            r"\begin{tabular}{ll" + "r" * len(heads) + "}",
+            r"\begin{tabular}{ll" + "r" * len(columns) + "}",
             r"\toprule",
-            " & & " + " & ".join(map(_escaped, heads)) + r" \\",
+            " & & " + " & ".join(map(_escaped, columns)) + r" \\",
             r"\midrule",
             *rows,
             r"\bottomrule",
