@@ -22,7 +22,7 @@ from equipoise.execution.local import check_forward, execute, training_warnings
 from equipoise.methods import AFS, AnyMethod
 from equipoise.methods.afs import stack_networks
 from equipoise.models import save
-from equipoise.models.io.external import import_network
+from equipoise.models.io.external import import_with_weights, split_weights
 from equipoise.models.model_config import config_of
 from equipoise.recipes import to_json
 from equipoise.recipes.default_methods import default_method
@@ -83,7 +83,8 @@ def train_network(network: nn.Module | str, data: Any, settings: NetworkTraining
     """Train a copy of a network, as ``train`` says.
 
     Args:
-        network: The start: trained or fresh; or ``module:function``, which makes it.
+        network: The start: trained or fresh; or ``module:function``, which makes it, or
+            ``module:function@FILE`` with a checkpoint.
         data: Labelled training images, as for ``as_split``, or the path of a data set.
         settings: See ``NetworkTraining``.
 
@@ -182,8 +183,8 @@ def _training_split(data: Any) -> Split:
 
 def _start(network: nn.Module | str) -> nn.Module:
     if isinstance(network, str):
-        with trusting(network):  # the caller asked for this function by name
-            return import_network(network, {})
+        with trusting(split_weights(network)[0]):  # the caller asked for this function by name
+            return import_with_weights(network)
     return network
 
 

@@ -100,8 +100,8 @@ def attack(
     The attacks are those of `equipoise evaluate`, whose results are reused.
 
     Args:
-        model: A run folder, a model folder, hf://owner/name, module:function, an ONNX file or a
-            torch.export file.
+        model: A run folder, a model folder, hf://owner/name, module:function[@CHECKPOINT], an
+            ONNX file or a torch.export file.
         options: What to attack, and how.
         out: Folder to write; new, empty, or of an earlier run of the same command.
         png: Also write 8-bit PNG files. Each is scored again; where rounding saves an image, 8-bit

@@ -71,8 +71,8 @@ def evaluate(
     lower than --fail-under, or a self-check failed; the records are written all the same.
 
     Args:
-        models: Run folders, model folders, hf://owner/name, module:function, ONNX files or
-            torch.export files.
+        models: Run folders, model folders, hf://owner/name, module:function[@CHECKPOINT], ONNX
+            files or torch.export files.
         options: What to attack, and how.
     """
     from equipoise.report.gates import check_strengths, parse_requirement

@@ -86,6 +86,7 @@ def parse(name: str, arguments: list[str]) -> TrainCommand:
         short_flags,
     )
     from equipoise.data.formats import located
+    from equipoise.models.io.external import split_weights
     from equipoise.runtime.trust import names_function
 
     prog = f"equipoise train {name}"
@@ -109,7 +110,7 @@ def parse(name: str, arguments: list[str]) -> TrainCommand:
     recipe = options.recipe
     if options.data is not None and (early.dataset or not names_function(options.data)):
         recipe = replace(recipe, dataset=located(recipe.dataset, options.data))
-    words = [argument.rpartition("=")[2] for argument in arguments]
+    words = [split_weights(argument.rpartition("=")[2])[0] for argument in arguments]
     named_here = [word for word in words if names_function(word)]
     if names_function(name):
         named_here.append(name.partition(":")[0])  # the recipe's objective, suite and data, too
@@ -136,6 +137,7 @@ def _base_recipe(name: str, early: argparse.Namespace, *, for_help: bool) -> "Re
     from equipoise.api.stacking import stacking
     from equipoise.api.train import find_recipe
     from equipoise.data import recognise
+    from equipoise.models.io.external import split_weights
     from equipoise.recipes import ImportedNetwork
     from equipoise.recipes.datasets import named_source
 
@@ -147,7 +149,8 @@ def _base_recipe(name: str, early: argparse.Namespace, *, for_help: bool) -> "Re
     elif early.data is not None and not for_help:
         recipe = replace(recipe, dataset=recognise(early.data, like=recipe.dataset))
     if early.network is not None:
-        recipe = replace(recipe, network=ImportedNetwork(function=early.network))
+        function, weights = split_weights(early.network)
+        recipe = replace(recipe, network=ImportedNetwork(function=function, weights=weights))
     return recipe
 
 

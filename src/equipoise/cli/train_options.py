@@ -25,8 +25,8 @@ class CommonOptions:
     module:function for your own."""
     data: Data = None
     """Folder or file of data; without --dataset, its format is recognised. Or module:function."""
-    network: Annotated[str | None, optional("MODULE:FUNCTION")] = None
-    """Function that makes your own network, used in place of the recipe's."""
+    network: Annotated[str | None, optional("MODULE:FUNCTION[@CHECKPOINT]")] = None
+    """Function that makes your own network, used in place of the recipe's, and its weights."""
     out: Annotated[Path | None, optional("FOLDER")] = None
     """Run folder; runs/NAME by default."""
     resume: Switch = False

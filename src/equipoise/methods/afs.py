@@ -19,7 +19,7 @@ from equipoise.methods.examine import weak_stack
 from equipoise.methods.single_network import network_stage
 from equipoise.methods.training_attack import TrainingAttack
 from equipoise.models import BranchedNetwork, FeatureStack, load
-from equipoise.models.io.external import import_network, is_external
+from equipoise.models.io.external import import_with_weights, is_external
 from equipoise.models.last_linear import find_last_linear
 from equipoise.objectives import AnyObjective
 from equipoise.records.epsilon import Epsilon, Epsilons, format_epsilon
@@ -279,7 +279,7 @@ def load_extractor(name: str) -> nn.Module:
             f"{name} cannot be stacked: the layers of an exported network are not accessible. Name "
             "the model folder or the function that it was exported from."
         )
-    network = import_network(name, {}) if is_external(name) else load(name)
+    network = import_with_weights(name) if is_external(name) else load(name)
     if isinstance(network, BranchedNetwork):
         raise InvalidInput(
             f"{name} cannot be stacked: it is the branched network of AFA's stage I, which needs a "

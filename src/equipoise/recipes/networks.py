@@ -10,7 +10,7 @@ from torch import nn
 
 from equipoise.data import DataSet
 from equipoise.models import PreActResNet, ResNet, ResNet9, WideResNet
-from equipoise.models.io.external import import_network, load_initial_weights
+from equipoise.models.io.external import import_network, load_weights
 from equipoise.runtime.errors import InvalidInput
 from equipoise.runtime.json_argument import JsonObject
 from equipoise.runtime.trust import matching_arguments
@@ -109,7 +109,8 @@ class ImportedNetwork:
         function: ``module:function``; it returns a fresh ``nn.Module`` from images in [0, 1] to
             logits. Parameters named ``classes`` and ``channels`` get the values of the data set.
         arguments: Its other arguments.
-        weights: A .safetensors file of the network's ``state_dict()`` to start from.
+        weights: Checkpoint to start from: .safetensors, or .pth, .pt, .ckpt of ``torch.save``.
+        new_head: Keep the network's own last linear layer: the weights are for other classes.
         logits: Part of the network's output that holds the logits: a key, an index, or
             ``binary`` for a single logit.
         last_linear: Dotted name of its last linear layer, if that is not the one registered last.
@@ -125,6 +126,7 @@ class ImportedNetwork:
     function: str
     arguments: JsonObject = field(default_factory=dict)
     weights: Path | None = None
+    new_head: bool = False
     logits: Annotated[str | None, tyro.conf.arg(aliases=["--logits"])] = None
     last_linear: str | None = None
 
@@ -133,7 +135,7 @@ class ImportedNetwork:
             raise InvalidInput(
                 "a network to train is written module:function, a function that makes it, got "
                 f"{self.function!r}. torch.export and ONNX files can only be evaluated; "
-                "weights in a .safetensors file are passed with --network.weights."
+                "weights in a checkpoint are passed with --network.weights."
             )
 
     def maker(self, dataset: DataSet) -> MakeNetwork:
@@ -149,7 +151,7 @@ class ImportedNetwork:
                 last_linear=self.last_linear,
             )
             if self.weights is not None:
-                load_initial_weights(network, self.weights)
+                load_weights(network, self.weights, new_head=self.new_head)
             return network
 
         return make

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from equipoise.runtime.errors import InvalidInput, RunError
 
@@ -120,11 +120,15 @@ def call_trusted_function(
 def matching_arguments(name: str, offered: Mapping[str, Any]) -> dict[str, Any]:
     """Return those of the offered arguments that are named like a parameter of a trusted function.
 
+    Keys of an ``Unpack[TypedDict]`` count as parameters.
+
     Raises:
         RunError: If the function is not trusted or does not exist.
     """
     parameters = inspect.signature(import_trusted_function(name)).parameters
-    return {key: value for key, value in offered.items() if key in parameters}
+    unpacked = [kind for p in parameters.values() for kind in get_args(p.annotation)]
+    names = {*parameters}.union(*(getattr(kind, "__annotations__", ()) for kind in unpacked))
+    return {key: value for key, value in offered.items() if key in names}
 
 
 def import_trusted_function(name: str) -> Callable[..., Any]:

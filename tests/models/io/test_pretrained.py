@@ -7,9 +7,12 @@ import safetensors.torch
 import torch
 from torch.nn import functional
 
+from equipoise.data import DataSet, Split
 from equipoise.models import PreActResNet, ResNet, WideResNet, load_pretrained, with_branches
 from equipoise.models.io.pretrained import LAYOUTS
+from equipoise.recipes import ImportedNetwork
 from equipoise.runtime.errors import RunError
+from equipoise.runtime.trust import trusting
 
 PLAIN = {"mean": [0.0] * 3, "std": [1.0] * 3}
 
@@ -352,3 +355,22 @@ def test_every_renaming_rule_is_used():
         given = [s for start, group in states.items() for s in group if start in layout.marker]
         for pattern, _, _ in layout.rules:
             assert any(re.match(pattern, name) for state in given for name in state), pattern
+
+
+@pytest.mark.parametrize("new_head", [False, True])
+def test_our_backbones_start_from_published_names(tmp_path, new_head):
+    theirs = bottleneck_resnet("downsample", "fc", classes=4)
+    torch.save(theirs, tmp_path / "resnet50.pth")
+    shape = ImportedNetwork(
+        function="equipoise.models:ResNet",
+        arguments={"depth": 50, "width": 4, "mean": [0.0] * 3, "std": [1.0] * 3},
+        weights=tmp_path / "resnet50.pth",
+        new_head=new_head,
+    )
+    part = Split(images=torch.zeros(4, 3, 8, 8).byte(), labels=torch.arange(4), classes=4)
+    data = DataSet(name="a", train=part, test=part, class_names=tuple("abcd"))
+    with trusting("equipoise.models"):
+        made = shape.maker(data)()
+    assert torch.equal(made.network.conv.weight, theirs["conv1.weight"])
+    assert torch.equal(made.network.linear.weight, theirs["fc.weight"]) is not new_head
+    assert made.training

@@ -4,13 +4,17 @@ import pytest
 import safetensors.torch
 import tiny
 import torch
+import user_nets
 from torch import nn
 
+from equipoise.cli.train import parse
 from equipoise.models import ResNet, load_pretrained
-from equipoise.models.io.external import load_initial_weights
+from equipoise.models.io.external import import_with_weights, load_weights
 from equipoise.models.io.logits_of import LogitsOf
+from equipoise.models.io.model_source import find_model
 from equipoise.models.io.state_dict_file import KEYS, read_state_dict, unwrapped
 from equipoise.runtime.errors import InvalidInput, RunError
+from equipoise.runtime.trust import trusting
 
 
 def network(classes: int = 10) -> nn.Module:
@@ -45,7 +49,7 @@ def test_training_starts_from_a_checkpoint_of_any_project(wrapper, tmp_path):
     theirs, ours = network(), LogitsOf(network())
     nn.init.normal_(theirs[0].weight)
     torch.save(WRAPPERS[wrapper](theirs.state_dict()), tmp_path / "start.pth")
-    load_initial_weights(ours, tmp_path / "start.pth")
+    load_weights(ours, tmp_path / "start.pth")
     assert tiny.same(theirs.state_dict(), ours.network.state_dict())
 
 
@@ -71,7 +75,7 @@ def test_a_file_without_weights_says_what_it_holds(tmp_path):
 def test_weights_of_another_network_are_refused(tmp_path):
     torch.save(network(5).state_dict(), tmp_path / "five.pth")
     with pytest.raises(RunError, match="does not fit Sequential"):
-        load_initial_weights(LogitsOf(network(10)), tmp_path / "five.pth")
+        load_weights(LogitsOf(network(10)), tmp_path / "five.pth")
 
 
 def test_the_prefix_that_fits_most_is_taken_away():
@@ -127,3 +131,37 @@ def test_our_own_names_are_read_as_well(tmp_path):
     safetensors.torch.save_file(ours.state_dict(), tmp_path / "own.safetensors")
     load_pretrained(other, tmp_path / "own.safetensors")
     assert tiny.same(ours.state_dict(), other.state_dict())
+
+
+def test_a_network_and_its_weights_are_named_together(tmp_path, monkeypatch):
+    theirs = user_nets.head_first()
+    nn.init.normal_(theirs.head.weight)
+    torch.save({"state_dict": theirs.state_dict()}, tmp_path / "theirs.pth")
+    name = f"user_nets:head_first@{tmp_path / 'theirs.pth'}"
+    found = find_model(name)
+    assert found.name == "user_nets.head_first-theirs"
+    assert found.home.as_posix() == "runs/user_nets.head_first-theirs"
+    with trusting("user_nets"):
+        member = import_with_weights(name)
+    for network in (found.network.network, member.network):
+        assert tiny.same(network.state_dict(), theirs.state_dict())
+    assert member.config["function"] == "user_nets:head_first"
+
+
+def test_training_names_a_network_and_its_weights_together(tmp_path):
+    torch.save(user_nets.small(10, 1).state_dict(), tmp_path / "theirs.pth")
+    flag = f"user_nets:small@{tmp_path / 'theirs.pth'}"
+    command = parse("standard_digits", ["--network", flag])
+    recipe = command.recipe.network
+    assert (recipe.function, recipe.weights) == ("user_nets:small", tmp_path / "theirs.pth")
+    assert command.trust == ("user_nets:small",)
+
+
+def test_a_new_head_keeps_the_networks_own_last_layer(tmp_path):
+    theirs, ours = network(7), LogitsOf(network(10))
+    nn.init.normal_(theirs[0].weight)
+    own = ours.network[3].weight.clone()
+    torch.save(theirs.state_dict(), tmp_path / "seven.pth")
+    load_weights(ours, tmp_path / "seven.pth", new_head=True)
+    assert torch.equal(ours.network[0].weight, theirs[0].weight)
+    assert torch.equal(ours.network[3].weight, own)

@@ -9,9 +9,17 @@ from torch import nn
 from equipoise.models.io.exported import ExportedNetwork, OnnxNetwork
 from equipoise.models.io.hub import HUB
 from equipoise.models.io.logits_of import LogitsOf
+from equipoise.models.io.pretrained import PUBLISHED, load_pretrained
 from equipoise.models.io.state_dict_file import read_state_dict, unwrapped
+from equipoise.models.last_linear import find_last_linear
 from equipoise.runtime.errors import RunError
-from equipoise.runtime.trust import Trusted, check_file, import_trusted_function, trusting
+from equipoise.runtime.trust import (
+    Trusted,
+    check_file,
+    import_trusted_function,
+    names_function,
+    trusting,
+)
 
 
 def is_external(name: str) -> bool:
@@ -20,6 +28,8 @@ def is_external(name: str) -> bool:
     Example:
         >>> is_external("my_models:make_network"), is_external("model.onnx"), is_external("runs/a")
         (True, True, False)
+        >>> is_external("my_models:make_network@weights.pth")
+        True
     """
     if Path(name).is_dir() or name.startswith(HUB):
         return False
@@ -31,9 +41,10 @@ def load_external(name: str, trust: Sequence[Trusted] = ()) -> nn.Module:
 
     Args:
         name: ``module:function`` for an importable function without arguments that returns an
-            ``nn.Module`` (its code runs: name only what you trust), an ONNX file, or a file of
-            ``torch.export``, whose path must be trusted. The network takes images in [0, 1], so
-            it must normalise them itself.
+            ``nn.Module`` (its code runs: name only what you trust), ``module:function@FILE`` to
+            load a checkpoint into that network, an ONNX file, or a file of ``torch.export``, whose
+            path must be trusted. The network takes images in [0, 1], so it must normalise them
+            itself.
         trust: Code that may be run in addition to what the caller already trusts, see
             ``trusting``.
 
@@ -42,6 +53,7 @@ def load_external(name: str, trust: Sequence[Trusted] = ()) -> nn.Module:
 
     Raises:
         RunError: If it cannot be found, imported or read, or is not trusted; the message says how.
+        ValueError: If published weights do not fit one of our backbones.
     """
     path = Path(name)
     if path.suffix in (".onnx", ".pt2"):
@@ -52,8 +64,25 @@ def load_external(name: str, trust: Sequence[Trusted] = ()) -> nn.Module:
         with trusting(*trust):
             check_file(path)
         return ExportedNetwork(path)
-    with trusting(name):  # the caller asked for this function by name
-        return _call(name, {}).eval()
+    function, weights = split_weights(name)
+    with trusting(function):  # the caller asked for this function by name
+        network = _call(function, {})
+    if weights is not None:
+        load_weights(network, weights)
+    return network.eval()
+
+
+def split_weights(name: str) -> tuple[str, Path | None]:
+    """Split ``module:function@FILE`` into the function and the file of its weights.
+
+    Example:
+        >>> split_weights("my_models:make_network@weights.pth")
+        ('my_models:make_network', PosixPath('weights.pth'))
+        >>> split_weights("runs/a@b")
+        ('runs/a@b', None)
+    """
+    function, _, weights = name.partition("@")
+    return (function, Path(weights)) if weights and names_function(function) else (name, None)
 
 
 def import_network(
@@ -97,26 +126,54 @@ def import_network(
     return LogitsOf(network, logits, last_linear=last_linear, config=config)
 
 
-def load_initial_weights(network: LogitsOf, path: Path) -> None:
-    """Load weights from which training starts.
+def import_with_weights(name: str) -> LogitsOf:
+    """Build a network from ``module:function`` or ``module:function@FILE``; it must be trusted.
+
+    Raises:
+        RunError: As ``import_network`` and ``load_weights``.
+        ValueError: As ``load_weights``.
+    """
+    function, weights = split_weights(name)
+    network = import_network(function, {})
+    if weights is not None:
+        load_weights(network, weights)
+    return network
+
+
+def load_weights(network: nn.Module, path: Path, *, new_head: bool = False) -> None:
+    """Load the weights of a checkpoint into a network, such as those from which training starts.
 
     Args:
-        network: The network that gets them.
+        network: The network that gets them. Our backbones also take published weights under other
+            names, see ``load_pretrained``.
         path: A file of the network's own ``state_dict()``, as for ``read_state_dict``, or of a
             model folder.
+        new_head: Keep the network's own last linear layer, for other classes.
 
     Raises:
         RunError: If the file is missing, damaged, of another kind, or does not fit the network.
+        ValueError: If published weights do not fit one of our backbones, or there is no last linear
+            layer to keep.
     """
-    tensors = read_state_dict(path)
+    inner = network.network if isinstance(network, LogitsOf) else network
+    if isinstance(inner, PUBLISHED):
+        load_pretrained(inner, path, head="fresh" if new_head else "load").train(network.training)
+        return
+    own, tensors = inner.state_dict(), read_state_dict(path)
+    tensors = unwrapped(tensors, own.keys())
+    if new_head:
+        last = find_last_linear(network)
+        (head,) = (name for name, module in inner.named_modules() if module is last)
+        kept = {name: value for name, value in own.items() if name.startswith(f"{head}.")}
+        tensors |= kept
     try:
-        own = network.network.state_dict()
-        network.network.load_state_dict(unwrapped(tensors, own.keys()))
+        inner.load_state_dict(tensors)
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:300]
         raise RunError(
-            f"{path} does not fit {type(network.network).__name__}: {reason}. It must contain "
-            "every weight of the network under its own name."
+            f"{path} does not fit {type(inner).__name__}: {reason}. It must contain every weight "
+            "of the network under its own name; for other classes keep the network's own last "
+            "layer with --network.new-head."
         ) from error
 
 

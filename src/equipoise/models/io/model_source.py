@@ -10,7 +10,7 @@ from torch import nn
 from equipoise.models.afa.adaptive_network import AdaptiveNetwork
 from equipoise.models.afs import FeatureStack
 from equipoise.models.conditional_network import ConditionalNetwork, FixedPreference
-from equipoise.models.io.external import is_external, load_external
+from equipoise.models.io.external import is_external, load_external, split_weights
 from equipoise.models.io.hub import HUB
 from equipoise.models.io.logits_of import LogitsOf
 from equipoise.models.io.model_folder import home_of, load, locate, read_config, weights_sha256
@@ -46,7 +46,8 @@ def find_model(model: str, logits: str | None = None, trust: Sequence[Trusted] =
     """Load a model from wherever it is.
 
     Args:
-        model: A run folder, a model folder, ``hf://owner/name``, or an external network.
+        model: A run folder, a model folder, ``hf://owner/name``, or an external network, see
+            ``load_external``.
         logits: Which part of the model's output holds the logits.
         trust: Code that a model folder names and that may run.
 
@@ -57,7 +58,9 @@ def find_model(model: str, logits: str | None = None, trust: Sequence[Trusted] =
         RunError: If it cannot be loaded.
     """
     if is_external(model):
-        name = Path(model).name if Path(model).is_file() else model.replace(":", ".")
+        function, weights_file = split_weights(model)
+        name = Path(model).name if Path(model).is_file() else function.replace(":", ".")
+        name += "" if weights_file is None else f"-{weights_file.stem}"
         network: nn.Module = LogitsOf(load_external(model, trust), logits).eval()
         modules: tuple[str, ...] = () if Path(model).is_file() else (model.partition(":")[0],)
         return LoadedModel(

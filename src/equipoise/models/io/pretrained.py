@@ -9,6 +9,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from equipoise.models.backbones.preact_resnet import PreActResNet
+from equipoise.models.backbones.resnet import ResNet
+from equipoise.models.backbones.wide_resnet import WideResNet
 from equipoise.models.io.state_dict_file import read_state_dict, unwrapped
 from equipoise.models.model_config import config_of
 from equipoise.runtime.errors import InvalidInput
@@ -110,6 +113,8 @@ LAYOUTS: dict[str, tuple[_Layout, ...]] = {
     "resnet": (RESNET,),
 }
 """The layouts that fit each kind of backbone."""
+PUBLISHED = (WideResNet, PreActResNet, ResNet)
+"""Backbones of these kinds."""
 
 
 def load_pretrained(
