@@ -20,7 +20,7 @@ from tiny import (
 )
 from torch import nn
 
-from equipoise.execution.local import execute
+from equipoise.execution.local import check_forward, execute
 from equipoise.methods import AFS
 from equipoise.methods.single_network import NetworkTask
 from equipoise.objectives import PGDAT, Standard
@@ -70,6 +70,13 @@ def test_stages_run_in_order_and_each_gets_the_outcomes_it_needs(tmp_path):
     assert ran == reporter.stages == ["one", "two", "three"]
     assert list(asked) == ["two"]
     assert not outcome.training
+
+
+def test_a_network_that_the_last_stage_cannot_use_is_refused_before_the_first():
+    network = nn.Sequential(nn.Conv2d(1, 2, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    stages = afs().stages(lambda: network)
+    with pytest.raises(RuntimeError, match=r"network of stage 'merger' fails .*wrap it so that"):
+        check_forward(stages, learnable(4))
 
 
 def test_a_stage_that_trains_nothing_writes_no_files(tmp_path):

@@ -83,6 +83,26 @@ def test_a_soup_replaces_the_gate():
     assert souped.config == wide_resnet().config
 
 
+class LeakyNorm(nn.BatchNorm2d):
+    """A norm that does more than normalise."""
+
+
+@pytest.mark.parametrize(
+    ("norm", "message"),
+    [
+        (nn.BatchNorm2d(4, track_running_stats=False), "keeps no running statistics.*=True"),
+        (LeakyNorm(4), "LeakyNorm cannot be fused.*module of its own"),
+    ],
+)
+def test_norms_that_stage_2_cannot_fuse_are_refused_before_stage_1(norm, message):
+    network = nn.Sequential(nn.Conv2d(1, 4, 3), norm, nn.Flatten(), nn.Linear(144, 3))
+    branches, _ = method().stages(lambda: network)
+    with pytest.raises(ValueError, match=message):
+        branches.build({})
+    branches, soup = method(soup=0.5).stages(lambda: network)
+    soup.build({"branches": branches.build({}).outcome()})
+
+
 @pytest.mark.parametrize("share", [-0.1, 1.1])
 def test_a_soup_share_outside_0_to_1_is_refused(share):
     with pytest.raises(ValueError, match=rf"soup must be a share in \[0, 1\], got {share}"):

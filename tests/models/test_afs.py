@@ -138,6 +138,25 @@ def test_a_network_without_a_linear_layer_is_refused():
         FeatureStack([nn.Sequential(nn.Conv2d(3, 3, 8), nn.Flatten())], classes=3)
 
 
+POOL, CONV, FLAT = nn.AdaptiveAvgPool2d(1), nn.Conv2d(6, 3, 1), nn.Flatten()
+
+
+@pytest.mark.parametrize("head", [(POOL, CONV, FLAT), (CONV, POOL, FLAT)])
+def test_a_1x1_convolution_and_pooling_is_a_last_linear_layer(head, images):
+    network = nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), *head).eval()
+    stack = FeatureStack([network, network], classes=3)
+    features = network[:2](images).mean(dim=(2, 3))
+    torch.testing.assert_close(stack.features(images), torch.cat([features, features], dim=1))
+    stack.average()
+    torch.testing.assert_close(stack(images), network(images))
+
+
+def test_a_1x1_convolution_whose_output_is_changed_is_refused(images):
+    network = nn.Sequential(nn.Conv2d(3, 3, 1), nn.ReLU(), POOL, FLAT)
+    with pytest.raises(ValueError, match=r"does not end in its last linear layer.*one of 0,.*wrap"):
+        FeatureExtractor(network)(images)
+
+
 def test_a_last_linear_layer_on_a_map_is_refused(images):
     network = nn.Sequential(nn.Linear(8, 3))
     with pytest.raises(ValueError, match=r"must run once on a batch of feature vectors, got"):

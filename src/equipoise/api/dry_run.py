@@ -186,7 +186,7 @@ def stage_costs(
     costs: dict[Any, dict[str, Any]] = {}  # by what is counted
     results: list[dict[str, Any]] = []
     plan = stages(passes.counted(make_network))
-    check_forward(plan[0], train)
+    check_forward(plan, train)
     for stage in plan:
         reporter.begin(stage.name, 0, 0)
         with seeded(derive_seed(seed, stage.name, "weights")):

@@ -260,4 +260,4 @@ def _check_networks(
                 f"{name} had other validation images, so it was trained on some of those that now "
                 "validate the merger. The test images are not affected."
             )
-    check_forward(stages[0], dataset.train)
+    check_forward(stages, dataset.train)

@@ -1,7 +1,6 @@
 """Train a network in memory on data in memory."""
 
 import contextlib
-import copy
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -22,6 +21,7 @@ from equipoise.execution.local import check_forward, execute, training_warnings
 from equipoise.methods import AFS, AnyMethod
 from equipoise.methods.afs import stack_networks
 from equipoise.models import save
+from equipoise.models.copied import copied
 from equipoise.models.io.external import import_with_weights, split_weights
 from equipoise.models.model_config import config_of
 from equipoise.recipes import to_json
@@ -94,7 +94,7 @@ def train_network(network: nn.Module | str, data: Any, settings: NetworkTraining
     split = _training_split(data)
     start = _start(network)
     method = _method(settings)
-    stages = method.stages(lambda: copy.deepcopy(start))
+    stages = method.stages(lambda: copied(start))
     return _run(stages, split, settings, {"method": to_json(method), "start": weights_hash(start)})
 
 
@@ -133,7 +133,7 @@ def stack(networks: Sequence[nn.Module], data: Any, **settings: Any) -> nn.Modul
     method = _method({"method": "afs", **known})
     if not isinstance(method, AFS):
         raise InvalidInput(f"stack trains the merger of AFS, got method {method!r}; leave it out.")
-    members = {f"network {n}": copy.deepcopy(part).eval() for n, part in enumerate(networks)}
+    members = {f"network {n}": copied(part).eval() for n, part in enumerate(networks)}
     if len(members) < 2:
         raise InvalidInput(f"a stack needs two or more networks, got {len(members)}.")
     method = replace(method, alpha=alpha, budgets=(method.merger_epsilon,) * len(members))
@@ -149,7 +149,7 @@ def _run(
 ) -> nn.Module:
     """Run a plan in the folder of the settings, or in one that is removed."""
     loop, seed = _loop(settings, len(split)), settings.get("seed", 0)
-    check_forward(stages[0], split)
+    check_forward(stages, split)
     about |= {"loop": to_json(loop), "seed": seed, "images": images_hash(split)}
     with _folder(settings.get("folder"), about) as folder, _reporter(settings) as reporter:
         model, _ = execute(

@@ -1,7 +1,6 @@
 """Export a saved model as one file for other programs, and verify it against the original."""
 
 import contextlib
-import copy
 import io
 import json
 import logging
@@ -25,6 +24,7 @@ from equipoise.models import AdaptiveNetwork
 from equipoise.models.afa.layer_placement import first_convolution
 from equipoise.models.attack_mode.context import attack_mode
 from equipoise.models.conditional_network import FixedPreference
+from equipoise.models.copied import copied
 from equipoise.models.io.exported import CARD_FILE, CARD_KEY
 from equipoise.models.io.external import load_external
 from equipoise.models.io.model_source import (
@@ -219,7 +219,7 @@ def _loaded(model: str | Path | nn.Module, data: Any) -> tuple[LoadedModel, Spli
                 f"{type(model).__name__} does not name its data; pass labelled images with data=, "
                 "on which the file is compared with it."
             )
-        return loaded_module(copy.deepcopy(model)), as_split(data)  # the copy will be frozen
+        return loaded_module(copied(model)), as_split(data)  # the copy will be frozen
     loaded = find_model(str(model))
     if loaded.folder is None:
         raise ExportError(f"{model} must be a model folder to be exported; name a folder.")

@@ -94,7 +94,8 @@ def rescore(
             f"{failed} of {len(adversarial)} adversarial images were classified correctly when "
             f"they were evaluated again in batches of {size} instead of {other_than}: the model is "
             "random or depends on the other images of a batch, so none of its scores is reliable. "
-            "Put every layer into eval mode and switch randomness off; if the model is meant to be "
+            "Put every layer into eval mode, give batch norms running statistics "
+            "(track_running_stats=True) and switch randomness off; if the model is meant to be "
             "random, ask for its draws with --draws 10."
         )
     return Rescoring(images=len(adversarial), batch_size=size, boundary=boundary)

@@ -145,23 +145,28 @@ def keeps_its_last_epoch(stage: Stage, folder: Path) -> bool:
     return bool(summary["best_epoch"] + 1 == summary["epochs"])
 
 
-def check_forward(stage: Stage, train: Split) -> None:
-    """Build a stage that needs no other and run its network on two images.
+def check_forward(stages: Sequence[Stage], train: Split) -> None:
+    """Build every stage of a plan, untrained, and run its network on two images.
+
+    A network that a later stage cannot use is thus refused before the first is trained.
 
     Args:
-        stage: First stage of a plan.
+        stages: The plan.
         train: Training part.
 
     Raises:
         TrainingError: If the network fails on the images, or returns the wrong number of logits.
-        ValueError: If the stage cannot be built.
+        ValueError: If a stage cannot be built.
     """
+    outcomes: dict[str, nn.Module] = {}
     with seeded(0):
-        task: Any = stage.build({})
-        task.eval()
-        check_answer(
-            task.predictor(stage.validation[0]), train, f"the network of stage {stage.name!r}"
-        )
+        for stage in stages:
+            task: Any = stage.build({name: outcomes[name] for name in stage.needs})
+            task.eval()
+            check_answer(
+                task.predictor(stage.validation[0]), train, f"the network of stage {stage.name!r}"
+            )
+            outcomes[stage.name] = task.outcome()
 
 
 def check_answer(predict: Predict, train: Split, name: str) -> None:

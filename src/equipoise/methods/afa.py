@@ -16,7 +16,7 @@ from equipoise.methods.branch_task import BranchTask, CleanTerm
 from equipoise.methods.examine import alike_branches, constant_gate
 from equipoise.methods.training_attack import TrainingAttack
 from equipoise.models import AdaptiveNetwork, BranchedNetwork, fuse_branches, with_branches
-from equipoise.models.afa.adaptive_network import Placement, WeightGranularity
+from equipoise.models.afa.adaptive_network import Placement, WeightGranularity, check_fusable
 from equipoise.models.afa.branches import Separate, model_soup
 from equipoise.models.afa.layer_placement import AtLayer, FixedBranch, traced
 from equipoise.objectives import AnyObjective, ImportedObjective, single_network_objective
@@ -199,8 +199,10 @@ class AFA:
 
         def build_branches(needed: Mapping[str, nn.Module]) -> "BranchTask":
             network = with_branches(make_network(), len(self.strengths), self.separate)
-            if isinstance(self.gate.reads, AtLayer) and self.soup is None:
-                traced(network, self.gate.reads)  # refuses a wrong layer before hours of stage I
+            if self.soup is None:  # refuse before hours of stage I what stage II would refuse
+                check_fusable(network)
+                if isinstance(self.gate.reads, AtLayer):
+                    traced(network, self.gate.reads)
             return BranchTask(network, self)
 
         def build_gate(needed: Mapping[str, nn.Module]) -> "GateTask":

@@ -20,7 +20,7 @@ from equipoise.methods.single_network import network_stage
 from equipoise.methods.training_attack import TrainingAttack
 from equipoise.models import BranchedNetwork, FeatureStack, load
 from equipoise.models.io.external import import_with_weights, is_external
-from equipoise.models.last_linear import find_last_linear
+from equipoise.models.last_linear import as_linear, find_last_linear
 from equipoise.objectives import AnyObjective
 from equipoise.records.epsilon import Epsilon, Epsilons, format_epsilon
 from equipoise.runtime.errors import InvalidInput
@@ -304,7 +304,8 @@ def stack_networks(networks: Mapping[str, nn.Module]) -> FeatureStack:
         >>> stack_networks({"first": first, "second": second}).sizes()
         [64, 32]
     """
-    classes = {name: find_last_linear(network).out_features for name, network in networks.items()}
+    heads = {name: as_linear(find_last_linear(network)) for name, network in networks.items()}
+    classes = {name: head.out_features for name, head in heads.items()}
     if len(set(classes.values())) > 1:
         listed = ", ".join(f"{name} has {count}" for name, count in classes.items())
         raise InvalidInput(

@@ -1,6 +1,5 @@
 """AFS's network: several frozen feature extractors and one linear merger on all their features."""
 
-import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,7 +7,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from equipoise.models.copied import copied
 from equipoise.models.last_linear import (
+    as_linear,
     find_last_linear,
     linear_layer_names,
     network_name,
@@ -26,7 +27,8 @@ class FeatureExtractor(nn.Module):
     eval mode.
 
     Args:
-        network: Any classifier that ends in a linear layer; it is frozen in place.
+        network: Any classifier that ends in a linear layer, or in a 1x1 convolution with a global
+            average before or after it; it is frozen in place.
 
     Shape:
         Images ``(batch, channel, height, width)`` to features ``(batch, size)``.
@@ -61,7 +63,7 @@ class FeatureExtractor(nn.Module):
 
     def head(self) -> nn.Linear:
         """Return the network's own last linear layer."""
-        return find_last_linear(self.network)
+        return as_linear(find_last_linear(self.network))
 
     def logits(self, images: Images) -> Logits:
         """Return the network's own logits."""
@@ -74,7 +76,9 @@ class FeatureExtractor(nn.Module):
     def forward(self, images: Images) -> Float[Tensor, "batch size"]:
         """Return the penultimate features."""
         features, output, logits = read_last_linear(self.network, images)
-        if output is not logits:
+        # Pooling commutes with a 1x1 convolution, so equal values are asked for there.
+        exact = not isinstance(find_last_linear(self.network), nn.Conv2d)
+        if output is not logits and (exact or not _equal(output, logits)):
             raise InvalidInput(
                 f"{network_name(self.network)} does not end in its last linear layer, so its "
                 "penultimate features are unknown. Name the layer that makes its logits, one of "
@@ -82,6 +86,13 @@ class FeatureExtractor(nn.Module):
                 "attribute `last_linear` of the network; or wrap it so that it ends in nn.Linear."
             )
         return features
+
+
+def _equal(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors agree up to rounding; while a network is exported, they are taken to."""
+    if torch.compiler.is_compiling():
+        return True
+    return one.shape == other.shape and torch.allclose(one, other, rtol=1e-2, atol=1e-3)
 
 
 class FeatureStack(nn.Module):
@@ -115,9 +126,7 @@ class FeatureStack(nn.Module):
         super().__init__()
         if not networks:
             raise InvalidInput("a stack needs at least one network, got none.")
-        self.members = nn.ModuleList(
-            FeatureExtractor(copy.deepcopy(network)) for network in networks
-        )
+        self.members = nn.ModuleList(FeatureExtractor(copied(network)) for network in networks)
         self.merger = nn.Linear(sum(self.sizes()), classes)
         self.last_linear = "merger"  # takes precedence over a name that a member has
 

@@ -4,7 +4,6 @@ The preference, lambda, does two things after every batch norm of the main path:
 it into a scale and a shift for each channel, and it selects one of two batch norms.
 """
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
@@ -18,6 +17,7 @@ from equipoise.models.backbones.preact_resnet import PreActResNet
 from equipoise.models.backbones.wide_resnet import WideResNet
 from equipoise.models.batch_norms import BatchNorm, check_norms, replace_modules
 from equipoise.models.call_state import CallState
+from equipoise.models.copied import copied
 from equipoise.models.film import FiLM, Start
 from equipoise.models.model_config import config_of
 from equipoise.models.preference_encoding import (
@@ -264,7 +264,7 @@ def with_conditioning(
     if start not in get_args(Start):
         raise InvalidInput(f"start must be one of {get_args(Start)}, got {start!r}.")
     check_norms(model, "condition: OAT")
-    network, route = copy.deepcopy(model), _Route()
+    network, route = copied(model), _Route()
     if without_film is None:
         without_film = norms_without_film(network)
     unconditioned = _norms_named(network, without_film)

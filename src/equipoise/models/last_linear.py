@@ -1,5 +1,7 @@
 """Find a network's last linear layer and read the penultimate features, its input."""
 
+from typing import cast
+
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -7,12 +9,16 @@ from equipoise.models.recalled import Recalled, function_behind
 from equipoise.runtime.errors import InvalidInput
 from equipoise.types import Images, Logits, Predict
 
+LastLinear = nn.Linear | nn.Conv2d
+"""A linear layer, or a 1x1 convolution with a global average before or after it."""
 
-def find_last_linear(network: nn.Module) -> nn.Linear:
+
+def find_last_linear(network: nn.Module) -> LastLinear:
     """Return the linear layer that makes a network's logits.
 
     If the network has an attribute ``last_linear`` with a dotted name such as ``"classifier.1"``,
-    it is that layer; otherwise it is the last one in order of registration.
+    it is that layer; otherwise it is the last ``nn.Linear`` in order of registration, or the last
+    1x1 convolution of a network that has none.
 
     Raises:
         ValueError: If there is no linear layer, or the attribute names something else.
@@ -27,13 +33,38 @@ def find_last_linear(network: nn.Module) -> nn.Linear:
         name = getattr(module, "last_linear", None)
         if isinstance(name, str):
             return check_last_linear(module)
-    linears = [module for module in network.modules() if isinstance(module, nn.Linear)]
+    layers = [module for module in network.modules() if _is_linear(module)]
+    linears = [module for module in layers if isinstance(module, nn.Linear)] or layers
     if not linears:
         raise InvalidInput(
             f"{network_name(network)} has no linear layer, so its penultimate features are "
             "unknown; wrap it so that it ends in nn.Linear."
         )
-    return linears[-1]
+    return cast(LastLinear, linears[-1])
+
+
+def as_linear(layer: LastLinear) -> nn.Linear:
+    """Return a last linear layer as an ``nn.Linear`` that shares its weights.
+
+    Example:
+        >>> as_linear(nn.Conv2d(8, 10, 1))
+        Linear(in_features=8, out_features=10, bias=True)
+    """
+    if isinstance(layer, nn.Linear):
+        return layer
+    linear = nn.Linear(layer.in_channels, layer.out_channels, bias=layer.bias is not None)
+    trains = layer.weight.requires_grad
+    linear.weight = nn.Parameter(layer.weight.detach().flatten(1), requires_grad=trains)
+    if layer.bias is not None:
+        linear.bias = nn.Parameter(layer.bias.detach(), requires_grad=trains)
+    return linear
+
+
+def _is_linear(module: nn.Module) -> bool:
+    if not isinstance(module, nn.Conv2d):
+        return isinstance(module, nn.Linear)
+    plain = module.stride == (1, 1) and module.padding == (0, 0) and module.groups == 1
+    return module.kernel_size == (1, 1) and plain
 
 
 def network_name(network: nn.Module) -> str:
@@ -41,7 +72,7 @@ def network_name(network: nn.Module) -> str:
     return type(getattr(network, "network", network)).__name__
 
 
-def check_last_linear(network: nn.Module) -> nn.Linear:
+def check_last_linear(network: nn.Module) -> LastLinear:
     """Return the layer that ``network.last_linear`` names.
 
     Raises:
@@ -49,18 +80,18 @@ def check_last_linear(network: nn.Module) -> nn.Linear:
     """
     name = network.last_linear
     layer = dict(network.named_modules()).get(str(name))
-    if not isinstance(layer, nn.Linear):
+    if layer is None or not _is_linear(layer):
         raise InvalidInput(
             f"last_linear must name a linear layer of {network_name(network)} "
             f"({linear_layer_names(network)}), got {str(name).removeprefix('network.')!r}."
         )
-    return layer
+    return cast(LastLinear, layer)
 
 
 def linear_layer_names(network: nn.Module) -> str:
     """List a network's linear layers for messages, the last registered first."""
     inside = getattr(network, "network", network)
-    names = [name for name, module in inside.named_modules() if isinstance(module, nn.Linear)]
+    names = [name for name, module in inside.named_modules() if _is_linear(module)]
     shown = ", ".join(name or "itself" for name in names[::-1][:8])
     return f"{shown}, ..." if len(names) > 8 else shown or "it has none"
 
@@ -103,7 +134,8 @@ def read_last_linear(
         images: Images in [0, 1].
 
     Returns:
-        The layer's input, the layer's output, and what ``predict`` returned.
+        The layer's input, the layer's output, and what ``predict`` returned; of a convolution, the
+        means of input and output over the image.
 
     Raises:
         ValueError: As ``features_and_logits``.
@@ -118,11 +150,14 @@ def read_last_linear(
         inputs.append(arguments[0])
         outputs.append(output)
 
-    hook = find_last_linear(network).register_forward_hook(record)
+    layer = find_last_linear(network)
+    hook = layer.register_forward_hook(record)
     try:
         logits = predict(images)
     finally:
         hook.remove()
+    if isinstance(layer, nn.Conv2d):
+        inputs, outputs = ([part.mean(dim=(2, 3)) for part in parts] for parts in (inputs, outputs))
     if len(inputs) != 1 or inputs[0].ndim != 2:
         raise InvalidInput(
             f"the last linear layer of {network_name(network)} must run once on a batch of "

@@ -9,7 +9,7 @@ from torch import nn
 from equipoise.attacks import goals, losses
 from equipoise.attacks.goals import Goal
 from equipoise.models.backbones.resnet import ResNet
-from equipoise.models.last_linear import find_last_linear
+from equipoise.models.last_linear import as_linear, find_last_linear
 from equipoise.objectives.base import Batch, Objective
 from equipoise.runtime.errors import InvalidInput
 from equipoise.types import Images, Labels, PerImage, Predict
@@ -68,7 +68,7 @@ class LBGAT:
                 f"a ResNet-18 cannot teach {type(like).__name__}, which has no nn.Conv2d to read "
                 'the number of channels from. Set teacher="same".'
             )
-        classes = find_last_linear(like).out_features
+        classes = as_linear(find_last_linear(like)).out_features
         return ResNet(depth=18, classes=classes, channels=channels[0])
 
     def with_companion(self, companion: nn.Module) -> Objective:

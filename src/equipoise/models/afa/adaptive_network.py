@@ -1,6 +1,5 @@
 """AFA's second stage: a weight generator fuses two branches for each image, in one affine map."""
 
-import copy
 from collections.abc import Callable
 from dataclasses import asdict, fields, replace
 from typing import Any, Literal, get_args
@@ -14,6 +13,7 @@ from equipoise.models.afa.layer_placement import AtLayer, first_convolution, lay
 from equipoise.models.afa.weight_generator import WeightGenerator
 from equipoise.models.batch_norms import BatchNorm, replace_modules
 from equipoise.models.call_state import CallState
+from equipoise.models.copied import copied
 from equipoise.models.model_config import config_of
 from equipoise.runtime.errors import InvalidInput
 from equipoise.types import Images, Logits, PerImage
@@ -291,7 +291,7 @@ def fuse_branches(
     if isinstance(placement, AtLayer):
         placement = traced(branched, placement)
     adaptive = _with_generator(
-        copy.deepcopy(branched.network),
+        copied(branched.network),
         RoutedNorm,
         lambda routed: FusedBatchNorm2d.of(routed.norm, first, last),
         placement=placement,
@@ -301,6 +301,17 @@ def fuse_branches(
     )
     like = next(branched.parameters())
     return adaptive.to(like.device, like.dtype)
+
+
+def check_fusable(branched: BranchedNetwork) -> None:
+    """Reject a network whose norms ``fuse_branches`` would reject, before its branches are trained.
+
+    Raises:
+        ValueError: As ``fuse_branches``.
+    """
+    for module in branched.modules():
+        if isinstance(module, RoutedNorm):
+            FusedBatchNorm2d.of(module.norm, 0, branched.branches - 1)
 
 
 def new_adaptive_network(network: nn.Module, **settings: Any) -> AdaptiveNetwork:
@@ -323,7 +334,7 @@ def new_adaptive_network(network: nn.Module, **settings: Any) -> AdaptiveNetwork
         at = AtLayer(**{name: settings.pop(name) for name in names & settings.keys()})
         settings["placement"] = replace(at, layer=layer_path(network, at.layer))
     return _with_generator(
-        copy.deepcopy(network),
+        copied(network),
         BatchNorm,
         lambda norm: FusedBatchNorm2d(norm.num_features),
         **settings,

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from equipoise.distributed.sync_batch_norm import reduces
 from equipoise.models.batch_norms import BatchNorm, check_norms, replace_modules
 from equipoise.models.call_state import CallState
+from equipoise.models.copied import copied
 from equipoise.models.model_config import config_of
 from equipoise.runtime.errors import InvalidInput
 from equipoise.types import Images, Logits
@@ -251,7 +252,7 @@ def with_branches(model: nn.Module, branches: int, separate: Separate = "both") 
         torch.Size([6, 10])
     """
     check_norms(model, "branch: AFA")
-    network, route = copy.deepcopy(model), Route()
+    network, route = copied(model), Route()
     replace_modules(
         network,
         BatchNorm,
@@ -285,7 +286,7 @@ def model_soup(branched: BranchedNetwork, weight: float) -> nn.Module:
     """
     if not 0 <= weight <= 1:
         raise InvalidInput(f"weight must be a share in [0, 1], got {weight}.")
-    network = copy.deepcopy(branched.network)
+    network = copied(branched.network)
 
     def interpolate(routed: RoutedNorm) -> nn.Module:
         norm = routed.norm.norm_copy(branched.branches - 1)

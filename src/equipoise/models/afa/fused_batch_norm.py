@@ -54,10 +54,17 @@ class FusedBatchNorm2d(nn.Module):
             ValueError: If they are not plain batch norms with running statistics.
         """
         pair: list[Any] = [norms.norm_copy(first), norms.norm_copy(last)]
-        if type(pair[0]) not in get_args(BatchNorm) or pair[0].running_var is None:
+        kind = type(pair[0]).__name__
+        if pair[0].running_var is None:
             raise InvalidInput(
-                f"{type(pair[0]).__name__} cannot be fused: only a plain nn.BatchNorm2d "
-                "with running statistics is one affine map."
+                f"{kind} of {pair[0].num_features} channels keeps no running statistics, so what "
+                "it does to an image depends on the batch, and AFA cannot fuse it. Build it with "
+                "track_running_stats=True. AFS can stack the network as it is."
+            )
+        if type(pair[0]) not in get_args(BatchNorm):
+            raise InvalidInput(
+                f"{kind} cannot be fused: only a plain nn.BatchNorm2d is one affine map. Put what "
+                "else it does into a module of its own."
             )
         fused = cls(pair[0].num_features).to(pair[0].running_var)
         with torch.no_grad():

@@ -1,6 +1,5 @@
 """Where a weight generator can read: a named layer, found by name and by a traced forward pass."""
 
-import copy
 import difflib
 import itertools
 from collections.abc import Sequence
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 
 from equipoise.models.afa.branches import BranchedNetwork, RoutedNorm
 from equipoise.models.batch_norms import BatchNorm
+from equipoise.models.copied import copied
 from equipoise.models.last_linear import network_name
 from equipoise.runtime.errors import InvalidInput
 
@@ -214,7 +214,7 @@ class _Trace:
 
 def _trace(branched: BranchedNetwork, shape: tuple[int, ...]) -> _Trace:
     """Run a copy of a network on grey images of one shape."""
-    trace, twin = _Trace(), copy.deepcopy(branched).eval()
+    trace, twin = _Trace(), copied(branched).eval()
     names: dict[nn.Module, list[str]] = {}
     for name, module in _layers(twin.network).items():
         names.setdefault(module, []).append(name)
