@@ -4,6 +4,8 @@ import re
 from dataclasses import replace
 
 import pytest
+import torch
+import user_nets
 from commands import output, refused, run, shown_help
 
 from equipoise.recipes import RECIPES
@@ -236,3 +238,19 @@ def test_a_run_has_as_many_threads_as_asked_for_and_one_on_ray(monkeypatch, flag
     ((seen, executor),) = found
     assert seen == threads
     assert executor is None or executor.cpus == threads
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("no_self_checks")
+def test_before_and_after_are_in_one_table(capsys, tmp_path):
+    torch.save(user_nets.small(10, 1).state_dict(), tmp_path / "start.pth")
+    run(
+        *("train", "pgd_at_digits", "--network", f"user_nets:small@{tmp_path / 'start.pth'}"),
+        *("--epochs", 1, "--evaluation.images", 8, "--evaluation.suites", "tables", "--evaluate"),
+        *("--out", tmp_path / "run"),
+    )
+    printed = output(capsys)
+    for name in ("pgd_at_digits_start", "pgd_at_digits"):
+        assert f"record: {tmp_path / 'run'}" in printed
+        assert len(re.findall(rf"{name} [0-9]", printed)) >= 1
+    assert list((tmp_path / "run" / "start" / "records").glob("*.json"))

@@ -104,16 +104,18 @@ def test_finished_stages_are_loaded_instead_of_trained(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "of_run", "what"),
     [
-        ({"schedule": replace(SCHEDULE, epochs=SCHEDULE.epochs + 1)}, {}, "schedule"),
+        ({"schedule": replace(SCHEDULE, epochs=SCHEDULE.epochs + 1)}, {}, "schedule.epochs"),
         ({"validation": (0.0, 0.3)}, {}, "validation"),
         ({}, {"seed": 1}, "seed"),
-        ({}, {"train": learnable(60)}, "training images"),
-        ({"build": one_stage(lambda: linear(2)).build}, {}, "shapes"),
+        ({}, {"train": learnable(60)}, "images"),
+        ({}, {"loop": replace(LOOP, batch_size=7)}, "loop.batch_size"),
+        ({"settings": {"alpha": 0.1}}, {}, "method.alpha"),
+        ({"build": one_stage(lambda: linear(2)).build}, {}, r"tensors\.\S+"),
     ],
 )
 def test_a_folder_with_a_stage_of_other_settings_is_refused(changes, of_run, what, tmp_path):
     run([stage("one")], tmp_path)
-    with pytest.raises(RunError, match=f"holds a stage that differs in {what}; choose another"):
+    with pytest.raises(RunError, match=f"holds a stage that differs in {what}[;,]"):
         run([stage("one", **changes)], tmp_path, **of_run)
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from equipoise.recipes import from_json, to_json
+from equipoise.runtime.differences import differing_fields
 from equipoise.runtime.errors import RunError
 from equipoise.runtime.files import LOCK, clear_temporaries, locked, read_json
 from equipoise.runtime.run_folder import RunFolder
@@ -109,7 +110,7 @@ def differences(folder: Path, content: Any) -> list[str]:
         Paths such as ``method.alpha``. A field that the stored recipe lacks, because it was added
         in a later version, counts as set to its default.
     """
-    return _differences(_of_this_version(read_json(RunFolder(folder).recipe)), content)
+    return differing_fields(_of_this_version(read_json(RunFolder(folder).recipe)), content)
 
 
 def _of_this_version(content: Any) -> Any:
@@ -118,15 +119,3 @@ def _of_this_version(content: Any) -> Any:
         return to_json(from_json(content))
     except ValueError:
         return content
-
-
-def _differences(before: Any, after: Any, path: str = "") -> list[str]:
-    if isinstance(before, dict) and isinstance(after, dict):
-        return [
-            changed
-            for name in sorted(before.keys() | after.keys())
-            for changed in _differences(
-                before.get(name), after.get(name), f"{path}.{name}".strip(".")
-            )
-        ]
-    return [] if before == after else [path]

@@ -180,13 +180,17 @@ def exit_on_failure(
 
 
 def evaluate_and_print(
-    models: Sequence[str], preferences: Sequence[float | None] = (None,), **settings: Any
+    models: Sequence[str],
+    preferences: Sequence[float | None] = (None,),
+    before: dict[str, Any] | None = None,
+    **settings: Any,
 ) -> list[tuple[dict[str, Any], Path]]:
     """Evaluate models and print one table, the self-checks and the paths of the records.
 
     Args:
         models: As for ``api.evaluate.evaluate``.
         preferences: Values of lambda for conditional networks; ``None`` is the network's default.
+        before: Arguments of ``api.evaluate.evaluate`` for another model, the first in the table.
         settings: Other arguments of ``api.evaluate.evaluate``.
 
     Returns:
@@ -199,10 +203,14 @@ def evaluate_and_print(
 
     for model in models[1:]:
         find_model(model, trust=settings.get("trust", ()))  # before the first is attacked for hours
+    asked = [
+        {"model": model, "preference": preference, **settings}
+        for model, preference in product(models, preferences)
+    ]
     records, paths = [], []
     with Terminal(console) as terminal:
-        for model, preference in product(models, preferences):
-            record, path = evaluate(model, preference=preference, reporter=terminal, **settings)
+        for arguments in [*([before] if before else []), *asked]:
+            record, path = evaluate(**arguments, reporter=terminal)
             records.append(record)
             paths.append(path)
     console.print(rich_table(records, "Worst case per image"))

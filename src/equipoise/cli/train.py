@@ -244,9 +244,30 @@ def _executor(command: TrainCommand, reporter: "Callable[[], Reporter]") -> Any:
     )
 
 
+def _start_of(command: TrainCommand) -> dict[str, Any] | None:
+    """Arguments that evaluate the trained weights from which a run started, if it did."""
+    from equipoise.recipes import ImportedNetwork
+    from equipoise.runtime.trust import trusting
+
+    recipe, network = command.recipe, command.recipe.network
+    if not isinstance(network, ImportedNetwork) or network.weights is None or network.new_head:
+        return None
+    with trusting(*command.trust):
+        dataset = recipe.dataset.load()
+        start = network.maker(dataset)().eval()
+    return {
+        "model": start,
+        "dataset": dataset,
+        "evaluation": recipe.evaluation,
+        "name": f"{recipe.name}_start",
+        "folder": command.folder / "start",
+        "trust": command.trust,
+    }
+
+
 def _after_training(command: TrainCommand) -> None:
     if command.options.evaluate:
-        evaluate_and_print((str(command.folder),), trust=command.trust)
+        evaluate_and_print((str(command.folder),), trust=command.trust, before=_start_of(command))
     else:
         print_line(f"next: equipoise evaluate {command.folder}{command.trust_flag}")
     if command.options.export is not None:

@@ -36,7 +36,8 @@ class CommonOptions:
     dry_run: Switch = False
     """Measure a few steps, print what the run would cost on this machine, and train nothing."""
     evaluate: Switch = False
-    """After training, attack the model as the recipe says and print the table."""
+    """After training, attack the model as the recipe says and print the table, with the weights
+    that training started from if --network names some."""
     export: Annotated[Path | None, optional("FILE")] = None
     """After training, write the model and its scores to FILE.onnx or FILE.pt2."""
 

@@ -19,6 +19,7 @@ from equipoise.attacks.goals import margin
 from equipoise.attacks.threat import THREATS
 from equipoise.data import DataError, Split, as_split
 from equipoise.deployment import publish
+from equipoise.deployment.latency import latency_sentence, measure_latency
 from equipoise.evaluation.cache import images_hash
 from equipoise.models import AdaptiveNetwork
 from equipoise.models.afa.layer_placement import first_convolution
@@ -27,6 +28,7 @@ from equipoise.models.conditional_network import FixedPreference
 from equipoise.models.copied import copied
 from equipoise.models.io.exported import CARD_FILE, CARD_KEY
 from equipoise.models.io.external import load_external
+from equipoise.models.io.model_folder import home_of
 from equipoise.models.io.model_source import (
     LoadedModel,
     at_preference,
@@ -38,7 +40,8 @@ from equipoise.records.epsilon import format_epsilon
 from equipoise.report.score_card import score_card
 from equipoise.runtime.environment import commit
 from equipoise.runtime.errors import RunError
-from equipoise.runtime.files import write_bytes
+from equipoise.runtime.files import write_bytes, write_json
+from equipoise.runtime.run_folder import RunFolder
 from equipoise.types import Images, Labels
 
 Format = Literal["onnx", "torch-export"]
@@ -76,7 +79,7 @@ class ExportedFile:
     difference_adversarial: float
 
     def summary(self) -> str:
-        """Describe the comparison and the scores in the file, with a warning of unreliable ones."""
+        """Describe the comparison, the scores in the file, and the cost of inference."""
         scores = self.card["scores"]
         contents = (
             "The file contains no scores, because the model has no record yet."
@@ -89,6 +92,7 @@ class ExportedFile:
             f"{self.images} images ({self.source}) and {self.difference_adversarial:.2g} on the "
             f"same images attacked at {format_epsilon(self.epsilon)}. {contents}"
             + ("" if scores is None or not scores["warning"] else f" Warning: {scores['warning']}")
+            + f" {latency_sentence(self.card['latency'])}"
         )
 
 
@@ -174,12 +178,14 @@ def export_model(
     fixed = network.preference if isinstance(network, FixedPreference) else None
     shape = image_shape(loaded, size) if split is None else tuple(split.images.shape[1:])
     deployed = DeployedModel(network.requires_grad_(False)).eval()
+    latency = measure_latency(network, shape)
     record = None if loaded.folder is None else publish.record_at(loaded.folder, fixed)
     card = score_card(loaded.card, record) | {
         "name": name,
         "image_shape": list(shape),
         "outputs": deployed.outputs,
         "exported_by": commit(),
+        "latency": latency,
     }
     if split is None:
         clean, labels, source = _examples(deployed, loaded, shape, images, data)
@@ -200,6 +206,9 @@ def export_model(
             f"images; {file} was not written. Try the other format."
         )
     write_bytes(file, content)
+    if loaded.folder is not None and home_of(loaded.folder) == loaded.home:
+        write_json(RunFolder(loaded.home).latency, latency)
+        publish.write_card(loaded.folder)
     return ExportedFile(
         path=file,
         card=card,

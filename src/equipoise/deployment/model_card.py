@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 from itertools import groupby
 
+from equipoise.deployment.latency import latency_sentence
 from equipoise.records.redaction import functions_named, without_folders
 from equipoise.report.marks import marks_of
 from equipoise.report.record import Record, attack_count
@@ -16,7 +17,7 @@ _NO_SCORES = "Not evaluated yet: `equipoise evaluate` writes the scores here."
 _CLASSES_SHOWN = 20
 
 
-def model_card(document: Record, records: Sequence[Record]) -> str:
+def model_card(document: Record, records: Sequence[Record], latency: Record | None = None) -> str:
     """Model card as Markdown with the front matter of the Hugging Face hub.
 
     Every number comes from a record. Folders of this machine are left out.
@@ -25,6 +26,7 @@ def model_card(document: Record, records: Sequence[Record]) -> str:
         document: The model folder's ``config.json``.
         records: Evaluations of the model on test images; the most complete one of each threat is
             shown.
+        latency: What ``measure_latency`` returned at the last export.
 
     Returns:
         The whole file.
@@ -46,6 +48,7 @@ def model_card(document: Record, records: Sequence[Record]) -> str:
         *([_scores(record) for record in shown] or [_NO_SCORES]),
         "## Limits",
         _limits(shown),
+        *(["## Cost", latency_sentence(latency)] if latency else []),
         "## Training",
         _training(document),
     ]

@@ -23,7 +23,7 @@ from equipoise.records.files import iterate_records
 from equipoise.records.redaction import without_folders
 from equipoise.report.score_card import fullest_by_threat, preference_in, records_of_model
 from equipoise.runtime.errors import RunError
-from equipoise.runtime.files import write_bytes, write_json
+from equipoise.runtime.files import read_json, write_bytes, write_json
 from equipoise.runtime.run_folder import RunFolder
 from equipoise.runtime.trust import Trusted
 
@@ -84,9 +84,14 @@ def write_card(model: Path | str) -> Path:
             "was trained, and push it again."
         )
     folder = locate(model)
-    text = model_card(read_config(folder), records_of(folder))
-    write_bytes(folder / CARD, text.encode())
+    write_bytes(folder / CARD, _card(folder))
     return folder / CARD
+
+
+def _card(folder: Path) -> bytes:
+    latency = RunFolder(home_of(folder)).latency
+    measured = read_json(latency) if latency.exists() else None
+    return model_card(read_config(folder), records_of(folder), measured).encode()
 
 
 def robustbench(model: Path | str, file: Path) -> list[str]:
@@ -142,7 +147,7 @@ def push(
     contents: dict[str, bytes | Path] = {
         CONFIG: _redacted(read_config(folder)),
         WEIGHTS: folder / WEIGHTS,
-        CARD: model_card(read_config(folder), records_of(folder)).encode(),
+        CARD: _card(folder),
     }
     for path, record in iterate_records(RunFolder(home_of(folder)).records):
         contents[f"records/{path.name}"] = _redacted(record)

@@ -1,9 +1,7 @@
 """Run the stages of a plan in this process, in order."""
 
-import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +12,10 @@ from torch import nn
 
 from equipoise.data import Split
 from equipoise.distributed.ranks import Ranks
+from equipoise.evaluation import images_hash
 from equipoise.evaluation.random_draws import seeded
+from equipoise.recipes import to_json
+from equipoise.runtime.differences import differing_fields
 from equipoise.runtime.errors import RunError, TrainingError
 from equipoise.runtime.files import read_json, write_json
 from equipoise.runtime.reporter import Reporter
@@ -60,6 +61,7 @@ def execute(
         RunError: If the folder holds a stage with other settings.
         Interrupted: If the run was asked to stop; call again to continue.
     """
+    facts = {"seed": seed, "images": images_hash(train)}
     training, validation = train.hold_out(
         loop.held_out(len(train)), derive_seed(seed, "validation")
     )
@@ -70,7 +72,7 @@ def execute(
         with seeded(derive_seed(seed, stage.name, "weights")):
             task: Any = stage.build({name: outcomes[name] for name in stage.needs})
         if stage.trains:
-            about = _settings(stage, task, seed, len(train))
+            about = _settings(stage, task, loop, facts)
             Ranks(fabric).on_rank_zero(partial(_check_settings, stage_folder, about))
         if not stage.trains:
             task.to(fabric.device)
@@ -86,20 +88,30 @@ def execute(
     return outcomes[stages[-1].name].eval(), trained
 
 
-def _settings(stage: Stage, task: nn.Module, seed: int, images: int) -> dict[str, Any]:
+def _settings(
+    stage: Stage, task: nn.Module, loop: TrainingConfig, facts: Mapping[str, Any]
+) -> dict[str, Any]:
     """What a stage's files depend on, as JSON values."""
-    shapes = {name: list(value.shape) for name, value in task.state_dict().items()}
     about = {
-        "schedule": asdict(stage.schedule),
+        **facts,
+        "schedule": to_json(stage.schedule),
         "validation": list(stage.validation),
         "norm": stage.norm,
         "keep": stage.keep,
-        "seed": seed,
-        "training images": images,
-        "shapes": hashlib.sha256(json.dumps(shapes).encode()).hexdigest(),
+        "method": {name: _plain(value) for name, value in stage.settings.items()},
+        "loop": to_json(loop),
+        "tensors": {name: list(value.shape) for name, value in task.state_dict().items()},
     }
     values: dict[str, Any] = json.loads(json.dumps(about))  # with lists, as they are read
     return values
+
+
+def _plain(value: Any) -> Any:
+    """A setting as JSON values; one that has none, such as a user's own object, by its type."""
+    try:
+        return json.loads(json.dumps(to_json(value)))
+    except (TypeError, ValueError):
+        return f"{type(value).__module__}.{type(value).__qualname__}"
 
 
 def _check_settings(folder: Path, about: dict[str, Any]) -> None:
@@ -108,11 +120,12 @@ def _check_settings(folder: Path, about: dict[str, Any]) -> None:
     stored = read_json(path) if path.exists() else None
     if stored is None and not folder.exists():
         write_json(path, about)
-    changed = [name for name in about if stored is not None and stored.get(name) != about[name]]
+    changed = [] if stored is None else differing_fields(stored, about)
     if changed:
+        listed = ", ".join(changed[:4]) + (", ..." if len(changed) > 4 else "")
         raise RunError(
-            f"{folder} holds a stage that differs in {', '.join(changed)}; choose another folder, "
-            "or delete it."
+            f"{folder} holds a stage that differs in {listed}; choose another folder, or delete it "
+            "to train the stage again."
         )
 
 

@@ -224,13 +224,17 @@ class AFA:
 
         stage = partial(Stage, validation=(self.strengths[0], self.strengths[-1]), norm=self.norm)
         top = self.strengths[-1]
+        later = ("gate", "gate_schedule", "soup")
         first = stage(
             name="branches",
             build=build_branches,
             schedule=self.schedule,
+            settings={name: value for name, value in vars(self).items() if name not in later},
             examine=lambda task, split: alike_branches(task.network, split),
         )
-        second = partial(stage, schedule=self.gate_schedule, needs=("branches",))
+        second = partial(
+            stage, schedule=self.gate_schedule, needs=("branches",), settings=vars(self)
+        )
         if self.soup is not None:
             return [first, second(name="soup", build=build_soup, trains=False)]
         # PGD accuracy is as high with an untrained generator as with a trained one. The best epoch

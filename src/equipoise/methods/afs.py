@@ -170,6 +170,7 @@ class AFS:
             norm=self.norm,
             needs=needs,
             trains=self.merger == "trained",
+            settings=vars(self),
             examine=lambda task, split: weak_stack(
                 task.stack, split, self.merger_epsilon, self.norm
             ),

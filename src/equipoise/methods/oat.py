@@ -131,6 +131,7 @@ class OAT:
                 schedule=self.schedule,
                 validation=(0.0, self.epsilon),
                 norm=self.norm,
+                settings=vars(self),
             )
         ]
 

@@ -156,7 +156,20 @@ def network_stage(
             return NetworkTask(network, paired, epsilon, attack, norm, random_budgets, companion)
         return NetworkTask(network, objective, epsilon, attack, norm, random_budgets)
 
-    return Stage(name=name, build=build, schedule=schedule, validation=(epsilon,), norm=norm)
+    settings = {
+        "objective": objective,
+        "epsilon": epsilon,
+        "attack": attack,
+        "random_budgets": random_budgets,
+    }
+    return Stage(
+        name=name,
+        build=build,
+        schedule=schedule,
+        validation=(epsilon,),
+        norm=norm,
+        settings=settings,
+    )
 
 
 class NetworkTask(nn.Module):

@@ -15,6 +15,7 @@ A run folder::
       records/<record>.json        one per evaluation
       gallery/<record>.json        example images for the HTML report
       corruptions/<result>.json    accuracy on corrupted images
+      latency.json                 time of inference, measured at the last export
       evaluations/                 cached results of attacks
 """
 
@@ -82,6 +83,11 @@ class RunFolder:
     def gallery(self) -> Path:
         """The folder with example images for the HTML report, one file per record."""
         return self.path / "gallery"
+
+    @property
+    def latency(self) -> Path:
+        """Time of inference, measured at the last export."""
+        return self.path / "latency.json"
 
     @property
     def evaluations(self) -> Path:

@@ -1,7 +1,7 @@
 """Stages, of which every method's plan is made, and the tasks that the training loop runs."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
@@ -67,6 +67,7 @@ class Stage:
         needs: Names of earlier stages.
         keep: Which weights later stages get: those of the best epoch or the last epoch.
         trains: Whether the stage is trained; if not, its outcome is used as built.
+        settings: All other settings that the trained weights depend on.
         examine: Looks at the trained task, in eval mode, on validation images; the warnings that it
             returns are printed and stored.
     """
@@ -79,6 +80,7 @@ class Stage:
     needs: tuple[str, ...] = ()
     keep: Literal["best", "last"] = "best"
     trains: bool = True
+    settings: Mapping[str, Any] = field(default_factory=dict)
     examine: Callable[[Any, Split], list[str]] | None = None
 
 

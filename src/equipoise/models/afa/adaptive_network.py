@@ -49,7 +49,7 @@ class _FusingState(CallState):
         return (_FusingState, (self.ceiling,))
 
 
-class _FusedSite(nn.Module):
+class FusedSite(nn.Module):
     """Replacement of one batch norm; with ``per_norm`` it has a generator of its own."""
 
     def __init__(
@@ -66,6 +66,7 @@ class _FusedSite(nn.Module):
         self.channels = channels  # this norm's, if one generator weights the channels of all norms
 
     def forward(self, features: Tensor) -> Tensor:
+        """Normalise with the weight of the current call."""
         weight, before = self.state.weight, self.state.before
         if self.generator is not None and self.state.given is None:
             weight = self.state.estimate(self.generator, features)
@@ -355,7 +356,7 @@ def _with_generator(
     _check(placement, each, ceiling)
     state, stem, total = _FusingState(ceiling), first_convolution(network), 0
 
-    def fused_site(module: nn.Module) -> _FusedSite:
+    def fused_site(module: nn.Module) -> FusedSite:
         nonlocal total
         norm, generator = fuse(module), None
         channels = norm.scale.shape[1]
@@ -363,7 +364,7 @@ def _with_generator(
             outputs = channels if each == "channel" else 1
             generator = WeightGenerator(channels, hidden, kernel=1, outputs=outputs)
         total += channels
-        return _FusedSite(norm, state, generator, slice(total - channels, total))
+        return FusedSite(norm, state, generator, slice(total - channels, total))
 
     replace_modules(network, kind, fused_site)
     generator = None
