@@ -65,7 +65,8 @@ def test_afss_settings_match_its_section_3(recipe):
         assert (merger.epochs, merger.learning_rate, merger.decay_epochs) == (5, 0.1, (2,))
         assert merger.batch_size == 100
         assert method.merger_epsilon == 8 / 255
-    assert recipe.evaluation.epsilons in ((0.0, 8 / 255), tuple(k / 255 for k in (0, 2, 4, 6, 8)))
+    curve = tuple(k / 255 for k in (0, 2, 4, 6, 8))
+    assert recipe.evaluation.epsilons == ((0.0, 8 / 255) if "cifar100" in recipe.name else curve)
 
 
 @pytest.mark.parametrize("recipe", AFA + AFS, ids=name_of)

@@ -163,6 +163,7 @@ def _finish(run: StageRun, validate: Validation) -> dict[str, Any]:
         "best_score": position.best_score,
         "last_score": position.score,
         "seconds": round(position.seconds, 2),
+        "processor_seconds": round(position.processor_seconds, 2),
         "threads": torch.get_num_threads(),
         "validation": accuracy,
     }

@@ -28,6 +28,7 @@ class Position:
     accuracy: dict[str, dict[str, float]] = field(default_factory=dict)  # of the best and last
     score: float = -math.inf
     seconds: float = 0.0
+    processor_seconds: float = 0.0  # over all threads of this process
     terms: list[str] = field(default_factory=list)
     watched: dict[str, Any] = field(default_factory=dict)  # state of the TrainingMonitor
 
@@ -54,6 +55,7 @@ class StageRun:
         self.order = torch.zeros(0, dtype=torch.long)
         self.sums = torch.zeros(0, dtype=torch.float64)
         self._started = self._saved = time.monotonic()
+        self._processor_started = time.process_time()
 
     @property
     def steps_done(self) -> int:
@@ -97,6 +99,7 @@ class StageRun:
     def update_seconds(self) -> None:
         """Set the position's seconds to the training time so far, over all resumed runs."""
         self.position.seconds = time.monotonic() - self._started
+        self.position.processor_seconds = time.process_time() - self._processor_started
 
     def is_checkpoint_due(self) -> bool:
         """Return whether the last checkpoint is older than the configuration allows."""
@@ -152,6 +155,7 @@ class StageRun:
         self.ranks.check_same(self.steps_done, self.folder)
         self._saved = time.monotonic()
         self._started = self._saved - self.position.seconds
+        self._processor_started = time.process_time() - self.position.processor_seconds
 
     def _load(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
         trainer = self.trainer

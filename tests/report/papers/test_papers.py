@@ -7,6 +7,7 @@ from statistics import mean
 
 import pytest
 
+from equipoise.recipes import RECIPES
 from equipoise.report.papers import (
     ENTRIES,
     SCALES,
@@ -15,11 +16,12 @@ from equipoise.report.papers import (
     Table,
     find_entries,
     recipe_of,
+    recipes_of,
     rich_entry,
     write_entry,
     write_index,
 )
-from equipoise.report.papers.entry import MEASURED, WORST, Column
+from equipoise.report.papers.entry import AS_PRINTED, MEASURED, WORST, WORST_CASE, Column
 from equipoise.report.papers.measurements import Number, accuracies, measure
 from equipoise.report.papers.pages import drawing_of
 from equipoise.report.papers.published import published_row, published_table
@@ -118,7 +120,11 @@ def test_a_cell_is_mean_and_deviation_over_seeds():
 
 def test_a_number_that_one_seed_lacks_is_not_shown():
     black_box = Column(head="BB", published=None, under="transfer")
-    assert measure([result(), result(transfer=None)], black_box, MEASURED) is None
+    assert measure([result(), result(transfer=None)], black_box, WORST_CASE) is None
+    suite = {"name": "transfer", "independent": False, "attacks": [], "accuracy": [0.9] * 5}
+    moved = [result(transfer=record(suites=[suite]))]
+    assert measure(moved, black_box, WORST_CASE).mean == pytest.approx(90)
+    assert measure(moved, black_box, AS_PRINTED) is None  # not measured as printed
     sizes = Column(head="Para.", published=None, under="parameters")
     assert measure([result()], sizes, MEASURED).mean == pytest.approx(1.234567)
 
@@ -396,3 +402,11 @@ def test_figure_6_of_afa_has_a_point_for_each_eighth_of_the_surrogates_strengths
     assert list(points[0].get_xdata()) == pytest.approx(means)
     assert list(points[0].get_ydata()) == pytest.approx(means)
     assert not any(line.get_label() == "surrogate" for line in panel.lines)
+
+
+@pytest.mark.parametrize("scale", SCALES.values(), ids=lambda scale: scale.name)
+@pytest.mark.parametrize("entry", ENTRIES.values(), ids=lambda entry: entry.name)
+def test_records_of_one_table_have_the_strengths_of_their_recipes_in_common(entry, scale):
+    for part in entry.parts():
+        strengths = {RECIPES[name]().evaluation.epsilons for name in recipes_of(part, scale)}
+        assert len(strengths) <= 1

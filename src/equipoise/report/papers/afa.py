@@ -139,7 +139,8 @@ AFA_ENTRIES = (
         "ratio and target that is worst for the whole set. Worst case: an image broken at a weaker "
         "strength stays broken, and PGD+Ada. is the worst case for each image over the margin, "
         "APGD, and both targets of the seven ratios. BB: images "
-        "attacked on another network by PGD on two losses; the paper uses a ResNet-50. In the "
+        "attacked on another network by PGD, each under the worse of two losses, not as printed: "
+        "there is no such line; the paper uses a ResNet-50. In the "
         "paper's row Standard the black-box numbers repeat those of the attacks; they are shown as "
         "printed.",
         content=Table(

@@ -20,6 +20,11 @@ _PGD = tuple(Column(head=f"PGD-{n}", published=f"PGD-{n}", under=f"pgd-{n}") for
 _WORST = Column(head="Worst case", published=None, under=WORST)
 _BUDGETS = tuple(Row(label=f"#{k}", recipe=f"pgd_at_{{}}_budget_{k}") for k in range(10))
 _AFS_ROW = Row(label="AFS", recipe="afs_{}")
+_AFS_OF_FIVE = (
+    Row(label="AFS", recipe="afs_{}_mask_101010101", scales=("paper",)),
+    replace(_AFS_ROW, scales=SMALL),
+)
+"""Stack of the networks that Fig. 6 shows; at smaller scales the default one."""
 _ALPHAS = tuple(
     Row(label=f"α = {alpha}", recipe=f"afs_{{}}_alpha_{alpha.replace('.', '_')}")
     for alpha in ("0", "0.2", "0.4", "0.6", "0.8", "1")
@@ -49,7 +54,8 @@ _TRADE_OFF_COLUMNS = (
     Column(head="Trade-off", published="trade_off", under="trade-off"),
 )
 _AA_NOTE = (
-    "AA, measured: the worst case over all attacks, which include AutoAttack at paper scale only. "
+    "PGD, measured: at the strongest strength alone. AA, measured: the worst case over all attacks "
+    "and strengths, which include AutoAttack at paper scale only, and attacks on single members. "
     "Every row is trained from scratch with one architecture; the paper's rows come from several "
     "papers and architectures."
 )
@@ -137,9 +143,12 @@ AFS_ENTRIES = (
         paper="AFS Fig. 6",
         title="Gradient of the loss with respect to the image",
         note="Absolute value, normalised to [0, 1], log-transformed, as in the paper's caption. "
-        "The paper's stack consists of the networks shown; ours is the default stack.",
+        "At paper scale the stack consists of the networks shown, as in print; elsewhere it is the "
+        "default one. The loss is the cross-entropy of the true class.",
         content=Figure(
-            part=Part(data="cifar10", rows=(*(_BUDGETS[k] for k in (0, 2, 4, 6, 8)), _AFS_ROW)),
+            part=Part(
+                data="cifar10", rows=(*(_BUDGETS[k] for k in (0, 2, 4, 6, 8)), *_AFS_OF_FIVE)
+            ),
             drawn_by="model_figures.gradient_images",
             needs="gradients",
         ),

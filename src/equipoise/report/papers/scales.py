@@ -91,6 +91,8 @@ SCALES: Mapping[str, Scale] = MappingProxyType(
                         for k in range(10)
                     },
                     "fat_trades_cifar10_paper_afs": "fat_trades_cifar10_paper",
+                    # Tables I, IV and VI print the same numbers for it: one network.
+                    "pgd_at_cifar10_paper_afs": "extractor_8_cifar10_paper",
                     "lbgat_cifar10_paper": "lbgat_trades_cifar10_paper",
                     "lbgat_cifar100_paper": "lbgat_trades_cifar100_paper",
                     "afs_cifar10_paper_alpha_0_5": "afs_cifar10_paper",
