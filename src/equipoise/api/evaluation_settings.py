@@ -12,6 +12,7 @@ from torch import nn
 from equipoise.evaluation.external_files import file_sha256
 from equipoise.evaluation.profile import Order, Profile
 from equipoise.recipes import Evaluation, to_json
+from equipoise.records.epsilon import parse_epsilon
 from equipoise.runtime.errors import InvalidInput
 from equipoise.runtime.seeds import derive_seed
 from equipoise.runtime.trust import Trusted, names_function
@@ -180,6 +181,8 @@ def split_choices(choices: EvaluationChoices) -> tuple[dict[str, Any], dict[str,
             raise InvalidInput(
                 f"{name} must be a sequence, got {choices[name]!r}; write ({choices[name]!r},)."
             )
+    if "epsilons" in choices:
+        choices = {**choices, "epsilons": tuple(map(_strength, choices["epsilons"]))}
     for name in choices:
         if name not in known:
             near = get_close_matches(name, known, n=1)
@@ -212,3 +215,7 @@ def trusted_code(choices: EvaluationChoices, data: Any = None) -> tuple[Trusted,
     """
     named = filter(names_function, (*choices.get("suites", ()), data))
     return (*choices.get("trust", ()), *map(str, named))
+
+
+def _strength(value: Any) -> float:
+    return parse_epsilon(value) if isinstance(value, str) else float(value)

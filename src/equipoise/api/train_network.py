@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypedDict
 
+import torch
 from rich.console import Console
 from torch import nn
 
@@ -17,7 +18,12 @@ from equipoise.data import Augmentation, DataSet, Split, as_split, recognise
 from equipoise.distributed.ranks import launched
 from equipoise.evaluation import images_hash
 from equipoise.evaluation.cache import weights_hash
-from equipoise.execution.local import check_forward, execute, training_warnings
+from equipoise.execution.local import (
+    check_forward,
+    check_initialised,
+    execute,
+    training_warnings,
+)
 from equipoise.methods import AFS, AnyMethod
 from equipoise.methods.afs import stack_networks
 from equipoise.models import save
@@ -93,6 +99,7 @@ def train_network(network: nn.Module | str, data: Any, settings: NetworkTraining
     """
     split = _training_split(data)
     start = _start(network)
+    check_initialised(start, type(start).__name__)
     method = _method(settings)
     stages = method.stages(lambda: copied(start))
     return _run(stages, split, settings, {"method": to_json(method), "start": weights_hash(start)})
@@ -149,9 +156,22 @@ def _run(
 ) -> nn.Module:
     """Run a plan in the folder of the settings, or in one that is removed."""
     loop, seed = _loop(settings, len(split)), settings.get("seed", 0)
+    with torch.inference_mode(False), torch.enable_grad():
+        return _run_stages(stages, split, settings, about, loop, seed)
+
+
+def _run_stages(
+    stages: Sequence[Stage],
+    split: Split,
+    settings: NetworkTraining,
+    about: dict[str, Any],
+    loop: TrainingConfig,
+    seed: int,
+) -> nn.Module:
     check_forward(stages, split)
     about |= {"loop": to_json(loop), "seed": seed, "images": images_hash(split)}
     with _folder(settings.get("folder"), about) as folder, _reporter(settings) as reporter:
+        reporter.log(loop.describe_images(len(split)))
         model, _ = execute(
             stages,
             train=split,

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from equipoise.attacks.goals import Finishable, Goal
-from equipoise.attacks.threat import Threat, check_images, select_rows
+from equipoise.attacks.threat import Threat, check_images, check_threat, select_rows
 from equipoise.types import Images, PerImage
 
 
@@ -48,6 +48,7 @@ class ActiveBatch:
 
     def __init__(self, goal: Goal, clean: Images, threat: Threat) -> None:
         check_images(clean)
+        check_threat(threat)
         self.goal, self.clean, self.threat = goal, clean, threat
         self.rows = torch.arange(len(clean), device=clean.device)
         self._whole_goal, self._whole_clean = goal, clean

@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from equipoise.attacks import losses
+from equipoise.runtime.errors import InvalidInput
 from equipoise.types import Images, Labels, Logits, PerImage, Predict
 
 JointForward = Callable[[Images], tuple[Logits, Logits, PerImage | float]]
@@ -57,10 +58,24 @@ class Finishable(Goal, Protocol):
 
 
 def value_and_gradient(goal: Goal, images: Images) -> tuple[PerImage, Images]:
-    """Return the goal at ``images`` and its gradient with respect to them, both detached."""
+    """Return the goal at ``images`` and its gradient with respect to them, both detached.
+
+    Raises:
+        ValueError: If the goal has no gradient.
+    """
+    if torch.is_inference_mode_enabled():
+        raise InvalidInput(
+            "there are no gradients inside torch.inference_mode(); call the attack outside of it."
+        )
     points = images.detach().requires_grad_(True)
     with torch.enable_grad():
         value = goal(points)
+        if not value.requires_grad:
+            raise InvalidInput(
+                "the goal does not depend on the images as far as gradients tell: the model "
+                "detaches its output or runs under no_grad. Attack it with Square, or use "
+                "evaluate, which attacks such models as a black box."
+            )
         (gradient,) = torch.autograd.grad(value.sum(), points)
     return value.detach(), gradient
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from equipoise.attacks.goals import Goal, value_and_gradient
-from equipoise.attacks.threat import Threat, broadcast_epsilon
+from equipoise.attacks.threat import Threat, broadcast_epsilon, check_images, check_threat
 from equipoise.runtime.errors import InvalidInput
 from equipoise.types import Images
 
@@ -64,7 +64,12 @@ class NFGSM:
         Returns:
             Images of the same shape in [0, 1], at most ``noise + relative_step`` times epsilon
             away, detached.
+
+        Raises:
+            ValueError: If the images are not in [0, 1].
         """
+        check_images(clean)
+        check_threat(threat)
         clean = clean.detach()
         if start is None:
             wide: Threat = replace(threat, epsilon=self.noise * threat.epsilon)  # type: ignore[type-var]

@@ -103,9 +103,10 @@ class PGD:
     keep: Literal["last", "best"] = "last"
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or self.restarts < 1:
+        if not all(isinstance(n, int) and n >= 1 for n in (self.steps, self.restarts)):
             raise InvalidInput(
-                f"steps and restarts must be 1 or more, got {self.steps} and {self.restarts}."
+                "steps and restarts must be whole numbers of 1 or more, got "
+                f"{self.steps} and {self.restarts}."
             )
         if (self.step_size is None) == (self.relative_step is None):
             raise InvalidInput(

@@ -7,7 +7,8 @@ strengths run as one batch.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from numbers import Real
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -222,12 +223,33 @@ def check_images(images: Tensor) -> None:
             f"{tuple(images.shape)}; a single image is images[None]."
         )
     low, high = (value.item() for value in images.aminmax()) if images.numel() else (0.0, 1.0)
+    if low != low:
+        raise InvalidInput(
+            "an attack needs images in [0, 1], got NaN; find out where it comes from."
+        )
     if not (low >= -_ROUNDING and high <= 1 + _ROUNDING):
         raise InvalidInput(
             f"an attack needs images in [0, 1], got values from {low:g} to {high:g}. Put the "
             "normalisation inside the model (equipoise.models.Normalise), and divide pixels of 0 "
             "to 255 by 255."
         )
+
+
+def check_threat(threat: Any) -> None:
+    """Reject what is not a threat, such as a number, before an attack uses it.
+
+    Raises:
+        ValueError: If it is not a threat.
+
+    Example:
+        >>> check_threat(0.1)
+        Traceback (most recent call last):
+        ...
+        equipoise...InvalidInput: threat must be a threat such as Linf(8 / 255), got 0.1.
+    """
+    if isinstance(threat, type) or not isinstance(threat, Threat):
+        name = threat.__name__ if isinstance(threat, type) else repr(threat)
+        raise InvalidInput(f"threat must be a threat such as Linf(8 / 255), got {name}.")
 
 
 def _length(perturbation: Images) -> Tensor:
@@ -242,6 +264,11 @@ def _check_radius(epsilon: float | Tensor, largest: float | None) -> None:
                 f"got shape {tuple(epsilon.shape)}."
             )
         bounds = (epsilon.min().item(), epsilon.max().item()) if len(epsilon) else (0.0, 0.0)
+    elif isinstance(epsilon, bool) or not isinstance(epsilon, Real):
+        raise InvalidInput(
+            f"epsilon must be a number in pixel units, such as 8 / 255, got {epsilon!r}; of text "
+            "such as '8/255', parse_epsilon makes one, and of several a tensor of shape (batch,)."
+        )
     else:
         bounds = (float(epsilon), float(epsilon))
     for value in bounds:
@@ -276,5 +303,7 @@ def check_strengths(norm: Norm, *epsilons: float | None) -> None:
         ...
         equipoise...InvalidInput: epsilon must be in [0, 1] pixel units, got 8. For the papers' ...
     """
+    if norm not in THREATS:
+        raise InvalidInput(f"norm must be one of {', '.join(THREATS)}, got {norm!r}.")
     for epsilon in epsilons:
         THREATS[norm](epsilon or 0.0)

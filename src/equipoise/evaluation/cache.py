@@ -103,7 +103,10 @@ class EvaluationCache:
         }
         if result.logits is not None:
             unbroken = result.images.detach().cpu()[~broken][:WITNESSES]
-            tensors |= {"witnesses": unbroken.contiguous(), "logits": result.logits.cpu()}
+            tensors |= {
+                "witnesses": unbroken.contiguous(),
+                "logits": result.logits.cpu().contiguous(),
+            }
         if self.folder is not None:
             digest = hashlib.sha256(tensors["rows"].numpy().tobytes()).hexdigest()[:8]
             path = self.folder / key / f"{int(rows[0]):08d}_{len(rows)}_{digest}.safetensors"

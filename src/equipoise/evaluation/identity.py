@@ -140,5 +140,6 @@ def _read(path: Path) -> Answers | None:
 def _stored(path: Path, make: Callable[[], Answers]) -> bytes:
     """Return a file of answers, which is written if it does not exist or is damaged."""
     if _read(path) is None:
-        write_bytes(path, safetensors.torch.save(make()))
+        answers = {name: value.clone().contiguous() for name, value in make().items()}
+        write_bytes(path, safetensors.torch.save(answers))
     return path.read_bytes()

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from equipoise.attacks.threat import Threat
 from equipoise.evaluation.asked_model import AskedModel, weights_dtype
 from equipoise.models.attack_mode.context import attack_mode
-from equipoise.runtime.errors import InvalidInput
+from equipoise.runtime.errors import InvalidInput, RunError, UserError
 from equipoise.types import Images, Logits
 
 PROBE_IMAGES = 64
@@ -100,6 +100,7 @@ def ask_rightly(
         probed = copy.deepcopy(network)
     except Exception:
         probed = network
+    _check_runs(probed, images)
     with attack_mode(probed), torch.autocast(images.device.type, enabled=False):
         if stand_in is not None:
             stand_in = stand_in.eval().requires_grad_(False)
@@ -122,6 +123,21 @@ def ask_rightly(
         gives_gradients=gives_gradients,
         float32=float32,
     )
+
+
+def _check_runs(network: nn.Module, images: Images) -> None:
+    """Reject a network that fails on the images, before anything depends on it."""
+    shape = tuple(images.shape[1:])
+    try:
+        with torch.no_grad():
+            network(images[:2])
+    except UserError:
+        raise
+    except Exception as error:  # a user's network may raise any
+        raise RunError(
+            f"the model fails on images of shape {shape}: {type(error).__name__}: {error}. Name "
+            "data of the size and channels that it was made for."
+        ) from error
 
 
 def _gradient(network: nn.Module, images: Images) -> Tensor | None:

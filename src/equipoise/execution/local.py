@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from lightning_fabric import Fabric
 from torch import nn
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from equipoise.data import Split
 from equipoise.distributed.ranks import Ranks
@@ -176,10 +177,47 @@ def check_forward(stages: Sequence[Stage], train: Split) -> None:
         for stage in stages:
             task: Any = stage.build({name: outcomes[name] for name in stage.needs})
             task.eval()
-            check_answer(
-                task.predictor(stage.validation[0]), train, f"the network of stage {stage.name!r}"
-            )
+            name = f"the network of stage {stage.name!r}"
+            check_initialised(task, name)
+            check_answer(task.predictor(stage.validation[0]), train, name)
+            if stage.trains:
+                _check_trainable(task, stage.validation[0], train, name)
             outcomes[stage.name] = task.outcome()
+
+
+def check_initialised(task: nn.Module, name: str) -> None:
+    """Reject a network with lazy layers that have no weights yet.
+
+    Args:
+        task: The network, or a module that holds it.
+        name: Its name in the error message.
+
+    Raises:
+        TrainingError: If there are such layers.
+
+    Example:
+        >>> check_initialised(nn.LazyLinear(2), "my network")
+        Traceback (most recent call last):
+        equipoise...TrainingError: my network has lazy layers without weights; call it on one ...
+    """
+    lazy = UninitializedParameter | UninitializedBuffer
+    if any(isinstance(part, lazy) for part in (*task.parameters(), *task.buffers())):
+        raise TrainingError(
+            f"{name} has lazy layers without weights; call it on one batch before it is passed on."
+        )
+
+
+def _check_trainable(task: Any, strength: float, train: Split, name: str) -> None:
+    """Reject a network whose logits no parameter can change."""
+    if not any(parameter.requires_grad for parameter in task.parameters()):
+        raise TrainingError(f"{name} has no parameter that can be trained.")
+    with torch.enable_grad():
+        trains = task.predictor(strength)(train.batch(slice(0, 2))[0]).requires_grad
+    if not trains:
+        raise TrainingError(
+            f"the logits of {name} do not depend on its parameters as far as gradients tell; "
+            "leave out no_grad, inference_mode and detach in its forward."
+        )
 
 
 def check_answer(predict: Predict, train: Split, name: str) -> None:

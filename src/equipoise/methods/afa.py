@@ -233,7 +233,11 @@ class AFA:
             examine=lambda task, split: alike_branches(task.network, split),
         )
         second = partial(
-            stage, schedule=self.gate_schedule, needs=("branches",), settings=vars(self)
+            stage,
+            schedule=self.gate_schedule,
+            needs=("branches",),
+            settings=vars(self),
+            schedule_field="gate_schedule",
         )
         if self.soup is not None:
             return [first, second(name="soup", build=build_soup, trains=False)]

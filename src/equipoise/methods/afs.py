@@ -171,6 +171,7 @@ class AFS:
             needs=needs,
             trains=self.merger == "trained",
             settings=vars(self),
+            schedule_field="merger_schedule",
             examine=lambda task, split: weak_stack(
                 task.stack, split, self.merger_epsilon, self.norm
             ),

@@ -60,8 +60,8 @@ class Evaluation:
 
     def __post_init__(self) -> None:
         check_strengths(self.norm, *self.epsilons)
-        if self.images is not None and self.images < 1:
-            raise InvalidInput(f"images must be 1 or more, got {self.images}.")
+        if self.images is not None and not (isinstance(self.images, int) and self.images >= 1):
+            raise InvalidInput(f"images must be a whole number of 1 or more, got {self.images}.")
         for field, values in (("epsilons", self.epsilons), ("suites", self.suites)):
             if not values:
                 raise InvalidInput(f"{field} must name at least one, got none.")

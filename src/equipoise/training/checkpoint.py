@@ -88,6 +88,10 @@ def pack(tensors: dict[str, Tensor], state: dict[str, Any]) -> bytes:
         ({'weight': tensor([1., 1.])}, {'epoch': 3})
     """
     plain = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
+    owners: dict[int, str] = {}
+    for name, tensor in plain.items():  # safetensors refuses shared memory, as of a norm used twice
+        if owners.setdefault(tensor.untyped_storage().data_ptr(), name) != name:
+            plain[name] = tensor.clone()
     document = json.dumps(state, allow_nan=False)
     metadata = {"state": document, "checksum": _checksum(plain, document)}
     return safetensors.torch.save(plain, metadata)

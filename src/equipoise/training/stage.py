@@ -68,6 +68,7 @@ class Stage:
         keep: Which weights later stages get: those of the best epoch or the last epoch.
         trains: Whether the stage is trained; if not, its outcome is used as built.
         settings: All other settings that the trained weights depend on.
+        schedule_field: The field of the method that holds the schedule, for messages.
         examine: Looks at the trained task, in eval mode, on validation images; the warnings that it
             returns are printed and stored.
     """
@@ -81,7 +82,17 @@ class Stage:
     keep: Literal["best", "last"] = "best"
     trains: bool = True
     settings: Mapping[str, Any] = field(default_factory=dict)
+    schedule_field: str = "schedule"
     examine: Callable[[Any, Split], list[str]] | None = None
+
+    def remedy(self, rate: float | None = None) -> str:
+        """What helps against infinities and NaN, with the flags that set it."""
+        flag = f"--method.{self.schedule_field.replace('_', '-')}"
+        was = "" if rate is None else f"it was {rate:g}; "
+        return (
+            f"Lower the learning rate ({was}{flag}.learning-rate), set the schedule's clip_norm "
+            f"({flag}.clip-norm 1), or train in 32-true precision."
+        )
 
 
 class UntrainedTask(nn.Module):

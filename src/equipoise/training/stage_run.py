@@ -125,9 +125,8 @@ class StageRun:
             if not may_be_infinite and not tensor.isfinite().all():
                 raise TrainingError(
                     f"{name} of stage {trainer.stage.name} contains infinities or NaN, so no "
-                    f"checkpoint was written; earlier ones are kept in {self.folder}. Lower the "
-                    "learning rate, set the schedule's clip_norm (--method.schedule.clip-norm 1), "
-                    "or train in 32-true precision."
+                    f"checkpoint was written; earlier ones are kept in {self.folder}. "
+                    f"{trainer.stage.remedy()}"
                 )
         optimiser = checkpoint.optimiser_tensors(trainer.optimiser)
         tensors |= {f"optimiser.{k}": v for k, v in optimiser.items()}

@@ -34,16 +34,12 @@ class NonFiniteLossError(TrainingError):
 
     Args:
         loss: The loss.
-        rate: Learning rate of the step.
+        remedy: What helps.
     """
 
-    def __init__(self, loss: float, rate: float) -> None:
-        self.loss = loss
-        self.remedy = (
-            f"Lower the learning rate (it was {rate:g}), set the schedule's "
-            "clip_norm (--method.schedule.clip-norm 1), or train in 32-true precision."
-        )
-        super().__init__(f"the loss became {loss}. {self.remedy}")
+    def __init__(self, loss: float, remedy: str) -> None:
+        self.loss, self.remedy = loss, remedy
+        super().__init__(f"the loss became {loss}. {remedy}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,7 +148,7 @@ class Trainer:
         names, values = list(terms), total / known
         loss = float(values[names.index("loss")])
         if not math.isfinite(loss):
-            raise NonFiniteLossError(loss, rate)
+            raise NonFiniteLossError(loss, self.stage.remedy(rate))
         self.optimiser.step()
         self.average.after_step(progress)
         return StepResult(loss=loss, names=names, values=values)

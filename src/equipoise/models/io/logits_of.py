@@ -71,7 +71,7 @@ class LogitsOf(nn.Module):
         if not isinstance(output, Tensor):
             raise InvalidInput(
                 f"the model must return logits, got {_described(output)}; say which part of it "
-                "holds them with --logits."
+                "holds them with --logits, in Python logits=."
             )
         if output.ndim == 1 or (output.ndim == 2 and output.shape[1] == 1):
             if self.select != BINARY:

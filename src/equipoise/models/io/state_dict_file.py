@@ -1,10 +1,13 @@
 """Read a state dict from a file that any PyTorch project wrote, without running code."""
 
+import argparse
+import pathlib
 import pickle
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import safetensors
 import safetensors.torch
 import torch
@@ -19,6 +22,17 @@ KEYS = (
 """Where checkpoints keep the weights; an average of them is taken only if there is nothing else."""
 _COUNTERS = ("total_ops", "total_params", "n_averaged")
 """Numbers that profilers and averages leave among the weights."""
+
+
+_PLAIN_VALUES: tuple[Any, ...] = (
+    argparse.Namespace,
+    pathlib.PosixPath,
+    np.dtype,
+    *(type(np.dtype(name)) for name in ("float32", "float64", "int32", "int64", "bool")),
+    (np._core.multiarray.scalar, "numpy._core.multiarray.scalar"),  # type: ignore[attr-defined]
+    (np._core.multiarray.scalar, "numpy.core.multiarray.scalar"),  # type: ignore[attr-defined]
+)
+"""Types without code that training scripts store beside weights: arguments and scores."""
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
@@ -47,8 +61,9 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path)
-        document: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except (safetensors.SafetensorError, pickle.UnpicklingError, OSError, RuntimeError) as error:
+        with torch.serialization.safe_globals(list(_PLAIN_VALUES)):
+            document: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged file can raise almost anything
         advises_code = isinstance(error, pickle.UnpicklingError)  # weights_only=False
         reason = "" if advises_code else f" ({_line(error)})"
         raise RunError(
