@@ -22,15 +22,20 @@ def few_digits(monkeypatch):
     """Recipes of a few steps on a few images; what the page says about them stays true."""
     short, data = {name: tiny.recipe(name) for name in CUT}, tiny.digits()
 
+    patches = []
+
     def begin() -> pytest.MonkeyPatch:
         patch = pytest.MonkeyPatch()
+        patches.append(patch)
         patch.setattr(Digits, "load", lambda self: data)
         patch.setattr("equipoise.api.evaluate.self_checks", lambda *arguments, **settings: [])
         for name, recipe in short.items():
             patch.setitem(RECIPES, name, lambda recipe=recipe: recipe)
         return patch
 
-    return begin
+    yield begin
+    for patch in patches:  # also after a failure: other tests need the whole data set
+        patch.undo()
 
 
 @pytest.mark.slow

@@ -14,6 +14,7 @@ from equipoise.cli.check_extension import check_extension
 from equipoise.cli.demo import demo
 from equipoise.cli.deploy import card, export, predict
 from equipoise.cli.evaluate import EvaluateFlags, evaluate
+from equipoise.cli.frontier import frontier
 from equipoise.cli.options import errors
 from equipoise.cli.report import compare, report
 from equipoise.cli.reproduce import reproduce
@@ -49,6 +50,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "predict": predict,
     "card": card,
     "reproduce": reproduce,
+    "frontier": frontier,
     "check-extension": check_extension,
 }
 for _command in (*COMMANDS.values(), EvaluateFlags, AttackFlags):

@@ -6,6 +6,11 @@ from typing import Any
 def differing_fields(before: Any, after: Any, path: str = "") -> list[str]:
     """Paths of the fields in which two JSON values differ.
 
+    Args:
+        before: One value.
+        after: The other.
+        path: What each path starts with.
+
     Example:
         >>> differing_fields({"loop": {"seed": 0}, "name": "a"}, {"loop": {"seed": 1}, "name": "a"})
         ['loop.seed']
