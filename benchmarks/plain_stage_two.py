@@ -164,7 +164,9 @@ def measure(run: Run, folder: Path, *, reporter: Reporter) -> None:
     if not own.exists():
         partial = own.with_name(".copy")
         shutil.rmtree(partial, ignore_errors=True)
-        shutil.copytree(folder / run.shared / "stages" / "branches", partial)
+        # Without its settings: stage II is validated less often, which stage I does not depend on.
+        settings = shutil.ignore_patterns("settings.json")
+        shutil.copytree(folder / run.shared / "stages" / "branches", partial, ignore=settings)
         write_json(place / "recipe.json", to_json(run.recipe))
         os.replace(partial, own)
     train(run.recipe, place, resume=True, reporter=reporter)

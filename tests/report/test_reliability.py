@@ -86,7 +86,7 @@ def test_one_bad_seed_is_enough_not_to_be_the_best():
 
 
 def test_no_row_of_the_terminal_table_is_bold_if_no_model_is_the_best():
-    table = rich_table([record("a", 0.9, 0.0)], "Title")
+    table, *_ = rich_table([record("a", 0.9, 0.0)], "Title").renderables
     assert [row.style for row in table.rows] == [None]
 
 

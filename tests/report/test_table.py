@@ -134,3 +134,20 @@ def test_names_are_readable_at_many_strengths(strengths):
     assert any(line.startswith("pgd_at_") for line in lines)
     assert any(line.startswith("cifar10_") for line in lines)
     assert sum("90.0" in line for line in lines) == 1
+
+
+def test_at_nine_strengths_every_table_names_the_model_and_no_strength_is_lost():
+    console = Console(record=True, width=80)
+    strengths = [f"{k}/255" for k in (1, 2, 4, 6, 8, 10, 12, 16)]
+    long = record("afa_cifar10", epsilons=[0.0] * 9, epsilons_written=["0", *strengths])
+    long["headline"] |= {"accuracy": [0.9] * 9, "interval": [[0.8, 1.0]] * 9}
+    long["suites"] = [RECORD["suites"][0] | {"accuracy": [0.9] * 9}]
+    console.print(rich_table([long], "Title"))
+    lines = console.export_text().splitlines()
+    assert lines[0].rstrip() == "Title"
+    names = [line for line in lines if line.startswith("afa_")]
+    assert len(names) == 2
+    assert all(len(line) <= 80 and "…" not in line for line in lines)
+    text = " ".join(lines)
+    assert all(strength in text for strength in strengths)
+    assert " ".join(names).split().count("90.0") == 10  # clean and the suite alone, too

@@ -7,6 +7,7 @@ from statistics import mean, stdev
 from typing import Any
 
 from rich import box
+from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
@@ -26,7 +27,7 @@ from equipoise.runtime.errors import InvalidInput
 WIDTH = 80
 """Columns of the narrowest terminal that every table fits into."""
 NAME_WIDTH = 14
-"""Columns that the names of models get in any case."""
+"""Columns that the names of models get in any case; a longer name is folded."""
 NONE = "–"
 """Cell without a value."""
 MUST_AGREE = ("data", "part", "norm", "epsilons", "images", "images_sha256")
@@ -146,17 +147,18 @@ def check_comparable(records: Sequence[Record], kind: str) -> None:
                 )
 
 
-def rich_table(records: Sequence[Record], title: str) -> Table:
-    """Headline table for the terminal.
+def rich_table(records: Sequence[Record], title: str) -> Group:
+    """Headline table for the terminal, split where its strengths do not fit into 80 columns.
 
     Args:
         records: Evaluations of models at the same strengths, as for ``markdown_table``.
         title: Title above the table.
 
     Returns:
-        A rich table of at most 80 columns. The best average is bold, if that model can be the
-        best (see ``reliability.RANKING_RULE``). Models that are black box only are below the
-        others, under a heading.
+        As many tables of at most 80 columns as are needed, each with the models' names, and a
+        caption. The best average is bold, if that model can be the best (see
+        ``reliability.RANKING_RULE``). Models that are black box only are below the others, under a
+        heading.
 
     Raises:
         ValueError: If there is no record, or records differ in one of ``MUST_AGREE``.
@@ -168,49 +170,57 @@ def rich_table(records: Sequence[Record], title: str) -> Table:
         [cell if n in (0, trade_off) else cell.split(" (")[0] for n, cell in enumerate(row)]
         for row in body
     ]
-    table = Table(
-        title=title,
-        title_justify="left",
-        caption=Text(f"\n{caption(records)}", style="table.caption"),
-        caption_justify="left",
-        box=box.SIMPLE_HEAD,
-        show_edge=False,
-        padding=(0, 1, 0, 0),
-        pad_edge=False,
-    )
-    heads, left = _fitting_heads(header, body)
-    body = [row[: len(heads)] for row in body]
-    table.add_column(heads[0], overflow="fold", min_width=min(NAME_WIDTH, left))
-    for head in heads[1:]:
-        table.add_column(head, justify="right", no_wrap=True)
+    heads = [_short_head(name) for name in header]
+    if len(_split_columns(_widths(heads, body)[1:])) > 1:
+        heads = [head.replace("ε ", "ε\n") for head in heads]
+    widths = _widths(heads, body)
     shown, best = fullest(records), best_model(records)
     apart = apart_models(shown)
     first_apart = next((number for number, row in enumerate(body) if row[0] in apart), None)
-    for number, row in enumerate(body):
-        if number == first_apart:
-            table.add_section()
-            table.add_row(Text(APART, style="italic"))
-        name = Text(wrap_name(marked_name(row[0], shown), left))
-        table.add_row(name, *row[1:], style="bold" if row[0] == best else None)
-    return table
+    parts: list[Table | Text] = []
+    for columns in _split_columns(widths[1:]):
+        table = Table(
+            title=None if parts else title,
+            title_justify="left",
+            box=box.SIMPLE_HEAD,
+            show_edge=False,
+            padding=(0, 1, 0, 0),
+            pad_edge=False,
+        )
+        left = WIDTH - sum(widths[number] for number in columns)
+        table.add_column(heads[0], overflow="fold")
+        for number in columns:
+            table.add_column(heads[number], justify="right", no_wrap=True)
+        for number, row in enumerate(body):
+            if number == first_apart:
+                table.add_section()
+                table.add_row(Text(APART, style="italic"))
+            name = Text(wrap_name(marked_name(row[0], shown), left))
+            style = "bold" if row[0] == best else None
+            table.add_row(name, *(row[column] for column in columns), style=style)
+        parts += [table, Text()]
+    return Group(*parts, Text(caption(records), style="table.caption"))
 
 
-def _fitting_heads(header: Sequence[str], body: Sequence[Sequence[str]]) -> tuple[list[str], int]:
-    """Heads of the columns, and the width that they leave for the names of models.
+def _widths(heads: Sequence[str], body: Sequence[Sequence[str]]) -> list[int]:
+    """Width of each column, with the gap behind it."""
+    return [
+        2 + max(len(text) for text in [*(row[number] for row in body), *head.split("\n")])
+        for number, head in enumerate(heads)
+    ]
 
-    If there are many strengths, each head takes two lines, and the last column is left out.
-    """
-    short = [_short_head(name) for name in header]
-    stacked = [head.replace("ε ", "ε\n") for head in short]
-    heads, left = short, WIDTH
-    for heads in (short, stacked, stacked[:-1]):
-        left = WIDTH
-        for number, head in enumerate(heads[1:], 1):
-            cells = [*(row[number] for row in body), *head.split("\n")]
-            left -= 2 + max(map(len, cells))
-        if left >= NAME_WIDTH:
-            break
-    return heads, max(left, NAME_WIDTH)
+
+def _split_columns(widths: Sequence[int]) -> list[list[int]]:
+    """Columns of each table, from 1, so that the models' names keep ``NAME_WIDTH`` characters."""
+    tables: list[list[int]] = [[]]
+    left = WIDTH - NAME_WIDTH
+    for number, width in enumerate(widths, 1):
+        if tables[-1] and width > left:
+            tables.append([])
+            left = WIDTH - NAME_WIDTH
+        tables[-1].append(number)
+        left -= width
+    return tables
 
 
 def _short_head(name: str) -> str:
