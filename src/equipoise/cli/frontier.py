@@ -1,12 +1,14 @@
 """The command ``equipoise frontier``."""
 
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
 
 from equipoise.cli.options import (
+    Count,
     Data,
     Folder,
     Number,
@@ -19,29 +21,11 @@ from equipoise.cli.options import (
 from equipoise.runtime.signals import Interrupted, exit_status
 
 
-def frontier(
-    methods: Annotated[tuple[str, ...], tyro.conf.Positional, optional("METHOD...")],
-    *,
-    budget: Annotated[float, tyro.conf.arg(metavar="SECONDS")],
-    dataset: Annotated[str | None, optional("NAME")] = None,
-    data: Data = None,
-    seeds: Number = 1,
-    images: Annotated[int | None, optional("N")] = None,
-    validation_images: Number = 1000,
-    out: Folder = Path("runs/frontier"),
-    workers: Annotated[int | None, optional("N")] = None,
-    self_checks: Annotated[bool, tyro.conf.arg(help_behavior_hint="")] = True,
-    executor: Literal["local", "ray"] = "local",
-    ray_address: Annotated[str | None, optional("ADDRESS")] = None,
-    dry_run: Switch = False,
-) -> None:
-    """Compare methods at the same measured training cost: clean against worst-case accuracy.
-    To continue an interrupted comparison, run the same command again.
+@dataclass(frozen=True, kw_only=True)
+class FrontierFlags:
+    """Flags of ``equipoise frontier``.
 
     Args:
-        methods: pgd_at, nfgsm, trades, mart, gat, iat, fat, lbgat, oat, afa or afs, each over
-            usual values of its one knob; METHOD=V,V for other values, such as trades=1,3,6; or
-            RECIPE:FIELD=V,V for any field of any recipe.
         budget: Seconds of each training: processor seconds over all threads, or seconds on a GPU.
         dataset: Data set; digits by default.
         data: Folder or file of data, whose format is recognised, or module:function.
@@ -55,31 +39,58 @@ def frontier(
         ray_address: Address of the Ray cluster; by default RAY_ADDRESS, or one started here.
         dry_run: Only measure the cost of an epoch, and print what would be trained.
     """
+
+    budget: Annotated[float, tyro.conf.arg(metavar="SECONDS")]
+    dataset: Annotated[str | None, optional("NAME")] = None
+    data: Data = None
+    seeds: Number = 1
+    images: Count = None
+    validation_images: Number = 1000
+    out: Folder = Path("runs/frontier")
+    workers: Count = None
+    self_checks: bool = True
+    executor: Literal["local", "ray"] = "local"
+    ray_address: Annotated[str | None, optional("ADDRESS")] = None
+    dry_run: Switch = False
+
+
+def frontier(
+    methods: Annotated[tuple[str, ...], tyro.conf.Positional, optional("METHOD...")],
+    options: Annotated[FrontierFlags, tyro.conf.OmitArgPrefixes],
+) -> None:
+    """Compare methods at the same measured training cost: clean against worst-case accuracy.
+    To continue an interrupted comparison, run the same command again.
+
+    Args:
+        methods: pgd_at, nfgsm, trades, mart, gat, iat, fat, lbgat, oat, afa or afs, each over
+            usual values of its one knob; METHOD=V,V for other values, such as trades=1,3,6; or
+            RECIPE:FIELD=V,V for any field of any recipe.
+        options: Budget, data, and how.
+    """
     from equipoise.frontier import FrontierSettings, parse_contender
     from equipoise.frontier import frontier as compare
-    from equipoise.recipes.datasets import named_source
     from equipoise.report.frontier import rich_frontier, verdict
     from equipoise.runtime.files import read_json
     from equipoise.runtime.progress import Terminal
 
-    source = named_source(dataset, data) if dataset or data else None
+    source = _source(options)
     contenders = [parse_contender(text, source) for text in methods]
     settings = FrontierSettings(
-        budget=budget,
-        seeds=tuple(range(seeds)),
-        validation_images=validation_images,
-        test_images=images,
-        checks=self_checks,
-        workers=workers,
+        budget=options.budget,
+        seeds=tuple(range(options.seeds)),
+        validation_images=options.validation_images,
+        test_images=options.images,
+        checks=options.self_checks,
+        workers=options.workers,
     )
     try:
         with Terminal(console) as terminal:
             made = compare(
                 contenders,
-                out,
+                options.out,
                 settings,
-                plan_only=dry_run,
-                executor=_executor(executor, ray_address, terminal),
+                plan_only=options.dry_run,
+                executor=_executor(options, terminal),
                 reporter=terminal.named,
             )
     except Interrupted:
@@ -93,9 +104,16 @@ def frontier(
         print_line(f"frontier: {', '.join(str(path) for path in made.files)}")
 
 
-def _executor(kind: str, address: str | None, terminal: Any) -> Any:
+def _source(options: FrontierFlags) -> Any:
+    from equipoise.recipes.datasets import named_source
+
+    given = options.dataset or options.data
+    return named_source(options.dataset, options.data) if given else None
+
+
+def _executor(options: FrontierFlags, terminal: Any) -> Any:
     from equipoise.execution.ray_cluster import RayExecutor
 
-    if kind == "local":
+    if options.executor == "local":
         return None
-    return RayExecutor(address=address, reporter=terminal.named)
+    return RayExecutor(address=options.ray_address, reporter=terminal.named)

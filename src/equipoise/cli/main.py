@@ -14,7 +14,7 @@ from equipoise.cli.check_extension import check_extension
 from equipoise.cli.demo import demo
 from equipoise.cli.deploy import card, export, predict
 from equipoise.cli.evaluate import EvaluateFlags, evaluate
-from equipoise.cli.frontier import frontier
+from equipoise.cli.frontier import FrontierFlags, frontier
 from equipoise.cli.options import errors
 from equipoise.cli.report import compare, report
 from equipoise.cli.reproduce import reproduce
@@ -53,7 +53,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "frontier": frontier,
     "check-extension": check_extension,
 }
-for _command in (*COMMANDS.values(), EvaluateFlags, AttackFlags):
+for _command in (*COMMANDS.values(), EvaluateFlags, AttackFlags, FrontierFlags):
     # tyro wraps help text to the terminal, but keeps line breaks inside a function's "Args:".
     _command.__doc__ = re.sub(r"(?<=\S)\n {12}(?=\S)", " ", _command.__doc__ or "")
 
