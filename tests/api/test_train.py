@@ -330,7 +330,7 @@ def test_earlier_self_checks_stay_in_the_record(trained, tmp_path, data):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"images": -1}, "images must be 1 or more, got -1"),
+        ({"images": -1}, "images must be a whole number of 1 or more, got -1"),
         ({"epsilons": ()}, "epsilons must name at least one, got none"),
         ({"suites": ()}, "suites must name at least one, got none"),
         ({"suites": ("quick", "tables", "quick")}, "suites must differ, but quick is named twice"),

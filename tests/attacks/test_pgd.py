@@ -155,8 +155,8 @@ def test_an_attack_runs_inside_no_grad():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"steps": 0, "step_size": 0.1}, "steps and restarts must be 1 or more, got 0 and 1"),
-        ({"steps": 1, "step_size": 0.1, "restarts": 0}, "steps and restarts must be 1 or more"),
+        ({"steps": 0, "step_size": 0.1}, "whole numbers of 1 or more, got 0 and 1"),
+        ({"steps": 1, "step_size": 0.1, "restarts": 0}, "whole numbers of 1 or more, got 1 and 0"),
         ({"steps": 1}, "give exactly one of step_size"),
         ({"steps": 1, "step_size": 0.1, "relative_step": 0.1}, "give exactly one of step_size"),
         ({"steps": 1, "step_size": 0.0}, "the length of a step must be above 0, got 0"),

@@ -134,7 +134,7 @@ def test_attacks_each_image_on_its_own(attack, clean):
 NOT_IMAGES = {
     "normalised": (lambda x: 4 * x - 2, r"in \[0, 1\], got values from -.*inside the model"),
     "0 to 255": (lambda x: 255 * x, r"in \[0, 1\], got values from .*divide pixels of 0 to 255"),
-    "NaN": (lambda x: x * math.nan, r"in \[0, 1\], got values from nan to nan"),
+    "NaN": (lambda x: x * math.nan, r"in \[0, 1\], got NaN"),
     "uint8": (lambda x: (255 * x).byte(), r"got torch.uint8; pass images.float\(\) / 255"),
     "half": (lambda x: x.half(), r"got torch.float16; pass images.float\(\)"),
     "one image": (lambda x: x[0], r"got \(3, 4, 4\); a single image is images\[None\]"),

@@ -213,7 +213,7 @@ def test_a_transfer_attack_searches_on_its_source_and_is_evaluated_on_the_model(
 
 @pytest.mark.parametrize(("steps", "restarts"), [(0, 1), (1, 0)])
 def test_counts_below_one_are_refused(steps, restarts):
-    with pytest.raises(ValueError, match="must be 1 or more"):
+    with pytest.raises(ValueError, match="must be whole numbers of 1 or more"):
         suites_for(linear(), ("quick",), classes=10, steps=steps, restarts=restarts)
 
 

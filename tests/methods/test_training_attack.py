@@ -157,7 +157,7 @@ def test_start_noise_that_is_not_positive_is_refused(noise):
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"steps": 0}, "steps and restarts must be 1 or more"),
+        ({"steps": 0}, "steps and restarts must be whole numbers of 1 or more"),
         ({"step_size": 2 / 255}, "exactly one of step_size"),
         ({"relative_step": -1.0}, "above 0"),
         ({"warm_up": 2.0}, "warm_up must be a share"),

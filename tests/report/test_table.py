@@ -132,8 +132,7 @@ def test_names_are_readable_at_many_strengths(strengths):
     lines = file.getvalue().splitlines()
     assert max(map(len, lines)) <= 80
     assert any(line.startswith("pgd_at_") for line in lines)
-    assert any(line.startswith("cifar10_") for line in lines)
-    assert sum("90.0" in line for line in lines) == 1
+    assert " ".join(lines).split().count("90.0") == len(written) + 3  # no column is left out
 
 
 def test_at_nine_strengths_every_table_names_the_model_and_no_strength_is_lost():

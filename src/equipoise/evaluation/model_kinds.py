@@ -100,7 +100,7 @@ def ask_rightly(
         probed = copy.deepcopy(network)
     except Exception:
         probed = network
-    _check_runs(probed, images)
+    _check_runs(AskedModel(probed, reject=reject), images)
     with attack_mode(probed), torch.autocast(images.device.type, enabled=False):
         if stand_in is not None:
             stand_in = stand_in.eval().requires_grad_(False)

@@ -68,7 +68,7 @@ class Reading:
 
 SAME = Reading(name="measured, PGD-20", under="pgd-20")
 WORST_CASE = Reading(name="measured, worst case", under=WORST)
-MEASURED = Reading(name="measured", under=WORST, as_printed=True)
+MEASURED = Reading(name="measured", under=WORST)
 AS_PRINTED = Reading(name="measured, as printed", under=WORST, as_printed=True)
 
 

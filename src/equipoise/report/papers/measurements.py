@@ -137,8 +137,8 @@ def _printed_value(result: Result, column: Column, under: str) -> float | None:
     """The number that the papers' tables print, where it differs from ours."""
     if under == "adaptive":
         return worst_ratio(result.ratios)
-    if under == "transfer":
-        return None  # measured as the worst case of two losses, and cumulative over strengths
+    if under in ("transfer", "trade-off") or (under == WORST and column.at != 0):
+        return None  # the worst case over several attacks, which no table prints
     suites = [suite for suite in result.record["suites"] if suite.get("independent", False)]
     if any(attack["name"] == under for suite in suites for attack in suite["attacks"]):
         return accuracy_alone(result.record, under)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from rich import box
 from rich.table import Table as RichTable
 
-from equipoise.report.papers.entry import Column, Entry, Part, Row, Table
+from equipoise.report.papers.entry import WORST, Column, Entry, Part, Row, Table
 from equipoise.report.papers.measurements import Number, Result, Results, measure
 from equipoise.report.papers.published import published_row, published_table
 from equipoise.report.papers.scales import Scale, recipe_of
@@ -64,14 +64,21 @@ def table_lines(entry: Entry, scale: Scale, results: Results) -> list[Line]:
                 cells[PUBLISHED] = published
             measured = _results(row, part, scale, results)
             for reading in table.readings if measured else ():
-                cells[reading.name] = tuple(
-                    measure(measured, column, reading) for column in table.columns
-                )
+                values = tuple(measure(measured, column, reading) for column in table.columns)
+                if not reading.as_printed or _has_attacks(values, table.columns):
+                    cells[reading.name] = values
             lines += [
                 Line(part=part, label=row.label, source=source, cells=values, starts_model=not n)
                 for n, (source, values) in enumerate(cells.items())
             ]
     return lines
+
+
+def _has_attacks(values: Sequence[Number | None], columns: Sequence[Column]) -> bool:
+    """Whether an accuracy under attack is known; older records have none at one strength alone."""
+    apart = ("parameters", "multiply-adds", WORST)  # WORST is shown for clean images alone
+    pairs = zip(values, columns, strict=True)
+    return any(value is not None and column.under not in apart for value, column in pairs)
 
 
 def rich_entry(entry: Entry, scale: Scale, results: Results) -> RichTable:
